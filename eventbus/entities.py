@@ -1,0 +1,232 @@
+"""The kinds of records of a service: which model or table is which entity, with which columns.
+
+An `Entity` is prepared once, when its model is first met, and holds whatever capture and serialisation need for every row,
+so that nothing is looked up in the mapper again.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from marshmallow import Schema
+from sqlalchemy import Column, Table, inspect
+from sqlalchemy.exc import NoInspectionAvailable
+from sqlalchemy.orm import Mapper, configure_mappers
+
+from eventbus import naming
+from eventbus.errors import ConfigurationError, InstallError
+from eventbus.schemas import RecordSchema, record_schema
+from eventbus.serialization import Serializer, build_serializer
+
+log = logging.getLogger(__name__)
+
+
+class Entity:
+    """One kind of record: a mapped class, or a bare secondary table.
+
+    `keys` are the attribute keys of its columns (for a table: column keys) in mapper order; every tuple of captured values
+    is aligned with it. `pk_index` are the positions of the primary key in `keys`, in mapper order. Entities are compared by
+    identity: one registry makes one Entity a model.
+    """
+
+    __slots__ = (
+        "_schema",
+        "_serializers",
+        "columns",
+        "keys",
+        "mapper",
+        "model",
+        "name",
+        "pk_index",
+        "positions",
+        "routing_keys",
+        "table",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        service: str,
+        table: Table,
+        columns: Mapping[str, Column[Any]],
+        primary_key: Iterable[str],
+        mapper: Mapper[Any] | None,
+        schema: type[Schema] | Schema | None,
+    ) -> None:
+        self.name = name
+        self.model = None if mapper is None else mapper.class_
+        self.mapper = mapper
+        self.table = table
+        self.keys = tuple(columns)
+        self.columns = tuple(columns.values())
+        self.positions = {key: position for position, key in enumerate(self.keys)}
+        self.pk_index = tuple(self.positions[key] for key in primary_key)
+        self.routing_keys = {op: naming.routing_key(service, name, op) for op in naming.OPERATIONS}
+        self._schema: RecordSchema = record_schema(
+            name, mapper or table, self.keys, self.columns, self.pk_index, schema
+        )
+        self._serializers: dict[str, Serializer] = {}
+
+    def __repr__(self) -> str:
+        return f"<Entity {self.name} of {self.table.name}>"
+
+    def serializer(self, dialect: str) -> Serializer:
+        """What writes this entity's captured values; depends on the dialect, since databases round values differently."""
+        found = self._serializers.get(dialect)
+        if found is None:
+            found = self._serializers[dialect] = build_serializer(self._schema, dialect)
+        return found
+
+    @property
+    def published(self) -> tuple[str, ...]:
+        """The keys that go out."""
+        return self._schema.published
+
+    @property
+    def withheld(self) -> Mapping[str, str]:
+        """The keys that stay home, each with the reason."""
+        return self._schema.withheld
+
+
+class Entities:
+    """All entities of one installation, made as their models are first met.
+
+    `include` and `exclude` name models, tables or entity names; a model stands for its subclasses too. With `include`
+    nothing else is captured. Raises InstallError where two models meet in one name.
+    """
+
+    def __init__(
+        self,
+        service: str,
+        *,
+        include: Iterable[Any] = (),
+        exclude: Iterable[Any] = (),
+        schemas: Mapping[Any, type[Schema] | Schema] | None = None,
+    ) -> None:
+        self._service = naming.quote(service)
+        self._include, self._exclude = _Selection(include), _Selection(exclude)
+        self._schemas = dict(schemas or {})
+        self._by_mapper: dict[Mapper[Any], Entity | None] = {}
+        self._by_table: dict[Table, Entity | None] = {}
+        self._by_name: dict[str, Entity] = {}
+        self._lock = threading.RLock()
+        self._met: set[Any] = set()
+        for model in (*self._include.models, *self._exclude.models, *self._schemas):
+            self._check_model(model)
+
+    def for_mapper(self, mapper: Mapper[Any]) -> Entity | None:
+        """The entity of a mapper, or None if its records are not captured."""
+        try:
+            return self._by_mapper[mapper]
+        except KeyError:
+            return self._meet_mapper(mapper)
+
+    def for_table(self, table: Table) -> Entity | None:
+        """The entity of a bare table (of its one mapped class, where it has one), or None if it is not captured."""
+        try:
+            return self._by_table[table]
+        except KeyError:
+            return self._meet_table(table)
+
+    def meet(self, models: Iterable[type[Any]]) -> None:
+        """Prepare these models now instead of at their first flush, so that errors show at the start."""
+        for model in models:
+            self.for_mapper(inspect(model))
+
+    def __iter__(self) -> Iterator[Entity]:
+        return iter(list(self._by_name.values()))
+
+    def _meet_mapper(self, mapper: Mapper[Any]) -> Entity | None:
+        with self._lock:
+            self._meet_registry(mapper)
+            if mapper not in self._by_mapper:
+                self._by_mapper[mapper] = self._register(mapper)
+            return self._by_mapper[mapper]
+
+    def _meet_registry(self, mapper: Mapper[Any]) -> None:
+        """Meet all models of a declarative base with the first, so that two of one name are told apart before a commit."""
+        if mapper.registry in self._met:
+            return
+        self._met.add(mapper.registry)
+        configure_mappers()
+        for each in sorted(mapper.registry.mappers, key=lambda one: one.class_.__name__):
+            if each not in self._by_mapper:
+                self._by_mapper[each] = self._register(each)
+
+    def _meet_table(self, table: Table) -> Entity | None:
+        with self._lock:
+            if table not in self._by_table:
+                mapped = [m for m in self._by_mapper if m.local_table is table and m.inherits is None]
+                self._by_table[table] = self._by_mapper[mapped[0]] if mapped else self._register_table(table)
+            return self._by_table[table]
+
+    def _register(self, mapper: Mapper[Any]) -> Entity | None:
+        name = naming.quote(naming.snake_case(mapper.class_.__name__))
+        if not isinstance(mapper.local_table, Table) or not self._wanted(name, mapper.class_, mapper.local_table):
+            return None
+        columns = {prop.key: prop.columns[0] for prop in mapper.column_attrs if isinstance(prop.columns[0], Column)}
+        keys = [mapper.get_property_by_column(column).key for column in mapper.primary_key]
+        schema = self._schemas.get(mapper.class_)
+        return self._add(Entity(name, self._service, mapper.local_table, columns, keys, mapper, schema))
+
+    def _register_table(self, table: Table) -> Entity | None:
+        name = naming.quote(table.name)
+        if not self._wanted(name, None, table):
+            return None
+        columns: dict[str, Column[Any]] = {column.key: column for column in table.columns}
+        keys = [column.key for column in table.primary_key] or [
+            column.key for column in table.columns if column.foreign_keys
+        ]
+        return self._add(Entity(name, self._service, table, columns, keys, None, self._schemas.get(table)))
+
+    def _wanted(self, name: str, model: type[Any] | None, table: Table) -> bool:
+        if self._include and not self._include.holds(name, model, table):
+            return False
+        return not self._exclude.holds(name, model, table)
+
+    def _add(self, entity: Entity) -> Entity:
+        other = self._by_name.setdefault(entity.name, entity)
+        if other is not entity:
+            raise InstallError(
+                f"{_describe(other)} and {_describe(entity)} would both be the entity {entity.name!r}: rename one, or install with exclude=[…]"
+            )
+        log.info(
+            "entity published",
+            extra={"entity": entity.name, "fields": list(entity.published), "withheld": dict(entity.withheld)},
+        )
+        return entity
+
+    def _check_model(self, model: Any) -> None:
+        if isinstance(model, Table):
+            return
+        try:
+            inspect(model)
+        except NoInspectionAvailable as error:
+            raise ConfigurationError(f"{model!r} is neither a mapped class nor a Table") from error
+
+
+class _Selection:
+    """Models, tables and entity names, as `include=` and `exclude=` give them."""
+
+    def __init__(self, items: Iterable[Any]) -> None:
+        items = list(items)
+        self.names = {item for item in items if isinstance(item, str)}
+        self.tables = {item for item in items if isinstance(item, Table)}
+        self.models = tuple(item for item in items if not isinstance(item, str | Table))
+
+    def __bool__(self) -> bool:
+        return bool(self.names or self.tables or self.models)
+
+    def holds(self, name: str, model: type[Any] | None, table: Table) -> bool:
+        if name in self.names or table in self.tables:
+            return True
+        return model is not None and issubclass(model, self.models)
+
+
+def _describe(entity: Entity) -> str:
+    if entity.model is None:
+        return f"table {entity.table.name}"
+    return f"{entity.model.__module__}.{entity.model.__qualname__}"

@@ -1,0 +1,89 @@
+"""Everything eventbus raises. One root, so that `except EventBusError` catches the library and nothing else.
+
+Each message says what is wrong, where (setting, model, record, file) and what to do about it. A driver's own exception is
+always the `__cause__`, never the thing a caller has to know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+class EventBusError(Exception):
+    """Root of all errors of this library."""
+
+
+class ConfigurationError(EventBusError):
+    """A setting, argument or environment is wrong; nothing was done. Commands end with exit code 2."""
+
+
+class InstallError(ConfigurationError):
+    """`install()` cannot serve this target or these models (bare Session, two models of one name, ...)."""
+
+
+class OutboxMissing(ConfigurationError):
+    """The outbox table does not exist and may not be created (`create_outbox=False`)."""
+
+
+class CaptureError(EventBusError):
+    """A change is seen that cannot be captured exactly; raised before the commit, so nothing is half done."""
+
+
+class SerializationError(EventBusError):
+    """A record cannot be turned into an event. Raised before the commit.
+
+    `record` is `entity/pk`, `field` the attribute concerned or None where the whole record is.
+    """
+
+    def __init__(self, message: str, *, record: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.record = record
+        self.field = field
+
+
+class EventTooLarge(SerializationError):
+    """The event of one record exceeds the size limit (`Settings.max_event_bytes`)."""
+
+
+class PublishError(EventBusError):
+    """A message was not accepted by the broker."""
+
+
+class BrokerUnavailable(PublishError):
+    """The broker cannot be reached, or was lost while confirms were outstanding.
+
+    `outcomes` holds, in the order of the messages given to `publish`, the outcome of each message whose fate is known
+    and None for the others: those may or may not have arrived and must be sent again.
+    """
+
+    def __init__(self, message: str, *, outcomes: Sequence[Any] = ()) -> None:
+        super().__init__(message)
+        self.outcomes = list(outcomes)
+
+
+class FlushTimeout(EventBusError):
+    """`bus.flush(timeout)` ended before all events were confirmed; `pending` of them are not (they stay in the outbox)."""
+
+    def __init__(self, message: str, *, pending: int) -> None:
+        super().__init__(message)
+        self.pending = pending
+
+
+class LoadError(EventBusError):
+    """A dump cannot be loaded; nothing of it was kept. `path`, `model` and `pk` name the place as far as known."""
+
+    def __init__(self, message: str, *, path: str | None = None, model: str | None = None, pk: object = None) -> None:
+        super().__init__(message)
+        self.path = path
+        self.model = model
+        self.pk = pk
+
+
+class BadEvent(EventBusError):
+    """A message is not an event of ours. `reason` is a short constant text, fit for a dead letter's header."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+        self.detail = detail

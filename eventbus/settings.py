@@ -1,0 +1,108 @@
+"""Settings of the service side, read from the environment once, by entry points only.
+
+Each setting `NAME` may also come from a mounted secret: `NAME_FILE` is the path of a file that holds the value.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from environs import EnvError, FileAwareEnv
+
+from eventbus import naming
+from eventbus.errors import ConfigurationError
+
+DEFAULT_URL: Final = "sqlite:///eventbus-broker.sqlite3"
+"""Our own transport on one SQLite file in the working directory: the whole chain without a broker."""
+DEFAULT_SERVICE: Final = "app"
+
+_PASSWORD = re.compile(r"(?P<head>[a-z][a-z0-9+.-]*://[^/\s:@]*:)(?P<password>[^\s]*)(?P<tail>@)", re.IGNORECASE)
+_QUERY_SECRET = re.compile(r"(?P<head>[?&](?:password|passwd|pwd|token|secret)=)[^&\s#]*", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What `install()` needs to know. Immutable; use `dataclasses.replace` to vary one.
+
+    Sizes are bytes, times are seconds.
+    """
+
+    url: str = DEFAULT_URL
+    service: str = DEFAULT_SERVICE
+    exchange: str = naming.DEFAULT_EXCHANGE
+    queue: str = naming.DEFAULT_QUEUE
+    max_event_bytes: int = 1 << 20
+    max_pending_bytes: int = 64 << 20
+    unroutable: Literal["keep", "drop"] = "keep"
+    ordering: Literal["fast", "strict"] = "fast"
+    insecure_tls: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.service:
+            raise ConfigurationError(
+                "EVENTBUS_SERVICE is empty: name the service whose records are published, e.g. crm"
+            )
+        if self.unroutable not in ("keep", "drop"):
+            raise ConfigurationError(f"EVENTBUS_UNROUTABLE is {self.unroutable!r}: use keep or drop")
+        if self.ordering not in ("fast", "strict"):
+            raise ConfigurationError(f"EVENTBUS_ORDERING is {self.ordering!r}: use fast or strict")
+        if self.max_event_bytes < 1024 or self.max_pending_bytes < self.max_event_bytes:
+            raise ConfigurationError(
+                "EVENTBUS_MAX_EVENT_BYTES must be at least 1024, EVENTBUS_MAX_PENDING_BYTES no less"
+            )
+
+    @property
+    def source(self) -> str:
+        """CloudEvents `source`: the quoted service name as a path."""
+        return f"/{naming.quote(self.service)}"
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the broker is the SQLite file."""
+        return self.url.startswith("sqlite:")
+
+    def __repr__(self) -> str:
+        return f"Settings(url={redact(self.url)!r}, service={self.service!r}, exchange={self.exchange!r}, queue={self.queue!r})"
+
+    @classmethod
+    def from_env(cls) -> Settings:
+        """Read `EVENTBUS_*`. Raises ConfigurationError that names every wrong variable at once."""
+        with reading_environment("EVENTBUS_") as env:
+            values = {
+                "url": env.str("URL", cls.url),
+                "service": env.str("SERVICE", cls.service),
+                "exchange": env.str("EXCHANGE", cls.exchange),
+                "queue": env.str("QUEUE", cls.queue),
+                "max_event_bytes": env.int("MAX_EVENT_BYTES", cls.max_event_bytes),
+                "max_pending_bytes": env.int("MAX_PENDING_BYTES", cls.max_pending_bytes),
+                "unroutable": env.str("UNROUTABLE", cls.unroutable),
+                "ordering": env.str("ORDERING", cls.ordering),
+                "insecure_tls": env.bool("INSECURE_TLS", cls.insecure_tls),
+            }
+        return cls(**values)
+
+
+class reading_environment:
+    """`with reading_environment(prefix) as env`: typed look-ups; at the end one ConfigurationError for all that is wrong."""
+
+    def __init__(self, prefix: str = "") -> None:
+        self._env = FileAwareEnv(eager=False, prefix=prefix, strip_whitespace=True)
+
+    def __enter__(self) -> FileAwareEnv:
+        return self._env
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, ValueError | EnvError):
+            raise ConfigurationError(str(error)) from error
+        if error is None:
+            try:
+                self._env.seal()
+            except EnvError as wrong:
+                raise ConfigurationError(f"environment: {wrong}") from wrong
+
+
+def redact(text: str) -> str:
+    """The text with the passwords of all URLs in it replaced by `***`; safe for logs, errors and screens."""
+    return _QUERY_SECRET.sub(r"\g<head>***", _PASSWORD.sub(r"\g<head>***\g<tail>", text))
