@@ -15,9 +15,9 @@ Properties = Mapping[str, Any]
 class Delivery:
     """One message that waits for its outcome.
 
-    A handler reads `event`; the rest is for those who want the raw side. `tag` belongs to the connection that delivered it:
-    only the consumer uses it. `size` is the length of the body on the wire, in bytes; it exceeds `len(body)` only for a
-    body that was too large to be kept (such a delivery never reaches a handler).
+    A handler reads `event`; the rest is for those who want the raw side. `tag` belongs to the connection that delivered
+    it: only the consumer uses it. `size` is the length of the body on the wire, in bytes; it exceeds `len(body)` only for
+    a body that was too large to be kept (such a delivery never reaches a handler).
     """
 
     __slots__ = ("_properties", "body", "event", "redelivered", "routing_key", "size", "tag")

@@ -13,7 +13,7 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Not now, for a reason outside the delivery (disk full, database away): given again after a pause, however often."""
+    """Not now, for a reason outside the delivery (disk full, database away): given again after a pause, for ever."""
 
     reason: str
 

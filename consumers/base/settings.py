@@ -1,0 +1,115 @@
+"""What a consumer needs to know, read from the environment once, by entry points only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Self
+from urllib.parse import unquote
+
+from consumers import trust
+from eventbus import naming, signing
+from eventbus.envelope import Limits
+from eventbus.errors import ConfigurationError
+from eventbus.settings import DEFAULT_URL, reading_environment, redact
+
+DEFAULT_DELIVERY_LIMIT: Final = 100
+"""Times the broker hands a message over before it takes it for one that kills its consumers. RabbitMQ's own default,
+20, is soon used up by the innocent neighbours of a restart loop: every message in flight counts one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One of `count` equal parts of all records; `index` counts from 0, as the pods of a StatefulSet do."""
+
+    index: int
+    count: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.count <= 1024:
+            raise ConfigurationError(f"EVENTBUS_SHARD is {self}: write index/count, from 0/2 on")
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """`0/2` is the first of two. Raises ConfigurationError."""
+        index, slash, count = text.partition("/")
+        if not (slash and index.isdecimal() and count.isdecimal()):
+            raise ConfigurationError(f"EVENTBUS_SHARD is {text!r}: write index/count, for example 0/2 and 1/2")
+        return cls(int(index), int(count))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsumerSettings:
+    """Immutable; use `dataclasses.replace` to vary one. Sizes are bytes, times are seconds.
+
+    `prefetch` is how many deliveries may be unacknowledged; a batch is at most half of them, so that the broker sends
+    the next half while the first is handled, and reading stops at `batch_bytes`, whatever the prefetch allows: that
+    bounds memory. `patience` is how long the broker may leave a question unanswered before the connection counts as lost.
+    """
+
+    url: str = DEFAULT_URL
+    exchange: str = naming.DEFAULT_EXCHANGE
+    queue: str = naming.DEFAULT_QUEUE
+    bindings: tuple[str, ...] = ("#",)
+    prefetch: int = 1000
+    batch_bytes: int = 8 << 20
+    limits: Limits = field(default_factory=Limits)
+    delivery_limit: int = DEFAULT_DELIVERY_LIMIT
+    heartbeat: int = 20
+    patience: float = 10.0
+    insecure_tls: bool = False
+    shard: Shard | None = None
+    hmac_keys: tuple[signing.Key, ...] = ()
+    trusted_users: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.queue or not self.exchange:
+            raise ConfigurationError("EVENTBUS_QUEUE and EVENTBUS_EXCHANGE need a name each")
+        if not 1 <= self.prefetch <= 65_535:
+            raise ConfigurationError(f"EVENTBUS_PREFETCH is {self.prefetch}: use 1 to 65535")
+        if self.heartbeat < 5:
+            raise ConfigurationError(f"EVENTBUS_HEARTBEAT is {self.heartbeat}: below 5 s a busy network looks dead")
+        if not self.bindings:
+            raise ConfigurationError("EVENTBUS_BINDINGS is empty: # takes everything, crm.# what the service crm says")
+
+    @property
+    def queue_name(self) -> str:
+        """The queue that is consumed: the named one, or this shard's part of it (`json-mirror.0`)."""
+        return f"{self.queue}.{self.shard.index}" if self.shard else self.queue
+
+    @property
+    def max_batch(self) -> int:
+        """Deliveries in one call of the handler."""
+        return max(1, self.prefetch // 2)
+
+    @property
+    def own_user(self) -> str:
+        """The login this consumer uses, if it stands in the URL (RabbitMQ's default otherwise)."""
+        login = self.url.partition("://")[2].rpartition("@")[0].partition(":")[0]
+        return unquote(login) or "guest"
+
+    def __repr__(self) -> str:
+        return f"ConsumerSettings(url={redact(self.url)!r}, exchange={self.exchange!r}, queue={self.queue_name!r})"
+
+    @classmethod
+    def from_env(cls) -> Self:
+        """Read `EVENTBUS_*`. Raises ConfigurationError that names every wrong variable at once."""
+        with reading_environment("EVENTBUS_") as env:
+            shard = env.str("SHARD", "")
+            values: dict[str, Any] = {
+                "url": env.str("URL", DEFAULT_URL),
+                "exchange": env.str("EXCHANGE", naming.DEFAULT_EXCHANGE),
+                "queue": env.str("QUEUE", naming.DEFAULT_QUEUE),
+                "bindings": tuple(env.str("BINDINGS", "#").replace(",", " ").split()),
+                "prefetch": env.int("PREFETCH", 1000),
+                "limits": Limits(body=env.int("MAX_BODY_BYTES", Limits().body)),
+                "delivery_limit": env.int("DELIVERY_LIMIT", DEFAULT_DELIVERY_LIMIT),
+                "heartbeat": env.int("HEARTBEAT", 20),
+                "insecure_tls": env.bool("INSECURE_TLS", False),
+                "hmac_keys": signing.parse_keys(env.str("HMAC_KEYS", "")),
+                "trusted_users": trust.parse_users(env.str("TRUSTED_USERS", "")),
+            }
+        return cls(**values, shard=Shard.parse(shard) if shard else None)
