@@ -37,8 +37,8 @@ class Recorded:
     """The net change of one record in one frame.
 
     `after`: values aligned with `entity.keys`, MISSING where unknown; None for a deletion.
-    `before`: for an update the old value of each column that was set, MISSING where it was never loaded; for a deletion all
-    that was known of the row.
+    `before`: for an update the old value of each column that was set, MISSING where it was never loaded; for a deletion
+    all that was known of the row.
     """
 
     __slots__ = ("after", "before", "entity", "op", "pk")
@@ -133,8 +133,8 @@ class Frame:
 class Change:
     """One committed change, as in-process hooks see it: plain captured values, before marshmallow.
 
-    `before` and `after` map attribute keys to Python values; `after` is None for a deletion; `before` holds the old values
-    as far as they were loaded. `index` and `size` are its place in the transaction.
+    `before` and `after` map attribute keys to Python values; `after` is None for a deletion; `before` holds the old
+    values as far as they were loaded. `index` and `size` are its place in the transaction.
     """
 
     op: Literal["created", "updated", "deleted"]

@@ -1,7 +1,7 @@
 """The kinds of records of a service: which model or table is which entity, with which columns.
 
-An `Entity` is prepared once, when its model is first met, and holds whatever capture and serialisation need for every row,
-so that nothing is looked up in the mapper again.
+An `Entity` is prepared once, when its model is first met, and holds whatever capture and serialisation need for every
+row, so that nothing is looked up in the mapper again.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ log = logging.getLogger(__name__)
 class Entity:
     """One kind of record: a mapped class, or a bare secondary table.
 
-    `keys` are the attribute keys of its columns (for a table: column keys) in mapper order; every tuple of captured values
-    is aligned with it. `pk_index` are the positions of the primary key in `keys`, in mapper order. Entities are compared by
-    identity: one registry makes one Entity a model.
+    `keys` are the attribute keys of its columns (for a table: column keys) in mapper order; every tuple of captured
+    values is aligned with it. `pk_index` are the positions of the primary key in `keys`, in mapper order. Entities are
+    compared by identity: one registry makes one Entity a model.
     """
 
     __slots__ = (
@@ -50,6 +50,7 @@ class Entity:
         self,
         name: str,
         service: str,
+        *,
         table: Table,
         columns: Mapping[str, Column[Any]],
         primary_key: Iterable[str],
@@ -74,7 +75,7 @@ class Entity:
         return f"<Entity {self.name} of {self.table.name}>"
 
     def serializer(self, dialect: str) -> Serializer:
-        """What writes this entity's captured values; depends on the dialect, since databases round values differently."""
+        """What writes this entity's captured values for one dialect: databases round values differently."""
         found = self._serializers.get(dialect)
         if found is None:
             found = self._serializers[dialect] = build_serializer(self._schema, dialect)
@@ -147,7 +148,7 @@ class Entities:
             return self._by_mapper[mapper]
 
     def _meet_registry(self, mapper: Mapper[Any]) -> None:
-        """Meet all models of a declarative base with the first, so that two of one name are told apart before a commit."""
+        """Meet all models of a declarative base with its first, so that two of one name show before a commit."""
         if mapper.registry in self._met:
             return
         self._met.add(mapper.registry)
@@ -191,7 +192,8 @@ class Entities:
         other = self._by_name.setdefault(entity.name, entity)
         if other is not entity:
             raise InstallError(
-                f"{_describe(other)} and {_describe(entity)} would both be the entity {entity.name!r}: rename one, or install with exclude=[…]"
+                f"{_describe(other)} and {_describe(entity)} would both be the entity {entity.name!r}: "
+                "rename one, or leave one out with install(…, exclude=[…])"
             )
         log.info(
             "entity published",

@@ -1,8 +1,8 @@
 """The event on the wire: CloudEvents 1.0 JSON in structured mode, one for each changed record of a transaction.
 
-The writer makes an event's bytes once, before the commit. Only its version is not known then: it is the id of the outbox
-row that carries the event. So a body is stored *unsealed*, without `sequence`, and `seal` adds the version each time the
-event is sent: a second sending, by whichever process, has the same id, version and bytes.
+The writer makes an event's bytes once, before the commit. Only its version is not known then: it is the id of the
+outbox row that carries the event. So a body is stored *unsealed*, without `sequence`, and `seal` adds the version each
+time the event is sent: a second sending, by whichever process, has the same id, version and bytes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -25,6 +24,7 @@ VERSION_DIGITS: Final = 20
 _OPTIONS: Final = orjson.OPT_NON_STR_KEYS
 _SUSPECT_NUMBER: Final = re.compile(rb"[:\[,]\s*-?\d{19}")
 _VERSION: Final = re.compile(r"[0-9]{20}")
+_SCALARS: Final = (str, int, float, bool)
 
 
 class Message(NamedTuple):
@@ -40,8 +40,8 @@ class Message(NamedTuple):
 class Batch:
     """Events of one transaction that share a version: one outbox row, or one hand-over of direct mode.
 
-    `keys` and `bodies` have one entry an event, in index order; the first has index `first_index` within its transaction
-    (large transactions are written as several rows). Bodies are unsealed.
+    `keys` and `bodies` have one entry an event, in index order; the first has index `first_index` within its
+    transaction (large transactions are written as several rows). Bodies are unsealed.
     """
 
     version: int
@@ -64,11 +64,11 @@ class Batch:
         ]
 
 
-def encode(
+def encode(  # the names are CloudEvents' own
     *,
-    id: str,
+    id: str,  # noqa: A002
     source: str,
-    type: str,
+    type: str,  # noqa: A002
     subject: str,
     time: str,
     transaction: str,
@@ -112,9 +112,8 @@ class Limits:
     digits: int = 19
 
 
-@dataclass(frozen=True)
-class Event:
-    """A decoded event. `fields` (`after`) is None for a deletion; `version` is the integer of `sequence`."""
+class Event(NamedTuple):
+    """A decoded event: a named tuple, since a frozen dataclass costs five times as much to make. `fields` (`after`) is None for a deletion; `version` is the integer of `sequence`."""
 
     id: str
     source: str
@@ -142,7 +141,7 @@ class Event:
         """Second word of the model, a quoted name."""
         return self.model.partition(".")[2]
 
-    @cached_property
+    @property
     def record(self) -> str:
         """The record's key as text, as it stands in `subject`."""
         return naming.record_key(self.pk)
@@ -162,33 +161,19 @@ def decode(body: bytes, limits: Limits = Limits()) -> Event:
     data = document.get("data")
     if type(data) is not dict:
         raise BadEvent("no data object")
-    op, model, pk, after = data.get("op"), data.get("model"), data.get("pk"), data.get("after")
-    if op not in ("c", "u", "d", "r"):
-        raise BadEvent("unknown operation")
-    if type(model) is not str or model.count(".") != 1 or model[0] == "." or model[-1] == ".":
-        raise BadEvent("model is not service.entity")
-    if not _is_key(pk):
-        raise BadEvent("primary key is not a scalar or a list of scalars")
-    if (after is not None) if op == "d" else type(after) is not dict:
-        raise BadEvent("after does not fit the operation")
-    sequence = document.get("sequence")
-    if type(sequence) is not str or not _VERSION.fullmatch(sequence):
-        raise BadEvent("sequence is not 20 digits")
-    before, changed, transaction = data.get("before"), data.get("changed"), data.get("transaction")
-    if before is not None and type(before) is not dict:
-        raise BadEvent("before is not an object")
+    op, changed, transaction = data.get("op"), data.get("changed"), data.get("transaction")
     return Event(
         id=_text(document, "id"),
         source=_text(document, "source"),
         type=_text(document, "type"),
         subject=_text(document, "subject"),
         time=_text(document, "time"),
-        version=int(sequence),
-        op=op,
-        model=model,
-        pk=pk,
-        before=before,
-        after=after,
+        version=_version(document),
+        op=_operation(op),
+        model=_model(data),
+        pk=_key(data),
+        before=_values(data, "before", optional=True),
+        after=_values(data, "after", optional=False) if op != "d" else _nothing(data, "after"),
         changed=changed if type(changed) is list else [],
         author=_optional_text(data, "author"),
         transaction=transaction if type(transaction) is dict else {},
@@ -246,10 +231,44 @@ def _measure(document: Any, limits: Limits) -> None:
         raise BadEvent("nested too deep", f"more than {limits.depth} levels")
 
 
-def _is_key(pk: Any) -> bool:
-    if type(pk) is list:
-        return len(pk) > 0 and all(type(part) in (str, int, float, bool) or part is None for part in pk)
-    return type(pk) in (str, int, float, bool)
+def _version(document: Mapping[str, Any]) -> int:
+    sequence = document.get("sequence")
+    if type(sequence) is not str or not _VERSION.fullmatch(sequence):
+        raise BadEvent("sequence is not 20 digits")
+    return int(sequence)
+
+
+def _operation(op: Any) -> str:
+    if op not in ("c", "u", "d", "r"):
+        raise BadEvent("unknown operation")
+    return str(op)
+
+
+def _model(data: Mapping[str, Any]) -> str:
+    model = data.get("model")
+    if type(model) is not str or model.count(".") != 1 or model[0] == "." or model[-1] == ".":
+        raise BadEvent("model is not service.entity")
+    return model
+
+
+def _key(data: Mapping[str, Any]) -> Any:
+    pk = data.get("pk")
+    parts = pk if type(pk) is list else [pk]
+    if pk is None or not parts or not all(part is None or type(part) in _SCALARS for part in parts):
+        raise BadEvent("primary key is not a scalar or a list of scalars")
+    return pk
+
+
+def _values(data: Mapping[str, Any], name: str, *, optional: bool) -> Mapping[str, Any] | None:
+    values = data.get(name)
+    if type(values) is dict or (optional and values is None):
+        return values
+    raise BadEvent(f"{name} is not an object")
+
+
+def _nothing(data: Mapping[str, Any], name: str) -> None:
+    if data.get(name) is not None:
+        raise BadEvent(f"{name} is not null in a deletion")
 
 
 def _text(document: Mapping[str, Any], name: str) -> str:

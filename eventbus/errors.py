@@ -1,7 +1,7 @@
 """Everything eventbus raises. One root, so that `except EventBusError` catches the library and nothing else.
 
-Each message says what is wrong, where (setting, model, record, file) and what to do about it. A driver's own exception is
-always the `__cause__`, never the thing a caller has to know.
+Each message says what is wrong, where (setting, model, record, file) and what to do about it. A driver's own exception
+is always the `__cause__`, never the thing a caller has to know.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class BrokerUnavailable(PublishError):
 
 
 class FlushTimeout(EventBusError):
-    """`bus.flush(timeout)` ended before all events were confirmed; `pending` of them are not (they stay in the outbox)."""
+    """`bus.flush(timeout)` ended before all was confirmed; `pending` events are not, and stay in the outbox."""
 
     def __init__(self, message: str, *, pending: int) -> None:
         super().__init__(message)

@@ -15,23 +15,39 @@ from typing import Final
 SHORT_ID_ALPHABET: Final = "23456789abcdefghjkmnpqrstuvwxyz"
 """31 characters without look-alikes (0/o, 1/l/i); all safe in names and URLs."""
 
-_lock = threading.Lock()
-_last = 0
 _RANDOM_BITS: Final = 62
 _COUNTER_BITS: Final = 12
 
 
+class _Clock:
+    """Milliseconds and a counter in one rising integer."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._last = 0
+
+    def tick(self) -> int:
+        now = (time.time_ns() // 1_000_000) << _COUNTER_BITS
+        with self._lock:
+            self._last = now = max(now, self._last + 1)
+        return now
+
+    def renew_lock(self) -> None:
+        """Another thread may have held the lock at the moment of a fork."""
+        self._lock = threading.Lock()
+
+
+_clock = _Clock()
+os.register_at_fork(after_in_child=_clock.renew_lock)
+
+
 def uuid7() -> str:
     """A new UUIDv7 as 36 characters; later calls of this process give greater texts."""
-    global _last
-    stamp = (time.time_ns() // 1_000_000) << _COUNTER_BITS
-    with _lock:
-        _last = stamp = max(stamp, _last + 1)
-    milliseconds, counter = stamp >> _COUNTER_BITS, stamp & 0xFFF
+    tick = _clock.tick()
     value = (
-        (milliseconds << 80)
+        ((tick >> _COUNTER_BITS) << 80)
         | (0x7 << 76)
-        | (counter << 64)
+        | ((tick & 0xFFF) << 64)
         | (0b10 << _RANDOM_BITS)
         | (int.from_bytes(os.urandom(8), "big") >> 2)
     )
@@ -40,14 +56,5 @@ def uuid7() -> str:
 
 
 def short_id(length: int = 8) -> str:
-    """A random id of `length` characters from `SHORT_ID_ALPHABET`: about 5 bits each, so a caller must expect collisions."""
+    """A random id from `SHORT_ID_ALPHABET`: about 5 bits a character, so a caller must expect collisions."""
     return "".join(secrets.choice(SHORT_ID_ALPHABET) for _ in range(length))
-
-
-def _new_lock_after_fork() -> None:
-    """Another thread may have held the lock at the moment of the fork."""
-    global _lock
-    _lock = threading.Lock()
-
-
-os.register_at_fork(after_in_child=_new_lock_after_fork)

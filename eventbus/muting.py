@@ -1,7 +1,7 @@
 """The session flag: what a muted session changes is neither stamped nor captured nor published.
 
-The flag is a counter in `session.info`, so it nests, belongs to exactly one Session (not to a thread), and ends with the
-block whatever happens inside.
+The flag is a counter in `session.info`, so it nests, belongs to exactly one Session (not to a thread), and ends with
+the block whatever happens inside.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from eventbus.errors import CaptureError
 _MUTED: Final = "eventbus.muted"
 
 
-class muted:
+class muted:  # noqa: N801 - reads as a function, like contextlib.suppress
     """`with muted(session):` publishes nothing of what is changed inside the block.
 
     `session` is a Session, AsyncSession (then `async with`), or a scoped session of either: the current one is meant.
@@ -57,7 +57,8 @@ class muted:
             self._session.flush()
         elif sync_session.new or sync_session.dirty or sync_session.deleted:
             raise CaptureError(
-                "muted(AsyncSession) with changes that are not flushed: use `async with eventbus.muted(session)`, which flushes them"
+                "muted(AsyncSession) with changes that are not flushed: "
+                "use `async with eventbus.muted(session)`, which flushes them"
             )
 
     def _raise_flag(self) -> None:

@@ -33,7 +33,7 @@ def snake_case(name: str) -> str:
 
 
 def quote(text: str) -> str:
-    """Percent-encode all but `a-z 0-9 _ -`. Injective; the inverse is `unquote`. A lone surrogate is encoded as well."""
+    """Percent-encode all but `a-z 0-9 _ -`, lone surrogates too. Injective; the inverse is `unquote`."""
     if _SAFE.fullmatch(text):
         return text
     return _UNSAFE.sub(lambda match: b"%%%02X" % match[0][0], text.encode("utf-8", "surrogatepass")).decode("ascii")
@@ -55,7 +55,8 @@ def routing_key(service: str, entity: str, op: str) -> str:
     key = f"{service}.{entity}.{OPERATIONS[op]}"
     if len(key) > MAX_ROUTING_KEY:
         raise ConfigurationError(
-            f"routing key {key[:60]}… has {len(key)} bytes, AMQP allows {MAX_ROUTING_KEY}: shorten the service name or the class name"
+            f"routing key {key[:60]}… has {len(key)} bytes, AMQP allows {MAX_ROUTING_KEY}: "
+            "shorten the service name or the class name"
         )
     return key
 

@@ -64,28 +64,30 @@ class Settings:
         return self.url.startswith("sqlite:")
 
     def __repr__(self) -> str:
-        return f"Settings(url={redact(self.url)!r}, service={self.service!r}, exchange={self.exchange!r}, queue={self.queue!r})"
+        url = redact(self.url)
+        return f"Settings({url=}, service={self.service!r}, exchange={self.exchange!r}, queue={self.queue!r})"
 
     @classmethod
     def from_env(cls) -> Settings:
         """Read `EVENTBUS_*`. Raises ConfigurationError that names every wrong variable at once."""
+        default = cls()
         with reading_environment("EVENTBUS_") as env:
             values = {
-                "url": env.str("URL", cls.url),
-                "service": env.str("SERVICE", cls.service),
-                "exchange": env.str("EXCHANGE", cls.exchange),
-                "queue": env.str("QUEUE", cls.queue),
-                "max_event_bytes": env.int("MAX_EVENT_BYTES", cls.max_event_bytes),
-                "max_pending_bytes": env.int("MAX_PENDING_BYTES", cls.max_pending_bytes),
-                "unroutable": env.str("UNROUTABLE", cls.unroutable),
-                "ordering": env.str("ORDERING", cls.ordering),
-                "insecure_tls": env.bool("INSECURE_TLS", cls.insecure_tls),
+                "url": env.str("URL", default.url),
+                "service": env.str("SERVICE", default.service),
+                "exchange": env.str("EXCHANGE", default.exchange),
+                "queue": env.str("QUEUE", default.queue),
+                "max_event_bytes": env.int("MAX_EVENT_BYTES", default.max_event_bytes),
+                "max_pending_bytes": env.int("MAX_PENDING_BYTES", default.max_pending_bytes),
+                "unroutable": env.str("UNROUTABLE", default.unroutable),
+                "ordering": env.str("ORDERING", default.ordering),
+                "insecure_tls": env.bool("INSECURE_TLS", default.insecure_tls),
             }
         return cls(**values)
 
 
-class reading_environment:
-    """`with reading_environment(prefix) as env`: typed look-ups; at the end one ConfigurationError for all that is wrong."""
+class reading_environment:  # noqa: N801 - a context manager that reads as a function
+    """`with reading_environment(prefix) as env`: typed look-ups; one ConfigurationError at the end for all errors."""
 
     def __init__(self, prefix: str = "") -> None:
         self._env = FileAwareEnv(eager=False, prefix=prefix, strip_whitespace=True)
