@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from environs import EnvError, FileAwareEnv
 
@@ -72,7 +72,7 @@ class Settings:
         """Read `EVENTBUS_*`. Raises ConfigurationError that names every wrong variable at once."""
         default = cls()
         with reading_environment("EVENTBUS_") as env:
-            values = {
+            values: dict[str, Any] = {
                 "url": env.str("URL", default.url),
                 "service": env.str("SERVICE", default.service),
                 "exchange": env.str("EXCHANGE", default.exchange),
