@@ -180,7 +180,7 @@ def decode(body: bytes, limits: Limits = DEFAULT_LIMITS) -> Event:
         model=_model(data),
         pk=_key(data),
         before=_values(data, "before", optional=True),
-        after=_values(data, "after", optional=False) if op != "d" else _nothing(data, "after"),
+        after=_after(data, op),
         changed=changed if type(changed) is list else [],
         author=_optional_text(data, "author"),
         transaction=transaction if type(transaction) is dict else {},
@@ -221,7 +221,7 @@ def _check_digits(body: bytes, limit: int) -> None:
 
 def _measure(document: Any, limits: Limits) -> None:
     keys, level = 0, [document]
-    for _ in range(limits.depth + 1):
+    for _ in range(limits.depth):
         below: list[Any] = []
         for value in level:
             if type(value) is dict:
@@ -273,9 +273,10 @@ def _values(data: Mapping[str, Any], name: str, *, optional: bool) -> Mapping[st
     raise BadEvent(f"{name} is not an object")
 
 
-def _nothing(data: Mapping[str, Any], name: str) -> None:
-    if data.get(name) is not None:
-        raise BadEvent(f"{name} is not null in a deletion")
+def _after(data: Mapping[str, Any], op: Any) -> Mapping[str, Any] | None:
+    if op == "d" and data.get("after") is not None:
+        raise BadEvent("after is not null in a deletion")
+    return _values(data, "after", optional=op == "d")
 
 
 def _text(document: Mapping[str, Any], name: str) -> str:

@@ -1,0 +1,44 @@
+"""Ids: rising, unique across threads and forks, of the promised form."""
+
+import os
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+
+from eventbus import ids
+
+
+def test_uuid7_is_a_version_7_uuid_of_now() -> None:
+    value = uuid.UUID(ids.uuid7())
+    assert (value.version, value.variant) == (7, uuid.RFC_4122)
+
+
+def test_later_ids_of_a_process_are_greater_also_within_a_millisecond() -> None:
+    made = [ids.uuid7() for _ in range(20_000)]
+    assert made == sorted(set(made))
+
+
+def test_threads_never_make_the_same_id() -> None:
+    with ThreadPoolExecutor(8) as pool:
+        made = [one for part in pool.map(lambda _: [ids.uuid7() for _ in range(2000)], range(8)) for one in part]
+    assert len(set(made)) == len(made)
+
+
+def test_a_forked_child_makes_other_ids_than_its_parent() -> None:
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        os.write(writer, " ".join(ids.uuid7() for _ in range(200)).encode())
+        os._exit(0)
+    os.close(writer)
+    mine = {ids.uuid7() for _ in range(200)}
+    os.waitpid(child, 0)
+    with os.fdopen(reader) as pipe:
+        theirs = set(pipe.read().split())
+    assert len(theirs) == 200
+    assert not mine & theirs
+
+
+def test_short_ids_keep_to_their_alphabet_and_length() -> None:
+    made = ids.short_id(12)
+    assert len(made) == 12
+    assert set(made) <= set(ids.SHORT_ID_ALPHABET)

@@ -1,0 +1,73 @@
+"""Settings: read once, from variables or mounted files; all errors at once; no password on any screen."""
+
+from pathlib import Path
+
+import pytest
+
+from eventbus.errors import ConfigurationError
+from eventbus.settings import Settings, redact
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("URL", "SERVICE", "EXCHANGE", "QUEUE", "MAX_EVENT_BYTES", "UNROUTABLE", "ORDERING"):
+        monkeypatch.delenv(f"EVENTBUS_{name}", raising=False)
+
+
+def test_without_a_setting_the_broker_is_a_file_in_the_working_directory() -> None:
+    settings = Settings.from_env()
+    assert settings.url == "sqlite:///eventbus-broker.sqlite3"
+    assert settings.embedded
+    assert (settings.service, settings.exchange, settings.queue) == ("app", "eventbus", "json-mirror")
+
+
+def test_a_setting_may_come_from_a_mounted_secret(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    secret = tmp_path / "url"
+    secret.write_text("amqp://u:p@broker//\n")
+    monkeypatch.setenv("EVENTBUS_URL_FILE", str(secret))
+    assert Settings.from_env().url == "amqp://u:p@broker//"
+
+
+def test_a_secret_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("EVENTBUS_URL_FILE", str(tmp_path / "nothing"))
+    with pytest.raises(ConfigurationError, match="EVENTBUS_URL_FILE"):
+        Settings.from_env()
+
+
+def test_all_wrong_variables_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVENTBUS_MAX_EVENT_BYTES", "many")
+    monkeypatch.setenv("EVENTBUS_INSECURE_TLS", "perhaps")
+    with pytest.raises(ConfigurationError, match=r"EVENTBUS_MAX_EVENT_BYTES.*EVENTBUS_INSECURE_TLS"):
+        Settings.from_env()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("UNROUTABLE", "maybe"), ("ORDERING", "loose"), ("MAX_EVENT_BYTES", "10"), ("SERVICE", "")],
+)
+def test_a_value_without_meaning_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(f"EVENTBUS_{name}", value)
+    with pytest.raises(ConfigurationError, match=f"EVENTBUS_{name}"):
+        Settings.from_env()
+
+
+def test_the_source_is_a_path_of_one_quoted_word() -> None:
+    assert Settings(service="Crm.eu").source == "/%43rm%2Eeu"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "amqp://user:secret@host/vhost",
+        "cannot reach amqps://user:sec/ret@secret@host:5671//, giving up",
+        "redis://:secret@host",
+        "postgresql+psycopg://u:secret@h/db?password=secret",
+    ],
+)
+def test_no_password_survives_redaction(text: str) -> None:
+    assert "secret" not in redact(text)
+    assert "host" in redact(text) or "@h/" in redact(text)
+
+
+def test_settings_show_no_password() -> None:
+    assert "secret" not in repr(Settings(url="amqp://u:secret@h"))
