@@ -1,0 +1,1 @@
+"""Servers of a test's own: started on free ports, killed and restarted at will, gone afterwards."""
