@@ -1,0 +1,12 @@
+"""The outbox: committed events, in the database that committed them, until the broker has them.
+
+`metadata` holds its tables, for Alembic. `Outbox` writes in the writer's transaction, `Store` is the side of those who
+publish (dispatcher and relay).
+"""
+
+from eventbus.outbox.owner import Owner
+from eventbus.outbox.store import Lease, ParkedRow, Row, Store
+from eventbus.outbox.tables import metadata
+from eventbus.outbox.writer import Entry, Outbox, VersionClock
+
+__all__ = ["Entry", "Lease", "Outbox", "Owner", "ParkedRow", "Row", "Store", "VersionClock", "metadata"]

@@ -1,0 +1,435 @@
+"""The writer's side: one INSERT in the writer's transaction, after the changed rows.
+
+Versions. The id of the row is the version of its events. A row is written while its transaction holds the locks of the
+records it changed, so for each record ids rise in commit order. They start near the clock in microseconds and are
+lifted to it, never lowered, whenever they might lag behind versions given out before: see `_Writer.insert`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy import Connection, Engine, inspect, text
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.schema import CreateTable
+
+from eventbus.envelope import Batch
+from eventbus.errors import ConfigurationError, OutboxMissing
+from eventbus.outbox.owner import Owner
+from eventbus.outbox.side import side_connection
+from eventbus.outbox.store import Store
+from eventbus.outbox.tables import lease, metadata, outbox, parked
+
+CHUNK_EVENTS: Final = 256
+CHUNK_BYTES: Final = 1 << 20
+
+_FRESH_LAG: Final = 1_000_000
+_MAX_LAG: Final = 60_000_000
+_RECHECK: Final = 60.0
+_LIFT_LOCK: Final = 0x6576_656E_7462  # any constant, the same in all processes
+_TABLES: Final = (outbox, parked, lease)
+_BOTH_WAYS: Final = (
+    "Let eventbus make its tables (create_outbox=True, the default, and a role that may CREATE), or make them with "
+    "Alembic: add eventbus.outbox.metadata to target_metadata."
+)
+
+
+class Entry(NamedTuple):
+    """What `Outbox.write` wrote and the dispatcher takes over after the commit. No store: memory only."""
+
+    batch: Batch
+    store: Store | None
+
+
+class Outbox:
+    """Writes the events of a transaction into its database, once the changed rows are written.
+
+    `durable=False` (direct mode) writes nothing and gives versions by the clock. An in-memory SQLite database dies with
+    its process, and no other connection sees it: there too nothing is written, and events go over in memory only.
+    """
+
+    def __init__(
+        self,
+        *,
+        create: bool = True,
+        durable: bool = True,
+        chunk_events: int = CHUNK_EVENTS,
+        chunk_bytes: int = CHUNK_BYTES,
+    ) -> None:
+        self.create = create
+        self.durable = durable
+        self._chunk_events = chunk_events
+        self._chunk_bytes = chunk_bytes
+        self._writers: dict[int, _Writer] = {}
+        self.owner = Owner()
+        self._clock = VersionClock()
+
+    def write(self, connection: Connection, batch: Batch) -> list[Entry]:
+        """Write the batch in the connection's transaction, in rows of bounded size; returns them with their versions.
+
+        To be called in the root transaction's commit, after the last flush. Works under sync and async drivers.
+        Raises OutboxMissing where the tables are missing and may not be made, and SQLAlchemy's errors as they are.
+        """
+        writer = self._writer(connection)
+        entries = []
+        for chunk in self._chunks(batch):
+            chunk.version = writer.insert(connection, b"\n".join(chunk.bodies))
+            entries.append(Entry(chunk, writer.store))
+        return entries
+
+    def store(self, engine: Engine) -> Store | None:
+        """The dispatcher's side of that engine's outbox, if it has one that was written to."""
+        writer = self._writers.get(id(engine.dialect))
+        return writer.store if writer is not None else None
+
+    def _writer(self, connection: Connection) -> _Writer:
+        info = connection.info
+        writer: _Writer | None = info.get(self)
+        if writer is None:
+            # First use of this DBAPI connection: the database behind it may have been restored or replaced.
+            writer = info[self] = self._writer_of(connection)
+            writer.distrust()
+        return writer
+
+    def _writer_of(self, connection: Connection) -> _Writer:
+        if not self.durable:
+            return self._writers.setdefault(0, _NoWriter(self._clock))
+        key = id(connection.dialect)
+        writer = self._writers.get(key)
+        if writer is None:
+            # An engine and its copies with other options share their dialect; the writer keeps it, so its id is unique.
+            writer = self._writers.setdefault(key, self._make_writer(connection))
+        return writer
+
+    def _make_writer(self, connection: Connection) -> _Writer:
+        engine, name = connection.engine, connection.dialect.name
+        if name == "sqlite" and _in_memory(connection):
+            return _NoWriter(self._clock)
+        kind = _WRITERS.get(name)
+        if kind is None:
+            raise ConfigurationError(
+                f"No outbox for {name}: use SQLite, PostgreSQL or MariaDB, or install(..., outbox=False)"
+            )
+        return kind(engine, self.owner, create=self.create)
+
+    def _chunks(self, batch: Batch) -> Iterator[Batch]:
+        bodies = batch.bodies
+        if len(bodies) <= self._chunk_events and sum(map(len, bodies)) <= self._chunk_bytes:
+            yield batch
+            return
+        start = size = 0
+        for position, body in enumerate(bodies):
+            if position > start and (position - start >= self._chunk_events or size + len(body) > self._chunk_bytes):
+                yield _cut(batch, start, position)
+                start, size = position, 0
+            size += len(body)
+        yield _cut(batch, start, len(bodies))
+
+
+def _cut(batch: Batch, start: int, stop: int) -> Batch:
+    keys, bodies = batch.keys[start:stop], batch.bodies[start:stop]
+    return Batch(0, batch.transaction, keys, bodies, batch.first_index + start)
+
+
+class VersionClock:
+    """Rising integers near the clock in microseconds: the versions of events that have no outbox row."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._last = 0
+
+    def next(self) -> int:
+        """Greater than every one before, in this process."""
+        with self._lock:
+            self._last = version = max(self._last + 1, _now())
+            return version
+
+
+class _Writer(ABC):
+    """Writes rows to one database."""
+
+    store: Store | None
+
+    @abstractmethod
+    def insert(self, connection: Connection, payload: bytes) -> int:
+        """Write one row and return its id."""
+
+    def distrust(self) -> None:
+        """The next row goes over a new connection."""
+
+
+class _NoWriter(_Writer):
+    """Direct mode and in-memory databases: nothing durable to write to."""
+
+    store = None
+
+    def __init__(self, clock: VersionClock) -> None:
+        self._clock = clock
+
+    def insert(self, connection: Connection, payload: bytes) -> int:
+        return self._clock.next()
+
+
+class _TableWriter(_Writer):
+    """Writes over the raw cursor: `exec_driver_sql` would cost twice as much, and log the events where `echo` is on."""
+
+    store: Store
+
+    def __init__(self, engine: Engine, owner: Owner, *, create: bool) -> None:
+        dialect = engine.dialect
+        self.engine = engine
+        self.create = create
+        self.owner = owner
+        self.store = Store(engine, owner)
+        self._dialect = dialect
+        self._error: type[Exception] = dialect.loaded_dbapi.Error
+        self._marks = _marks(dialect.paramstyle)
+        self._seen = 0
+        self._fresh = True
+        self._checked = 0.0
+
+    def distrust(self) -> None:
+        self._fresh = True
+
+    def _execute(self, connection: Connection, sql: str, parameters: tuple[Any, ...]) -> Any:
+        """The cursor after that statement. Driver errors come out as SQLAlchemy's own, without the parameters."""
+        raw = connection.connection
+        cursor = raw.cursor()
+        try:
+            cursor.execute(sql, parameters)
+        except self._error as error:
+            dialect = self._dialect
+            lost = dialect.is_disconnect(error, raw.dbapi_connection, cursor)  # type: ignore[arg-type]
+            if lost:
+                connection.invalidate(error)
+            raise DBAPIError.instance(
+                sql, None, error, self._error, hide_parameters=True, connection_invalidated=lost, dialect=dialect
+            ) from error
+        return cursor
+
+    def _lags(self, row_id: int, seen: int) -> bool:
+        """Whether an id may be below a version given out before.
+
+        `seen`: the highest id of this process before the row was written. On a fresh connection the database may be
+        another one than before, or direct mode may have been used meanwhile: then the clock is the measure.
+        """
+        lag = _now() - row_id
+        if self._fresh:
+            self._fresh = False
+            if lag > _FRESH_LAG and time.monotonic() - self._checked > _RECHECK:
+                return True
+        return row_id <= seen or lag > _MAX_LAG
+
+    def _note(self, row_id: int) -> None:
+        self._seen = max(self._seen, row_id)
+
+
+class _PostgresWriter(_TableWriter):
+    """Ids come from the identity's sequence; a lift is `setval` under an advisory lock, on a connection of its own."""
+
+    def __init__(self, engine: Engine, owner: Owner, *, create: bool) -> None:
+        super().__init__(engine, owner, create=create)
+        table, marks = outbox.name, self._marks
+        self._insert = f"INSERT INTO {table} (owner, payload) VALUES ({marks[0]}, {marks[1]}) RETURNING id"  # noqa: S608
+        self._renumber = f"UPDATE {table} SET id = DEFAULT WHERE id = {marks[0]} RETURNING id"  # noqa: S608
+        self._ready = False
+
+    def insert(self, connection: Connection, payload: bytes) -> int:
+        if not self._ready:
+            self._prepare()
+        seen = self._seen
+        try:
+            cursor = self._execute(connection, self._insert, (self.owner.name, payload))
+        except DBAPIError as error:
+            # A failed statement fails the transaction here, so the table cannot be made on the way.
+            self._ready = False
+            if _is_missing_table(error):
+                raise OutboxMissing(f"Table {outbox.name} is gone from the database. {_BOTH_WAYS}") from error
+            raise
+        (row_id,) = cursor.fetchone()
+        cursor.close()
+        if self._lags(row_id, seen):
+            row_id = self._lift(connection, row_id, seen)
+        self._note(row_id)
+        return int(row_id)
+
+    def _prepare(self) -> None:
+        with side_connection(self.engine) as side:
+            if not _complete(side):
+                _demand(self.create)
+                # Two processes may be here at once; CREATE TABLE IF NOT EXISTS alone would fail for one of them.
+                side.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LIFT_LOCK})
+                _create(side)
+        self._ready = True
+
+    def _lift(self, connection: Connection, row_id: int, seen: int) -> int:
+        with side_connection(self.engine) as side:
+            side.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LIFT_LOCK})
+            sequence = side.scalar(text("SELECT pg_get_serial_sequence(:table, 'id')"), {"table": outbox.name})
+            last = side.scalar(text(f"SELECT last_value FROM {sequence}"))  # noqa: S608
+            if last <= seen or _now() - last > _FRESH_LAG:
+                # Others may draw from the sequence meanwhile: they cannot catch up with such a lead, so that setval
+                # never lowers.
+                floor = max(seen + 1, _now(), last + _FRESH_LAG)
+                side.execute(text("SELECT setval(CAST(:name AS regclass), :floor)"), {"name": sequence, "floor": floor})
+        self._checked = time.monotonic()
+        cursor = self._execute(connection, self._renumber, (row_id,))
+        (row_id,) = cursor.fetchone()
+        cursor.close()
+        return row_id
+
+
+class _MariaWriter(_TableWriter):
+    """Ids come from AUTO_INCREMENT, which an explicit id lifts for all who come after."""
+
+    def __init__(self, engine: Engine, owner: Owner, *, create: bool) -> None:
+        super().__init__(engine, owner, create=create)
+        table, marks = outbox.name, self._marks
+        self._insert = f"INSERT INTO {table} (owner, payload) VALUES ({marks[0]}, {marks[1]})"  # noqa: S608
+        self._delete = f"DELETE FROM {table} WHERE id = {marks[0]}"  # noqa: S608
+        self._explicit = f"INSERT INTO {table} (id, owner, payload) VALUES ({', '.join(marks)})"  # noqa: S608
+
+    def insert(self, connection: Connection, payload: bytes) -> int:
+        seen = self._seen
+        cursor = self._insert_row(connection, payload)
+        row_id = int(cursor.lastrowid)
+        cursor.close()
+        if self._lags(row_id, seen):
+            row_id = self._lift(connection, row_id, seen, payload)
+        self._note(row_id)
+        return row_id
+
+    def _insert_row(self, connection: Connection, payload: bytes) -> Any:
+        parameters = (self.owner.name, payload)
+        try:
+            return self._execute(connection, self._insert, parameters)
+        except DBAPIError as error:
+            if not _is_missing_table(error):
+                raise
+            _demand(self.create, error)
+            # DDL would commit the writer's transaction.
+            with side_connection(self.engine) as side:
+                _create(side)
+            return self._execute(connection, self._insert, parameters)
+
+    def _lift(self, connection: Connection, row_id: int, seen: int, payload: bytes) -> int:
+        self._execute(connection, self._delete, (row_id,)).close()
+        lifted = max(row_id, seen, _now())
+        while True:
+            lifted += 1
+            try:
+                self._execute(connection, self._explicit, (lifted, self.owner.name, payload)).close()
+            except DBAPIError as error:
+                if error.connection_invalidated or not _is_duplicate_key(error):
+                    raise
+            else:
+                self._checked = time.monotonic()
+                return lifted
+
+
+class _SqliteWriter(_TableWriter):
+    """Only one transaction writes at a time, so each row names its id: above the clock, all rows, and all deleted ones.
+
+    AUTOINCREMENT would promise the same for one more page in every commit. Here who deletes rows notes the highest, in
+    the same transaction (`Store.delete`), many at a time.
+    """
+
+    def __init__(self, engine: Engine, owner: Owner, *, create: bool) -> None:
+        super().__init__(engine, owner, create=create)
+        self._insert = (
+            f"INSERT INTO {outbox.name} (id, owner, payload) SELECT max(?, "  # noqa: S608
+            f"coalesce((SELECT max(id) FROM {outbox.name}), 0) + 1, "
+            f"coalesce((SELECT beat FROM {lease.name} WHERE name = 'floor'), 0) + 1), ?, ?"
+        )
+
+    def insert(self, connection: Connection, payload: bytes) -> int:
+        parameters = (max(_now(), self._seen + 1), self.owner.name, payload)
+        try:
+            cursor = self._execute(connection, self._insert, parameters)
+        except DBAPIError as error:
+            if not _is_missing_table(error):
+                raise
+            _demand(self.create, error)
+            # In the writer's own transaction, which holds the file's lock; rolled back, it is made the next time.
+            _create(connection)
+            cursor = self._execute(connection, self._insert, parameters)
+        row_id = int(cursor.lastrowid)
+        cursor.close()
+        self._note(row_id)
+        return row_id
+
+
+_WRITERS: Final[dict[str, type[_TableWriter]]] = {
+    "postgresql": _PostgresWriter,
+    "mysql": _MariaWriter,
+    "mariadb": _MariaWriter,
+    "sqlite": _SqliteWriter,
+}
+
+
+def _in_memory(connection: Connection) -> bool:
+    rows = connection.exec_driver_sql("PRAGMA database_list").all()
+    return not any(row[1] == "main" and row[2] for row in rows)
+
+
+def _complete(connection: Connection) -> bool:
+    inspector = inspect(connection)
+    return all(inspector.has_table(table.name) for table in _TABLES)
+
+
+def _demand(create: bool, cause: Exception | None = None) -> None:
+    if not create:
+        raise OutboxMissing(f"The database has no table {outbox.name}, and create_outbox=False. {_BOTH_WAYS}") from cause
+
+
+def _create(connection: Connection) -> None:
+    """Make the tables that are missing; ids start at the clock."""
+    try:
+        if connection.dialect.name == "sqlite":
+            for table in _TABLES:
+                _create_in_transaction(connection, table)
+            return
+        metadata.create_all(connection)
+        if connection.dialect.name == "postgresql":
+            sequence = connection.scalar(text("SELECT pg_get_serial_sequence(:table, 'id')"), {"table": outbox.name})
+            connection.execute(
+                text("SELECT setval(CAST(:name AS regclass), :now)"), {"name": sequence, "now": _now()}
+            )
+    except SQLAlchemyError as error:
+        raise OutboxMissing(f"Table {outbox.name} could not be made: {error}. {_BOTH_WAYS}") from error
+
+
+def _create_in_transaction(connection: Connection, table: Any) -> None:
+    connection.execute(CreateTable(table, if_not_exists=True))
+    for index in table.indexes:
+        index.create(connection, checkfirst=True)
+
+
+def _is_missing_table(error: DBAPIError) -> bool:
+    cause = error.orig
+    if getattr(cause, "sqlstate", None) == "42P01" or getattr(cause, "pgcode", None) == "42P01":
+        return True
+    if getattr(cause, "args", ()) and cause.args[0] == 1146:  # type: ignore[union-attr]
+        return True
+    return "no such table" in str(cause)
+
+
+def _is_duplicate_key(error: DBAPIError) -> bool:
+    return bool(error.orig is not None and error.orig.args and error.orig.args[0] == 1062)
+
+
+def _marks(paramstyle: str) -> tuple[str, str, str]:
+    if paramstyle == "qmark":
+        return ("?", "?", "?")
+    if paramstyle.startswith("numeric"):
+        sign = "$" if paramstyle == "numeric_dollar" else ":"
+        return (f"{sign}1", f"{sign}2", f"{sign}3")
+    return ("%s", "%s", "%s")
+
+
+def _now() -> int:
+    return time.time_ns() // 1000
