@@ -1,0 +1,334 @@
+"""The kustomize base renders, is valid, and its pod keeps every rule of the restricted pod security standard.
+
+The rules: https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+K8S = ROOT / "k8s"
+VERSIONS = ("1.30.0", kubernetes_validate.latest_version())
+Spec = dict[str, Any]
+
+
+def kustomize(directory: Path) -> list[Spec]:
+    """The objects that `kubectl kustomize` renders."""
+    done = subprocess.run(
+        [Path(sys.executable).with_name("kubectl"), "kustomize", directory],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "deprecated" not in done.stderr
+    return list(yaml.safe_load_all(done.stdout))
+
+
+@pytest.fixture(scope="module")
+def objects() -> list[Spec]:
+    return kustomize(K8S / "base")
+
+
+def one(objects: list[Spec], kind: str) -> Spec:
+    (found,) = (each for each in objects if each["kind"] == kind)
+    return found
+
+
+@pytest.fixture(scope="module")
+def stateful_set(objects: list[Spec]) -> Spec:
+    return one(objects, "StatefulSet")
+
+
+@pytest.fixture(scope="module")
+def pod(stateful_set: Spec) -> Spec:
+    spec: Spec = stateful_set["spec"]["template"]["spec"]
+    return spec
+
+
+# -- the restricted profile: each rule yields what breaks it -------------------------------------------------
+
+ALLOWED_VOLUMES = {
+    "configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret",
+}  # fmt: skip
+SAFE_SYSCTLS = {
+    "kernel.shm_rmid_forced",
+    "net.ipv4.ip_local_port_range",
+    "net.ipv4.ip_unprivileged_port_start",
+    "net.ipv4.tcp_syncookies",
+    "net.ipv4.ping_group_range",
+}
+
+
+def containers(pod: Spec) -> Iterator[Spec]:
+    for group in ("initContainers", "containers", "ephemeralContainers"):
+        yield from pod.get(group, [])
+
+
+def contexts(pod: Spec) -> Iterator[Spec]:
+    """The pod's security context and those of its containers."""
+    yield pod.get("securityContext", {})
+    for container in containers(pod):
+        yield container.get("securityContext", {})
+
+
+def effective(pod: Spec, container: Spec, key: str) -> Any:
+    """What holds for the container: its own setting, else the pod's."""
+    own = container.get("securityContext", {})
+    return own[key] if key in own else pod.get("securityContext", {}).get(key)
+
+
+def host_namespaces(pod: Spec) -> Iterator[str]:
+    yield from (key for key in ("hostNetwork", "hostPID", "hostIPC") if pod.get(key))
+
+
+def host_process(pod: Spec) -> Iterator[str]:
+    yield from ("hostProcess" for context in contexts(pod) if context.get("windowsOptions", {}).get("hostProcess"))
+
+
+def privileged_containers(pod: Spec) -> Iterator[str]:
+    yield from ("privileged" for context in contexts(pod) if context.get("privileged"))
+
+
+def capabilities(pod: Spec) -> Iterator[str]:
+    for container in containers(pod):
+        capability = container.get("securityContext", {}).get("capabilities", {})
+        if "ALL" not in capability.get("drop", []):
+            yield f"{container['name']} does not drop ALL"
+        yield from set(capability.get("add", [])) - {"NET_BIND_SERVICE"}
+
+
+def volume_types(pod: Spec) -> Iterator[str]:
+    for volume in pod.get("volumes", []):
+        yield from set(volume) - {"name"} - ALLOWED_VOLUMES
+
+
+def host_ports(pod: Spec) -> Iterator[str]:
+    for container in containers(pod):
+        yield from (str(port) for port in container.get("ports", []) if port.get("hostPort"))
+
+
+def probe_hosts(pod: Spec) -> Iterator[str]:
+    for container in containers(pod):
+        for probe in ("livenessProbe", "readinessProbe", "startupProbe"):
+            actions = container.get(probe, {})
+            yield from (probe for sort in ("httpGet", "tcpSocket") if actions.get(sort, {}).get("host"))
+
+
+def app_armor(pod: Spec) -> Iterator[str]:
+    for context in contexts(pod):
+        if context.get("appArmorProfile", {}).get("type", "RuntimeDefault") == "Unconfined":
+            yield "appArmorProfile"
+
+
+def se_linux(pod: Spec) -> Iterator[str]:
+    for context in contexts(pod):
+        yield from {"user", "role"} & set(context.get("seLinuxOptions", {}))
+
+
+def proc_mount(pod: Spec) -> Iterator[str]:
+    yield from ("procMount" for context in contexts(pod) if context.get("procMount", "Default") != "Default")
+
+
+def seccomp(pod: Spec) -> Iterator[str]:
+    for container in containers(pod):
+        if (effective(pod, container, "seccompProfile") or {}).get("type") not in ("RuntimeDefault", "Localhost"):
+            yield container["name"]
+
+
+def sysctls(pod: Spec) -> Iterator[str]:
+    yield from {each["name"] for each in pod.get("securityContext", {}).get("sysctls", [])} - SAFE_SYSCTLS
+
+
+def privilege_escalation(pod: Spec) -> Iterator[str]:
+    for container in containers(pod):
+        if container.get("securityContext", {}).get("allowPrivilegeEscalation") is not False:
+            yield container["name"]
+
+
+def non_root(pod: Spec) -> Iterator[str]:
+    yield from (each["name"] for each in containers(pod) if effective(pod, each, "runAsNonRoot") is not True)
+
+
+def non_root_user(pod: Spec) -> Iterator[str]:
+    yield from ("runAsUser 0" for context in contexts(pod) if context.get("runAsUser") == 0)
+
+
+RESTRICTED: tuple[Callable[[Spec], Iterator[str]], ...] = (
+    host_namespaces, host_process, privileged_containers, capabilities, volume_types, host_ports, probe_hosts, app_armor,
+    se_linux, proc_mount, seccomp, sysctls, privilege_escalation, non_root, non_root_user,
+)  # fmt: skip
+
+
+def break_rule(pod: Spec, rule: Callable[[Spec], Iterator[str]]) -> Spec:
+    """A copy of the pod that breaks this rule."""
+    broken = copy.deepcopy(pod)
+    container = broken["containers"][0]
+    context = container["securityContext"]
+    changes: dict[Callable[[Spec], Iterator[str]], Callable[[], object]] = {
+        host_namespaces: lambda: broken.update(hostPID=True),
+        host_process: lambda: context.update(windowsOptions={"hostProcess": True}),
+        privileged_containers: lambda: context.update(privileged=True),
+        capabilities: lambda: context.update(capabilities={"drop": ["ALL"], "add": ["SYS_ADMIN"]}),
+        volume_types: lambda: broken["volumes"].append({"name": "host", "hostPath": {"path": "/"}}),
+        host_ports: lambda: container.update(ports=[{"containerPort": 80, "hostPort": 80}]),
+        probe_hosts: lambda: container.update(livenessProbe={"httpGet": {"host": "127.0.0.1", "port": 1}}),
+        app_armor: lambda: context.update(appArmorProfile={"type": "Unconfined"}),
+        se_linux: lambda: context.update(seLinuxOptions={"user": "root"}),
+        proc_mount: lambda: context.update(procMount="Unmasked"),
+        seccomp: lambda: context.update(seccompProfile={"type": "Unconfined"}),
+        sysctls: lambda: broken["securityContext"].update(sysctls=[{"name": "kernel.msgmax", "value": "1"}]),
+        privilege_escalation: lambda: context.pop("allowPrivilegeEscalation"),
+        non_root: lambda: context.update(runAsNonRoot=False),
+        non_root_user: lambda: context.update(runAsUser=0),
+    }
+    changes[rule]()
+    return broken
+
+
+@pytest.mark.parametrize("rule", RESTRICTED, ids=lambda rule: rule.__name__)
+def test_the_pod_keeps_the_restricted_profile(pod: Spec, rule: Callable[[Spec], Iterator[str]]) -> None:
+    assert list(rule(pod)) == []
+
+
+@pytest.mark.parametrize("rule", RESTRICTED, ids=lambda rule: rule.__name__)
+def test_each_rule_notices_a_pod_that_breaks_it(pod: Spec, rule: Callable[[Spec], Iterator[str]]) -> None:
+    broken = break_rule(pod, rule)
+    assert [other for other in RESTRICTED if list(other(broken))] == [rule]
+
+
+# -- beyond the profile --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_object_is_valid_in_strict_mode(objects: list[Spec], version: str) -> None:
+    for each in [*objects, yaml.safe_load((K8S / "namespace.yaml").read_text())]:
+        kubernetes_validate.validate(each, version, strict=True)
+
+
+def test_strict_mode_would_notice_a_misspelt_field(stateful_set: Spec) -> None:
+    wrong = copy.deepcopy(stateful_set)
+    wrong["spec"]["template"]["spec"]["terminationGracePeriodSecond"] = 60
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(wrong, VERSIONS[-1], strict=True)
+
+
+def test_the_namespace_enforces_the_restricted_profile() -> None:
+    labels = yaml.safe_load((K8S / "namespace.yaml").read_text())["metadata"]["labels"]
+    for mode in ("enforce", "audit", "warn"):
+        assert labels[f"pod-security.kubernetes.io/{mode}"] == "restricted"
+
+
+def test_deleting_the_base_keeps_the_volume(objects: list[Spec], stateful_set: Spec) -> None:
+    assert {each["kind"] for each in objects}.isdisjoint({"Namespace", "PersistentVolumeClaim"})
+    assert stateful_set["spec"]["persistentVolumeClaimRetentionPolicy"] == {
+        "whenDeleted": "Retain",
+        "whenScaled": "Retain",
+    }
+
+
+def test_one_writer_a_volume(stateful_set: Spec) -> None:
+    assert stateful_set["spec"]["replicas"] == 1
+    (claim,) = stateful_set["spec"]["volumeClaimTemplates"]
+    assert claim["spec"]["accessModes"] == ["ReadWriteOnce"]
+
+
+def test_only_the_volume_and_tmp_can_be_written(pod: Spec, stateful_set: Spec) -> None:
+    (container,) = pod["containers"]
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    writable = {mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")}
+    assert writable == {"/data", "/tmp"}
+    names = {volume["name"] for volume in pod["volumes"]}
+    names |= {claim["metadata"]["name"] for claim in stateful_set["spec"]["volumeClaimTemplates"]}
+    assert {mount["name"] for mount in container["volumeMounts"]} == names
+
+
+def test_the_group_of_the_volume_is_that_of_the_process(pod: Spec) -> None:
+    context = pod["securityContext"]
+    assert context["fsGroup"] == context["runAsGroup"] != 0
+
+
+def test_the_pod_has_no_token_and_no_injected_settings(pod: Spec, objects: list[Spec]) -> None:
+    assert pod["automountServiceAccountToken"] is False
+    assert one(objects, "ServiceAccount")["automountServiceAccountToken"] is False
+    assert pod["enableServiceLinks"] is False
+
+
+def test_the_broker_url_comes_from_a_mounted_secret_only(pod: Spec, objects: list[Spec]) -> None:
+    settings = one(objects, "ConfigMap")["data"]
+    assert "EVENTBUS_URL" not in settings
+    (container,) = pod["containers"]
+    (mount,) = (each for each in container["volumeMounts"] if each["name"] == "broker")
+    (volume,) = (each for each in pod["volumes"] if each["name"] == "broker")
+    (item,) = volume["secret"]["items"]
+    assert settings["EVENTBUS_URL_FILE"] == f"{mount['mountPath']}/{item['path']}"
+    assert volume["secret"]["defaultMode"] & 0o007 == 0
+    assert {each["kind"] for each in objects}.isdisjoint({"Secret"})
+
+
+def test_the_pod_rolls_when_a_setting_changes(pod: Spec, objects: list[Spec]) -> None:
+    """The generated name carries a hash of the content, and the pod refers to that name."""
+    name = one(objects, "ConfigMap")["metadata"]["name"]
+    assert re.fullmatch(r"json-mirror-[0-9a-z]{10}", name)
+    assert pod["containers"][0]["envFrom"] == [{"configMapRef": {"name": name}}]
+
+
+def test_data_dir_is_the_volume(pod: Spec, objects: list[Spec]) -> None:
+    (mount,) = (each for each in pod["containers"][0]["volumeMounts"] if each["name"] == "data")
+    assert one(objects, "ConfigMap")["data"]["DATA_DIR"] == mount["mountPath"]
+
+
+def test_probes_ask_the_mirror_itself(pod: Spec) -> None:
+    (container,) = pod["containers"]
+    for probe in ("startupProbe", "livenessProbe"):
+        assert container[probe]["exec"]["command"] == [*container["command"], "--health"]
+        assert container[probe]["timeoutSeconds"] > 1  # the default is less than Python takes on a busy node
+
+
+def test_the_network_policy_lets_nobody_in_and_only_dns_and_amqp_out(objects: list[Spec], pod: Spec) -> None:
+    policy = one(objects, "NetworkPolicy")["spec"]
+    assert set(policy["policyTypes"]) == {"Ingress", "Egress"}
+    assert not policy.get("ingress")
+    assert {port["port"] for rule in policy["egress"] for port in rule["ports"]} == {53, 5671, 5672}
+
+
+def test_every_selector_finds_the_pod(objects: list[Spec], stateful_set: Spec) -> None:
+    labels = stateful_set["spec"]["template"]["metadata"]["labels"].items()
+    assert stateful_set["spec"]["selector"]["matchLabels"].items() <= labels
+    assert one(objects, "Service")["spec"]["selector"].items() <= labels
+    assert one(objects, "NetworkPolicy")["spec"]["podSelector"]["matchLabels"].items() <= labels
+
+
+def test_the_image_runs_as_the_pod_does(pod: Spec) -> None:
+    dockerfile = (K8S / "Dockerfile").read_text()
+    context = pod["securityContext"]
+    assert f"\nUSER {context['runAsUser']}:{context['runAsGroup']}\n" in dockerfile
+    command = ", ".join(f'"{word}"' for word in pod["containers"][0]["command"])
+    assert f"\nENTRYPOINT [{command}]\n" in dockerfile
+
+
+def test_the_overlay_in_the_readme_works(tmp_path: Path) -> None:
+    (example,) = re.findall(r"```yaml\n(.*?)```", (K8S / "README.md").read_text(), re.DOTALL)
+    (tmp_path / "k8s").symlink_to(K8S)
+    overlay = tmp_path / "my-overlay"
+    overlay.mkdir()
+    (overlay / "kustomization.yaml").write_text(example)
+    objects = kustomize(overlay)
+    for each in objects:
+        kubernetes_validate.validate(each, VERSIONS[-1], strict=True)
+    pod = one(objects, "StatefulSet")["spec"]["template"]["spec"]
+    assert pod["containers"][0]["image"] == "registry.example/eventbus-json-mirror:0.1.0"
+    assert one(objects, "ConfigMap")["data"]["EVENTBUS_BINDINGS"] == "crm.#"
+    assert "to" in one(objects, "NetworkPolicy")["spec"]["egress"][1]
