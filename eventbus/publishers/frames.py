@@ -1,0 +1,131 @@
+"""The frames of `basic.publish`, written by hand.
+
+py-amqp takes some 50 to 100 µs of Python for a publication, most of the cost of sending an event, and keeps the GIL
+from the threads of the service meanwhile. Our messages look alike, so nearly all of their frames is prepared once and
+the rest joined to it, in about 2 µs. The bytes are those that py-amqp would write; a test holds the two side by side.
+
+Layout: AMQP 0-9-1 specification, sections 2.3.5 (frames), 4.2.6 (content) and 1.8.3.3 (basic.publish).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from struct import Struct
+from typing import Final, final
+
+from eventbus.envelope import CONTENT_TYPE, Message
+
+_METHOD, _HEADER, _BODY, _END = 1, 2, 3, b"\xce"
+_BASIC, _PUBLISH = 60, 40
+_MANDATORY = 0b01
+_PERSISTENT = b"\x02"
+
+_FRAME: Final = Struct(">BHI")
+_PUBLISH_ARGUMENTS: Final = Struct(">HHH")
+_CONTENT: Final = Struct(">HHQH")
+_TIMESTAMP: Final = Struct(">Q")
+_LONG: Final = Struct(">I")
+
+# One bit a property, from the highest down, in the order the properties are then written in.
+_CONTENT_TYPE, _CONTENT_ENCODING, _HEADERS, _DELIVERY_MODE, _CORRELATION_ID = 0x8000, 0x4000, 0x2000, 0x1000, 0x0400
+_MESSAGE_ID, _TIME, _TYPE, _USER_ID, _APP_ID = 0x0080, 0x0040, 0x0020, 0x0010, 0x0008
+_FLAGS: Final = (
+    _CONTENT_TYPE
+    | _CONTENT_ENCODING
+    | _HEADERS
+    | _DELIVERY_MODE
+    | _CORRELATION_ID
+    | _MESSAGE_ID
+    | _TIME
+    | _TYPE
+    | _APP_ID
+)
+
+_MAX_KEYS = 4096
+"""Prepared routing keys; a service has three an entity, so this is never reached unless someone makes keys up."""
+
+
+@final
+class FrameWriter:
+    """Turns messages into the bytes of mandatory, persistent publications to one exchange on one channel.
+
+    `frame_max` is the negotiated size of a frame, its 8 bytes of overhead included; longer bodies are split. `headers`
+    makes the headers of a message from its body.
+    """
+
+    def __init__(
+        self,
+        *,
+        channel: int,
+        frame_max: int,
+        exchange: str,
+        app_id: str,
+        user_id: str | None = None,
+        headers: Callable[[bytes], Mapping[str, str]] = lambda _: {},
+    ) -> None:
+        self._channel = channel
+        self._chunk = frame_max - 8
+        self._exchange = exchange
+        self._flags = _FLAGS | (_USER_ID if user_id is not None else 0)
+        self._headers = headers
+        self._head = _short(CONTENT_TYPE) + _short("utf-8")
+        self._tail = (_short(user_id) if user_id is not None else b"") + _short(app_id)
+        self._keys: dict[str, tuple[bytes, bytes]] = {}
+
+    def publication(self, message: Message, timestamp: int) -> bytes:
+        """The frames of one message; `timestamp` is in seconds since 1970.
+
+        Raises ValueError where AMQP cannot carry it: a key or id of more than 255 bytes.
+        """
+        method, type_ = self._keys.get(message.routing_key) or self._prepare(message.routing_key)
+        body = message.body
+        header = b"".join(
+            (
+                _CONTENT.pack(_BASIC, 0, len(body), self._flags),
+                self._head,
+                _table(self._headers(body)),
+                _PERSISTENT,
+                _short(message.correlation_id),
+                _short(message.id),
+                _TIMESTAMP.pack(timestamp),
+                type_,
+                self._tail,
+            )
+        )
+        return b"".join((method, self._frame(_HEADER, header), *self._body(body)))
+
+    def _prepare(self, key: str) -> tuple[bytes, bytes]:
+        arguments = b"".join(
+            (_PUBLISH_ARGUMENTS.pack(_BASIC, _PUBLISH, 0), _short(self._exchange), _short(key), bytes((_MANDATORY,)))
+        )
+        if len(self._keys) >= _MAX_KEYS:
+            self._keys.clear()
+        prepared = self._keys[key] = (self._frame(_METHOD, arguments), _short(key))
+        return prepared
+
+    def _body(self, body: bytes) -> list[bytes]:
+        if len(body) <= self._chunk:
+            return [self._frame(_BODY, body)] if body else []
+        return [self._frame(_BODY, body[at : at + self._chunk]) for at in range(0, len(body), self._chunk)]
+
+    def _frame(self, kind: int, payload: bytes) -> bytes:
+        return _FRAME.pack(kind, self._channel, len(payload)) + payload + _END
+
+
+def _short(text: str) -> bytes:
+    """A short string: one byte of length, then UTF-8."""
+    data = text.encode("utf-8", "surrogatepass")
+    if len(data) > 255:
+        raise ValueError(f"{text[:40]!r}… has {len(data)} bytes, AMQP allows 255")
+    return bytes((len(data),)) + data
+
+
+def _table(fields: Mapping[str, str]) -> bytes:
+    """A table of long strings."""
+    written = [b"".join((_short(name), b"S", _long(value))) for name, value in fields.items()]
+    return _LONG.pack(sum(map(len, written))) + b"".join(written)
+
+
+def _long(text: str) -> bytes:
+    data = text.encode("utf-8", "surrogatepass")
+    return _LONG.pack(len(data)) + data

@@ -1,0 +1,276 @@
+"""One connection to an AMQP broker, as a publisher needs it: opened, written to, listened to, thrown away.
+
+Everything here is bounded in time. A black-holed network, a broker that accepts and says nothing, or one that stops
+reading ends in an exception of the driver; a link is never used again after one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import platform
+import selectors
+import socket
+import struct
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from ssl import SSLSocket
+from typing import Any, Final, final
+
+import amqp
+import kombu
+from amqp.exceptions import AccessRefused, AMQPError, RecoverableConnectionError
+from kombu.exceptions import OperationalError
+
+from eventbus import transports
+from eventbus.publishers.flight import Flight
+from eventbus.publishers.frames import FrameWriter
+from eventbus.transports import amqp as amqp_transport
+
+LOST: Final = (AMQPError, OperationalError, OSError, struct.error, AttributeError, LookupError, TypeError, ValueError)
+"""What py-amqp raises where the peer is gone, silent or no AMQP broker: besides its own errors those of its parser."""
+
+_SEND: Final = 16 << 10
+"""Bytes for one call of `send`: a TLS record, which OpenSSL writes whole or not at all."""
+HEARTBEAT: Final = 30.0
+"""Seconds; RabbitMQ offers 60 and warns against less than 5. Half of it passes between two heartbeats of ours."""
+_TLS_READ: Final = 0.05
+"""Seconds to wait for the rest of a TLS record; readable bytes need not hold any data for us."""
+
+_Selector = getattr(selectors, "PollSelector", selectors.SelectSelector)  # no descriptor of its own to leak in a fork
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """How long each kind of wait may last, in seconds.
+
+    `connect` is for one address of the broker's name (resolving the name has the resolver's own limit), `write` for
+    pushing some 64 KiB into the socket, `confirm` for the broker's silence while it owes confirms or blocks publishers.
+    """
+
+    connect: float = 5.0
+    write: float = 10.0
+    confirm: float = 30.0
+    close: float = 2.0
+
+
+DEFAULT_TIMEOUTS: Final = Timeouts()
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """Who publishes, and where to.
+
+    `send_user` puts the login into each message; `headers` makes a message's headers from its body.
+    """
+
+    exchange: str
+    service: str
+    send_user: bool = False
+    headers: Callable[[bytes], Mapping[str, str]] = lambda _: {}
+
+
+@final
+class Link:
+    """An open connection with one channel in confirm mode and the exchange declared.
+
+    `flight` is told what the broker says of publications. `published` counts them, and is the delivery tag of the last
+    one. `proven` tells whether the broker has ever confirmed one, `blocked` whether it asked publishers to stop.
+    """
+
+    def __init__(self, url: str, sender: Sender, timeouts: Timeouts, *, insecure_tls: bool = False) -> None:
+        self.flight: Flight | None = None
+        self.published = 0
+        self.proven = False
+        self.blocked = False
+        self._timeouts = timeouts
+        client = self._client(url, sender.service, insecure_tls)
+        self._patience = _TLS_READ if client.ssl else None
+        # Not `connect()`: that tries again after two seconds. When to try again is the owner's to decide.
+        self._connection = client.transport.establish_connection()
+        try:
+            channel = self._prepare(sender.exchange)
+        except BaseException:
+            self.drop()
+            raise
+        self._reading, self._writing = _selector(self._sock, writing=False), _selector(self._sock, writing=True)
+        self.frames = FrameWriter(
+            channel=channel.channel_id,
+            frame_max=self._connection.frame_max,
+            exchange=sender.exchange,
+            app_id=sender.service,
+            user_id=client.userid if sender.send_user else None,
+            headers=sender.headers,
+        )
+
+    def _client(self, url: str, service: str, insecure_tls: bool) -> kombu.Connection:
+        limits = self._timeouts
+        client = transports.connection(
+            url,
+            insecure_tls=insecure_tls,
+            connect_timeout=limits.connect,
+            heartbeat=HEARTBEAT,
+            transport_options={
+                "write_timeout": limits.write,
+                "socket_settings": _socket_settings(limits.write),
+                "client_properties": _client_properties(service),
+                "on_blocked": self._on_blocked,
+                "on_unblocked": self._on_unblocked,
+            },
+        )
+        client.transport.Connection = _Connection
+        return client
+
+    def _prepare(self, exchange: str) -> Any:
+        """The channel to publish on. From here on no single read or write of the driver can wait for ever."""
+        self._sock: socket.socket = self._connection.sock
+        self._sock.settimeout(self._timeouts.write)
+        _declare(self._connection, exchange)
+        channel = self._connection.channel()
+        channel.auto_decode = False
+        channel.confirm_select()
+        channel.events["basic_ack"].add(self._on_ack)
+        channel.events["basic_nack"].add(self._on_nack)
+        channel.events["basic_return"].add(self._on_return)
+        return channel
+
+    def write(self, data: bytes) -> None:
+        """Push the bytes out within `Timeouts.write`.
+
+        Listens meanwhile: a broker that cannot get rid of what it has to say stops reading.
+        """
+        rest, deadline = memoryview(data), time.monotonic() + self._timeouts.write
+        while rest:
+            events = self._writing.select(deadline - time.monotonic())
+            if not events:
+                raise RecoverableConnectionError(f"the broker read nothing for {self._timeouts.write:g} s")
+            mask = events[0][1]
+            if mask & selectors.EVENT_READ:
+                self._read_frame()
+            if mask & selectors.EVENT_WRITE:
+                rest = rest[self._sock.send(rest[:_SEND]) :]
+        self._connection.bytes_sent += 1  # tells `heartbeat_tick` that something was sent
+
+    def read(self, timeout: float = 0) -> bool:
+        """Take in all that arrived; if nothing did, wait `timeout` seconds for it. Whether there was any."""
+        if not self._readable(timeout):
+            return False
+        self._read_frame()
+        while self._readable(0):
+            self._read_frame()
+        return True
+
+    def beat(self) -> None:
+        """Send a heartbeat if one is due; raises where the broker has been silent for two intervals."""
+        self._connection.heartbeat_tick()
+
+    def close(self) -> None:
+        """Take leave of the broker, within `Timeouts.close` a step."""
+        if not self.blocked:  # a broker that blocks publishers reads nothing, not even this
+            with contextlib.suppress(*LOST):
+                self._sock.settimeout(self._timeouts.close)
+                self._connection.close()
+        self.drop()
+
+    def drop(self) -> None:
+        """Close the socket without a word and without waiting."""
+        with contextlib.suppress(*LOST):
+            self._sock.settimeout(0)
+        with contextlib.suppress(*LOST):
+            self._connection.collect()
+
+    def abandon(self) -> None:
+        """Close this process's copy of the socket; the connection lives on in the parent."""
+        with contextlib.suppress(*LOST):
+            os.close(self._sock.detach())
+
+    def _readable(self, timeout: float) -> bool:
+        held_back = isinstance(self._sock, SSLSocket) and self._sock.pending()
+        return bool(held_back or self._reading.select(timeout))
+
+    def _read_frame(self) -> None:
+        try:
+            self._connection.blocking_read(self._patience)
+        except TimeoutError as error:
+            if error.errno is not None:  # ETIMEDOUT: the kernel gave the connection up
+                raise
+            # Part of a frame: the driver keeps it and goes on when the rest arrives.
+
+    def _on_ack(self, tag: int, multiple: bool) -> None:
+        self.proven = True
+        if self.flight is not None:
+            self.flight.settle(tag, multiple, accepted=True)
+
+    def _on_nack(self, tag: int, multiple: bool) -> None:
+        self.proven = True
+        if self.flight is not None:
+            self.flight.settle(tag, multiple, accepted=False)
+
+    def _on_return(self, _error: object, _exchange: str, _key: str, message: amqp.Message) -> None:
+        if self.flight is not None:
+            self.flight.unroutable(message.properties.get("message_id", ""))
+
+    def _on_blocked(self, reason: str) -> None:
+        self.blocked = True
+        logger.warning("the broker blocks publishers", extra={"reason": reason})
+
+    def _on_unblocked(self) -> None:
+        self.blocked = False
+        logger.info("the broker takes messages again")
+
+
+class _Connection(amqp_transport.Connection):
+    """Leaves no socket behind when connecting fails, whatever the peer answered."""
+
+    def connect(self, callback: Callable[[], object] | None = None) -> object:
+        try:
+            return super().connect(callback)
+        except BaseException:
+            self.collect()
+            raise
+
+
+def _declare(connection: Any, exchange: str) -> None:
+    """Make sure that the exchange is there. A login that may only write finds one that somebody else declared."""
+    options = {"exchange": exchange, "type": "topic", "durable": True, "auto_delete": False}
+    try:
+        channel = connection.channel()
+        channel.exchange_declare(**options)
+    except AccessRefused:
+        channel = connection.channel()
+        channel.exchange_declare(**options, passive=True)
+    channel.close()
+
+
+def _selector(sock: socket.socket, *, writing: bool) -> selectors.BaseSelector:
+    selector: selectors.BaseSelector = _Selector()
+    selector.register(sock, selectors.EVENT_READ | (selectors.EVENT_WRITE if writing else 0))
+    return selector
+
+
+def _socket_settings(write_timeout: float) -> dict[int, int]:
+    """py-amqp gives up a connection whose peer takes nothing for one second; a busy broker does that."""
+    option = getattr(socket, "TCP_USER_TIMEOUT", None)
+    return {} if option is None else {option: round(write_timeout * 1000)}
+
+
+def _client_properties(service: str) -> dict[str, str]:
+    return {
+        "product": "sqlalchemy-eventbus",
+        "product_version": _version(),
+        "platform": f"Python {platform.python_version()}",
+        "connection_name": f"{service} publisher {socket.gethostname()}:{os.getpid()}",
+        "service": service,
+    }
+
+
+def _version() -> str:
+    try:
+        return metadata.version("sqlalchemy-eventbus")
+    except metadata.PackageNotFoundError:
+        return "unknown"
