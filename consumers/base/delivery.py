@@ -16,11 +16,12 @@ class Delivery:
     """One message that waits for its outcome.
 
     A handler reads `event`; the rest is for those who want the raw side. `tag` belongs to the connection that delivered
-    it: only the consumer uses it. `size` is the length of the body on the wire, in bytes; it exceeds `len(body)` only for
-    a body that was too large to be kept (such a delivery never reaches a handler).
+    it: only the consumer uses it. `size` is the length of the body on the wire, in bytes; it exceeds `len(body)` only
+    where a body was too large to be kept. `standard` says that content type and encoding were seen to be those of an
+    event, and that no header asks for anything.
     """
 
-    __slots__ = ("_properties", "body", "event", "redelivered", "routing_key", "size", "tag")
+    __slots__ = ("_properties", "body", "event", "redelivered", "routing_key", "size", "standard", "tag")
 
     event: Event
 
@@ -30,14 +31,17 @@ class Delivery:
         routing_key: str = "",
         tag: Any = 0,
         redelivered: bool = False,
+        *,
         properties: Properties | Callable[[], Properties] = {},  # noqa: B006  never changed
         size: int | None = None,
+        standard: bool = False,
     ) -> None:
         self.body = body
         self.routing_key = routing_key
         self.tag = tag
         self.redelivered = redelivered
         self.size = len(body) if size is None else size
+        self.standard = standard
         self._properties = properties
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Self
+from typing import Any, Self
 from urllib.parse import unquote
 
 from consumers import trust
@@ -12,10 +12,7 @@ from eventbus import naming, signing
 from eventbus.envelope import Limits
 from eventbus.errors import ConfigurationError
 from eventbus.settings import DEFAULT_URL, reading_environment, redact
-
-DEFAULT_DELIVERY_LIMIT: Final = 100
-"""Times the broker hands a message over before it takes it for one that kills its consumers. RabbitMQ's own default,
-20, is soon used up by the innocent neighbours of a restart loop: every message in flight counts one."""
+from eventbus.transports.mirror_queue import DELIVERY_LIMIT
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +44,9 @@ class ConsumerSettings:
 
     `prefetch` is how many deliveries may be unacknowledged; a batch is at most half of them, so that the broker sends
     the next half while the first is handled, and reading stops at `batch_bytes`, whatever the prefetch allows: that
-    bounds memory. `patience` is how long the broker may leave a question unanswered before the connection counts as lost.
+    bounds memory. `delivery_limit` is how often the broker hands a message over before it takes it for one that kills
+    its consumers; RabbitMQ's own 20 is soon used up by the innocent neighbours of a restart loop, as every message in
+    flight counts one. `patience` is how long the broker may leave a question unanswered before it counts as lost.
     """
 
     url: str = DEFAULT_URL
@@ -57,9 +56,10 @@ class ConsumerSettings:
     prefetch: int = 1000
     batch_bytes: int = 8 << 20
     limits: Limits = field(default_factory=Limits)
-    delivery_limit: int = DEFAULT_DELIVERY_LIMIT
+    delivery_limit: int = DELIVERY_LIMIT
     heartbeat: int = 20
     patience: float = 10.0
+    drain_patience: float = 30.0
     insecure_tls: bool = False
     shard: Shard | None = None
     hmac_keys: tuple[signing.Key, ...] = ()
@@ -106,7 +106,7 @@ class ConsumerSettings:
                 "bindings": tuple(env.str("BINDINGS", "#").replace(",", " ").split()),
                 "prefetch": env.int("PREFETCH", 1000),
                 "limits": Limits(body=env.int("MAX_BODY_BYTES", Limits().body)),
-                "delivery_limit": env.int("DELIVERY_LIMIT", DEFAULT_DELIVERY_LIMIT),
+                "delivery_limit": env.int("DELIVERY_LIMIT", DELIVERY_LIMIT),
                 "heartbeat": env.int("HEARTBEAT", 20),
                 "insecure_tls": env.bool("INSECURE_TLS", False),
                 "hmac_keys": signing.parse_keys(env.str("HMAC_KEYS", "")),
