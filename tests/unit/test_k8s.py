@@ -167,8 +167,8 @@ def non_root_user(pod: Spec) -> Iterator[str]:
 
 
 RESTRICTED: tuple[Callable[[Spec], Iterator[str]], ...] = (
-    host_namespaces, host_process, privileged_containers, capabilities, volume_types, host_ports, probe_hosts, app_armor,
-    se_linux, proc_mount, seccomp, sysctls, privilege_escalation, non_root, non_root_user,
+    host_namespaces, host_process, privileged_containers, capabilities, volume_types, host_ports, probe_hosts,
+    app_armor, se_linux, proc_mount, seccomp, sysctls, privilege_escalation, non_root, non_root_user,
 )  # fmt: skip
 
 
