@@ -4,8 +4,8 @@ Each of `after_flush`, `before_commit`, `after_commit`, `after_publish`, `after_
 pass that kills (`=3`, default 1) or a probability (`=p0.01`, with `,seedN` for a run that repeats). The action is
 `kill -9` of the own process: nothing is cleaned up. Without the variable, `hit` does nothing at all.
 
-This is read at import, the one exception to "only entry points read the environment": a test sets it for a process
-whose code it does not control.
+The variable is read when the first point is passed, the one exception to "only entry points read the environment": a
+test sets it for a process whose code it does not control.
 """
 
 from __future__ import annotations
@@ -55,18 +55,23 @@ def _random(chance: float, seed: int | None) -> Trigger:
     return lambda: source.random() < chance
 
 
-_points: Final = parse(os.environ.get(VARIABLE, ""))
+def _arm(name: str) -> None:
+    """The first point of this process decides what `hit` is from now on."""
+    global hit  # noqa: PLW0603  # a point that is off must cost no more than an empty call
+    points = parse(os.environ.get(VARIABLE, ""))
 
+    def pull(name: str) -> None:
+        trigger = points.get(name)
+        if trigger is not None and trigger():
+            os.kill(os.getpid(), signal.SIGKILL)
 
-def _hit(name: str) -> None:
-    trigger = _points.get(name)
-    if trigger is not None and trigger():
-        os.kill(os.getpid(), signal.SIGKILL)
+    hit = pull if points else _nothing
+    hit(name)
 
 
 def _nothing(name: str) -> None:
     """No failpoint is set in this process."""
 
 
-hit: Final[Callable[[str], None]] = _hit if _points else _nothing
-"""`hit(name)`: the process is at that point."""
+hit: Callable[[str], None] = _arm
+"""`failpoints.hit(name)`: the process is at that point. Always called through the module."""

@@ -109,6 +109,11 @@ class Store:
         """The next rows by id, of one owner or of all: at most `rows`, and `size` bytes unless the first is larger."""
         return self._run(lambda connection: _read(connection, after, owner, rows, size))
 
+    def ids(self, owner: str, *, rows: int = PAGE_ROWS) -> list[int]:
+        """The lowest ids of an owner's rows."""
+        query = select(outbox.c.id).where(outbox.c.owner == owner).order_by(outbox.c.id).limit(rows)
+        return list(self._run(lambda connection: connection.scalars(query).all()))
+
     def delete(self, ids: Sequence[int]) -> None:
         """Remove rows whose events are all with the broker."""
 

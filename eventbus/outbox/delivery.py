@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import final
+from typing import Self
 
 import orjson
 
@@ -13,7 +13,6 @@ from eventbus.errors import BrokerUnavailable
 from eventbus.publishers.base import Outcome, Publisher
 
 
-@final
 class Parcel:
     """The events of one outbox row (or of one hand-over in direct mode) that are not yet with the broker.
 
@@ -33,15 +32,20 @@ class Parcel:
         self._batch = batch
 
     @classmethod
-    def of_batch(cls, batch: Batch) -> Parcel:
+    def of_batch(cls, batch: Batch) -> Self:
         """What the writer handed over."""
         return cls(batch.version, batch.bodies, None, batch)
 
     @classmethod
-    def of_payload(cls, version: int, payload: bytes) -> Parcel:
+    def of_payload(cls, version: int, payload: bytes) -> Self:
         """What stands in the outbox. Raises ValueError for a payload that eventbus did not write."""
         bodies = payload.split(b"\n")
         return cls(version, bodies, [_head(body) for body in bodies], None)
+
+    @classmethod
+    def of_parcel(cls, parcel: Parcel) -> Self:
+        """The same events in a parcel of this class."""
+        return cls(parcel.version, parcel._bodies, parcel._heads, parcel._batch)
 
     def __len__(self) -> int:
         return len(self._bodies)

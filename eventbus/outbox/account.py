@@ -1,0 +1,420 @@
+"""What one dispatcher knows of one outbox: its rows in memory, those to be read back, and whose rows it looks after.
+
+All of it happens in the dispatcher's thread, but for `known` and `behind`, which the writers' threads touch under the
+dispatcher's lock.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Collection
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Final, final
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from eventbus import failpoints
+from eventbus.outbox.delivery import Parcel
+from eventbus.outbox.owner import is_dead
+from eventbus.outbox.store import ABANDONED, PAGE_BYTES, Lease, ParkedRow, Store, now
+from eventbus.publishers.base import Backoff
+from eventbus.settings import redact
+
+DATABASE_ERRORS: Final = (SQLAlchemyError, OSError)
+_DELETE_ROWS: Final = 500
+_PAGES_A_SWEEP: Final = 10
+_REASON: Final = 200
+
+logger = logging.getLogger("eventbus.outbox")
+
+
+@dataclass(frozen=True, slots=True)
+class Tempo:
+    """How often things are looked after, in seconds.
+
+    `delete`: delivered rows are deleted together, this long after the first. `grace`: an owner that does not move for
+    this long is dead. `parked`: between two tries of a parked row. `sweep`: between two looks for rows of the dead.
+    """
+
+    delete: float = 0.25
+    grace: float = 60.0
+    parked: float = 60.0
+    sweep: float = 15.0
+
+    @property
+    def beat(self) -> float:
+        """Between two signs of life."""
+        return self.grace / 6
+
+
+@dataclass(slots=True)
+class _Source:
+    """Rows of one owner to be read from the outbox, from `cursor` on; `due` is when to look again."""
+
+    owner: str
+    cursor: int
+    due: float = 0.0
+    turn: int = 0
+
+
+@final
+class Watch:
+    """Tells the dead from the living, without comparing any two clocks."""
+
+    def __init__(self, grace: float) -> None:
+        self._grace = grace
+        self._seen: dict[str, tuple[Lease | None, float]] = {}
+
+    def is_dead(self, name: str, lease: Lease | None, at: float) -> bool:
+        """Whether nobody holds that name: gave it up, is certainly gone, or has not moved for the grace time."""
+        if lease is not None and lease.beat == ABANDONED:
+            return True
+        if is_dead(lease.holder if lease is not None else name):
+            return True
+        seen, since = self._seen.get(name, (None, at))
+        if name not in self._seen or seen != lease:
+            self._seen[name] = (lease, at)
+            return False
+        return at - since >= self._grace
+
+    def keep(self, names: Collection[str]) -> None:
+        """Forget all others."""
+        self._seen = {name: seen for name, seen in self._seen.items() if name in names}
+
+
+@final
+@dataclass(slots=True)
+class _Timer:
+    every: float
+    due: float = field(default=0.0)
+
+    def ready(self, at: float) -> bool:
+        if at < self.due:
+            return False
+        # Many processes started together should not come back together.
+        self.due = at + self.every * random.uniform(0.8, 1.2)  # noqa: S311
+        return True
+
+
+@final
+class Account:
+    """The rows of one outbox that this process answers for.
+
+    `known`: ids of rows in memory: waiting, under way, or delivered and not yet deleted.
+    """
+
+    def __init__(self, store: Store, lock: AbstractContextManager[object], tempo: Tempo) -> None:
+        self.store = store
+        self.known: set[int] = set()
+        self.parked = 0
+        self.parked_ever = 0
+        self.failing = False
+        self._lock = lock
+        self._tempo = tempo
+        self._own: _Source | None = None
+        self._adopted: dict[str, _Source] = {}
+        self._finished: list[str] = []
+        self._delivered: list[int] = []
+        self._delivered_at = 0.0
+        self._to_park: dict[int, ParkedRow] = {}
+        self._strays: set[int] = set()
+        self._busy_since: float | None = None
+        self._beaten = False
+        self._watch = Watch(tempo.grace)
+        self._names: set[str] = set()
+        self._page = 0
+        self._sweep = _Timer(tempo.sweep)
+        self._beat = _Timer(tempo.beat)
+        self._parked_check = _Timer(tempo.parked)
+        self._paused_until = 0.0
+        self._backoff = Backoff(first=0.1, limit=5.0)
+
+    # for the writers' threads, under the lock
+
+    @property
+    def behind(self) -> bool:
+        """Whether rows of ours wait in the outbox because memory was full; those after them must wait there too."""
+        return self._own is not None
+
+    def leave_in_outbox(self, row_id: int) -> None:
+        """Memory is full: this row is read back later."""
+        if self._own is None:
+            self._own = _Source(self.store.owner, row_id - 1)
+            logger.warning("memory is full, events wait in the outbox", extra={"outbox": repr(self.store)})
+        else:
+            self._own.cursor = min(self._own.cursor, row_id - 1)
+        self._own.turn += 1
+
+    # for the dispatcher's thread
+
+    def delivered(self, row_ids: list[int]) -> None:
+        """All events of these rows are with the broker."""
+        if not self._delivered:
+            self._delivered_at = time.monotonic()
+        self._delivered.extend(row_ids)
+
+    def park(self, parcel: Parcel, created_at: int = 0) -> None:
+        """The broker does not take this row: out of the way with it."""
+        self._to_park[parcel.version] = self._parked_row(parcel, created_at)
+
+    @property
+    def settled(self) -> bool:
+        """Whether the outbox shows all that was done, as far as it can be reached."""
+        return self.failing or not (self._delivered or self._to_park)
+
+    def due(self, at: float, *, room: bool) -> float:
+        """When `work` has something to do, by the monotonic clock."""
+        times = [self._sweep.due, self._parked_check.due]
+        if self._delivered:
+            times.append(self._delivered_at + self._tempo.delete)
+        if self._to_park:
+            times.append(at)
+        if room:
+            times.extend(source.due for source in self._sources())
+        if self._busy():
+            times.append(self._beat.due)
+        return max(min(times), self._paused_until)
+
+    def work(self, at: float, *, room: int, hurry: bool) -> list[Parcel]:
+        """Do what is due; returns parcels that were read back, at most about `room` bytes."""
+        if at < self._paused_until and not hurry:
+            return []
+        try:
+            parcels = self._work(at, room, hurry)
+        except DATABASE_ERRORS as error:
+            self._paused_until = at + self._backoff.next()
+            if not self.failing:
+                logger.warning(
+                    "the outbox cannot be reached", extra={"outbox": repr(self.store), "reason": redact(str(error))}
+                )
+            self.failing = True
+            return []
+        if self.failing:
+            logger.info("the outbox can be reached again", extra={"outbox": repr(self.store)})
+        self.failing = False
+        self._backoff.failures = 0
+        return parcels
+
+    def look_soon(self, at: float) -> None:
+        """Rows of ours may have been committed without our knowing."""
+        self._sweep.due = min(self._sweep.due, at)
+
+    def claim_parked(self, at: float) -> list[ParkedRow]:
+        """Parked rows whose time has come, if it is time to look; no other process gets them meanwhile."""
+        if at < self._paused_until or not self._parked_check.ready(at):
+            return []
+        try:
+            if not self.store.exists():
+                return []
+            self.parked = self.store.count_parked()
+            return self.store.claim_parked(now(), self._retry_at()) if self.parked else []
+        except DATABASE_ERRORS as error:
+            self._paused_until = at + self._backoff.next()
+            logger.warning("the outbox cannot be reached", extra={"reason": redact(str(error))})
+            return []
+
+    def settle_parked(self, delivered: list[int], again: list[tuple[ParkedRow, Parcel]]) -> None:
+        """What became of claimed rows. Where one got through, the others may too, so they are tried at once."""
+        try:
+            self.store.delete_parked(delivered)
+            self.store.park([self._parked_again(row, parcel) for row, parcel in again])
+            if delivered and not again:
+                self.store.wake_parked()
+                self._parked_check.due = 0.0
+            self.parked = self.store.count_parked()
+        except DATABASE_ERRORS as error:
+            logger.warning("the outbox cannot be reached", extra={"reason": redact(str(error))})
+
+    def leave(self) -> None:
+        """This process goes: what is left may be taken by whoever comes first."""
+        try:
+            self._purge()
+            with self._lock:
+                rest = bool(self.known) or self._own is not None
+            if rest:
+                self.store.abandon(self.store.owner)
+            elif self._beaten:
+                self.store.release(self.store.owner)
+            for owner in self._adopted:
+                self.store.abandon(owner)
+        except DATABASE_ERRORS as error:
+            logger.warning("the outbox cannot be reached", extra={"reason": redact(str(error))})
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the database."""
+        try:
+            self.store.close()
+        except DATABASE_ERRORS:
+            logger.debug("closing the outbox's connection failed", exc_info=True)
+
+    def _work(self, at: float, room: int, hurry: bool) -> list[Parcel]:
+        many = len(self._delivered) >= _DELETE_ROWS
+        if hurry or many or self._to_park or (self._delivered and at >= self._delivered_at + self._tempo.delete):
+            self._purge()
+        if self._busy() and self._beat.ready(at):
+            self._show_life()
+        if self._sweep.ready(at) and self.store.exists():
+            self._look_at_own(at)
+            self._adopt(at)
+        return self._read_back(at, room) if room > 0 else []
+
+    def _busy(self) -> bool:
+        """Whether rows stay here long enough that others must be told that we live."""
+        if not (self.known or self._own or self._adopted):
+            self._busy_since = None
+            return False
+        if self._busy_since is None:
+            self._busy_since = time.monotonic()
+            self._beat.due = self._busy_since + self._tempo.beat
+        return True
+
+    # deleting and parking
+
+    def _purge(self) -> None:
+        ids, self._delivered = self._delivered, []
+        parking = list(self._to_park.values())
+        try:
+            failpoints.hit("before_delete")
+            self.store.delete(ids)
+            done = [*ids, *self._to_park]
+            self.store.park(parking)
+        except BaseException:
+            self._delivered = ids
+            raise
+        self._to_park.clear()
+        self.parked += len(parking)
+        self.parked_ever += len(parking)
+        with self._lock:
+            self.known.difference_update(done)
+            if not self.known:
+                self._busy_since = None
+
+    def _parked_row(self, parcel: Parcel, created_at: int) -> ParkedRow:
+        at = now()
+        return ParkedRow(
+            parcel.version,
+            created_at or at,
+            at,
+            self._retry_at(),
+            parcel.tries,
+            parcel.reason[:_REASON],
+            parcel.payload,
+        )
+
+    def _parked_again(self, row: ParkedRow, parcel: Parcel) -> ParkedRow:
+        return self._parked_row(parcel, row.created_at)._replace(
+            parked_at=row.parked_at, attempts=row.attempts + 1, reason=(parcel.reason or row.reason)[:_REASON]
+        )
+
+    def _retry_at(self) -> int:
+        return now() + int(self._tempo.parked * 1_000_000 * random.uniform(0.8, 1.0))  # noqa: S311
+
+    # reading back
+
+    def _sources(self) -> list[_Source]:
+        sources = list(self._adopted.values())
+        return [self._own, *sources] if self._own is not None else sources
+
+    def _read_back(self, at: float, room: int) -> list[Parcel]:
+        parcels: list[Parcel] = []
+        for source in self._sources():
+            if at >= source.due and room > 0:
+                found = self._read(source, at, room)
+                room -= sum(parcel.size for parcel in found)
+                parcels += found
+        self._release_finished()
+        return parcels
+
+    def _read(self, source: _Source, at: float, room: int) -> list[Parcel]:
+        turn, cursor = source.turn, source.cursor
+        rows = self.store.read(after=cursor, owner=source.owner, size=min(room, PAGE_BYTES))
+        with self._lock:
+            new = [row for row in rows if row.id not in self.known]
+            self.known.update(row.id for row in new)
+            if source.turn == turn:
+                self._advance(source, rows[-1].id if rows else None, at)
+        parcels = []
+        for row in new:
+            try:
+                parcels.append(Parcel.of_payload(row.id, row.payload))
+            except ValueError as error:
+                logger.exception("a row of the outbox is not readable", extra={"id": row.id})
+                self._to_park[row.id] = _unreadable(row.id, row.created_at, row.payload, error)
+        return parcels
+
+    def _advance(self, source: _Source, last: int | None, at: float) -> None:
+        """Where to go on, under the lock. Nothing left of our own: new rows come through memory again."""
+        if last is not None:
+            source.cursor = last
+        elif source is self._own:
+            self._own = None
+        elif source.cursor > 0:
+            # All its rows are in memory. Look again, from the start, until they are gone.
+            source.cursor, source.due = 0, at + 2.0
+        else:
+            self._finished.append(source.owner)
+
+    def _release_finished(self) -> None:
+        while self._finished:
+            owner = self._finished[-1]
+            self.store.release(owner)
+            self._adopted.pop(owner, None)
+            self._finished.pop()
+            logger.info("events of an ended process are delivered", extra={"owner": owner})
+
+    # whose rows
+
+    def _look_at_own(self, at: float) -> None:
+        """Find rows of ours that nobody handed over: the session was part of a transaction that others committed.
+
+        A row is one of these if it is unknown at two looks; one seen once may be on its way from its writer.
+        """
+        ids = self.store.ids(self.store.owner)
+        with self._lock:
+            strays = {row_id for row_id in ids if row_id not in self.known} if self._own is None else set()
+            again = strays & self._strays
+            if again:
+                self._own = _Source(self.store.owner, min(again) - 1)
+        self._strays = strays - again
+        if self._strays:
+            self.look_soon(at + 1.0)
+
+    def _adopt(self, at: float) -> None:
+        for _ in range(_PAGES_A_SWEEP):
+            owners, onward = self.store.owners(after=self._page)
+            strangers = [owner for owner in owners if owner != self.store.owner and owner not in self._adopted]
+            self._names.update(strangers)
+            if strangers:
+                self._adopt_dead(strangers, at)
+            self._page = onward or 0
+            if onward is None:
+                self._watch.keep(self._names)
+                self._names.clear()
+                return
+
+    def _adopt_dead(self, owners: list[str], at: float) -> None:
+        leases = self.store.leases(owners)
+        for owner in owners:
+            lease = leases.get(owner)
+            if self._watch.is_dead(owner, lease, at) and self.store.take(owner, lease):
+                self._adopted[owner] = _Source(owner, 0)
+                logger.info("taking over events of an ended process", extra={"owner": owner})
+
+    def _show_life(self) -> None:
+        own = self.store.owner
+        if not self.store.beat(own):
+            # The first time; or we stood still for so long that we were taken for dead.
+            self.store.take(own, self.store.leases([own]).get(own))
+        self._beaten = True
+        for owner in [owner for owner in self._adopted if not self.store.beat(owner)]:
+            del self._adopted[owner]
+
+
+def _unreadable(row_id: int, created_at: int, payload: bytes, error: Exception) -> ParkedRow:
+    at = now()
+    never = at + 10 * 365 * 86_400 * 1_000_000
+    return ParkedRow(row_id, created_at, at, never, 1, f"unreadable: {error}"[:_REASON], payload)
