@@ -1,0 +1,70 @@
+"""What a cache of the mirror's current records can do, wherever it keeps them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from consumers.json_mirror import documents, filenames
+from consumers.json_mirror.state import Record
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What is known of a record: its version, and its fields, or None where it was deleted."""
+
+    version: int
+    fields: Mapping[str, Any] | None
+
+    @property
+    def deleted(self) -> bool:
+        """Whether this is a tombstone."""
+        return self.fields is None
+
+
+class Cache(ABC):
+    """Current records, versions and tombstones.
+
+    A service reads with `get`. The mirror writes with `store`, in which the newest version wins whatever the order, and
+    marks the cache as complete with the identity of the state it holds; a cache that lost its content lost its mark.
+    Each method raises CacheUnavailable where the back end does not answer.
+    """
+
+    def get(self, service: str, entity: str, pk: Any) -> Entry | None:
+        """The record, a deleted one too; None where the cache does not know it.
+
+        `service` and `entity` are the names in the event's `model`, `pk` is the key as JSON holds it (`"ab12"`, 5,
+        `[1, "a"]`). Not known is not the same as never there: a cache may have lost it.
+        """
+        record = self.find(filenames.directory(service, entity), filenames.filename(pk))
+        if record is None:
+            return None
+        fields = None if record.document is None else documents.decode(record.document).fields
+        return Entry(record.version, fields)
+
+    @abstractmethod
+    def find(self, directory: str, filename: str) -> Record | None:
+        """The record whose file has this name."""
+
+    @abstractmethod
+    def store(self, records: Sequence[Record]) -> None:
+        """Keep these, but none that is older than what is there."""
+
+    @abstractmethod
+    def holds(self, identity: str) -> bool:
+        """Whether the cache was marked complete for this state, and has not lost anything since."""
+
+    @abstractmethod
+    def mark(self, identity: str) -> None:
+        """All records of this state have been stored."""
+
+    def close(self) -> None:  # noqa: B027  not every cache has something to let go of
+        """Let go of connections; safe to call twice."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()

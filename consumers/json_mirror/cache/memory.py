@@ -1,0 +1,40 @@
+"""A cache in this process, for tests; caches of one name share their content."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import ClassVar
+
+from consumers.json_mirror.cache.base import Cache
+from consumers.json_mirror.state import Record
+
+
+class _Content:
+    def __init__(self) -> None:
+        self.records: dict[tuple[str, str], Record] = {}
+        self.complete_for: str | None = None
+
+
+class MemoryCache(Cache):
+    """Lives as long as the process."""
+
+    _shared: ClassVar[defaultdict[str, _Content]] = defaultdict(_Content)
+
+    def __init__(self, name: str = "") -> None:
+        self._content = self._shared[name]
+
+    def find(self, directory: str, filename: str) -> Record | None:
+        return self._content.records.get((directory, filename))
+
+    def store(self, records: Sequence[Record]) -> None:
+        for record in records:
+            known = self._content.records.get(record[:2])
+            if known is None or known.version < record.version:
+                self._content.records[record[:2]] = record
+
+    def holds(self, identity: str) -> bool:
+        return self._content.complete_for == identity
+
+    def mark(self, identity: str) -> None:
+        self._content.complete_for = identity

@@ -1,0 +1,109 @@
+"""Current records in Redis, for services that want them over the network.
+
+============================================  ====================================================================
+key                                           value
+============================================  ====================================================================
+`eventbus:record:<service>/<entity>/<name>`   hash: `version` (20 digits), `document` (the bytes of the file; absent
+                                              once the record is deleted). `<name>` is the file's, without `.json`.
+`eventbus:complete`                           identity of the state whose every record is here
+============================================  ====================================================================
+
+Redis is a copy that may vanish: nothing is acknowledged on its word. A record is written by a script that compares
+versions, so that late writers lose. An empty or flushed Redis has lost the key `eventbus:complete`, one that evicts
+says so in its figures: either is filled again from the state. Tombstones expire.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+from consumers.json_mirror.cache.base import Cache
+from consumers.json_mirror.cache.errors import CacheUnavailable
+from consumers.json_mirror.filenames import SUFFIX
+from consumers.json_mirror.state import Record
+from eventbus.envelope import VERSION_DIGITS
+from eventbus.errors import ConfigurationError
+from eventbus.settings import redact
+
+PREFIX: Final = "eventbus:record:"
+COMPLETE: Final = "eventbus:complete"
+TOMBSTONE_SECONDS: Final = 30 * 24 * 3600
+
+_TIMEOUT: Final = 5.0
+_STORE: Final = f"""
+local known = redis.call('HGET', KEYS[1], 'version')
+if known and known >= ARGV[1] then return 0 end
+if ARGV[2] then
+  redis.call('HSET', KEYS[1], 'version', ARGV[1], 'document', ARGV[2])
+  redis.call('PERSIST', KEYS[1])
+else
+  redis.call('DEL', KEYS[1])
+  redis.call('HSET', KEYS[1], 'version', ARGV[1])
+  redis.call('EXPIRE', KEYS[1], {TOMBSTONE_SECONDS})
+end
+return 1
+"""
+
+
+class RedisCache(Cache):
+    """At a `redis://`, `rediss://` or `unix://` URL. Needs the extra `redis`."""
+
+    def __init__(self, url: str) -> None:
+        try:
+            import redis  # noqa: PLC0415  an extra
+        except ImportError as error:
+            raise ConfigurationError("a redis:// cache needs: pip install 'sqlalchemy-eventbus[redis]'") from error
+        self._error = redis.RedisError
+        self._name = redact(url)
+        try:
+            self._client: Any = redis.Redis.from_url(url, socket_timeout=_TIMEOUT, socket_connect_timeout=_TIMEOUT)
+        except ValueError as error:
+            raise ConfigurationError(f"EVENTBUS_CACHE_URL is {self._name!r}: {error}") from error
+        self._script = self._client.register_script(_STORE)
+        self._evicted: tuple[str, int] | None = None
+
+    def find(self, directory: str, filename: str) -> Record | None:
+        with self._translated():
+            version, document = self._client.hmget(_key(directory, filename), "version", "document")
+        return None if version is None else Record(directory, filename, int(version), document)
+
+    def store(self, records: Sequence[Record]) -> None:
+        with self._translated():
+            pipeline = self._client.pipeline(transaction=False)
+            for directory, filename, version, document in records:
+                arguments: list[bytes | str] = [f"{version:0{VERSION_DIGITS}d}"]
+                if document is not None:
+                    arguments.append(document)
+                self._script(keys=[_key(directory, filename)], args=arguments, client=pipeline)
+            pipeline.execute()
+
+    def holds(self, identity: str) -> bool:
+        with self._translated():
+            complete = self._client.get(COMPLETE) == identity.encode()
+            return complete and self._evicted == self._evictions()
+
+    def mark(self, identity: str) -> None:
+        with self._translated():
+            self._evicted = self._evictions()
+            self._client.set(COMPLETE, identity)
+
+    def _evictions(self) -> tuple[str, int]:
+        """Which run of the server this is, and how many keys it has thrown out for want of memory."""
+        figures = self._client.info()
+        return str(figures.get("run_id", "")), int(figures.get("evicted_keys", 0))
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except (self._error, OSError) as error:
+            raise CacheUnavailable(f"{self._name}: {redact(str(error))}") from error
+
+    def close(self) -> None:
+        self._client.close()
+
+
+def _key(directory: str, filename: str) -> str:
+    return f"{PREFIX}{directory}/{filename.removesuffix(SUFFIX)}"

@@ -1,0 +1,224 @@
+"""`python -m consumers.json_mirror`: run the mirror, or look at it. Exit codes: 0 done, 1 failed, 2 wrong use."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from consumers.base import EXIT_CONFIGURATION, EXIT_FAILED, EXIT_OK, run
+from consumers.base.stopping import stop_on_signals
+from consumers.json_mirror import cache, logs
+from consumers.json_mirror.cache.feed import Feed
+from consumers.json_mirror.cache.sqlite import SqliteCache
+from consumers.json_mirror.comparison import HARMLESS, Fault, Finding, compare, confirm, repair
+from consumers.json_mirror.files import Files
+from consumers.json_mirror.heartbeat import Heartbeat
+from consumers.json_mirror.lock import Lock
+from consumers.json_mirror.progress import Progress
+from consumers.json_mirror.recovery import open_or_renew, rebuild, recover
+from consumers.json_mirror.service import Mirror
+from consumers.json_mirror.settings import MirrorSettings
+from consumers.json_mirror.state import State
+from consumers.json_mirror.status import read_status
+from eventbus.errors import ConfigurationError, EventBusError
+
+PROGRAM: Final = "python -m consumers.json_mirror"
+_RUNNING: Final = 10.0
+"""Seconds: a heartbeat younger than this means that files and state may be changing while they are compared."""
+
+log = logging.getLogger(__name__)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--data-dir", type=click.Path(file_okay=False, path_type=Path), help="Where the files are. [DATA_DIR]")
+@click.option("--url", help="The broker: amqp://, amqps://, sqlite:///file, memory://. [EVENTBUS_URL]")
+@click.option("--drain", is_flag=True, help="End once the queue is empty and everything is on disk.")
+@click.option("--rebuild", is_flag=True, help="Make lost state from files, lost files from state, and end.")
+@click.option("--verify", is_flag=True, help="Compare files with the state and end; 1 if they differ.")
+@click.option("--repair", is_flag=True, help="With --verify: put right what differs.")
+@click.option("--status", is_flag=True, help="Print figures and end.")
+@click.option("--json", "as_json", is_flag=True, help="With --status: as JSON.")
+@click.option("--health", is_flag=True, help="End with 0 if a mirror is alive in DATA_DIR, else 1; asks no broker.")
+def _command(data_dir: Path | None, url: str | None, drain: bool, **asked: bool) -> int:
+    """Keep a directory of JSON files, one a record, and a cache, equal to what services have committed.
+
+    Without an option that says otherwise it runs until SIGTERM or Ctrl-C, which end it after the batch at hand.
+    """
+    action = _action(drain=drain, **asked)
+    settings = _settings(data_dir, url)
+    if action == "health":
+        return _health(settings)
+    logs.configure()
+    if action == "status":
+        return _status(settings, as_json=asked["as_json"])
+    if action == "verify":
+        return _verify(settings, repairing=asked["repair"])
+    if action == "rebuild":
+        return _rebuild(settings)
+    return _run(settings, drain=drain)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command with these arguments, without the program's name; returns the exit code."""
+    try:
+        return int(_command.main(list(argv) if argv is not None else None, PROGRAM, standalone_mode=False) or EXIT_OK)
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    except click.ClickException as error:
+        error.show()
+        return EXIT_CONFIGURATION
+    except click.Abort:
+        return EXIT_FAILED
+    except ConfigurationError as error:
+        click.echo(f"{PROGRAM}: {error}", err=True)
+        return EXIT_CONFIGURATION
+    except (EventBusError, OSError) as error:
+        click.echo(f"{PROGRAM}: {error}", err=True)
+        return EXIT_FAILED
+
+
+def _action(*, drain: bool, repair: bool, as_json: bool, **actions: bool) -> str:
+    chosen = [name for name, asked in actions.items() if asked]
+    if len(chosen) + drain > 1:
+        raise click.UsageError(f"choose one of {', '.join(f'--{name}' for name in ('drain', *actions))}")
+    if repair and chosen != ["verify"]:
+        raise click.UsageError("--repair goes with --verify")
+    if as_json and chosen != ["status"]:
+        raise click.UsageError("--json goes with --status")
+    return chosen[0] if chosen else "run"
+
+
+def _settings(data_dir: Path | None, url: str | None) -> MirrorSettings:
+    settings = MirrorSettings.from_env()
+    if data_dir is not None:
+        settings = replace(settings, data_dir=data_dir)
+    if url is not None:
+        settings = replace(settings, consumer=replace(settings.consumer, url=url))
+    return settings
+
+
+def _run(settings: MirrorSettings, *, drain: bool) -> int:
+    with ExitStack() as stack:
+        stop = stack.enter_context(stop_on_signals())
+        failures: list[Exception] = []
+
+        def fatal(error: Exception) -> None:
+            failures.append(error)
+            stop.set()
+
+        mirror = stack.enter_context(open_mirror(settings, fatal=fatal))
+        code = run(settings.consumer, mirror, drain=drain, stop=stop, observer=mirror)
+    for error in failures:
+        log.error("the mirror cannot go on: %s", error)
+    log.info("ended", extra={"applied": mirror.applied})
+    return EXIT_FAILED if failures else code
+
+
+@contextmanager
+def open_mirror(settings: MirrorSettings, **options: Any) -> Iterator[Mirror]:
+    """The mirror of `settings.data_dir`, locked and recovered; settled and closed afterwards.
+
+    `options` go to `Mirror`. Raises DirectoryLocked, StateDamaged, StateUnavailable, OSError.
+    """
+    with ExitStack() as stack:
+        heartbeat = Heartbeat(settings.heartbeat_file)
+        files = stack.enter_context(Files(settings.data_dir, durable=settings.durable_files))
+        stack.enter_context(Lock(settings.lock_file))
+        heartbeat.beat()
+        state = stack.enter_context(State(settings.state_file))
+        recover(state, files)
+        mirror = Mirror(
+            state,
+            files,
+            heartbeat=heartbeat,
+            feed=_feed(settings, stack),
+            tombstone_age=settings.tombstone_age,
+            **options,
+        )
+        stack.callback(mirror.close)
+        yield mirror
+
+
+def _feed(settings: MirrorSettings, stack: ExitStack) -> Feed | None:
+    if not settings.cache_url:
+        return None
+    to = cache.open(settings.cache_url)
+    if isinstance(to, SqliteCache):
+        if to.path != settings.state_file:
+            raise ConfigurationError(
+                f"EVENTBUS_CACHE_URL: the sqlite cache of this mirror is sqlite:///{settings.data_dir}"
+            )
+        return None
+    feed = Feed(to, lambda: State(settings.state_file, read_only=True))
+    stack.callback(feed.close)
+    return feed
+
+
+def _rebuild(settings: MirrorSettings) -> int:
+    with Files(settings.data_dir) as files, Lock(settings.lock_file), open_or_renew(settings.state_file) as state:
+        found = rebuild(state, files)
+        total = sum(figures.live for figures in state.figures())
+    for fault, count in sorted(found.items()):
+        click.echo(f"{count:,} {fault}")
+    click.echo(f"{total:,} records in {settings.data_dir}")
+    return EXIT_OK
+
+
+def _verify(settings: MirrorSettings, *, repairing: bool) -> int:
+    found: Counter[Fault] = Counter()
+    progress = Progress("compared")
+    with ExitStack() as stack:
+        state = stack.enter_context(State(settings.state_file, read_only=not repairing))
+        files = stack.enter_context(Files(settings.data_dir))
+        if repairing:
+            stack.enter_context(Lock(settings.lock_file))
+            found = repair(_echo(compare(state, files, progress)), state, files)
+            state.settle(state.last_batch)
+        else:
+            found.update(finding.fault for finding in _echo(_confirmed(settings, state, files, progress)))
+    progress.end()
+    _report(found)
+    return EXIT_OK if repairing or not found.keys() - HARMLESS else EXIT_FAILED
+
+
+def _confirmed(settings: MirrorSettings, state: State, files: Files, progress: Progress) -> Iterator[Finding]:
+    age = Heartbeat(settings.heartbeat_file).age()
+    running = age is not None and age < _RUNNING
+    return confirm(compare(state, files, progress), state, files) if running else compare(state, files, progress)
+
+
+def _echo(findings: Iterable[Finding]) -> Iterator[Finding]:
+    for finding in findings:
+        click.echo(f"{finding.fault}: {finding.path}")
+        yield finding
+
+
+def _report(found: Counter[Fault]) -> None:
+    for fault, count in sorted(found.items()):
+        click.echo(f"{count:,} {fault}")
+    if not found.keys() - HARMLESS:
+        click.echo("files and state agree")
+
+
+def _status(settings: MirrorSettings, *, as_json: bool) -> int:
+    status = read_status(settings)
+    click.echo(status.as_json() if as_json else status.as_table())
+    return EXIT_OK
+
+
+def _health(settings: MirrorSettings) -> int:
+    age = Heartbeat(settings.heartbeat_file).age()
+    if age is None:
+        click.echo(f"no mirror has run in {settings.data_dir}", err=True)
+        return EXIT_FAILED
+    if age > settings.health_max_age:
+        click.echo(f"no sign of life for {age:,.0f} s", err=True)
+        return EXIT_FAILED
+    return EXIT_OK

@@ -1,0 +1,21 @@
+"""What the mirror raises beside the errors of eventbus; each message tells the next step."""
+
+from __future__ import annotations
+
+from eventbus.errors import EventBusError
+
+
+class DirectoryLocked(EventBusError):
+    """Another mirror keeps this DATA_DIR; the message says which process on which host."""
+
+
+class StateDamaged(EventBusError):
+    """The state file is not a database any more, or not one of ours. `--rebuild` makes it anew from the files."""
+
+
+class StateUnavailable(EventBusError):
+    """The state cannot be written or read now (disk full, read-only, I/O error); the same call may work later."""
+
+
+class DirectoryGone(EventBusError):
+    """DATA_DIR was removed, renamed or mounted over under a running mirror, which cannot go on in the old one."""

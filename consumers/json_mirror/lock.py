@@ -1,0 +1,66 @@
+"""One mirror a directory: a lock that ends with its process, however that ends."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Self
+
+from consumers.json_mirror.errors import DirectoryLocked
+
+
+class Lock:
+    """Holds `path` locked until it is closed. Raises DirectoryLocked with what the holder wrote into it.
+
+    It is a `flock`: the kernel frees it when the process dies, NFS version 4 and later keep it across hosts.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = _describe(os.pread(self._file, 1000, 0))
+            os.close(self._file)
+            raise DirectoryLocked(f"{path.parent.parent} is kept by another mirror: {holder}") from None
+        self._introduce()
+
+    def _introduce(self) -> None:
+        """Say who holds it. A full disk must not keep a mirror from starting: then nobody is named."""
+        holder = {
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "since": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        try:
+            os.ftruncate(self._file, 0)
+            os.pwrite(self._file, json.dumps(holder).encode() + b"\n", 0)
+        except OSError:
+            return
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let the next one in; safe to call twice."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+
+def _describe(content: bytes) -> str:
+    try:
+        match json.loads(content):
+            case {"pid": pid, "host": host, "since": since}:
+                return f"process {pid} on {host}, since {since}"
+    except ValueError:
+        pass
+    return "a process that did not give its name"

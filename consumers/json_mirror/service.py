@@ -1,0 +1,210 @@
+"""The mirror's handler: a batch of events → the state, in one durable commit → cache and files → acknowledged.
+
+What it answers rests on the order of these steps. Before the commit nothing is promised. After it no crash loses the
+batch: a start finds in the state which files it has to look at. Deliveries are answered `DONE` only when their files
+are written as well, so that a full disk holds the queue instead of letting files fall behind.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple, final
+
+from consumers.base import DONE, DeadLetter, Delivery, Observer, Outcome, Retry
+from consumers.json_mirror import documents, filenames
+from consumers.json_mirror.cache.feed import Feed
+from consumers.json_mirror.errors import DirectoryGone, StateDamaged, StateUnavailable
+from consumers.json_mirror.files import Files
+from consumers.json_mirror.heartbeat import Heartbeat
+from consumers.json_mirror.state import Change, State
+from consumers.json_mirror.syncing import Syncer
+from eventbus.envelope import Event
+
+MAX_BLOCKED: Final = 10_000
+"""Files that may be kept waiting by something foreign in their place before the mirror stops taking in more."""
+
+_OBSTACLES: Final = frozenset(
+    {errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG}
+)
+"""Errors that say something about one path, not about the disk."""
+_OBSTACLE_PAUSE: Final = 10.0
+_PRUNE_PAUSE: Final = 60.0
+
+log = logging.getLogger(__name__)
+
+
+class _File(NamedTuple):
+    """What a file should be, and whether it was there before."""
+
+    directory: str
+    filename: str
+    document: bytes | None
+    existed: bool
+
+
+@final
+class Mirror(Observer):
+    """Called with batches by `consumers.base`, in one thread; the same thread calls the observer's moments.
+
+    `fatal` is called once with the error that makes going on senseless: the caller then ends the consumer. Tombstones
+    older than `tombstone_age` seconds are forgotten; 0 keeps them for ever.
+    """
+
+    def __init__(
+        self,
+        state: State,
+        files: Files,
+        *,
+        heartbeat: Heartbeat | None = None,
+        feed: Feed | None = None,
+        tombstone_age: float = 0,
+        fatal: Callable[[Exception], None] = lambda _: None,
+    ) -> None:
+        self._state = state
+        self._files = files
+        self._heartbeat = heartbeat
+        self._feed = feed
+        self._tombstone_age = tombstone_age
+        self._fatal = fatal
+        self._syncer = Syncer(files.sync_all)
+        self._failures = 0
+        self._batch = self._settled = state.last_batch
+        self._unwritten: dict[str, _File] = {}
+        self._blocked: dict[str, _File] = {}
+        self._next_try = self._next_prune = 0.0
+        self.applied = 0
+
+    # --- the handler --------------------------------------------------------------------------------------------
+
+    def __call__(self, batch: Sequence[Delivery]) -> list[Outcome]:
+        """Take in the batch; DONE only for what no crash can lose and whose file is up to date."""
+        changes, outcomes = _read(batch)
+        try:
+            self._apply(changes)
+            self._write_files()
+        except (StateUnavailable, OSError) as error:
+            log.warning("disk trouble, the queue is held", extra={"reason": str(error), "deliveries": len(batch)})
+            return _retry(outcomes, f"disk: {_reason(error)}")
+        except (StateDamaged, DirectoryGone) as error:
+            self._fatal(error)
+            return _retry(outcomes, str(error))
+        return outcomes
+
+    def _apply(self, changes: Sequence[Change]) -> None:
+        if self._syncer.failures != self._failures:
+            self._write_pending_again()
+        # While files are blocked, only `_settle` may take notes off: it keeps theirs.
+        settled = 0 if self._blocked else self._syncer.synced
+        number, written = self._state.apply(changes, settled)
+        self._settled = max(self._settled, settled)
+        self._batch = number or self._batch
+        self.applied += len(written)
+        for directory, filename, _, document, existed in written:
+            path = f"{directory}/{filename}"
+            earlier = self._unwritten.get(path)
+            self._unwritten[path] = _File(directory, filename, document, existed or earlier is not None)
+            self._blocked.pop(path, None)
+        if self._feed:
+            self._feed.offer(written)
+
+    def _write_files(self) -> None:
+        if not self._unwritten:
+            return
+        self._files.begin()
+        for path, file in list(self._unwritten.items()):
+            self._write_file(path, file)
+            del self._unwritten[path]
+        self._syncer.written(self._batch, self._failures)
+
+    def _write_file(self, path: str, file: _File) -> None:
+        try:
+            self._files.put(file.directory, file.filename, file.document, existed=file.existed)
+        except OSError as error:
+            if error.errno not in _OBSTACLES or len(self._blocked) >= MAX_BLOCKED:
+                raise
+            log.error("something foreign stands in a file's place", extra={"path": path, "reason": _reason(error)})  # noqa: TRY400
+            self._blocked[path] = file
+
+    def _write_pending_again(self) -> None:
+        failures = self._syncer.failures
+        for path in self._state.pending():
+            directory, _, filename = path.rpartition("/")
+            record = self._state.get(directory, filename)
+            if record is not None:
+                self._unwritten.setdefault(path, _File(directory, filename, record.document, existed=True))
+        self._failures = failures
+
+    # --- between batches ----------------------------------------------------------------------------------------
+
+    def turned(self) -> None:
+        """Beat, and see to what is left over: nothing here is urgent, nothing here may raise."""
+        if self._heartbeat:
+            self._heartbeat.beat()
+        now = time.monotonic()
+        try:
+            self._settle()
+            if self._blocked and now >= self._next_try:
+                self._next_try = now + _OBSTACLE_PAUSE
+                self._unblock()
+            if self._tombstone_age and now >= self._next_prune:
+                pruned = self._state.prune(self._tombstone_age)
+                self._next_prune = now + (0 if pruned else _PRUNE_PAUSE)
+        except (StateUnavailable, OSError) as error:
+            log.warning("housekeeping put off", extra={"reason": _reason(error)})
+        except (StateDamaged, DirectoryGone) as error:
+            self._fatal(error)
+
+    def _settle(self) -> None:
+        """Note in the state what has reached the disk since the last batch."""
+        if self._syncer.failures != self._failures:
+            self._write_pending_again()
+            self._write_files()
+        synced = self._syncer.synced
+        if synced > self._settled:
+            self._state.settle(synced, self._blocked)
+            self._settled = synced
+
+    def _unblock(self) -> None:
+        self._files.begin()
+        blocked, self._blocked = self._blocked, {}
+        for path, file in blocked.items():
+            self._write_file(path, file)
+
+    def close(self) -> None:
+        """Flush the files to the disk and note it, so that the next start has nothing to look at."""
+        self._syncer.close()
+        try:
+            self._settle()
+        except (StateUnavailable, StateDamaged, DirectoryGone, OSError) as error:
+            log.warning("not settled; the next start looks at the last files", extra={"reason": _reason(error)})
+
+
+def _read(batch: Sequence[Delivery]) -> tuple[list[Change], list[Outcome]]:
+    changes: list[Change] = []
+    outcomes: list[Outcome] = [DONE] * len(batch)
+    for index, delivery in enumerate(batch):
+        event = delivery.event
+        if event.version > documents.MAX_VERSION:
+            outcomes[index] = DeadLetter("version beyond 63 bits")
+        else:
+            changes.append(change(event))
+    return changes, outcomes
+
+
+def change(event: Event) -> Change:
+    """What an event asks of the state."""
+    model, pk = event.model, event.pk
+    service, _, entity = model.partition(".")
+    document = None if event.op == "d" else documents.encode(model, pk, event.version, event.after)
+    return Change(filenames.directory(service, entity), filenames.filename(pk), event.version, document, event.time)
+
+
+def _retry(outcomes: Sequence[Outcome], reason: str) -> list[Outcome]:
+    return [outcome if isinstance(outcome, DeadLetter) else Retry(reason) for outcome in outcomes]
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)

@@ -1,0 +1,75 @@
+"""What the mirror needs to know, read from the environment once, by its command only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Self
+
+from consumers.base import ConsumerSettings
+from consumers.json_mirror.directories import PRIVATE
+from consumers.json_mirror.state import STATE_FILE
+from eventbus.errors import ConfigurationError
+from eventbus.settings import reading_environment
+
+DEFAULT_DATA_DIR: Final = "data"
+DEFAULT_TOMBSTONE_DAYS: Final = 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MirrorSettings:
+    """Immutable. `cache_url` empty means the default, the state itself.
+
+    `tombstone_days` must exceed the longest time an event may still be on its way: in the outbox of a service that is
+    down, in the queue, in the dead letters before somebody retries them. An update older than a forgotten deletion
+    would bring the record back. 0 keeps tombstones for ever, at some 100 bytes each.
+
+    `durable_files` syncs each file before it appears: see `files`.
+    """
+
+    data_dir: Path = Path(DEFAULT_DATA_DIR)
+    cache_url: str = ""
+    tombstone_days: float = DEFAULT_TOMBSTONE_DAYS
+    durable_files: bool = False
+    health_max_age: float = 60.0
+    consumer: ConsumerSettings = field(default_factory=ConsumerSettings)
+
+    def __post_init__(self) -> None:
+        if self.tombstone_days < 0:
+            raise ConfigurationError(f"EVENTBUS_TOMBSTONE_DAYS is {self.tombstone_days}: use 0 (for ever) or more")
+
+    @property
+    def private_dir(self) -> Path:
+        """Where the mirror keeps what is not a record."""
+        return self.data_dir / PRIVATE
+
+    @property
+    def state_file(self) -> Path:
+        return self.private_dir / STATE_FILE
+
+    @property
+    def lock_file(self) -> Path:
+        return self.private_dir / "lock"
+
+    @property
+    def heartbeat_file(self) -> Path:
+        return self.private_dir / "heartbeat"
+
+    @property
+    def tombstone_age(self) -> float:
+        """Seconds."""
+        return self.tombstone_days * 24 * 3600
+
+    @classmethod
+    def from_env(cls, overrides: Mapping[str, Any] | None = None) -> Self:
+        """Read `DATA_DIR` and `EVENTBUS_*`; raises ConfigurationError that names every wrong variable."""
+        with reading_environment() as env:
+            values: dict[str, Any] = {
+                "data_dir": Path(env.str("DATA_DIR", DEFAULT_DATA_DIR)),
+                "cache_url": env.str("EVENTBUS_CACHE_URL", ""),
+                "tombstone_days": env.float("EVENTBUS_TOMBSTONE_DAYS", DEFAULT_TOMBSTONE_DAYS),
+                "durable_files": env.bool("EVENTBUS_DURABLE_FILES", False),
+                "health_max_age": env.float("EVENTBUS_HEALTH_MAX_AGE", 60.0),
+            }
+        return cls(**{**values, "consumer": ConsumerSettings.from_env(), **(overrides or {})})
