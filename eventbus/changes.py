@@ -8,11 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal
-
-from eventbus.entities import Entity
+from typing import Any, Final, Literal, Protocol
 
 Op = Literal["c", "u", "d"]
+Key = tuple[Any, ...]
+"""A primary key in mapper order, always a tuple."""
+Values = tuple[Any, ...]
+"""A row: aligned with `Entity.keys`, MISSING where a value is not known."""
+
+
+class Entity(Protocol):
+    """What folding needs to know of a kind of record; `eventbus.entities.Entity` is one. Compared by identity."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def keys(self) -> tuple[str, ...]: ...
+
+    @property
+    def positions(self) -> Mapping[str, int]: ...
 
 
 class _Missing:
@@ -26,115 +41,164 @@ class _Missing:
     def __repr__(self) -> str:
         return "MISSING"
 
+    def __reduce__(self) -> str:
+        return "MISSING"
+
 
 MISSING: Final = _Missing()
-
-Key = tuple[Entity, tuple[Any, ...]]
-"""A record: its entity and its primary key in mapper order."""
 
 
 class Recorded:
     """The net change of one record in one frame.
 
     `after`: values aligned with `entity.keys`, MISSING where unknown; None for a deletion.
-    `before`: for an update the old value of each column that was set, MISSING where it was never loaded; for a deletion
-    all that was known of the row.
+    `before`: for an update the old value of each column that was set, MISSING where it was never loaded; for a deletion all
+    that was known of the row; empty for a creation.
     """
 
     __slots__ = ("after", "before", "entity", "op", "pk")
 
-    def __init__(
-        self, op: Op, entity: Entity, pk: tuple[Any, ...], before: dict[str, Any], after: tuple[Any, ...] | None
-    ) -> None:
+    def __init__(self, op: Op, entity: Entity, pk: Key, before: dict[str, Any], after: Values | None) -> None:
         self.op = op
         self.entity = entity
         self.pk = pk
         self.before = before
         self.after = after
 
-    @property
-    def complete(self) -> bool:
-        """Whether every column of the row is known."""
-        return self.after is None or MISSING not in self.after
+    def __repr__(self) -> str:
+        return f"<{self.op} {self.entity.name}{self.pk}>"
 
     def changed(self) -> list[str]:
         """The keys whose value is not what it was, in capture order; a key with an unknown old value counts as changed.
 
         Empty for an update that came back to where it began (A → B → A).
         """
-        if self.after is None or self.op == "c":
+        if self.op != "u" or self.after is None:
             return []
-        positions, after, before = self.entity.positions, self.after, self.before
-        return sorted(
-            (key for key in before if _differs(before[key], after[positions[key]])), key=positions.__getitem__
-        )
+        positions, after = self.entity.positions, self.after
+        changed = [key for key, old in self.before.items() if _differs(old, after[positions[key]])]
+        if len(changed) > 1:
+            changed.sort(key=positions.__getitem__)
+        return changed
 
 
 class Frame:
-    """The records one (nested) transaction changed, in the order of their first change."""
+    """The net changes of one (nested) transaction, by entity and primary key, in the order of their first change.
 
-    __slots__ = ("committed", "records")
+    A row that the frame created is kept as its bare values: most rows of a large transaction are such, and an object for
+    each would be the greater part of what capturing them costs. `__iter__` gives `Recorded`s alike for all.
+
+    `partial` names the entities of which some row may hold MISSING. `committed` is set once the transaction is.
+    """
+
+    __slots__ = ("committed", "partial", "records")
 
     def __init__(self) -> None:
-        self.records: dict[Key, Recorded] = {}
+        self.records: dict[Entity, dict[Key, Recorded | Values]] = {}
+        self.partial: set[Entity] = set()
         self.committed = False
 
     def __iter__(self) -> Iterator[Recorded]:
-        return iter(self.records.values())
+        for entity, records in self.records.items():
+            for pk, record in records.items():
+                yield Recorded("c", entity, pk, {}, record) if type(record) is tuple else record  # type: ignore[misc]
 
     def __len__(self) -> int:
-        return len(self.records)
+        return sum(map(len, self.records.values()))
 
-    def created(self, entity: Entity, pk: tuple[Any, ...], after: tuple[Any, ...]) -> None:
-        """A row came into being. After a deletion of the same key it is an update (row switch)."""
-        earlier = self.records.get((entity, pk))
-        if earlier is None:
-            self.records[entity, pk] = Recorded("c", entity, pk, {}, after)
-        elif earlier.op == "d":
-            earlier.op, earlier.after = "u", after
+    def created(self, entity: Entity, pk: Key, after: Values) -> None:
+        """A row came into being. After a deletion of the same key it is an update."""
+        self._note_missing(entity, after)
+        self._create(self._of(entity), pk, after)
+
+    def created_rows(self, entity: Entity, rows: dict[Key, Values], *, whole: bool = False) -> None:
+        """Many rows came into being; the frame takes over the dict. `whole`: the caller knows that none holds MISSING."""
+        if not whole:
+            for after in rows.values():
+                self._note_missing(entity, after)
+        records = self.records.get(entity)
+        if not records:
+            self.records[entity] = rows  # type: ignore[assignment]
+        elif records.keys().isdisjoint(rows):
+            records.update(rows)
         else:
-            earlier.after = after
+            for pk, after in rows.items():
+                self._create(records, pk, after)
 
-    def updated(self, entity: Entity, pk: tuple[Any, ...], before: dict[str, Any], after: tuple[Any, ...]) -> None:
-        """Columns of a row were set: `before` holds their old values (MISSING where unknown)."""
-        earlier = self.records.get((entity, pk))
+    def updated(self, entity: Entity, pk: Key, before: dict[str, Any], after: Values, *, whole: bool = False) -> None:
+        """Columns of a row were set: `before` has exactly their keys, with the old values (MISSING where unknown)."""
+        if not whole:
+            self._note_missing(entity, after)
+        records = self._of(entity)
+        earlier = records.get(pk)
         if earlier is None:
-            self.records[entity, pk] = Recorded("u", entity, pk, before, after)
-            return
-        earlier.after = after if earlier.after is None else _overlay(earlier.after, after)
-        if earlier.op == "d":
-            earlier.op = "u"
-        if earlier.op == "u":
-            earlier.before = {**before, **earlier.before}
-
-    def deleted(self, entity: Entity, pk: tuple[Any, ...], before: Mapping[str, Any]) -> None:
-        """A row went away. One that this frame created leaves no trace."""
-        earlier = self.records.get((entity, pk))
-        if earlier is None:
-            self.records[entity, pk] = Recorded("d", entity, pk, dict(before), None)
-        elif earlier.op == "c":
-            del self.records[entity, pk]
+            records[pk] = Recorded("u", entity, pk, before, after)
+        elif type(earlier) is tuple:
+            records[pk] = _overlay(entity, earlier, after, before)
         else:
-            known = {key: value for key, value in earlier.before.items() if value is not MISSING}
-            earlier.op, earlier.after, earlier.before = "d", None, {**before, **known}
+            _update(earlier, before, after)  # type: ignore[arg-type]
+
+    def deleted(self, entity: Entity, pk: Key, before: Mapping[str, Any]) -> None:
+        """A row went away; `before` holds what is known of it. One that this frame created leaves no trace."""
+        records = self._of(entity)
+        earlier = records.get(pk)
+        if earlier is None:
+            records[pk] = Recorded("d", entity, pk, dict(before), None)
+        elif type(earlier) is tuple:
+            del records[pk]
+        else:
+            _delete(earlier, before)  # type: ignore[arg-type]
 
     def merge(self, child: Frame) -> None:
         """Take over what a released savepoint changed."""
-        for record in child:
-            if record.op == "c":
-                self.created(record.entity, record.pk, record.after)  # type: ignore[arg-type]
-            elif record.op == "u":
-                self.updated(record.entity, record.pk, record.before, record.after)  # type: ignore[arg-type]
+        self.partial |= child.partial
+        for entity, theirs in child.records.items():
+            ours = self.records.get(entity)
+            if not ours:
+                self.records[entity] = theirs
+            elif ours.keys().isdisjoint(theirs):
+                ours.update(theirs)
             else:
-                self.deleted(record.entity, record.pk, record.before)
+                self._fold(entity, theirs)
+
+    def clear(self) -> None:
+        """Forget all records: they have been written."""
+        self.records = {}
+        self.partial = set()
+
+    def _fold(self, entity: Entity, theirs: dict[Key, Recorded | Values]) -> None:
+        for pk, record in theirs.items():
+            if type(record) is tuple:
+                self.created(entity, pk, record)
+            elif record.op == "d":  # type: ignore[union-attr]
+                self.deleted(entity, pk, record.before)  # type: ignore[union-attr]
+            else:
+                self.updated(entity, pk, record.before, record.after)  # type: ignore[union-attr, arg-type]
+
+    def _create(self, records: dict[Key, Recorded | Values], pk: Key, after: Values) -> None:
+        earlier = records.get(pk)
+        if earlier is None or type(earlier) is tuple:
+            records[pk] = after
+        else:
+            _recreate(earlier, after)  # type: ignore[arg-type]
+
+    def _of(self, entity: Entity) -> dict[Key, Recorded | Values]:
+        records = self.records.get(entity)
+        if records is None:
+            records = self.records[entity] = {}
+        return records
+
+    def _note_missing(self, entity: Entity, after: Values) -> None:
+        if entity not in self.partial and any(value is MISSING for value in after):
+            self.partial.add(entity)
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
     """One committed change, as in-process hooks see it: plain captured values, before marshmallow.
 
-    `before` and `after` map attribute keys to Python values; `after` is None for a deletion; `before` holds the old
-    values as far as they were loaded. `index` and `size` are its place in the transaction.
+    `before` and `after` map attribute keys to Python values; `after` is None for a deletion; `before` holds the old values
+    as far as they were loaded. `index` and `size` are its place in the transaction.
     """
 
     op: Literal["created", "updated", "deleted"]
@@ -151,11 +215,48 @@ class Change:
 
 
 def _differs(old: Any, new: Any) -> bool:
-    return old is MISSING or new is MISSING or type(old) is not type(new) or old != new
+    if old is MISSING or new is MISSING or type(old) is not type(new):
+        return True
+    try:
+        return bool(old != new)
+    except (TypeError, ValueError):
+        # Values that compare element by element (arrays of numpy) have no one answer.
+        return True
 
 
-def _overlay(older: tuple[Any, ...], newer: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The newer values, and the older ones where the newer are not known."""
-    if MISSING not in newer:
+def _update(earlier: Recorded, before: dict[str, Any], after: Values) -> None:
+    """A record updated or deleted before in this frame is now updated: the oldest old values stay."""
+    earlier.after = after if earlier.after is None else _overlay(earlier.entity, earlier.after, after, before)
+    if earlier.op == "d":
+        earlier.op = "u"
+        earlier.before = {**dict.fromkeys(earlier.entity.keys, MISSING), **earlier.before}
+    else:
+        earlier.before = {**before, **earlier.before}
+
+
+def _recreate(earlier: Recorded, after: Values) -> None:
+    """A row was created under the key of one that was deleted: together an update of every column."""
+    if earlier.op == "d":
+        earlier.op = "u"
+    earlier.before = {**dict.fromkeys(earlier.entity.keys, MISSING), **earlier.before}
+    earlier.after = after
+
+
+def _delete(earlier: Recorded, before: Mapping[str, Any]) -> None:
+    """A record updated before in this frame is now deleted: what it was before the frame is what went away."""
+    known = {key: value for key, value in earlier.before.items() if value is not MISSING}
+    overwritten = earlier.before.keys() - known.keys()
+    rest = {key: value for key, value in before.items() if key not in overwritten}
+    earlier.op, earlier.after, earlier.before = "d", None, {**rest, **known}
+
+
+def _overlay(entity: Entity, older: Values, newer: Values, touched: Mapping[str, Any]) -> Values:
+    """The newer values; where one is not known, the older one, unless the column was set since (by an SQL expression)."""
+    if all(value is not MISSING for value in newer):
         return newer
-    return tuple(old if new is MISSING else new for old, new in zip(older, newer, strict=True))
+    return tuple(
+        [
+            old if new is MISSING and key not in touched else new
+            for key, old, new in zip(entity.keys, older, newer, strict=True)
+        ]
+    )

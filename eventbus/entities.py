@@ -171,7 +171,17 @@ class Entities:
         columns = {prop.key: prop.columns[0] for prop in mapper.column_attrs if isinstance(prop.columns[0], Column)}
         keys = [mapper.get_property_by_column(column).key for column in mapper.primary_key]
         schema = self._schemas.get(mapper.class_)
-        return self._add(Entity(name, self._service, mapper.local_table, columns, keys, mapper, schema))
+        return self._add(
+            Entity(
+                name,
+                self._service,
+                table=mapper.local_table,
+                columns=columns,
+                primary_key=keys,
+                mapper=mapper,
+                schema=schema,
+            )
+        )
 
     def _register_table(self, table: Table) -> Entity | None:
         name = naming.quote(table.name)
@@ -181,7 +191,10 @@ class Entities:
         keys = [column.key for column in table.primary_key] or [
             column.key for column in table.columns if column.foreign_keys
         ]
-        return self._add(Entity(name, self._service, table, columns, keys, None, self._schemas.get(table)))
+        schema = self._schemas.get(table)
+        return self._add(
+            Entity(name, self._service, table=table, columns=columns, primary_key=keys, mapper=None, schema=schema)
+        )
 
     def _wanted(self, name: str, model: type[Any] | None, table: Table) -> bool:
         if self._include and not self._include.holds(name, model, table):

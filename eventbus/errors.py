@@ -87,3 +87,7 @@ class BadEvent(EventBusError):
         super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason = reason
         self.detail = detail
+
+
+class CaptureWarning(UserWarning):
+    """A change was noticed, or is about to happen, that the Session cannot show and no event will tell of."""

@@ -1,0 +1,297 @@
+"""After a flush: what it inserted, updated and deleted, as plain values, into the frame of its transaction.
+
+The flush's own list of objects is the source (`flush_context.states`): the Session's collections miss delete-orphans.
+Values come from the objects' dictionaries, never from attributes: reading an attribute may run a SELECT or raise. What
+is not there (a server default that was not returned, a deferred column) is MISSING and read at the commit, if it is
+published at all.
+
+Statements are captured by `bulk`, which records into the same ledger: `Capture.open`, `Capture.settle`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy import ClauseElement, Connection
+from sqlalchemy.orm import InstanceState, LoaderCallableStatus, Mapper, Session, UOWTransaction
+
+from eventbus.changes import MISSING, Frame, Key, Values
+from eventbus.context import current_author
+from eventbus.entities import Entities, Entity
+from eventbus.listeners.base import Listener
+from eventbus.listeners.ledger import Ledger, open_ledger
+from eventbus.listeners.links import link_rows
+from eventbus.listeners.plan import ATOMS, Plan, Plans, needed_positions
+from eventbus.listeners.transactional import check_transactional
+from eventbus.muting import is_muted
+
+_OVERWRITTEN: Final = "eventbus.overwritten"
+State = InstanceState[Any]
+
+
+class Overwritten(NamedTuple):
+    """Old values, by key, that a flush leaves no history of: of columns set to SQL expressions, and of those it sets itself."""
+
+    expressions: dict[str, Any]
+    volatile: dict[str, Any]
+
+
+class Capture(Listener):
+    """Records every flush, and opens the ledger for others who record.
+
+    `author`: called once a flush for whoever acts, where `acting_as` does not say. `settle` is called after each
+    recording; the transaction listener sets it, to write what comes after the commit has begun.
+    """
+
+    critical = True
+
+    def __init__(self, entities: Entities, *, author: Callable[[], Any] | None = None) -> None:
+        self.entities = entities
+        self.plans = Plans(entities)
+        self.settle: Callable[[Session, Ledger], None] = _nothing_to_settle
+        self._author = author
+
+    def open(self, session: Session) -> Ledger | None:
+        """The ledger to record into, or None where this session is not to be captured (now)."""
+        if is_muted(session):
+            return None
+        ledger = open_ledger(session, self)
+        if ledger is not None:
+            author = self.author()
+            if author is not None:
+                ledger.author = author
+        return ledger
+
+    def needed(self, entity: Entity) -> Sequence[int]:
+        """The positions of an entity's rows that are published, so that they have to be known."""
+        return needed_positions(entity)
+
+    def author(self) -> str | None:
+        """Who acts now: `acting_as` wins over the installation's `author`."""
+        author = current_author()
+        if author is None and self._author is not None:
+            author = self._author()
+        return None if author is None else str(author)
+
+    def before_flush(self, session: Session, flush_context: UOWTransaction, instances: Sequence[Any] | None) -> None:
+        """Keep the old values that the flush will overwrite without leaving a history."""
+        if is_muted(session):
+            return
+        overwritten: dict[State, Overwritten] = {}
+        plans = self.plans
+        for state in session._dirty_states:
+            old = _overwritten(plans[state.mapper], state)
+            if old is not None:
+                overwritten[state] = old
+        if overwritten:
+            flush_context.attributes[_OVERWRITTEN] = overwritten
+
+    def after_flush(self, session: Session, flush_context: UOWTransaction) -> None:
+        """Record what the flush did."""
+        ledger = self.open(session)
+        if ledger is None:
+            return
+        flushed = _Flush(session, flush_context, self.plans)
+        flushed.read()
+        if flushed.empty:
+            return
+        frame = ledger.frame(session)
+        flushed.record(frame)
+        for entity, mapper in flushed.touched.items():
+            if entity not in ledger.connections:
+                connection = flush_context.transaction.connection(mapper)
+                self.bind(ledger, entity, connection)
+        self.settle(session, ledger)
+
+    def bind(self, ledger: Ledger, entity: Entity, connection: Connection) -> None:
+        """Note where an entity's rows are written. Raises CaptureError on a connection without transactions."""
+        if connection not in ledger.connections.values():
+            check_transactional(connection)
+        ledger.connections[entity] = connection
+
+
+class _Flush:
+    """One flush, sorted into what it did."""
+
+    __slots__ = (
+        "created", "deleted", "empty", "flush_context", "new", "old", "overwritten", "partial", "plans", "session", "touched",
+        "updated",
+    )  # fmt: skip
+
+    def __init__(self, session: Session, flush_context: UOWTransaction, plans: Plans) -> None:
+        self.session = session
+        self.flush_context = flush_context
+        self.plans = plans
+        self.new = session._new
+        self.overwritten: dict[State, Overwritten] = flush_context.attributes.get(_OVERWRITTEN, {})
+        self.old = _switched(flush_context)
+        self.created: dict[Entity, dict[Key, Values]] = {}
+        self.updated: list[tuple[Entity, Key, dict[str, Any], Values, bool]] = []
+        self.deleted: dict[Entity, dict[Key, dict[str, Any]]] = {}
+        self.partial: set[Entity] = set()
+        self.touched: dict[Entity, Mapper[Any]] = {}
+        self.empty = True
+
+    def read(self) -> None:
+        """Sort every object of the flush."""
+        new, plans = self.new, self.plans
+        plan: Plan | None = None
+        for state, (is_delete, list_only) in self.flush_context.states.items():
+            mapper = state.mapper
+            if plan is None or plan.mapper is not mapper:
+                plan = plans[mapper]
+            if plan.entity is not None:
+                if is_delete:
+                    if not list_only:
+                        self._delete(plan, plan.entity, state)
+                elif state in new:
+                    self._insert(plan, plan.entity, state)
+                else:
+                    self._update(plan, plan.entity, state)
+            if plan.links:
+                self._link(plan, state, is_delete=is_delete)
+        self.empty = not self.touched
+
+    def record(self, frame: Frame) -> None:
+        """Put it into the frame: what went away first, since a key may have gone to another object."""
+        for entity, gone in self.deleted.items():
+            for pk, before in gone.items():
+                frame.deleted(entity, pk, before)
+        for entity, rows in self.created.items():
+            frame.created_rows(entity, rows, whole=entity not in self.partial)
+        for entity, pk, before, after, whole in self.updated:
+            frame.updated(entity, pk, before, after, whole=whole)
+
+    def _insert(self, plan: Plan, entity: Entity, state: State) -> None:
+        values, whole = plan.inserted(state.dict)
+        pk = plan.pk(values)
+        if self.old and self._switch(plan, entity, state, pk):
+            return
+        rows = self.created.get(entity)
+        if rows is None:
+            rows = self.created[entity] = {}
+            self.touched[entity] = plan.mapper
+        rows[pk] = values
+        if not whole:
+            self.partial.add(entity)
+
+    def _switch(self, plan: Plan, entity: Entity, state: State, pk: Key) -> bool:
+        """Whether this new object took over the row of a deleted one: then the flush updated the row."""
+        identity = plan.mapper.identity_key_from_primary_key(pk)
+        old = self.old.get(identity)
+        if old is None:
+            return False
+        old_plan = self.plans[old.mapper]
+        known = old_plan.known(old)
+        if old_plan.entity is not entity:
+            # Another class of the same single table: the old record has gone, and columns nobody set are still there.
+            if old_plan.entity is not None:
+                self._gone(old_plan.entity, old_plan.mapper, identity[1], known)
+            self._came(plan, entity, pk, plan.loaded(state.dict)[0])
+            return True
+        before = {key: known.get(key, MISSING) for key in entity.keys if key in state.dict}
+        after = tuple([state.dict.get(key, known.get(key, MISSING)) for key in entity.keys])
+        self._changed(plan, entity, pk, before, (plan.frozen(after), plan.is_whole(after)))
+        return True
+
+    def _update(self, plan: Plan, entity: Entity, state: State) -> None:
+        committed = state.committed_state
+        overwritten = self.overwritten.get(state)
+        if not committed and overwritten is None:
+            return
+        dict_ = state.dict
+        before = _set_columns(plan, committed, dict_)
+        if overwritten is not None:
+            before.update(overwritten.expressions)
+        if not before:
+            return
+        if plan.volatile:
+            plan.add_volatile(before, {} if overwritten is None else overwritten.volatile)
+        after = plan.loaded(dict_)
+        if not plan.pk_keys.isdisjoint(before):
+            self._rename(plan, entity, state, before, after)
+        else:
+            self._changed(plan, entity, state.key[1], before, after)  # type: ignore[index]
+
+    def _rename(
+        self, plan: Plan, entity: Entity, state: State, before: dict[str, Any], after: tuple[Values, bool]
+    ) -> None:
+        """A primary key was changed: the old record has gone, a new one has come."""
+        values = after[0]
+        known = {key: value for key, value in zip(entity.keys, values, strict=True) if value is not MISSING}
+        known.update(before)
+        old = {key: value for key, value in known.items() if value is not MISSING}
+        self._gone(entity, plan.mapper, state.key[1], old)  # type: ignore[index]
+        self._came(plan, entity, plan.pk(values), values)
+
+    def _delete(self, plan: Plan, entity: Entity, state: State) -> None:
+        plan.warn_of_cascades()
+        self._gone(entity, plan.mapper, state.key[1], plan.known(state))  # type: ignore[index]
+
+    def _link(self, plan: Plan, state: State, *, is_delete: bool) -> None:
+        for link in plan.links:
+            gone, came = link_rows(link, self.flush_context, state, is_delete=is_delete)
+            entity = link.entity
+            for pk, row in gone:
+                self._gone(entity, link.carrier, pk, row)
+            for pk, values in came:
+                self.touched[entity] = link.carrier
+                self.created.setdefault(entity, {})[pk] = values
+                if link.partial:
+                    self.partial.add(entity)
+
+    def _gone(self, entity: Entity, mapper: Mapper[Any], pk: Key, before: dict[str, Any]) -> None:
+        self.touched[entity] = mapper
+        self.deleted.setdefault(entity, {})[pk] = before
+
+    def _came(self, plan: Plan, entity: Entity, pk: Key, values: Values) -> None:
+        self.touched[entity] = plan.mapper
+        self.created.setdefault(entity, {})[pk] = values
+        if not plan.is_whole(values):
+            self.partial.add(entity)
+
+    def _changed(self, plan: Plan, entity: Entity, pk: Key, before: dict[str, Any], after: tuple[Values, bool]) -> None:
+        self.touched[entity] = plan.mapper
+        self.updated.append((entity, pk, before, *after))
+
+
+def _set_columns(plan: Plan, committed: dict[str, Any], dict_: dict[str, Any]) -> dict[str, Any]:
+    """The columns that the flush set, with their old values: as the flush itself decides it."""
+    before: dict[str, Any] = {}
+    equal = plan.equal
+    for key, old in committed.items():
+        is_equal = equal.get(key)
+        if is_equal is None:
+            continue
+        if type(old) is LoaderCallableStatus:
+            before[key] = MISSING
+        elif is_equal(dict_.get(key), old) is not True:
+            before[key] = old if key not in plan.mutable else plan.freeze(old)
+    return before
+
+
+def _overwritten(plan: Plan, state: State) -> Overwritten | None:
+    dict_, equal = state.dict, plan.equal
+    expressions: dict[str, Any] = {}
+    for key, old in state.committed_state.items():
+        new = dict_.get(key)
+        if type(new) not in ATOMS and key in equal and _is_expression(new):
+            expressions[key] = MISSING if type(old) is LoaderCallableStatus else old
+    if plan.volatile:
+        return Overwritten(expressions, {key: dict_[key] for key in plan.volatile if key in dict_})
+    return Overwritten(expressions, {}) if expressions else None
+
+
+def _is_expression(value: Any) -> bool:
+    return isinstance(value, ClauseElement) or hasattr(value, "__clause_element__")
+
+
+def _switched(flush_context: UOWTransaction) -> dict[Any, State]:
+    """Objects whose deletion was called off because a new object has their key (row switch), by identity key."""
+    both: Iterable[State] = [state for state, flags in flush_context.states.items() if flags == (True, True)]
+    return {state.key: state for state in both}
+
+
+def _nothing_to_settle(session: Session, ledger: Ledger) -> None:
+    pass

@@ -1,0 +1,101 @@
+"""At the commit: what no object knew of the changed rows (server defaults, unloaded columns) is read, all rows at once."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, Connection, and_, or_, select, tuple_
+from sqlalchemy.sql.selectable import FromClause
+
+from eventbus.changes import MISSING, Frame, Key, Recorded, Values
+from eventbus.entities import Entity
+from eventbus.errors import CaptureError, CaptureWarning
+
+_CHUNK: Final = 500
+"""Rows a SELECT: keeps bound parameters below every database's limit."""
+_ROW_VALUES: Final = ("sqlite", "postgresql", "mysql", "mariadb")
+
+Records = dict[Key, Recorded | Values]
+
+
+def complete(frame: Frame, entity: Entity, needed: Sequence[int], connection: Connection) -> None:
+    """Read what is missing of this entity's rows, within the transaction: one SELECT for up to 500 rows.
+
+    `needed`: the positions that are published. A row that is not there any more was deleted by something the Session does
+    not see (a trigger, a cascade, SQL of one's own): its record becomes a deletion, with a CaptureWarning.
+    """
+    records = frame.records[entity]
+    lacking = {pk: _after(record) for pk, record in records.items() if _lacks(record, needed)}
+    if not lacking:
+        return
+    positions = sorted({i for after in lacking.values() for i in needed if after[i] is MISSING} - set(entity.pk_index))
+    if not positions:
+        return
+    found = dict(_read(entity, positions, list(lacking), connection))
+    strange = found.keys() - lacking.keys()
+    if strange:
+        raise CaptureError(
+            f"{entity.name}: the database knows the record {min(strange, key=str)!r} by another key than the Session did "
+            f"(types or collation of the primary key differ), so its values cannot be told"
+        )
+    for pk, after in lacking.items():
+        if pk in found:
+            _fill(records, pk, after, dict(zip(positions, found[pk], strict=True)))
+        else:
+            _vanish(records, entity, pk)
+
+
+def _lacks(record: Recorded | Values, needed: Sequence[int]) -> bool:
+    after = _after(record)
+    return after is not None and any([after[position] is MISSING for position in needed])
+
+
+def _after(record: Recorded | Values) -> Any:
+    return record if type(record) is tuple else record.after  # type: ignore[union-attr]
+
+
+def _read(
+    entity: Entity, positions: Sequence[int], keys: Sequence[Key], connection: Connection
+) -> Iterator[tuple[Key, Sequence[Any]]]:
+    columns = entity.columns
+    primary = [columns[position] for position in entity.pk_index]
+    source: FromClause = entity.table if entity.mapper is None else entity.mapper.persist_selectable  # type: ignore[assignment]
+    statement = select(*primary, *(columns[position] for position in positions)).select_from(source)
+    width = len(primary)
+    for start in range(0, len(keys), _CHUNK):
+        matches = _among(primary, keys[start : start + _CHUNK], connection.dialect.name)
+        for row in connection.execute(statement.where(matches)):
+            yield tuple(row[:width]), row[width:]
+
+
+def _among(primary: Sequence[ColumnElement[Any]], keys: Sequence[Key], dialect: str) -> ColumnElement[bool]:
+    if len(primary) == 1:
+        return primary[0].in_([pk[0] for pk in keys])
+    if dialect in _ROW_VALUES:
+        return tuple_(*primary).in_(keys)
+    return or_(*(and_(*(column == part for column, part in zip(primary, pk, strict=True))) for pk in keys))
+
+
+def _fill(records: Records, pk: Key, after: Values, values: dict[int, Any]) -> None:
+    filled = tuple([values.get(i, MISSING) if value is MISSING else value for i, value in enumerate(after)])
+    record = records[pk]
+    if type(record) is tuple:
+        records[pk] = filled
+    else:
+        record.after = filled  # type: ignore[union-attr]
+
+
+def _vanish(records: Records, entity: Entity, pk: Key) -> None:
+    record = records[pk]
+    if type(record) is tuple:
+        del records[pk]
+    else:
+        records[pk] = Recorded("d", entity, pk, record.before, None)  # type: ignore[union-attr]
+    warnings.warn(
+        f"A {entity.name} written in this transaction is gone before the commit: deleted by something the Session cannot "
+        "see (a trigger, a database cascade, SQL of your own). It is published as deleted.",
+        CaptureWarning,
+        stacklevel=2,
+    )

@@ -1,0 +1,93 @@
+"""In-process callbacks: `listens_for(Contact, "created")` calls a function after each commit that created a contact."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple, TypeVar
+
+from sqlalchemy import Table
+
+from eventbus.changes import Change
+from eventbus.entities import Entity
+from eventbus.errors import ConfigurationError
+
+log = logging.getLogger(__name__)
+
+Callback = Callable[[Change], Any]
+AnyCallback = TypeVar("AnyCallback", bound=Callback)
+
+OPERATIONS: Final = {"created": "c", "updated": "u", "deleted": "d"}
+
+
+class _Hook(NamedTuple):
+    target: type[Any] | Table
+    operations: frozenset[str]
+    callback: Callback
+
+
+_hooks: tuple[_Hook, ...] = ()
+"""All hooks of the process. They belong to models, not to a bus: `listens_for` stands beside the model, as a decorator."""
+
+
+def listens_for(target: type[Any] | Table, *operations: str) -> Callable[[AnyCallback], AnyCallback]:
+    """Call the decorated function with a `Change` after each commit that created, updated or deleted such a record.
+
+    `target` is a mapped class (its subclasses are meant too) or a secondary Table; no operations means all three. The
+    function runs on the committing thread (in the event loop's thread for an AsyncSession) once the transaction is
+    committed and its Session has none: so be quick, and use a Session of your own. What it raises is logged with its
+    name; the other functions, the commit and the events are not touched by it.
+    """
+    unknown = set(operations) - OPERATIONS.keys()
+    if unknown:
+        raise ConfigurationError(f"listens_for: {sorted(unknown)} is no operation; there are {', '.join(OPERATIONS)}")
+    chosen = frozenset(OPERATIONS[each] for each in operations or OPERATIONS)
+
+    def register(callback: AnyCallback) -> AnyCallback:
+        global _hooks
+        _hooks = (*_hooks, _Hook(target, chosen, callback))
+        return callback
+
+    return register
+
+
+def stop_listening(callback: Callback) -> None:
+    """Take back all `listens_for` of that function."""
+    global _hooks
+    _hooks = tuple(hook for hook in _hooks if hook.callback is not callback)
+
+
+def callbacks_for(entity: Entity, op: str) -> tuple[Callback, ...]:
+    """The functions that want to know of this operation on this entity, in the order they were registered."""
+    return tuple(hook.callback for hook in _hooks if op in hook.operations and _concerns(hook.target, entity))
+
+
+def any_hooks() -> bool:
+    """Whether anybody listens at all."""
+    return bool(_hooks)
+
+
+def call(callback: Callback, change: Change) -> None:
+    """Call it, and log what it raises."""
+    try:
+        callback(change)
+    except Exception:
+        log.exception(
+            "hook failed",
+            extra={
+                "hook": _name(callback),
+                "entity": change.entity,
+                "op": change.op,
+                "transaction": change.transaction,
+            },
+        )
+
+
+def _concerns(target: type[Any] | Table, entity: Entity) -> bool:
+    if isinstance(target, Table):
+        return target is entity.table
+    return entity.model is not None and issubclass(entity.model, target)
+
+
+def _name(callback: Callback) -> str:
+    return f"{getattr(callback, '__module__', '?')}.{getattr(callback, '__qualname__', repr(callback))}"

@@ -1,0 +1,142 @@
+"""Many-to-many: the rows of secondary tables, which have no objects, only the histories of collections."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from sqlalchemy import Column, Table
+from sqlalchemy.orm import InstanceState, Mapper, RelationshipProperty, UOWTransaction
+
+from eventbus.changes import MISSING, Key, Values
+from eventbus.entities import Entities, Entity
+
+State = InstanceState[Any]
+
+
+class Link(NamedTuple):
+    """One relationship over a secondary table, seen from its owner's class.
+
+    `owner_columns` and `target_columns`: the column of the owner's (target's) row and the position in the secondary's row
+    it is copied to. `carrier`: the mapper whose connection writes the secondary's rows. `partial`: the secondary has
+    columns that the relationship does not fill.
+    """
+
+    key: str
+    entity: Entity
+    carrier: Mapper[Any]
+    owner_columns: tuple[tuple[Column[Any], int], ...]
+    target_columns: tuple[tuple[Column[Any], int], ...]
+    follows_keys: bool
+    partial: bool
+
+
+Rows = tuple[list[tuple[Key, dict[str, Any]]], list[tuple[Key, Values]]]
+
+
+def links_of(mapper: Mapper[Any], entities: Entities) -> tuple[Link, ...]:
+    """The links of a class, its superclasses' included, but those whose secondary table is not captured."""
+    found = [
+        _link(relationship, relationship.secondary, entities)
+        for relationship in mapper.relationships
+        if isinstance(relationship.secondary, Table) and not relationship.viewonly
+    ]
+    return tuple(link for link in found if link is not None)
+
+
+def _link(relationship: RelationshipProperty[Any], secondary: Table, entities: Entities) -> Link | None:
+    entity = entities.for_table(secondary)
+    if entity is None:
+        return None
+    position = {column: index for index, column in enumerate(entity.columns)}
+    owner = tuple((source, position[target]) for source, target in relationship.synchronize_pairs)
+    target = tuple((source, position[target]) for source, target in relationship.secondary_synchronize_pairs or ())
+    filled = {index for _, index in (*owner, *target)}
+    return Link(
+        key=relationship.key,
+        entity=entity,
+        carrier=relationship.mapper,
+        owner_columns=owner,  # type: ignore[arg-type]
+        target_columns=target,  # type: ignore[arg-type]
+        follows_keys=not relationship.passive_updates,
+        partial=len(filled) < len(entity.keys),
+    )
+
+
+def link_rows(link: Link, flush_context: UOWTransaction, state: State, *, is_delete: bool) -> Rows:
+    """The secondary rows that the flush deleted and inserted for this owner.
+
+    The history is the one the flush itself acted upon; where it looked at none it wrote none.
+    """
+    cached = flush_context.attributes.get(("history", state, link.key))
+    if cached is None or not cached[0]:
+        return [], []
+    added, unchanged, deleted = cached[1]
+    if is_delete:
+        return _rows_gone(link, flush_context, state, (*unchanged, *deleted)), []
+    gone = _rows_gone(link, flush_context, state, deleted)
+    came = _rows_come(link, flush_context, state, added)
+    if link.follows_keys:
+        _follow_key(link, flush_context, state, unchanged, (gone, came))
+    return gone, came
+
+
+def _rows_gone(
+    link: Link, flush_context: UOWTransaction, state: State, targets: Iterable[State | None]
+) -> list[tuple[Key, dict[str, Any]]]:
+    keys = link.entity.keys
+    gone = []
+    for target in _written(flush_context, targets):
+        values = _row(link, state, target)
+        known = {key: value for key, value in zip(keys, values, strict=True) if value is not MISSING}
+        gone.append((_pk(link.entity, values), known))
+    return gone
+
+
+def _rows_come(
+    link: Link, flush_context: UOWTransaction, state: State, targets: Iterable[State | None]
+) -> list[tuple[Key, Values]]:
+    rows = [_row(link, state, target) for target in _written(flush_context, targets)]
+    return [(_pk(link.entity, values), values) for values in rows]
+
+
+def _follow_key(
+    link: Link, flush_context: UOWTransaction, state: State, targets: Iterable[State | None], rows: Rows
+) -> None:
+    """The owner's primary key was changed, and the flush itself (not the database) moved its rows along."""
+    gone, came = rows
+    for target in _written(flush_context, targets):
+        old, new = _row(link, state, target, committed=True), _row(link, state, target)
+        if old != new:
+            gone.append((_pk(link.entity, old), dict(zip(link.entity.keys, old, strict=True))))
+            came.append((_pk(link.entity, new), new))
+
+
+def _written(flush_context: UOWTransaction, targets: Iterable[State | None]) -> list[State]:
+    """The targets for which a row can be written: the flush skips those that are not in the Session."""
+    contains = flush_context.session._contains_state
+    return [target for target in targets if target is not None and contains(target)]
+
+
+def _row(link: Link, owner: State, target: State, *, committed: bool = False) -> Values:
+    values: list[Any] = [MISSING] * len(link.entity.keys)
+    for column, position in link.owner_columns:
+        values[position] = _value(owner, column, committed=committed)
+    for column, position in link.target_columns:
+        values[position] = _value(target, column, committed=committed)
+    return tuple(values)
+
+
+def _value(state: State, column: Column[Any], *, committed: bool) -> Any:
+    mapper = state.mapper
+    key = mapper.get_property_by_column(column).key
+    if committed and key in state.committed_state:
+        return state.committed_state[key]
+    value = state.dict.get(key, MISSING)
+    if value is MISSING and state.key is not None and column in mapper.primary_key:
+        return state.key[1][mapper.primary_key.index(column)]
+    return value
+
+
+def _pk(entity: Entity, values: Values) -> Key:
+    return tuple([values[position] for position in entity.pk_index])

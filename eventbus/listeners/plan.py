@@ -1,0 +1,250 @@
+"""How the rows of one mapped class are read off its objects: prepared once, used for every row."""
+
+from __future__ import annotations
+
+import copy
+import operator
+import warnings
+from collections.abc import Callable, Mapping
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from typing import Any, Final, cast
+from uuid import UUID
+
+from sqlalchemy import Column, Table, types
+from sqlalchemy.orm import InstanceState, LoaderCallableStatus, Mapper, RelationshipProperty
+
+from eventbus.changes import MISSING, Key, Values
+from eventbus.entities import Entities, Entity
+from eventbus.errors import CaptureWarning
+from eventbus.listeners.links import Link, links_of
+
+State = InstanceState[Any]
+Row = tuple[Values, bool]
+"""Values, and whether all of them that are published are known."""
+
+ATOMS: Final = frozenset({str, int, float, bool, bytes, type(None), Decimal, UUID, datetime, date, time, timedelta})
+"""Types of values that never change in place."""
+_IMMUTABLE_TYPES: Final = (
+    types.String, types.Integer, types.Numeric, types.Float, types.Boolean, types.Date, types.DateTime, types.Time,
+    types.Interval, types.Uuid, types.LargeBinary,
+)  # fmt: skip
+_CASCADING: Final = ("CASCADE", "SET NULL", "SET DEFAULT")
+
+
+class Plans(dict[Mapper[Any], "Plan"]):
+    """The plans of one installation, made as their mappers are first flushed."""
+
+    def __init__(self, entities: Entities) -> None:
+        super().__init__()
+        self._entities = entities
+
+    def __missing__(self, mapper: Mapper[Any]) -> Plan:
+        plan = self[mapper] = Plan(mapper, self._entities)
+        return plan
+
+
+class Plan:
+    """What capture needs to know of one mapper. `entity` is None where its records are not captured (its links may be)."""
+
+    __slots__ = (
+        "_blank", "_cascades", "_known_blank", "_mutable_index", "_needed", "_order", "_row", "entity", "equal", "links",
+        "mapper", "mutable", "pk", "pk_keys", "volatile",
+    )  # fmt: skip
+
+    entity: Entity | None
+    """None where this class is not captured."""
+    pk: Callable[[Values], Key]
+    """The primary key within a row."""
+    pk_keys: frozenset[str]
+    equal: dict[str, Callable[[Any, Any], bool]]
+    """For each column's key how the flush tells whether a set value differs from the old one."""
+    mutable: frozenset[str]
+    """Keys whose values may be changed in place later, so they are copied."""
+    volatile: dict[str, Table | None]
+    """Keys that an UPDATE sets by itself (onupdate, computed, version counter), with the table whose UPDATE does."""
+    links: tuple[Link, ...]
+
+    def __init__(self, mapper: Mapper[Any], entities: Entities) -> None:
+        self.mapper = mapper
+        self.entity = entity = entities.for_mapper(mapper)
+        self.links = links_of(mapper, entities)
+        self.volatile, self.equal, self.mutable = {}, {}, frozenset()
+        self._cascades: tuple[str, ...] = ()
+        if entity is not None:
+            self._prepare(mapper, entity)
+
+    def _prepare(self, mapper: Mapper[Any], entity: Entity) -> None:
+        columns: dict[str, Column[Any]] = dict(zip(entity.keys, entity.columns, strict=True))
+        self._row = _getter(entity.keys)
+        self._order = entity.keys
+        self.pk = _getter(entity.pk_index)
+        self.pk_keys = frozenset(entity.keys[position] for position in entity.pk_index)
+        self.equal = {key: comparison(column) for key, column in columns.items()}
+        self.mutable = frozenset(key for key, column in columns.items() if _may_mutate(column))
+        self._mutable_index = tuple(entity.positions[key] for key in self.mutable)
+        self.volatile = _volatile(mapper, columns)
+        self._blank = tuple((key, _blank(column)) for key, column in columns.items())
+        self._needed = needed_positions(entity)
+        self._known_blank = all(
+            self._blank[position][1] is None for position in set(self._needed) - set(entity.pk_index)
+        )
+        self._cascades = _cascades(mapper)
+
+    def inserted(self, dict_: Mapping[str, Any]) -> Row:
+        """The row of a new object. A column that was not set and has no default is NULL."""
+        try:
+            values, whole = self._row(dict_), True
+        except KeyError:
+            get = dict_.get
+            values = tuple([get(key, blank) for key, blank in self._blank])
+            whole = self._known_blank or self.is_whole(values)
+        return (self.frozen(values) if self._mutable_index else values), whole
+
+    def loaded(self, dict_: Mapping[str, Any]) -> Row:
+        """The row as far as it is loaded."""
+        try:
+            values, whole = self._row(dict_), True
+        except KeyError:
+            get = dict_.get
+            values = tuple([get(key, MISSING) for key in self._order])
+            whole = self.is_whole(values)
+        return (self.frozen(values) if self._mutable_index else values), whole
+
+    def known(self, state: State) -> dict[str, Any]:
+        """What is known of the row as it was before the flush; the primary key always is."""
+        equal, mutable = self.equal, self.mutable
+        known = {key: value for key, value in state.dict.items() if key in equal}
+        for key, old in state.committed_state.items():
+            if key not in equal:
+                continue
+            if type(old) is LoaderCallableStatus:
+                known.pop(key, None)
+            else:
+                known[key] = old
+        for key in mutable.intersection(known):
+            known[key] = self.freeze(known[key])
+        if state.key is not None and self.entity is not None:
+            known.update(zip([self._order[i] for i in self.entity.pk_index], state.key[1], strict=True))
+        return known
+
+    def is_whole(self, values: Values) -> bool:
+        """Whether all that is published of the row is known."""
+        return all([values[position] is not MISSING for position in self._needed])
+
+    def frozen(self, values: Values) -> Values:
+        """The row with copies of what may be changed in place."""
+        if all([type(values[position]) in ATOMS for position in self._mutable_index]):
+            return values
+        changed = list(values)
+        for position in self._mutable_index:
+            changed[position] = self.freeze(changed[position])
+        return tuple(changed)
+
+    @staticmethod
+    def freeze(value: Any) -> Any:
+        """A copy that later changes in place do not reach."""
+        return _freeze(value)
+
+    def add_volatile(self, before: dict[str, Any], old: Mapping[str, Any]) -> None:
+        """Add what the UPDATE of the tables concerned has set by itself."""
+        tables = {self.mapper.columns[key].table for key in before if key in self.mapper.columns}
+        for key, table in self.volatile.items():
+            if table is None or table in tables:
+                before.setdefault(key, old.get(key, MISSING))
+
+    def warn_of_cascades(self) -> None:
+        """Say once what the database deletes or changes along with a row of this class, unseen by any Session."""
+        if self._cascades:
+            unseen, self._cascades = self._cascades, ()
+            warnings.warn(
+                f"Deleting {self.mapper.class_.__name__} also changes rows that no Session sees: {'; '.join(unseen)}. "
+                "No events are made of them. Let SQLAlchemy delete them (no passive_deletes, cascade='all, delete') "
+                "where they matter.",
+                CaptureWarning,
+                stacklevel=2,
+            )
+
+
+def needed_positions(entity: Entity) -> tuple[int, ...]:
+    """The positions of what is published of an entity, and of its primary key."""
+    wanted = {*(entity.positions[key] for key in entity.published), *entity.pk_index}
+    return tuple(sorted(wanted))
+
+
+def _getter(items: tuple[Any, ...]) -> Callable[[Any], tuple[Any, ...]]:
+    """`itemgetter` that gives a tuple for a single item too."""
+    if len(items) == 1:
+        (item,) = items
+        return lambda row: (row[item],)
+    return cast("Callable[[Any], tuple[Any, ...]]", operator.itemgetter(*items))
+
+
+def comparison(column: Column[Any]) -> Callable[[Any, Any], bool]:
+    """How a flush tells whether a set value differs from the old one."""
+    if type(column.type).compare_values is types.TypeEngine.compare_values:
+        return operator.eq
+    return column.type.compare_values
+
+
+def _may_mutate(column: Column[Any]) -> bool:
+    return not isinstance(column.type, _IMMUTABLE_TYPES)
+
+
+def _freeze(value: Any) -> Any:
+    if type(value) in ATOMS:
+        return value
+    if isinstance(value, dict):
+        return {key: _freeze(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_freeze(item) for item in value]
+    if isinstance(value, set):
+        return {_freeze(item) for item in value}
+    if isinstance(value, bytearray):
+        return bytes(value)
+    try:
+        return copy.deepcopy(value)
+    except Exception:  # noqa: BLE001 - a value that cannot be copied is rarely one that changes
+        return value
+
+
+def _blank(column: Column[Any]) -> Any:
+    """What an INSERT that does not name the column stores: NULL, or something only the database knows."""
+    knows = column.default is None and column.server_default is None and column.identity is None
+    return None if knows and not column.primary_key else MISSING
+
+
+def _volatile(mapper: Mapper[Any], columns: Mapping[str, Column[Any]]) -> dict[str, Table | None]:
+    found: dict[str, Table | None] = {}
+    for key, column in columns.items():
+        if column.onupdate is not None or column.server_onupdate is not None:
+            found[key] = column.table  # type: ignore[assignment]
+        if column is mapper.version_id_col:
+            # The counter rises with whichever table of the class is updated.
+            found[key] = None
+    return found
+
+
+def _cascades(mapper: Mapper[Any]) -> tuple[str, ...]:
+    """What the database does by itself when a row of this class is deleted."""
+    relationships = [each for each in mapper.relationships if not each.viewonly]
+    passive = [f"relationship {each} has passive_deletes" for each in relationships if each.passive_deletes]
+    served = {column for each in relationships for column in _remote_columns(each)}
+    tables = set(mapper.tables)
+    foreign = [
+        f"{key.parent} references it ON DELETE {key.ondelete}"
+        for table in sorted(mapper.local_table.metadata.tables.values(), key=str)  # type: ignore[attr-defined]
+        for key in sorted(table.foreign_keys, key=str)
+        if table not in tables
+        and (key.ondelete or "").upper() in _CASCADING
+        and key.references(mapper.local_table)  # type: ignore[arg-type]
+        and key.parent not in served
+    ]
+    return (*passive, *foreign)
+
+
+def _remote_columns(relationship: RelationshipProperty[Any]) -> list[Any]:
+    if relationship.direction.name == "MANYTOONE":
+        return []
+    pairs = [*relationship.synchronize_pairs, *(relationship.secondary_synchronize_pairs or ())]
+    return [remote for _, remote in pairs]

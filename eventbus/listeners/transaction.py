@@ -1,0 +1,231 @@
+"""The transaction: its frames, its commit, its end.
+
+The three signals that tell a commit from all other ends: a frame is marked in `after_commit`, and when its transaction
+ends a marked savepoint's frame merges into its parent's, a marked root's is published, an unmarked one is dropped (a
+rollback, a failed flush or commit, `close()`, a cancelled task: not all of them have an event of their own).
+
+Events are written to the outbox in the root's `before_commit`, after a flush, while the rows changed are locked. What
+changes after that (another listener's doing, further down the same commit) is written at once, as one more outbox row.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, NamedTuple, Protocol
+
+from sqlalchemy import Connection
+from sqlalchemy.orm import Session, SessionTransaction
+
+from eventbus.changes import MISSING, Change, Recorded
+from eventbus.entities import Entity
+from eventbus.envelope import Batch
+from eventbus.listeners import hooks
+from eventbus.listeners.base import Listener
+from eventbus.listeners.capture import Capture
+from eventbus.listeners.completion import complete
+from eventbus.listeners.encoding import Encoder, Envelope, envelope_of
+from eventbus.listeners.ledger import Ledger, Sealed, TransactionFrame, drop_ledger, ledger_of, open_ledger
+from eventbus.listeners.outer import OuterTransactions
+
+log = logging.getLogger(__name__)
+
+_VERBS: dict[str, Literal["created", "updated", "deleted"]] = {"c": "created", "u": "updated", "d": "deleted"}
+
+
+class Sink(Protocol):
+    """Where a transaction's events go. Its entries mean nothing here; they come back as they were given."""
+
+    def write(self, connection: Connection, batch: Batch) -> Sequence[Any]:
+        """Store the events in the connection's transaction. What it raises fails the commit."""
+
+    def submit(self, entries: Sequence[Any]) -> None:
+        """The transaction is committed. Must not block, raise or use the Session."""
+
+
+class _Net(NamedTuple):
+    """A record that did change, and which of its keys."""
+
+    record: Recorded
+    changed: list[str]
+
+
+class Transactions(Listener):
+    """Follows the Session's transactions and publishes those that commit.
+
+    `listeners` are told of each change after the commit (`Listener.changed`), as are the functions of `listens_for`.
+    """
+
+    critical = True
+
+    def __init__(self, capture: Capture, encoder: Encoder, sink: Sink, *, listeners: Sequence[Listener] = ()) -> None:
+        self._capture = capture
+        self._encoder = encoder
+        self._sink = sink
+        self._outer = OuterTransactions()
+        self._told = [each for each in listeners if type(each).changed is not Listener.changed]
+        capture.settle = self.settle
+
+    def before_commit(self, session: Session) -> None:
+        """Write the events, unless it is only a savepoint that is released."""
+        if session.in_nested_transaction():
+            self._count_commit(session)
+            return
+        session.flush()
+        ledger = self._ledger(session)
+        if ledger is not None:
+            ledger.closing = True
+            self._write(ledger, ledger.frame(session))
+
+    def settle(self, session: Session, ledger: Ledger) -> None:
+        """Something was recorded: write it now if the commit has begun."""
+        if ledger.closing:
+            self._write(ledger, ledger.frame(session))
+
+    def after_commit(self, session: Session) -> None:
+        """Mark the frame. Before other listeners, so that what they raise does not hide the commit from us."""
+        ledger = self._ledger(session)
+        if ledger is not None:
+            ledger.frame(session).committed = True
+
+    def transaction_end(self, session: Session, transaction: SessionTransaction) -> None:
+        """Publish, merge or forget."""
+        parent = transaction.parent
+        if parent is not None and not transaction.nested:
+            return  # a flush has ended
+        ledger = self._ledger(session)
+        if ledger is None:
+            return
+        frame = ledger.frames.pop(transaction, None)
+        if parent is None:
+            drop_ledger(session)
+            if frame is not None and frame.committed and frame.sealed is not None:
+                self._publish(frame.sealed)
+        elif frame is not None and frame.committed:
+            self._release(ledger, parent, frame)
+
+    def _ledger(self, session: Session) -> Ledger | None:
+        ledger = ledger_of(session)
+        return ledger if ledger is not None and ledger.owner is self._capture else None
+
+    def _count_commit(self, session: Session) -> None:
+        """A commit has begun while a savepoint is open: of the savepoint, or (then this one comes first) of the root."""
+        ledger = open_ledger(session, self._capture)
+        if ledger is not None:
+            ledger.frame(session).commits += 1
+
+    def _release(self, ledger: Ledger, parent: SessionTransaction, frame: TransactionFrame) -> None:
+        outer = ledger.frames.get(parent)
+        if outer is None:
+            outer = ledger.frames[parent] = TransactionFrame()
+        outer.absorb(frame)
+        outer.commits += frame.commits - 1
+        if outer.commits > 0 and parent.parent is None:
+            # The root is committing, released this savepoint on the way, and has nothing more to say before COMMIT.
+            ledger.closing = True
+            self._write(ledger, outer)
+
+    def _write(self, ledger: Ledger, frame: TransactionFrame) -> None:
+        """Put the frame's net changes into the outbox of each database concerned, and forget them."""
+        if not frame.records:
+            return
+        self._complete(ledger, frame)
+        net = list(_net(frame))
+        if net:
+            shared = envelope_of(ledger.transaction, ledger.author, ledger.size + len(net))
+            sealed = frame.seal()
+            index = ledger.size
+            entries: list[Any] = []
+            parts = list(_by_connection(ledger, net))
+            for connection, part in parts:
+                entries += self._sink.write(connection, self._batch(part, connection, shared, index))
+                sealed.connections.add(connection)
+                index += len(part)
+            sealed.entries += entries
+            if self._told or hooks.any_hooks():
+                sealed.records += _deliveries([each for _, part in parts for each in part], shared, ledger.size)
+            ledger.size = index
+        frame.clear()
+
+    def _complete(self, ledger: Ledger, frame: TransactionFrame) -> None:
+        for entity in frame.partial:
+            if frame.records.get(entity):
+                complete(frame, entity, self._capture.needed(entity), ledger.connections[entity])
+
+    def _batch(self, part: Sequence[_Net], connection: Connection, shared: Envelope, first: int) -> Batch:
+        encode, dialect = self._encoder.encode, connection.dialect.name
+        bodies = [
+            encode(record, changed, dialect, shared, index) for index, (record, changed) in enumerate(part, first)
+        ]
+        keys = [record.entity.routing_keys[record.op] for record, _ in part]
+        return Batch(0, shared.transaction, keys, bodies, first)
+
+    def _publish(self, sealed: Sealed) -> None:
+        for connection in sealed.connections:
+            if connection.in_transaction():
+                self._outer.wait(connection, lambda: self._deliver(sealed))
+                return
+        self._deliver(sealed)
+
+    def _deliver(self, sealed: Sealed) -> None:
+        """After the commit nothing may raise: the rows are there, whatever we do."""
+        try:
+            self._sink.submit(sealed.entries)
+        except Exception:
+            log.exception("events not handed over; they wait in the outbox", extra={"entries": len(sealed.entries)})
+        for entity, change in sealed.records:
+            self._tell(entity, change)
+
+    def _tell(self, entity: Entity, change: Change) -> None:
+        for callback in hooks.callbacks_for(entity, hooks.OPERATIONS[change.op]):
+            hooks.call(callback, change)
+        for listener in self._told:
+            hooks.call(listener.changed, change)
+
+
+def _net(frame: TransactionFrame) -> Iterator[_Net]:
+    for record in frame:
+        changed = record.changed()
+        if changed or record.op != "u":
+            yield _Net(record, changed)
+
+
+def _by_connection(ledger: Ledger, net: list[_Net]) -> Iterator[tuple[Connection, list[_Net]]]:
+    connections = ledger.connections
+    used = {connections[record.entity] for record, _ in net}
+    if len(used) == 1:
+        yield used.pop(), net
+        return
+    parts: dict[Connection, list[_Net]] = {}
+    for each in net:
+        parts.setdefault(connections[each.record.entity], []).append(each)
+    yield from parts.items()
+
+
+def _deliveries(net: Sequence[_Net], shared: Envelope, first: int) -> Iterator[tuple[Entity, Change]]:
+    for index, (record, changed) in enumerate(net, first):
+        entity, after = record.entity, record.after
+        yield (
+            entity,
+            Change(
+                op=_VERBS[record.op],
+                entity=entity.name,
+                model=entity.model,
+                pk=record.pk,
+                before={key: value for key, value in _old(record, changed).items() if value is not MISSING},
+                after=None if after is None else _known(entity, after),
+                changed=tuple(changed),
+                author=shared.author,
+                transaction=shared.transaction,
+                index=index,
+                size=shared.size,
+            ),
+        )
+
+
+def _old(record: Recorded, changed: Sequence[str]) -> dict[str, Any]:
+    return record.before if record.op == "d" else {key: record.before[key] for key in changed}
+
+
+def _known(entity: Entity, after: Sequence[Any]) -> dict[str, Any]:
+    return {key: value for key, value in zip(entity.keys, after, strict=True) if value is not MISSING}

@@ -1,0 +1,47 @@
+"""Connections on which a rollback would undo nothing: refused, since what they commit and what not cannot be told."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from sqlalchemy import Connection
+
+from eventbus.errors import CaptureError
+
+_AUTOCOMMIT: Final = "eventbus.autocommit"
+
+
+def check_transactional(connection: Connection) -> None:
+    """Raise CaptureError if each statement commits by itself on this connection.
+
+    Looks at the isolation level SQLAlchemy was given, and once a DBAPI connection at the driver's own setting.
+    """
+    chosen = connection.get_execution_options().get("isolation_level")
+    if chosen is None:
+        chosen = connection.dialect._on_connect_isolation_level
+    if chosen == "AUTOCOMMIT" or (chosen is None and _driver_autocommits(connection)):
+        raise CaptureError(
+            "This Session writes on an AUTOCOMMIT connection: a rollback undoes nothing there, so events of committed changes "
+            "cannot be told from others. Use another isolation level for this engine, or write within eventbus.muted(session)."
+        )
+
+
+def _driver_autocommits(connection: Connection) -> bool:
+    info = connection.info
+    found = info.get(_AUTOCOMMIT)
+    if found is None:
+        found = info[_AUTOCOMMIT] = _ask_driver(connection)
+    return bool(found)
+
+
+def _ask_driver(connection: Connection) -> bool:
+    raw: Any = connection.connection.dbapi_connection
+    try:
+        # Since SQLAlchemy 2.0.43; before that each driver calls it its own way.
+        detect = connection.dialect.detect_autocommit_setting
+    except AttributeError:
+        return getattr(raw, "autocommit", False) is True
+    try:
+        return bool(detect(raw))
+    except NotImplementedError:
+        return False

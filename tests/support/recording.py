@@ -1,0 +1,108 @@
+"""The listeners with nothing behind them: what a Session's commits would publish, as plain values.
+
+Bytes go through the real encoder and are decoded again; only outbox and broker are missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection
+
+from eventbus.entities import Entities
+from eventbus.envelope import Batch, Event, decode
+from eventbus.listeners import base, targets
+from eventbus.listeners.auto_fields import AutoFields
+from eventbus.listeners.base import Listener
+from eventbus.listeners.capture import Capture
+from eventbus.listeners.encoding import Encoder
+from eventbus.listeners.transaction import Transactions
+
+
+class Written(NamedTuple):
+    """One `write`: the connection it was for, and the batch."""
+
+    connection: Connection
+    batch: Batch
+
+
+class RecordingSink:
+    """A sink that keeps what it is given. `fail` is raised at the next write or submit of that name."""
+
+    def __init__(self) -> None:
+        self.written: list[Written] = []
+        self.submitted: list[Written] = []
+        self.fail: dict[str, Exception] = {}
+
+    def write(self, connection: Connection, batch: Batch) -> list[Written]:
+        if "write" in self.fail:
+            raise self.fail.pop("write")
+        assert connection.in_transaction()
+        self.written.append(Written(connection, batch))
+        return [self.written[-1]]
+
+    def submit(self, entries: Sequence[Written]) -> None:
+        if "submit" in self.fail:
+            raise self.fail.pop("submit")
+        self.submitted += entries
+
+
+class Recording:
+    """An installation on `target` whose events are kept. Make it with `record`; `uninstall` ends it."""
+
+    def __init__(
+        self,
+        target: Any,
+        *,
+        author: Callable[[], Any] | None = None,
+        auto_fields: bool | AutoFields = True,
+        listeners: Sequence[Listener] = (),
+        policy: Any = "fail",
+        max_bytes: int = 1 << 20,
+        **entities: Any,
+    ) -> None:
+        self.sink = RecordingSink()
+        self.entities = Entities("crm", **entities)
+        self.capture = Capture(self.entities, author=author)
+        stamps = auto_fields if isinstance(auto_fields, AutoFields) else None
+        if auto_fields is True:
+            stamps = AutoFields(author=self.capture.author)
+        self.target = targets.resolve(target)
+        encoder = Encoder("crm", policy=policy, max_bytes=max_bytes)
+        self._remove = base.register(
+            self.target.session_class,
+            auto_fields=stamps,
+            capture=self.capture,
+            bulk=None,
+            transaction=Transactions(self.capture, encoder, self.sink, listeners=listeners),
+            others=listeners,
+        )
+
+    def uninstall(self) -> None:
+        """Take the listeners away again."""
+        self._remove()
+        self.target.release()
+
+    @property
+    def events(self) -> list[Event]:
+        """All events of committed transactions so far, decoded, in order."""
+        return [
+            decode(message.body)
+            for version, entry in enumerate(self.sink.submitted, 1)
+            for message in Batch(version, *_parts(entry.batch)).messages()
+        ]
+
+    def take(self) -> list[Event]:
+        """The events since the last `take`."""
+        events = self.events
+        self.sink.submitted.clear()
+        return events
+
+    def short(self) -> list[tuple[str, str]]:
+        """The events since the last `take`, each as operation and subject."""
+        return [(event.op, event.subject) for event in self.take()]
+
+
+def _parts(batch: Batch) -> tuple[str, list[str], list[bytes], int]:
+    return batch.transaction, batch.keys, batch.bodies, batch.first_index
