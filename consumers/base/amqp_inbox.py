@@ -30,17 +30,22 @@ class AmqpInbox(Inbox):
     A consumer that has silently ceased to be one is told from an idle one by four signs: the driver knows its tag no
     more (cancelled by the broker), its channel is another (closed for an error and opened anew by the driver), the
     broker says the queue is gone or has no consumer, or says nothing at all. Each ends in Lost.
+
+    `browse` names another queue to read instead: nothing is declared then, and any number may be unacknowledged.
     """
 
-    def __init__(self, settings: ConsumerSettings) -> None:
+    def __init__(self, settings: ConsumerSettings, *, browse: str | None = None) -> None:
         self._settings = settings
+        self._queue = browse or settings.queue_name
+        self._prefetch = 0 if browse else settings.prefetch
         self._arrived: deque[Delivery] = deque()
         self._arrived_bytes = 0
         self._tally = Tally()
         self._line = Line(settings, heartbeat=settings.heartbeat)
         self._connection = self._line.driver
         try:
-            topology.declare(self._line, settings)
+            if not browse:
+                topology.declare(self._line, settings)
             with setting_up():
                 self._start()
         except BaseException:
@@ -57,9 +62,9 @@ class AmqpInbox(Inbox):
             keep=max(_KEPT_BODIES, self._settings.limits.body),
             patience=self._settings.patience,
         )
-        self._channel.basic_qos(0, self._settings.prefetch, False)
+        self._channel.basic_qos(0, self._prefetch, False)
         self._number = self._channel.channel_id
-        self._tag = self._channel.basic_consume(self._settings.queue_name, callback=_never)
+        self._tag = self._channel.basic_consume(self._queue, callback=_never)
         self._last_sign = time.monotonic()
 
     def _arrive(self, delivery: Delivery) -> None:
@@ -125,7 +130,7 @@ class AmqpInbox(Inbox):
     def _probe(self) -> tuple[int, int]:
         """Messages that are ready and consumers, as the broker knows them."""
         with talking():
-            answer = self._questions.queue_declare(queue=self._settings.queue_name, passive=True)
+            answer = self._questions.queue_declare(queue=self._queue, passive=True)
         self._check_consumer()
         self._last_sign = time.monotonic()
         if answer.consumer_count == 0:

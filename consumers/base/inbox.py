@@ -17,7 +17,7 @@ class Inbox(ABC):
 
     @abstractmethod
     def fetch(self, timeout: float, limit: int) -> list[Delivery]:
-        """Wait up to `timeout` seconds for a first delivery, then take what is there, at most `limit`, without waiting."""
+        """Wait up to `timeout` seconds for a first delivery, then take what is there, at most `limit`."""
 
     @abstractmethod
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:

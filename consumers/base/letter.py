@@ -66,16 +66,19 @@ def original_key(delivery: Delivery) -> str:
 def repeated(properties: Properties, headers: Mapping[str, Any]) -> dict[str, Any]:
     """The properties for sending a message again, with more headers. What cannot be written again is left out."""
     kept = {name: value for name, value in properties.items() if name not in _NOT_REPEATED and value is not None}
-    given = {
-        name: value
-        for name, value in (properties.get("application_headers") or {}).items()
-        if not (isinstance(name, str) and name.startswith(_BROKERS_OWN))
-    }
+    given = without_brokers_own(properties.get("application_headers") or {})
     for candidate in ({**kept, "application_headers": {**given, **headers}}, {**kept, "application_headers": headers}):
         complete = {**candidate, "delivery_mode": 2}
         if _writable(complete):
             return complete
     return {"application_headers": dict(headers), "delivery_mode": 2}
+
+
+def without_brokers_own(headers: Mapping[str, Any]) -> dict[str, Any]:
+    """The headers that the sender gave; those a broker adds on the way would confuse the next one."""
+    return {
+        name: value for name, value in headers.items() if not (isinstance(name, str) and name.startswith(_BROKERS_OWN))
+    }
 
 
 def _writable(properties: dict[str, Any]) -> bool:

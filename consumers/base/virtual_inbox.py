@@ -28,16 +28,19 @@ class VirtualMessage(virtual.Message, RawMessage):
 
 @final
 class VirtualInbox(Inbox):
-    """A consumer on a channel of its own."""
+    """A consumer on a channel of its own. `browse` is as for the AMQP inbox."""
 
-    def __init__(self, settings: ConsumerSettings) -> None:
+    def __init__(self, settings: ConsumerSettings, *, browse: str | None = None) -> None:
         self._settings = settings
+        self._queue = browse or settings.queue_name
+        self._prefetch = 0 if browse else settings.prefetch
         self._arrived: list[Delivery] = []
         self._arrived_bytes = 0
         self._tally = Tally()
         self._line = Line(settings)
         try:
-            topology.declare(self._line, settings)
+            if not browse:
+                topology.declare(self._line, settings)
             with setting_up():
                 self._start()
         except BaseException:
@@ -49,10 +52,8 @@ class VirtualInbox(Inbox):
         self._numbered = not isinstance(self._channel, virtual.Channel)
         if not self._numbered:
             self._channel.Message = VirtualMessage
-        self._channel.basic_qos(0, self._settings.prefetch, False)
-        self._channel.basic_consume(
-            queue=self._settings.queue_name, no_ack=False, callback=self._arrive, consumer_tag=_TAG
-        )
+        self._channel.basic_qos(0, self._prefetch, False)
+        self._channel.basic_consume(queue=self._queue, no_ack=False, callback=self._arrive, consumer_tag=_TAG)
         self._last_sign = time.monotonic()
 
     def _arrive(self, message: Any) -> None:
@@ -97,7 +98,7 @@ class VirtualInbox(Inbox):
 
     def _probe(self) -> int:
         self._last_sign = time.monotonic()
-        answer = self._channel.queue_declare(queue=self._settings.queue_name, passive=True)
+        answer = self._channel.queue_declare(queue=self._queue, passive=True)
         return int(answer.message_count)
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:

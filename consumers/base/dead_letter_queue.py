@@ -1,0 +1,227 @@
+"""The dead letters of one queue, to be looked at, sent again or thrown away."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final, final
+
+from amqp.exceptions import NotFound
+
+from consumers.base import letter
+from consumers.base.amqp_inbox import AmqpInbox
+from consumers.base.delivery import Delivery
+from consumers.base.errors import setting_up
+from consumers.base.inbox import Inbox
+from consumers.base.letter import Letter
+from consumers.base.line import Line, is_amqp
+from consumers.base.sender import Sender
+from consumers.base.settings import ConsumerSettings
+from consumers.base.virtual_inbox import VirtualInbox
+from eventbus.envelope import Event, Limits, decode
+from eventbus.errors import BadEvent
+from eventbus.naming import dead_letter_queue
+
+_GROUP: Final = 1000
+_GROUP_BYTES: Final = 32 << 20
+"""Letters, and bytes of their bodies, that are sent again together, in the order of their versions."""
+_QUIET: Final = 1.0
+"""Seconds without another letter after which the rest is taken to be in somebody else's hands."""
+_OUR_HEADERS: Final = (letter.REASON, letter.DETAIL, letter.TIME, letter.QUEUE, letter.DIGEST)
+_BROKERS_REASONS: Final = {
+    "delivery_limit": "delivered too often",
+    "rejected": "body too large, refused unread",
+    "expired": "expired in the queue",
+    "maxlen": "queue was full",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One dead letter. `event` is None where the body is no event; `digest` is the SHA-256 of the body, in hex."""
+
+    delivery: Delivery
+    digest: str
+    event: Event | None
+
+    @property
+    def reason(self) -> str:
+        """Why it is here: our words, or the broker's where the broker put it here by itself."""
+        said = self.delivery.headers.get(letter.REASON)
+        return str(said) if said else _BROKERS_REASONS.get(str(self._death.get("reason")), "unknown")
+
+    @property
+    def detail(self) -> str:
+        """More about the reason, often empty."""
+        return str(self.delivery.headers.get(letter.DETAIL, ""))
+
+    @property
+    def time(self) -> str:
+        """When it was put here; ISO 8601, empty if unknown."""
+        said = self.delivery.headers.get(letter.TIME) or self._death.get("time")
+        return said.isoformat() if hasattr(said, "isoformat") else str(said or "")
+
+    @property
+    def queue(self) -> str | None:
+        """The queue it came from, None if nobody says."""
+        said = self.delivery.headers.get(letter.QUEUE) or self._death.get("queue")
+        return said if isinstance(said, str) else None
+
+    @property
+    def attempts(self) -> int:
+        """How often it has become a dead letter."""
+        said = self.delivery.headers.get(letter.ATTEMPTS)
+        return said if type(said) is int else 1
+
+    @property
+    def whole(self) -> bool:
+        """Whether the body was read; one of many MiB is not."""
+        return len(self.delivery.body) == self.delivery.size
+
+    @property
+    def record(self) -> str:
+        """`crm.contact/ab12`; empty where the body is no event."""
+        return f"{self.event.model}/{self.event.record}" if self.event else ""
+
+    @property
+    def _death(self) -> Mapping[str, Any]:
+        deaths = self.delivery.headers.get("x-death")
+        first = deaths[0] if isinstance(deaths, list) and deaths else None
+        return first if isinstance(first, dict) else {}
+
+
+Choice = Callable[[Entry], bool]
+
+
+@final
+class DeadLetterQueue:
+    """Reads the letters that are there when it is asked; what comes later is left alone.
+
+    Every method raises Lost where the broker cannot be reached, ConfigurationError where it will not be of use. Letters
+    that somebody else is reading at the moment are not seen.
+    """
+
+    def __init__(self, settings: ConsumerSettings) -> None:
+        self._settings = settings
+        self._name = dead_letter_queue(settings.queue)
+
+    def count(self) -> int:
+        """How many letters there are; 0 where there is no such queue."""
+        line = Line(self._settings)
+        try:
+            with setting_up():
+                return _ready(line.channel(), self._name)
+        finally:
+            line.drop()
+
+    def read(self, choose: Choice, limit: int | None = None) -> Iterator[Entry]:
+        """The chosen letters, oldest first. They stay where they are."""
+        with self._open() as inbox:
+            if inbox is not None:
+                yield from self._chosen(inbox, choose, limit)
+
+    def retry(self, choose: Choice, limit: int | None = None) -> int:
+        """Send the chosen letters to the queue they came from; each leaves here once the broker has confirmed it there.
+
+        Older versions go first, within groups of a thousand letters; what is no event goes last. A body that was too
+        large to be read is left alone: it would only come back.
+        """
+        sender = Sender(self._settings)
+
+        def send(group: list[Entry]) -> None:
+            sender.send([self._again(entry) for entry in group])
+
+        try:
+            return self._settle(lambda entry: entry.whole and choose(entry), limit, send)
+        finally:
+            sender.close()
+
+    def purge(self, choose: Choice, limit: int | None = None) -> int:
+        """Throw the chosen letters away; how many there were."""
+        return self._settle(choose, limit, lambda _group: None)
+
+    def _settle(self, choose: Choice, limit: int | None, act: Callable[[list[Entry]], None]) -> int:
+        count = 0
+        with self._open() as inbox:
+            if inbox is None:
+                return 0
+            for group in _grouped(self._chosen(inbox, choose, limit)):
+                act(sorted(group, key=_version))
+                inbox.acknowledge([entry.delivery for entry in group])
+                count += len(group)
+        return count
+
+    @contextmanager
+    def _open(self) -> Iterator[Inbox | None]:
+        self._left = self.count()
+        if not self._left:
+            yield None
+            return
+        kind = AmqpInbox if is_amqp(self._settings.url) else VirtualInbox
+        inbox: Inbox = kind(self._settings, browse=self._name)
+        try:
+            yield inbox
+            inbox.close()
+        finally:
+            inbox.drop()
+
+    def _chosen(self, inbox: Inbox, choose: Choice, limit: int | None) -> Iterator[Entry]:
+        found = 0
+        while self._left > 0 and found != limit:
+            deliveries = inbox.fetch(_QUIET, self._left)
+            if not deliveries:
+                return
+            inbox.tick()
+            self._left -= len(deliveries)
+            for entry in map(_entry, deliveries):
+                if choose(entry):
+                    yield entry
+                    found += 1
+                    if found == limit:
+                        return
+
+    def _again(self, entry: Entry) -> Letter:
+        given = letter.without_brokers_own(entry.delivery.headers)
+        headers = {
+            letter.ROUTING_KEY: letter.original_key(entry.delivery),
+            letter.ATTEMPTS: entry.attempts,
+            **{name: value for name, value in given.items() if name not in _OUR_HEADERS},
+        }
+        properties = letter.repeated({**entry.delivery.properties, "application_headers": {}}, headers)
+        if is_amqp(self._settings.url):
+            # So that the consumer believes the header that says who sent it first.
+            properties["user_id"] = self._settings.own_user
+        return Letter("", entry.queue or self._settings.queue, entry.delivery.body, properties)
+
+
+def _entry(delivery: Delivery) -> Entry:
+    try:
+        event = decode(delivery.body, Limits(body=64 << 20))
+    except BadEvent:
+        event = None
+    return Entry(delivery, delivery.digest, event)
+
+
+def _ready(channel: Any, queue: str) -> int:
+    try:
+        return int(channel.queue_declare(queue=queue, passive=True).message_count)
+    except NotFound:
+        return 0
+
+
+def _version(entry: Entry) -> tuple[bool, int]:
+    return (False, entry.event.version) if entry.event else (True, 0)
+
+
+def _grouped(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
+    group: list[Entry] = []
+    size = 0
+    for entry in entries:
+        group.append(entry)
+        size += len(entry.delivery.body)
+        if len(group) >= _GROUP or size >= _GROUP_BYTES:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group

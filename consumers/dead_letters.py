@@ -1,0 +1,249 @@
+"""`eventbus-dead-letters`: see what a consumer could not take, send it again, or throw it away.
+
+The command's purpose is to show payloads; nothing else of eventbus does.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import click
+
+from consumers.base.dead_letter_queue import Choice, DeadLetterQueue, Entry
+from consumers.base.errors import Lost
+from consumers.base.settings import ConsumerSettings
+from eventbus.errors import ConfigurationError
+
+EXIT_OK: Final = 0
+EXIT_FAILED: Final = 1
+EXIT_USAGE: Final = 2
+
+_PREVIEW: Final = 60
+_ID: Final = 12
+"""Hex digits of a body's SHA-256 that stand for it on the screen."""
+_SHORTEST_ID: Final = 4
+
+CommandFunction = Callable[..., None]
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which dead letters are meant: all that fit every given condition."""
+
+    ids: tuple[str, ...] = ()
+    reason: str | None = None
+    entity: str | None = None
+
+    def __post_init__(self) -> None:
+        if short := [each for each in self.ids if len(each) < _SHORTEST_ID]:
+            raise click.UsageError(f"{short[0]!r} is too short for an id: give at least {_SHORTEST_ID} digits of it")
+
+    def __bool__(self) -> bool:
+        return bool(self.ids or self.reason or self.entity)
+
+    def __call__(self, entry: Entry) -> bool:
+        """Whether this one is meant."""
+        return (
+            (not self.ids or entry.digest.startswith(self.ids))
+            and (self.reason is None or self.reason.lower() in f"{entry.reason}: {entry.detail}".lower())
+            and (self.entity is None or self._is_entity(entry))
+        )
+
+    def _is_entity(self, entry: Entry) -> bool:
+        return entry.event is not None and self.entity in (entry.event.model, entry.event.entity)
+
+
+def _filtered(command: CommandFunction) -> CommandFunction:
+    """The options that say which dead letters are meant."""
+    command = click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most N, the oldest first.")(
+        command
+    )
+    command = click.option("--entity", metavar="NAME", help="Only of this kind: contact, or crm.contact.")(command)
+    return click.option("--reason", metavar="TEXT", help="Only those whose reason has this text in it.")(command)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--url", help="The broker, as amqp://user:password@host/vhost. Default: $EVENTBUS_URL.")
+@click.option(
+    "--queue", help="The consumer's queue, whose dead letters are meant. Default: $EVENTBUS_QUEUE, json-mirror."
+)
+@click.pass_context
+def cli(context: click.Context, url: str | None, queue: str | None) -> None:
+    """Look after dead letters: messages that a consumer could not take.
+
+    A consumer puts what it cannot read, may not trust, or fails on again and again into a queue of its own, with the
+    reason, and goes on with the rest. Nothing there is lost and nothing there changes by itself.
+
+    \b
+    eventbus-dead-letters list                      what is there, and why
+    eventbus-dead-letters show 3f9a                 one of them, whole
+    eventbus-dead-letters retry --entity contact    back to the consumer, once the cause is mended
+    eventbus-dead-letters purge 3f9a --yes          for ever gone
+    """
+    settings = ConsumerSettings.from_env()
+    context.obj = DeadLetterQueue(replace(settings, url=url or settings.url, queue=queue or settings.queue))
+
+
+@cli.command("list")
+@_filtered
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for other programs.")
+@click.pass_obj
+def list_letters(
+    letters: DeadLetterQueue, *, reason: str | None, entity: str | None, limit: int | None, as_json: bool
+) -> None:
+    """Show what is there: id, time, reason, record, size, first bytes. Takes nothing away."""
+    count = 0
+    for entry in letters.read(Filter((), reason, entity), limit):
+        count += 1
+        click.echo(json.dumps(_summary(entry), ensure_ascii=False) if as_json else _lines(entry))
+    if not as_json:
+        click.echo(f"{count} dead letter{'' if count == 1 else 's'}")
+
+
+@cli.command("show")
+@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@click.option("--raw", is_flag=True, help="The body alone, byte for byte as it came.")
+@click.pass_obj
+def show_letters(letters: DeadLetterQueue, *, ids: tuple[str, ...], raw: bool) -> None:
+    """Show dead letters whole: properties, headers and body. An ID is the beginning of the one `list` shows."""
+    found = list(letters.read(Filter(ids)))
+    for entry in found:
+        if raw:
+            click.get_binary_stream("stdout").write(entry.delivery.body)
+        else:
+            click.echo(_whole(entry))
+    _require(len(found), ids)
+
+
+@cli.command("retry")
+@click.argument("ids", metavar="[ID]...", nargs=-1)
+@_filtered
+@click.option("--all", "everything", is_flag=True, help="All of them; without an ID or a filter this must be said.")
+@click.pass_obj
+def retry_letters(
+    letters: DeadLetterQueue,
+    *,
+    ids: tuple[str, ...],
+    reason: str | None,
+    entity: str | None,
+    limit: int | None,
+    everything: bool,
+) -> None:
+    """Send dead letters to the queue they came from, older versions of a record first.
+
+    Each leaves the dead letters only when the broker has confirmed that it is in its queue again. An event that was
+    overtaken meanwhile does no harm: the newest version wins. What fails again comes back with its count of attempts.
+    """
+    chosen = _some(Filter(ids, reason, entity), limit, everything)
+    count = letters.retry(chosen, limit)
+    click.echo(f"{count} sent again")
+    _require(count, ids)
+
+
+@cli.command("purge")
+@click.argument("ids", metavar="[ID]...", nargs=-1)
+@_filtered
+@click.option("--all", "everything", is_flag=True, help="All of them; without an ID or a filter this must be said.")
+@click.option("--yes", is_flag=True, help="Yes, delete: this cannot be undone.")
+@click.pass_obj
+def purge_letters(
+    letters: DeadLetterQueue,
+    *,
+    ids: tuple[str, ...],
+    reason: str | None,
+    entity: str | None,
+    limit: int | None,
+    everything: bool,
+    yes: bool,
+) -> None:
+    """Delete dead letters for ever. Needs --yes."""
+    chosen = _some(Filter(ids, reason, entity), limit, everything)
+    if not yes:
+        raise click.UsageError("purge deletes for ever: say --yes if that is meant")
+    count = letters.purge(chosen, limit)
+    click.echo(f"{count} deleted")
+    _require(count, ids)
+
+
+def _some(chosen: Filter, limit: int | None, everything: bool) -> Choice:
+    if not (chosen or limit or everything):
+        raise click.UsageError("which ones? Give IDs, --reason, --entity or --limit, or say --all")
+    return chosen
+
+
+def _require(found: int, ids: Sequence[str]) -> None:
+    if ids and not found:
+        raise click.ClickException(f"no dead letter has an id that begins with {' or '.join(ids)}")
+
+
+def _summary(entry: Entry) -> dict[str, Any]:
+    return {
+        "id": entry.digest[:_ID],
+        "time": entry.time,
+        "reason": entry.reason,
+        "detail": entry.detail,
+        "record": entry.record,
+        "version": entry.event.version if entry.event else None,
+        "queue": entry.queue,
+        "attempts": entry.attempts,
+        "bytes": entry.delivery.size,
+        "begins": _printable(entry.delivery.body[:_PREVIEW]),
+    }
+
+
+def _lines(entry: Entry) -> str:
+    reason = f"{entry.reason} ({entry.detail})" if entry.detail else entry.reason
+    head = f"{entry.digest[:_ID]}  {entry.time or 'time unknown'}  {_printable(reason)}"
+    again = f", attempt {entry.attempts}" if entry.attempts > 1 else ""
+    about = f"{_printable(entry.record) or 'no event'}, {entry.delivery.size} bytes{again}"
+    return f"{head}\n              {about}: {_printable(entry.delivery.body[:_PREVIEW])}"
+
+
+def _whole(entry: Entry) -> str:
+    properties = {**entry.delivery.properties}
+    headers = properties.pop("application_headers", None) or {}
+    rows = [("id", entry.digest), *sorted(properties.items()), *sorted(headers.items(), key=str)]
+    facts = "\n".join(f"{_printable(str(name))}: {_printable(str(value))}" for name, value in rows)
+    return f"{facts}\n\n{_body(entry.delivery.body)}\n"
+
+
+def _body(body: bytes) -> str:
+    try:
+        text = json.dumps(json.loads(body), indent=2, ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return _printable(body)
+    return "\n".join(map(_printable, text.split("\n")))
+
+
+def _printable(content: bytes | str) -> str:
+    """Text that cannot drive a terminal: whatever is not printable is shown as its escape."""
+    text = content.decode("utf-8", "backslashreplace") if isinstance(content, bytes) else content
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command. 0: done, 1: the broker or the letter is not there, 2: wrong use or configuration."""
+    try:
+        cli.main(args=None if argv is None else list(argv), prog_name="eventbus-dead-letters", standalone_mode=False)
+    except click.exceptions.Exit as exit_:
+        return exit_.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.Abort:
+        return EXIT_FAILED
+    except ConfigurationError as error:
+        click.echo(f"Error: {error}", err=True)
+        return EXIT_USAGE
+    except Lost as error:
+        click.echo(f"Error: the broker cannot be reached or was lost: {error}", err=True)
+        return EXIT_FAILED
+    return EXIT_OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())
