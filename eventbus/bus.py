@@ -1,0 +1,247 @@
+"""`install()`: the one place where the parts are wired to each other and to an application's Sessions."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, Final, final
+from weakref import WeakKeyDictionary
+
+from marshmallow import Schema
+from sqlalchemy import Connection
+from sqlalchemy.orm import Session
+
+from eventbus.dispatcher import Dispatcher, Stats
+from eventbus.entities import Entities
+from eventbus.envelope import Batch
+from eventbus.errors import ConfigurationError, FlushTimeout
+from eventbus.ids import uuid7
+from eventbus.listeners.auto_fields import AutoFields, IdGenerator
+from eventbus.listeners.base import Listener, register
+from eventbus.listeners.capture import Capture
+from eventbus.listeners.encoding import POLICIES, Encoder, Policy
+from eventbus.listeners.targets import resolve
+from eventbus.listeners.transaction import Transactions
+from eventbus.outbox import Entry, Outbox, Store
+from eventbus.publishers import Publisher, publisher_for
+from eventbus.settings import DEFAULT_SERVICE, Settings, redact
+
+log = logging.getLogger(__name__)
+
+_installed: Final[WeakKeyDictionary[type[Session], Bus]] = WeakKeyDictionary()
+_lock: Final = threading.Lock()
+_POLL: Final = 0.02
+
+
+def install(
+    target: Any,
+    *,
+    service: str | None = None,
+    url: str | None = None,
+    schemas: Mapping[Any, type[Schema] | Schema] | None = None,
+    include: Iterable[Any] = (),
+    exclude: Iterable[Any] = (),
+    author: Callable[[], Any] | None = None,
+    outbox: bool = True,
+    create_outbox: bool = True,
+    auto_fields: bool | AutoFields = True,
+    new_id: IdGenerator = uuid7,
+    on_unfit: Policy = "fail",
+    listeners: Sequence[Listener] = (),
+    settings: Settings | None = None,
+    publisher: Callable[[], Publisher] | Publisher | None = None,
+) -> Bus:
+    """Publish every committed change of the Sessions that `target` makes. Connects to nothing yet.
+
+    `target` is a sessionmaker, async_sessionmaker, scoped_session (also Flask-SQLAlchemy's `db.session`), or a Session
+    subclass. A second call for the same one returns the first call's bus.
+
+    * `service`, `url`: win over EVENTBUS_SERVICE and EVENTBUS_URL; `settings` replaces all that the environment says.
+    * `schemas`: marshmallow schemas by model, for what is published of a record; the others are derived.
+    * `include`, `exclude`: models, tables or entity names; with `include` nothing else is captured.
+    * `author`: called for the author of a change where no `acting_as` says it, e.g. a framework's current user.
+    * `outbox=False`: direct mode, best effort: a crash between commit and confirm loses events.
+    * `create_outbox=False`: the outbox tables are made by Alembic (`eventbus.outbox.metadata`), not on first need.
+    * `auto_fields`: fill in ids, authors and timestamps; an `AutoFields` of your own names the fields.
+    * `new_id`: makes ids for records without one.
+    * `on_unfit`: what becomes of a record no event can hold; "fail" the commit, or publish a marked "stub".
+    * `listeners`: objects told of each moment of a Session (see `Listener`).
+    * `publisher`: an own publisher, or what makes one, in place of the URL's.
+
+    Raises InstallError for a target or models that cannot be served, ConfigurationError for wrong settings.
+    """
+    if on_unfit not in POLICIES:
+        raise ConfigurationError(f"install(on_unfit={on_unfit!r}): use one of {', '.join(POLICIES)}")
+    settings = settings or Settings.from_env()
+    settings = replace(settings, service=service or settings.service, url=url or settings.url)
+    with _lock:
+        resolved = resolve(target)
+        present = _installed.get(resolved.session_class)
+        if present is not None:
+            log.warning("already installed", extra={"target": repr(target), "bus": repr(present)})
+            return present
+        entities = Entities(settings.service, include=include, exclude=exclude, schemas=schemas)
+        delivery = _delivery(settings, publisher, durable=outbox)
+        capture = Capture(entities, author=author)
+        if auto_fields is True:
+            auto_fields = AutoFields(author=capture.author, new_id=new_id)
+        sink = _Sink(Outbox(create=create_outbox, durable=outbox), delivery)
+        encoder = Encoder(settings.service, max_bytes=settings.max_event_bytes, policy=on_unfit)
+        uninstall = register(
+            resolved.session_class,
+            auto_fields=auto_fields or None,
+            capture=capture,
+            bulk=None,
+            transaction=Transactions(capture, encoder, sink, listeners=listeners),
+            others=listeners,
+        )
+        bus = Bus(settings, entities, delivery, resolved.session_class, (uninstall, resolved.release))
+        _installed[resolved.session_class] = bus
+    _announce(bus, publisher)
+    return bus
+
+
+@final
+class Bus:
+    """One installation: what `install()` returns. Thread-safe; a forked child goes on with a dispatcher of its own."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        entities: Entities,
+        delivery: _Delivery,
+        session_class: type[Session],
+        undo: Sequence[Callable[[], None]],
+    ) -> None:
+        self.settings = settings
+        self.entities = entities
+        self._delivery = delivery
+        self._session_class = session_class
+        self._undo = list(undo)
+
+    def __repr__(self) -> str:
+        return f"<Bus service={self.settings.service!r} broker={redact(self.settings.url)}>"
+
+    def flush(self, timeout: float = 30.0) -> None:
+        """Return when all that was committed so far is confirmed by the broker.
+
+        Raises FlushTimeout if that takes more than `timeout` seconds, or as soon as the broker refused some of it.
+        """
+        self._delivery.flush(timeout)
+
+    def close(self, timeout: float = 10.0) -> None:
+        """Uninstall, deliver what can be delivered within `timeout` seconds, disconnect. Again: nothing happens.
+
+        With the outbox, what is not delivered stays there for another process or `eventbus-relay`.
+        """
+        self.uninstall()
+        self._delivery.close(timeout)
+
+    def uninstall(self) -> None:
+        """Stop listening to the Sessions; what was committed before is still delivered."""
+        with _lock:
+            while self._undo:
+                self._undo.pop(0)()
+            if _installed.get(self._session_class) is self:
+                del _installed[self._session_class]
+
+    def stats(self) -> Stats:
+        """The figures to watch: pending, age of the oldest, published, retried, parked (see `Stats`)."""
+        return self._delivery.stats()
+
+    def __enter__(self) -> Bus:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _Relayed:
+    """`ordering="strict"`: events are left in the outbox for `eventbus-relay`, the only one to publish them."""
+
+    def __init__(self) -> None:
+        self._last: dict[Store, int] = {}
+
+    def submit(self, entries: Sequence[Entry]) -> None:
+        for batch, store in entries:
+            if store is not None:
+                self._last[store] = batch.version
+
+    def nudge(self, store: Store) -> None:
+        """The relay looks by itself."""
+
+    def flush(self, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        for store, last in list(self._last.items()):
+            while waiting := [row for row in store.ids(store.owner) if row <= last]:
+                if time.monotonic() > deadline:
+                    raise FlushTimeout(
+                        f"{len(waiting)} rows still wait in the outbox after {timeout:g} s: is eventbus-relay running?",
+                        pending=len(waiting),
+                    )
+                time.sleep(_POLL)
+
+    def close(self, _timeout: float) -> None:
+        for store in self._last:
+            store.close()
+
+    def stats(self) -> Stats:
+        waiting = sum(len(store.ids(store.owner)) for store in self._last)
+        return Stats(pending_rows=waiting, waiting_in_outbox=waiting > 0)
+
+
+_Delivery = Dispatcher | _Relayed
+
+
+class _Sink:
+    """What the transaction listener knows of outbox and dispatcher."""
+
+    def __init__(self, outbox: Outbox, delivery: _Delivery) -> None:
+        self._outbox = outbox
+        self.submit = delivery.submit
+
+    def write(self, connection: Connection, batch: Batch) -> list[Entry]:
+        return self._outbox.write(connection, batch)
+
+
+def _delivery(settings: Settings, publisher: Callable[[], Publisher] | Publisher | None, *, durable: bool) -> _Delivery:
+    if settings.ordering == "strict":
+        if not durable:
+            raise ConfigurationError("ordering='strict' needs the outbox: it is eventbus-relay that publishes")
+        return _Relayed()
+    if publisher is None:
+        # Relative paths mean the working directory of now, not of the thread's first connection.
+        settings = replace(settings, url=_anchored(settings.url))
+        publisher_for(settings).close()
+        make: Callable[[], Publisher] = partial(publisher_for, settings)
+    elif isinstance(publisher, Publisher):
+        make = partial(_itself, publisher)
+    else:
+        make = publisher
+    return Dispatcher(make, max_bytes=settings.max_pending_bytes, unroutable=settings.unroutable)
+
+
+def _anchored(url: str) -> str:
+    scheme, separator, path = url.partition(":///")
+    if scheme != "sqlite" or not separator or path.startswith("/"):
+        return url
+    return f"sqlite:///{os.path.abspath(path)}"
+
+
+def _itself(publisher: Publisher) -> Publisher:
+    return publisher
+
+
+def _announce(bus: Bus, publisher: object) -> None:
+    settings = bus.settings
+    log.info("installed", extra={"service": settings.service, "broker": redact(settings.url)})
+    if settings.service == DEFAULT_SERVICE and settings.url.startswith("amqp") and publisher is None:
+        log.warning(
+            "service is called 'app': set EVENTBUS_SERVICE, or two services will meet in one name",
+            extra={"broker": redact(settings.url)},
+        )
