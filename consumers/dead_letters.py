@@ -113,7 +113,7 @@ def show_letters(letters: DeadLetterQueue, *, ids: tuple[str, ...], raw: bool) -
     found = list(letters.read(Filter(ids)))
     for entry in found:
         if raw:
-            click.get_binary_stream("stdout").write(entry.delivery.body)
+            click.echo(entry.delivery.body, nl=False)
         else:
             click.echo(_whole(entry))
     _require(len(found), ids)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final, final
 
 from amqp.exceptions import NotFound
@@ -59,8 +60,8 @@ class Entry:
     @property
     def time(self) -> str:
         """When it was put here; ISO 8601, empty if unknown."""
-        said = self.delivery.headers.get(letter.TIME) or self._death.get("time")
-        return said.isoformat() if hasattr(said, "isoformat") else str(said or "")
+        said = self.delivery.headers.get(letter.TIME) or self._death.get("time") or ""
+        return said.isoformat() if isinstance(said, datetime) else str(said)
 
     @property
     def queue(self) -> str | None:

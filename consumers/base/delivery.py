@@ -15,10 +15,11 @@ Properties = Mapping[str, Any]
 class Delivery:
     """One message that waits for its outcome.
 
-    A handler reads `event`; the rest is for those who want the raw side. `tag` belongs to the connection that delivered
-    it: only the consumer uses it. `size` is the length of the body on the wire, in bytes; it exceeds `len(body)` only
-    where a body was too large to be kept. `routing_key` is the queue's name for one sent again from the dead letters. `standard` says that content type and encoding were seen to be those of an
-    event, and that no header asks for anything.
+    A handler reads `event`; the rest is for those who want the raw side. `routing_key` is the queue's name where the
+    message was sent again from the dead letters. `tag` belongs to the connection that delivered it: only the consumer
+    uses it. `size` is the length of the body on the wire, in bytes; it exceeds `len(body)` only where a body was too
+    large to be kept. `standard` says that content type and encoding were seen to be those of an event, and that no
+    header asks for anything.
     """
 
     __slots__ = ("_properties", "body", "event", "redelivered", "routing_key", "size", "standard", "tag")
