@@ -25,7 +25,7 @@ from examples import atlas
 
 SERVICE = "atlas"
 HOME = Path(os.environ.get("DEMO_DIR", "demo-data"))
-PATIENCE = 120.0
+PATIENCE = 60.0
 """Seconds until a mirror that does not catch up counts as broken."""
 
 
@@ -141,13 +141,13 @@ def wait_until_equal(counts: dict[str, int], data_dir: Path) -> bool:
 
 
 def wait_for(condition: Callable[[], bool], what: str) -> bool:
-    """Poll until the condition holds; False after PATIENCE seconds."""
+    """Look ten times a second until the condition holds; False after PATIENCE seconds."""
     deadline = time.monotonic() + PATIENCE
     while not condition():
         if time.monotonic() > deadline:
             say(f"Waited {PATIENCE:.0f} s for {what}: see {HOME / 'mirror.log'}")
             return False
-        time.sleep(0.02)
+        time.sleep(0.1)
     return True
 
 
