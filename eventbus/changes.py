@@ -18,16 +18,39 @@ Values = tuple[Any, ...]
 
 
 class Entity(Protocol):
-    """What folding needs to know of a kind of record; `eventbus.entities.Entity` is one. Compared by identity."""
+    """What is needed to know of a kind of record; `eventbus.entities.Entity` is one. Compared by identity."""
 
     @property
     def name(self) -> str: ...
 
     @property
+    def model(self) -> type[Any] | None: ...
+
+    @property
+    def mapper(self) -> Any: ...
+
+    @property
+    def table(self) -> Any: ...
+
+    @property
     def keys(self) -> tuple[str, ...]: ...
 
     @property
+    def columns(self) -> tuple[Any, ...]: ...
+
+    @property
     def positions(self) -> Mapping[str, int]: ...
+
+    @property
+    def pk_index(self) -> tuple[int, ...]: ...
+
+    @property
+    def routing_keys(self) -> Mapping[str, str]: ...
+
+    @property
+    def published(self) -> tuple[str, ...]: ...
+
+    def serializer(self, dialect: str) -> Any: ...
 
 
 class _Missing:
@@ -52,8 +75,8 @@ class Recorded:
     """The net change of one record in one frame.
 
     `after`: values aligned with `entity.keys`, MISSING where unknown; None for a deletion.
-    `before`: for an update the old value of each column that was set, MISSING where it was never loaded; for a deletion all
-    that was known of the row; empty for a creation.
+    `before`: for an update the old value of each column that was set, MISSING where it was never loaded; for a deletion
+    all that was known of the row; empty for a creation.
     """
 
     __slots__ = ("after", "before", "entity", "op", "pk")
@@ -85,8 +108,8 @@ class Recorded:
 class Frame:
     """The net changes of one (nested) transaction, by entity and primary key, in the order of their first change.
 
-    A row that the frame created is kept as its bare values: most rows of a large transaction are such, and an object for
-    each would be the greater part of what capturing them costs. `__iter__` gives `Recorded`s alike for all.
+    A row that the frame created is kept as its bare values: most rows of a large transaction are such, and an object
+    for each would be the greater part of what capturing them costs. `__iter__` gives `Recorded`s alike for all.
 
     `partial` names the entities of which some row may hold MISSING. `committed` is set once the transaction is.
     """
@@ -112,7 +135,7 @@ class Frame:
         self._create(self._of(entity), pk, after)
 
     def created_rows(self, entity: Entity, rows: dict[Key, Values], *, whole: bool = False) -> None:
-        """Many rows came into being; the frame takes over the dict. `whole`: the caller knows that none holds MISSING."""
+        """Many rows came into being; the frame takes over the dict. `whole`: the caller knows that none is MISSING."""
         if not whole:
             for after in rows.values():
                 self._note_missing(entity, after)
@@ -197,8 +220,8 @@ class Frame:
 class Change:
     """One committed change, as in-process hooks see it: plain captured values, before marshmallow.
 
-    `before` and `after` map attribute keys to Python values; `after` is None for a deletion; `before` holds the old values
-    as far as they were loaded. `index` and `size` are its place in the transaction.
+    `before` and `after` map attribute keys to Python values; `after` is None for a deletion; `before` holds the old
+    values as far as they were loaded. `index` and `size` are its place in the transaction.
     """
 
     op: Literal["created", "updated", "deleted"]
@@ -251,7 +274,7 @@ def _delete(earlier: Recorded, before: Mapping[str, Any]) -> None:
 
 
 def _overlay(entity: Entity, older: Values, newer: Values, touched: Mapping[str, Any]) -> Values:
-    """The newer values; where one is not known, the older one, unless the column was set since (by an SQL expression)."""
+    """The newer values; where one is not known, the older one, unless the column was set since (to an expression)."""
     if all(value is not MISSING for value in newer):
         return newer
     return tuple(

@@ -1,14 +1,14 @@
 """Before the flush: missing ids, authors and timestamps are filled in, as the application would have set them.
 
-* A missing primary key gets a unique id, where it is one column of text (or Uuid) that has no default and no foreign key.
+* A missing primary key gets a unique id, where it is one column of text (or Uuid) without default and foreign key.
 * The author of the moment becomes the original author of new objects and the last author of new and changed ones.
 * `created_at` and `updated_at` get the time of the flush, where the column has no default (`onupdate`) of its own.
 
 What the application sets wins. On a new object None counts as not set (dataclass models set every field); on a changed
-object setting the column to anything, None too, is the application's word. Nothing is touched on an object without a real
-change, so that no UPDATE arises that would not be sent anyway. Association rows (the whole primary key is foreign keys) are left
-alone. Changes that arise only within the flush are not stamped: a foreign key set to NULL since the parent is deleted, or filled in
-from a collection that has no back reference.
+object setting the column to anything, None too, is the application's word. Nothing is touched on an object without a
+real change, so that no UPDATE arises that would not be sent anyway. Association rows (the whole primary key is foreign
+keys) are left alone. Changes that arise only within the flush are not stamped: a foreign key set to NULL since the
+parent is deleted, or filled in from a collection that has no back reference.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class IdGenerator(Protocol):
 class ShortIds:
     """Ids for people, of `length` characters of about 5 bits each.
 
-    A new id is compared with those of the session and, one SELECT a flush, with those of the table. What remains is two
-    transactions that draw the same id at the same time: the second one gets the database's IntegrityError, and may retry.
+    A new id is compared with those of the session and, one SELECT a flush, with those of the table. What remains is
+    two transactions that draw the same id at the same time: the second gets the database's IntegrityError and may retry.
     """
 
     may_collide = True
@@ -69,8 +69,8 @@ class AutoFieldNames:
 class AutoFields(Listener):
     """Fills in ids, authors and timestamps.
 
-    `author` says who acts, once a flush, if anything is to be stamped. `new_id` makes ids; `names` says which attributes
-    are filled in.
+    `author` says who acts, once a flush, if anything is to be stamped. `new_id` makes ids; `names` says which
+    attributes are filled in.
     """
 
     critical = True
@@ -95,8 +95,9 @@ class AutoFields(Listener):
             return
         moment = _Moment(self._author, self._now)
         nameless: dict[_Plan, list[State]] = {}
+        plans = self._plans
         for state in session._new:
-            plan = self._plan(state.mapper)
+            plan = plans.get(state.manager.mapper) or self._plan(state.mapper)
             if plan.active:
                 if plan.id_key is not None and state.dict.get(plan.id_key) is None:
                     nameless.setdefault(plan, []).append(state)
@@ -104,8 +105,8 @@ class AutoFields(Listener):
         for plan, states in nameless.items():
             self._name(session, plan, states)
         deleted = session._deleted
-        for state in session._dirty_states:
-            plan = self._plan(state.mapper)
+        for state in session.identity_map._modified:
+            plan = plans.get(state.manager.mapper) or self._plan(state.mapper)
             if plan.on_change and state not in deleted and plan.is_changed(state):
                 _stamp(plan.on_change, state, moment)
 
@@ -135,7 +136,8 @@ class AutoFields(Listener):
             if len(chosen) == count:
                 return chosen
         raise ConfigurationError(
-            f"{plan.id_column}: {_TRIES} times in a row too many of the new ids were taken; use longer ones (new_id=ShortIds(12))"
+            f"{plan.id_column}: {_TRIES} times in a row too many of the new ids were taken; "
+            "use longer ones (new_id=ShortIds(12))"
         )
 
 
@@ -201,6 +203,7 @@ class _Plan:
             *created,
             *_fillers(columns, names.updated_at, _time, _has_default),
         )
+        self.active = bool(self.id_key or self.on_creation)
         self._equal = {key: comparison(column) for key, column in columns.items()}
         self._references = {
             each.key: each for each in mapper.relationships if each.direction.name == "MANYTOONE" and not each.viewonly
@@ -225,8 +228,8 @@ class _Plan:
         length = getattr(type_, "length", None)
         if length is not None and len(new) > length:
             raise ConfigurationError(
-                f"{self.id_column} holds {length} characters, a new id has {len(new)}: widen the column, give the objects "
-                f"ids of your own, or install with new_id=ShortIds({length})"
+                f"{self.id_column} holds {length} characters, a new id has {len(new)}: widen the column, give the "
+                f"objects ids of your own, or install with new_id=ShortIds({length})"
             )
         setattr(state.obj(), self.id_key, new)
 

@@ -1,6 +1,6 @@
 """The moments of a Session, and the one place where listeners are hooked to them.
 
-A `Listener` overrides the moments it cares about; the others cost nothing, since only overridden methods are registered.
+A `Listener` overrides the moments it cares about; the others cost nothing: only overridden methods are registered.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Listener:
         """A statement is about to run through the Session. A result given back replaces running it."""
 
     def before_commit(self, session: Session) -> None:
-        """A commit, or the release of a savepoint (`session.in_nested_transaction()`), has begun; nothing is flushed yet."""
+        """A commit, or the release of a savepoint (`in_nested_transaction()`), has begun; nothing is flushed yet."""
 
     def after_commit(self, session: Session) -> None:
         """A commit or release has succeeded; no SQL is possible here."""
@@ -120,7 +120,7 @@ class _Hooks:
         self._undo.append(lambda: listener.uninstalled(self._session_class))
 
     def add(self, moment: str, method: str, *listeners: Any, first: bool = False) -> None:
-        """Register `method` of each listener that overrides it, in this order, at the end (or the front) of the queue."""
+        """Register `method` of each listener that overrides it, in this order, at the end or the front of the queue."""
         chosen = [getattr(each, method) for each in listeners if each is not None and _overrides(each, method)]
         for function in reversed(chosen) if first else chosen:
             event.listen(self._session_class, moment, function, insert=first)

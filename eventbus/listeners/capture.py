@@ -16,9 +16,9 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import ClauseElement, Connection
 from sqlalchemy.orm import InstanceState, LoaderCallableStatus, Mapper, Session, UOWTransaction
 
-from eventbus.changes import MISSING, Frame, Key, Values
+from eventbus.changes import MISSING, Entity, Frame, Key, Values
 from eventbus.context import current_author
-from eventbus.entities import Entities, Entity
+from eventbus.entities import Entities
 from eventbus.listeners.base import Listener
 from eventbus.listeners.ledger import Ledger, open_ledger
 from eventbus.listeners.links import link_rows
@@ -31,7 +31,7 @@ State = InstanceState[Any]
 
 
 class Overwritten(NamedTuple):
-    """Old values, by key, that a flush leaves no history of: of columns set to SQL expressions, and of those it sets itself."""
+    """Old values, by key, that a flush leaves no history of: of columns set to expressions, and of those it sets."""
 
     expressions: dict[str, Any]
     volatile: dict[str, Any]
@@ -80,8 +80,8 @@ class Capture(Listener):
             return
         overwritten: dict[State, Overwritten] = {}
         plans = self.plans
-        for state in session._dirty_states:
-            old = _overwritten(plans[state.mapper], state)
+        for state in session.identity_map._modified:
+            old = _overwritten(plans[state.manager.mapper], state)
             if old is not None:
                 overwritten[state] = old
         if overwritten:
@@ -94,14 +94,13 @@ class Capture(Listener):
             return
         flushed = _Flush(session, flush_context, self.plans)
         flushed.read()
-        if flushed.empty:
+        if not flushed.touched:
             return
         frame = ledger.frame(session)
         flushed.record(frame)
         for entity, mapper in flushed.touched.items():
             if entity not in ledger.connections:
-                connection = flush_context.transaction.connection(mapper)
-                self.bind(ledger, entity, connection)
+                self.bind(ledger, entity, _connection(flush_context, mapper))
         self.settle(session, ledger)
 
     def bind(self, ledger: Ledger, entity: Entity, connection: Connection) -> None:
@@ -115,12 +114,11 @@ class _Flush:
     """One flush, sorted into what it did."""
 
     __slots__ = (
-        "created", "deleted", "empty", "flush_context", "new", "old", "overwritten", "partial", "plans", "session", "touched",
-        "updated",
+        "created", "deleted", "flush_context", "linked", "new", "old", "overwritten", "partial", "plans", "touched",
+        "unlinked", "updated",
     )  # fmt: skip
 
     def __init__(self, session: Session, flush_context: UOWTransaction, plans: Plans) -> None:
-        self.session = session
         self.flush_context = flush_context
         self.plans = plans
         self.new = session._new
@@ -129,37 +127,42 @@ class _Flush:
         self.created: dict[Entity, dict[Key, Values]] = {}
         self.updated: list[tuple[Entity, Key, dict[str, Any], Values, bool]] = []
         self.deleted: dict[Entity, dict[Key, dict[str, Any]]] = {}
+        self.linked: dict[Entity, dict[Key, Values]] = {}
+        self.unlinked: dict[Entity, dict[Key, dict[str, Any]]] = {}
         self.partial: set[Entity] = set()
         self.touched: dict[Entity, Mapper[Any]] = {}
-        self.empty = True
 
     def read(self) -> None:
-        """Sort every object of the flush."""
-        new, plans = self.new, self.plans
-        plan: Plan | None = None
-        for state, (is_delete, list_only) in self.flush_context.states.items():
-            mapper = state.mapper
-            if plan is None or plan.mapper is not mapper:
-                plan = plans[mapper]
-            if plan.entity is not None:
-                if is_delete:
-                    if not list_only:
-                        self._delete(plan, plan.entity, state)
-                elif state in new:
+        """Sort every object of the flush; new ones in the order they were added."""
+        new, plans, states = self.new, self.plans, self.flush_context.states
+        for state in new:
+            if state in states:
+                plan = plans[state.manager.mapper]
+                if plan.entity is not None:
                     self._insert(plan, plan.entity, state)
-                else:
+                if plan.links:
+                    self._link(plan, state, is_delete=False)
+        for state, (is_delete, list_only) in states.items():
+            if state in new:
+                continue
+            plan = plans[state.manager.mapper]
+            if plan.entity is not None:
+                if not is_delete:
                     self._update(plan, plan.entity, state)
+                elif not list_only:
+                    self._delete(plan, plan.entity, state)
             if plan.links:
                 self._link(plan, state, is_delete=is_delete)
-        self.empty = not self.touched
 
     def record(self, frame: Frame) -> None:
         """Put it into the frame: what went away first, since a key may have gone to another object."""
-        for entity, gone in self.deleted.items():
-            for pk, before in gone.items():
-                frame.deleted(entity, pk, before)
-        for entity, rows in self.created.items():
-            frame.created_rows(entity, rows, whole=entity not in self.partial)
+        for away in (self.unlinked, self.deleted):
+            for entity, gone in away.items():
+                for pk, before in gone.items():
+                    frame.deleted(entity, pk, before)
+        for new in (self.created, self.linked):
+            for entity, rows in new.items():
+                frame.created_rows(entity, rows, whole=entity not in self.partial)
         for entity, pk, before, after, whole in self.updated:
             frame.updated(entity, pk, before, after, whole=whole)
 
@@ -233,13 +236,14 @@ class _Flush:
         for link in plan.links:
             gone, came = link_rows(link, self.flush_context, state, is_delete=is_delete)
             entity = link.entity
-            for pk, row in gone:
-                self._gone(entity, link.carrier, pk, row)
-            for pk, values in came:
-                self.touched[entity] = link.carrier
-                self.created.setdefault(entity, {})[pk] = values
+            if gone:
+                self.unlinked.setdefault(entity, {}).update(gone)
+            if came:
+                self.linked.setdefault(entity, {}).update(came)
                 if link.partial:
                     self.partial.add(entity)
+            if gone or came:
+                self.touched[entity] = link.carrier
 
     def _gone(self, entity: Entity, mapper: Mapper[Any], pk: Key, before: dict[str, Any]) -> None:
         self.touched[entity] = mapper
@@ -291,6 +295,20 @@ def _switched(flush_context: UOWTransaction) -> dict[Any, State]:
     """Objects whose deletion was called off because a new object has their key (row switch), by identity key."""
     both: Iterable[State] = [state for state, flags in flush_context.states.items() if flags == (True, True)]
     return {state.key: state for state in both}
+
+
+def _connection(flush_context: UOWTransaction, mapper: Mapper[Any]) -> Connection:
+    """The connection that the flush wrote this mapper's rows on.
+
+    `transaction.connection(mapper)` says so, and costs as much as all else here for a single row. A transaction that
+    holds one connection needs no asking.
+    """
+    transaction = flush_context.transaction
+    boundary: Any = transaction
+    while not boundary.nested and boundary.parent is not None:
+        boundary = boundary.parent
+    held = {entry[0] for entry in boundary._connections.values()}
+    return held.pop() if len(held) == 1 else transaction.connection(mapper)
 
 
 def _nothing_to_settle(session: Session, ledger: Ledger) -> None:

@@ -1,4 +1,4 @@
-"""At the commit: what no object knew of the changed rows (server defaults, unloaded columns) is read, all rows at once."""
+"""At the commit: what no object knew of the changed rows (server defaults, unloaded columns) is read, all at once."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Connection, and_, or_, select, tuple_
 from sqlalchemy.sql.selectable import FromClause
 
-from eventbus.changes import MISSING, Frame, Key, Recorded, Values
-from eventbus.entities import Entity
+from eventbus.changes import MISSING, Entity, Frame, Key, Recorded, Values
 from eventbus.errors import CaptureError, CaptureWarning
 
 _CHUNK: Final = 500
@@ -23,8 +22,8 @@ Records = dict[Key, Recorded | Values]
 def complete(frame: Frame, entity: Entity, needed: Sequence[int], connection: Connection) -> None:
     """Read what is missing of this entity's rows, within the transaction: one SELECT for up to 500 rows.
 
-    `needed`: the positions that are published. A row that is not there any more was deleted by something the Session does
-    not see (a trigger, a cascade, SQL of one's own): its record becomes a deletion, with a CaptureWarning.
+    `needed`: the positions that are published. A row that is not there any more was deleted by something the Session
+    does not see (a trigger, a cascade, SQL of one's own): its record becomes a deletion, with a CaptureWarning.
     """
     records = frame.records[entity]
     lacking = {pk: _after(record) for pk, record in records.items() if _lacks(record, needed)}
@@ -37,8 +36,8 @@ def complete(frame: Frame, entity: Entity, needed: Sequence[int], connection: Co
     strange = found.keys() - lacking.keys()
     if strange:
         raise CaptureError(
-            f"{entity.name}: the database knows the record {min(strange, key=str)!r} by another key than the Session did "
-            f"(types or collation of the primary key differ), so its values cannot be told"
+            f"{entity.name}: the database knows the record {min(strange, key=str)!r} by another key than the Session "
+            f"did (types or collation of the primary key differ), so its values cannot be told"
         )
     for pk, after in lacking.items():
         if pk in found:
@@ -49,7 +48,7 @@ def complete(frame: Frame, entity: Entity, needed: Sequence[int], connection: Co
 
 def _lacks(record: Recorded | Values, needed: Sequence[int]) -> bool:
     after = _after(record)
-    return after is not None and any([after[position] is MISSING for position in needed])
+    return after is not None and any(after[position] is MISSING for position in needed)
 
 
 def _after(record: Recorded | Values) -> Any:

@@ -8,8 +8,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from sqlalchemy import Table
 
-from eventbus.changes import Change
-from eventbus.entities import Entity
+from eventbus.changes import Change, Entity
 from eventbus.errors import ConfigurationError
 
 log = logging.getLogger(__name__)
@@ -27,7 +26,7 @@ class _Hook(NamedTuple):
 
 
 _hooks: tuple[_Hook, ...] = ()
-"""All hooks of the process. They belong to models, not to a bus: `listens_for` stands beside the model, as a decorator."""
+"""All hooks of the process. They belong to models, not to a bus: `listens_for` stands beside a model, as a decorator."""
 
 
 def listens_for(target: type[Any] | Table, *operations: str) -> Callable[[AnyCallback], AnyCallback]:

@@ -11,8 +11,7 @@ from typing import Any, Final
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session, SessionTransaction
 
-from eventbus.changes import Change, Frame
-from eventbus.entities import Entity
+from eventbus.changes import Change, Entity, Frame
 from eventbus.ids import uuid7
 
 _LEDGER: Final = "eventbus.ledger"

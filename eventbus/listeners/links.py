@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from sqlalchemy import Column, Table
 from sqlalchemy.orm import InstanceState, Mapper, RelationshipProperty, UOWTransaction
 
-from eventbus.changes import MISSING, Key, Values
-from eventbus.entities import Entities, Entity
+from eventbus.changes import MISSING, Entity, Key, Values
+from eventbus.entities import Entities
 
 State = InstanceState[Any]
 
@@ -17,9 +17,9 @@ State = InstanceState[Any]
 class Link(NamedTuple):
     """One relationship over a secondary table, seen from its owner's class.
 
-    `owner_columns` and `target_columns`: the column of the owner's (target's) row and the position in the secondary's row
-    it is copied to. `carrier`: the mapper whose connection writes the secondary's rows. `partial`: the secondary has
-    columns that the relationship does not fill.
+    `owner_columns` and `target_columns`: the column of the owner's (target's) row, and the position in the secondary's
+    row it is copied to. `carrier`: the mapper whose connection writes the secondary's rows. `partial`: the secondary
+    has columns that the relationship does not fill.
     """
 
     key: str
@@ -48,7 +48,7 @@ def _link(relationship: RelationshipProperty[Any], secondary: Table, entities: E
     entity = entities.for_table(secondary)
     if entity is None:
         return None
-    position = {column: index for index, column in enumerate(entity.columns)}
+    position: dict[Any, int] = {column: index for index, column in enumerate(entity.columns)}
     owner = tuple((source, position[target]) for source, target in relationship.synchronize_pairs)
     target = tuple((source, position[target]) for source, target in relationship.secondary_synchronize_pairs or ())
     filled = {index for _, index in (*owner, *target)}
@@ -68,7 +68,8 @@ def link_rows(link: Link, flush_context: UOWTransaction, state: State, *, is_del
 
     The history is the one the flush itself acted upon; where it looked at none it wrote none.
     """
-    cached = flush_context.attributes.get(("history", state, link.key))
+    histories: dict[Any, Any] = flush_context.attributes  # type: ignore[assignment]
+    cached = histories.get(("history", state, link.key))
     if cached is None or not cached[0]:
         return [], []
     added, unchanged, deleted = cached[1]

@@ -1,10 +1,10 @@
 """A Session bound to a Connection whose own transaction goes on: its commit is not the commit.
 
-The typical test fixture rolls everything back at the end, through any number of `session.commit()`. So what such a commit
-has to tell waits for the Connection's own transaction.
+The typical test fixture rolls everything back at the end, through any number of `session.commit()`. So what such a
+commit has to tell waits for the Connection's own transaction.
 
-SQLAlchemy announces a COMMIT before it is sent and says nothing after. Whether it took place shows in what comes next on
-that connection: a rollback (the COMMIT failed), a new transaction, or its return to the pool.
+SQLAlchemy announces a COMMIT before it is sent and says nothing after. Whether it took place shows in what comes next
+on that connection: a rollback (the COMMIT failed), a new transaction, or its return to the pool.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ from uuid import UUID
 from sqlalchemy import Column, Table, types
 from sqlalchemy.orm import InstanceState, LoaderCallableStatus, Mapper, RelationshipProperty
 
-from eventbus.changes import MISSING, Key, Values
-from eventbus.entities import Entities, Entity
+from eventbus.changes import MISSING, Entity, Key, Values
+from eventbus.entities import Entities
 from eventbus.errors import CaptureWarning
 from eventbus.listeners.links import Link, links_of
 
@@ -45,7 +45,7 @@ class Plans(dict[Mapper[Any], "Plan"]):
 
 
 class Plan:
-    """What capture needs to know of one mapper. `entity` is None where its records are not captured (its links may be)."""
+    """What capture needs to know of one mapper."""
 
     __slots__ = (
         "_blank", "_cascades", "_known_blank", "_mutable_index", "_needed", "_order", "_row", "entity", "equal", "links",
@@ -130,11 +130,11 @@ class Plan:
 
     def is_whole(self, values: Values) -> bool:
         """Whether all that is published of the row is known."""
-        return all([values[position] is not MISSING for position in self._needed])
+        return all(values[position] is not MISSING for position in self._needed)
 
     def frozen(self, values: Values) -> Values:
         """The row with copies of what may be changed in place."""
-        if all([type(values[position]) in ATOMS for position in self._mutable_index]):
+        if all(type(values[position]) in ATOMS for position in self._mutable_index):
             return values
         changed = list(values)
         for position in self._mutable_index:

@@ -11,8 +11,8 @@ from sqlalchemy.orm import Session, scoped_session
 from eventbus.errors import InstallError
 
 _ACCEPTED = (
-    "Give install() a sessionmaker, an async_sessionmaker, a scoped_session of one (such as Flask-SQLAlchemy's db.session), "
-    "or a Session subclass of your own."
+    "Give install() a sessionmaker, an async_sessionmaker, a scoped_session of one (such as Flask-SQLAlchemy's "
+    "db.session), or a Session subclass of your own."
 )
 _BARE = (
     "install({name}) would listen to every Session of this process, those of libraries included, and the outbox's own. "
@@ -30,8 +30,8 @@ class Target(NamedTuple):
 def resolve(target: Any) -> Target:
     """The Session class that exactly the Sessions of this target have.
 
-    A sessionmaker has a class of its own. An async_sessionmaker, or AsyncSession subclass, shares its sync Session class
-    with others: it is given a subclass, for Sessions made from now on. Raises InstallError for what is no such target.
+    A sessionmaker has a class of its own. An async_sessionmaker, or AsyncSession subclass, shares its sync Session
+    class with others: it is given a subclass, for Sessions made from now on. Raises InstallError for anything else.
     """
     async_session = _async_session_class()
     factory = _factory(target)

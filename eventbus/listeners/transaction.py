@@ -17,8 +17,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session, SessionTransaction
 
-from eventbus.changes import MISSING, Change, Recorded
-from eventbus.entities import Entity
+from eventbus.changes import MISSING, Change, Entity, Recorded
 from eventbus.envelope import Batch
 from eventbus.listeners import hooks
 from eventbus.listeners.base import Listener
@@ -109,7 +108,7 @@ class Transactions(Listener):
         return ledger if ledger is not None and ledger.owner is self._capture else None
 
     def _count_commit(self, session: Session) -> None:
-        """A commit has begun while a savepoint is open: of the savepoint, or (then this one comes first) of the root."""
+        """A commit has begun while a savepoint is open: of the savepoint, or (announced before that) of the root."""
         ledger = open_ledger(session, self._capture)
         if ledger is not None:
             ledger.frame(session).commits += 1
@@ -153,10 +152,8 @@ class Transactions(Listener):
                 complete(frame, entity, self._capture.needed(entity), ledger.connections[entity])
 
     def _batch(self, part: Sequence[_Net], connection: Connection, shared: Envelope, first: int) -> Batch:
-        encode, dialect = self._encoder.encode, connection.dialect.name
-        bodies = [
-            encode(record, changed, dialect, shared, index) for index, (record, changed) in enumerate(part, first)
-        ]
+        encode = self._encoder.writer(shared, connection.dialect.name).encode
+        bodies = [encode(record, changed, index) for index, (record, changed) in enumerate(part, first)]
         keys = [record.entity.routing_keys[record.op] for record, _ in part]
         return Batch(0, shared.transaction, keys, bodies, first)
 

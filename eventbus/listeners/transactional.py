@@ -21,8 +21,9 @@ def check_transactional(connection: Connection) -> None:
         chosen = connection.dialect._on_connect_isolation_level
     if chosen == "AUTOCOMMIT" or (chosen is None and _driver_autocommits(connection)):
         raise CaptureError(
-            "This Session writes on an AUTOCOMMIT connection: a rollback undoes nothing there, so events of committed changes "
-            "cannot be told from others. Use another isolation level for this engine, or write within eventbus.muted(session)."
+            "This Session writes on an AUTOCOMMIT connection: a rollback undoes nothing there, so events of committed "
+            "changes cannot be told from others. Use another isolation level for this engine, or write within "
+            "eventbus.muted(session)."
         )
 
 
