@@ -1,0 +1,276 @@
+"""What is acknowledged, when, and what happens to the rest; on a queue made of a list."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from consumers.base import DONE, ConsumerSettings, DeadLetter, Delivery, Outcome, Retry
+from consumers.base.errors import Lost
+from consumers.base.runner import Runner
+from consumers.base.sender import Sender
+from consumers.base.settings import Shard
+from eventbus.errors import BrokerUnavailable, ConfigurationError
+from tests.support.consuming import Collector, ListInbox, Moments, delivery
+
+SETTINGS = ConsumerSettings(url="memory://", exchange="e", queue="q", prefetch=20)
+
+
+@pytest.fixture(autouse=True)
+def quiet(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL)
+
+
+@pytest.fixture
+def letters(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Reasons of the letters sent, instead of a broker to send them to."""
+    sent: list[str] = []
+
+    def send(_self: Sender, some: Sequence[Any]) -> None:
+        sent.extend(each.properties["application_headers"]["x-eventbus-reason"] for each in some)
+
+    monkeypatch.setattr(Sender, "send", send)
+    return sent
+
+
+def consume(
+    queue: list[Delivery],
+    handler: Callable[[Sequence[Delivery]], Sequence[Outcome]],
+    *,
+    settings: ConsumerSettings = SETTINGS,
+    stop: threading.Event | None = None,
+) -> tuple[ListInbox, Moments]:
+    """Drain the list with this handler."""
+    inbox, moments = ListInbox(queue), Moments()
+    Runner(settings, handler, stop or threading.Event(), drain=True, observer=moments, open_inbox=lambda _: inbox).run()
+    return inbox, moments
+
+
+def numbered(count: int) -> list[Delivery]:
+    return [delivery(f"r{tag}", tag, tag=tag) for tag in range(1, count + 1)]
+
+
+def test_nothing_is_acknowledged_before_the_handler_has_returned() -> None:
+    seen: list[list[Any]] = []
+    inbox = ListInbox(numbered(3))
+
+    def handler(batch: Sequence[Delivery]) -> Sequence[Outcome]:
+        seen.append(list(inbox.acknowledged))
+        return [DONE] * len(batch)
+
+    Runner(SETTINGS, handler, threading.Event(), drain=True, open_inbox=lambda _: inbox).run()
+    assert seen == [[]]
+    assert inbox.acknowledged == [1, 2, 3]
+    assert inbox.closed
+
+
+def test_a_batch_is_what_is_there_up_to_half_of_the_prefetch() -> None:
+    collector = Collector()
+    consume(numbered(25), collector)
+    assert collector.batches == [10, 10, 5]
+    assert collector.versions == list(range(1, 26))
+
+
+def test_a_retry_holds_up_the_queue_until_it_succeeds() -> None:
+    handled: list[int] = []
+    refusals = [Retry("disk full")] * 2
+
+    def handler(batch: Sequence[Delivery]) -> Sequence[Outcome]:
+        if refusals and batch[0].tag == 1:
+            return [refusals.pop(), *[DONE] * (len(batch) - 1)]
+        handled.extend(each.tag for each in batch)
+        return [DONE] * len(batch)
+
+    inbox, moments = consume(numbered(12), handler)
+    assert handled == [1, 11, 12]
+    assert sorted(inbox.acknowledged) == list(range(1, 13))
+    assert moments.waits == ["disk full", "disk full"]
+
+
+def test_bad_messages_are_acknowledged_only_once_their_letters_are_confirmed(
+    letters: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = [delivery(tag=2, body=b"no JSON"), delivery(tag=3, content_type="application/x-python-serialize")]
+    inbox, moments = consume([*numbered(1), *bad, delivery(version=4, tag=4)], Collector())
+    assert letters == moments.dead == ["not JSON", "content type is not an event's"]
+    assert inbox.acknowledged == [1, 4, 2, 3]
+
+
+def test_good_messages_go_on_while_letters_cannot_be_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_self: Sender, _letters: object) -> None:
+        raise Lost("no room")
+
+    monkeypatch.setattr(Sender, "send", refuse)
+    collector, stop = Collector(), threading.Event()
+    inbox = ListInbox([delivery(tag=1, body=b"bad"), *[delivery(version=tag, tag=tag) for tag in range(2, 30)]])
+
+    def stop_when_done() -> None:
+        if len(collector.versions) == 28:
+            stop.set()
+
+    inbox.on_fetch = stop_when_done
+    Runner(SETTINGS, collector, stop, open_inbox=lambda _: inbox).run()
+    assert collector.versions == list(range(2, 30))
+    assert 1 not in inbox.acknowledged
+    assert [each.tag for each in inbox.queue] == [1]
+
+
+def test_what_the_handler_gives_up_becomes_a_letter(letters: list[str]) -> None:
+    inbox, _ = consume(numbered(2), lambda batch: [DeadLetter("no such record"), DONE])
+    assert letters == ["no such record"]
+    assert sorted(inbox.acknowledged) == [1, 2]
+
+
+def test_a_body_that_was_not_kept_is_left_to_the_broker() -> None:
+    huge = Delivery(b"", tag=1, size=64 << 20, standard=True)
+    inbox, moments = consume([huge, delivery(version=2, tag=2)], Collector())
+    assert inbox.discarded == [1]
+    assert moments.dead == ["body too large"]
+    assert inbox.acknowledged == [2]
+
+
+def test_a_poisonous_delivery_ends_as_a_letter_and_its_neighbours_are_done(
+    letters: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("consumers.base.session._FIRST_RETRY", 0.001)
+    monkeypatch.setattr("consumers.base.session._LONGEST_TRIAL", 0.001)
+    done: list[int] = []
+
+    def handler(batch: Sequence[Delivery]) -> Sequence[Outcome]:
+        if any(each.tag == 5 for each in batch):
+            raise KeyError("phone")
+        done.extend(each.tag for each in batch)
+        return [DONE] * len(batch)
+
+    inbox, _ = consume(numbered(15), handler)
+    assert letters == ["handler failed: KeyError"]
+    assert sorted(done) == [tag for tag in range(1, 16) if tag != 5]
+    assert sorted(inbox.acknowledged) == list(range(1, 16))
+
+
+def test_told_to_stop_it_settles_the_batch_at_hand_and_takes_no_other() -> None:
+    stop, collector = threading.Event(), Collector()
+
+    def handler(batch: Sequence[Delivery]) -> Sequence[Outcome]:
+        stop.set()
+        return collector(batch)
+
+    inbox, _ = consume(numbered(30), handler, stop=stop)
+    assert inbox.acknowledged == list(range(1, 11))
+    assert inbox.closed
+
+
+def test_told_to_stop_while_it_waits_it_leaves_the_rest_to_the_next() -> None:
+    stop = threading.Event()
+
+    def handler(batch: Sequence[Delivery]) -> Sequence[Outcome]:
+        stop.set()
+        return [Retry("disk full")] * len(batch)
+
+    inbox, _ = consume(numbered(3), handler, stop=stop)
+    assert inbox.acknowledged == []
+    assert [each.tag for each in inbox.queue] == [1, 2, 3]
+
+
+def test_a_lost_connection_is_made_anew_and_everything_unacknowledged_comes_again() -> None:
+    first, second = ListInbox(numbered(3)), ListInbox(numbered(3))
+    inboxes, collector, moments = [first, second], Collector(), Moments()
+
+    def handler(batch: Sequence[Delivery]) -> Sequence[Outcome]:
+        first.lost = True
+        return collector(batch)
+
+    Runner(
+        SETTINGS, handler, threading.Event(), drain=True, observer=moments, open_inbox=lambda _: inboxes.pop(0)
+    ).run()
+    assert collector.versions == [1, 2, 3, 1, 2, 3]
+    assert first.acknowledged == []
+    assert second.acknowledged == [1, 2, 3]
+    assert (moments.connections, moments.losses) == (2, ["the test says so"])
+
+
+def test_reconnecting_pauses_longer_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    stop = threading.Event()
+
+    def refuse(_settings: ConsumerSettings) -> ListInbox:
+        raise Lost("connection refused")
+
+    runner = Runner(SETTINGS, Collector(), stop, open_inbox=refuse)
+    ask = runner._backoff.next
+
+    def next_pause() -> float:
+        pauses.append(ask())
+        if len(pauses) == 12:
+            stop.set()
+        return 0.0
+
+    monkeypatch.setattr(type(runner._backoff), "next", lambda _self: next_pause())
+    runner.run()
+    assert pauses[0] <= 0.2
+    assert pauses == sorted(pauses) or max(pauses) >= 15
+    assert max(pauses) <= 30
+
+
+def test_a_drain_gives_up_on_a_broker_that_stays_away() -> None:
+    def refuse(_settings: ConsumerSettings) -> ListInbox:
+        raise Lost("connection refused")
+
+    settings = replace(SETTINGS, drain_patience=0.0)
+    with pytest.raises(BrokerUnavailable, match="connection refused"):
+        Runner(settings, Collector(), threading.Event(), drain=True, open_inbox=refuse).run()
+
+
+def test_what_can_never_work_ends_it_at_once() -> None:
+    def refuse(_settings: ConsumerSettings) -> ListInbox:
+        raise ConfigurationError("delete the queue")
+
+    with pytest.raises(ConfigurationError):
+        Runner(SETTINGS, Collector(), threading.Event(), open_inbox=refuse).run()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"prefetch": 0},
+        {"prefetch": 70_000},
+        {"queue": ""},
+        {"bindings": ()},
+        {"heartbeat": 1},
+    ],
+)
+def test_settings_that_cannot_work_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError):
+        replace(SETTINGS, **wrong)
+
+
+@pytest.mark.parametrize("text", ["2/2", "-1/2", "1", "a/b", "0/0", "1/2000"])
+def test_a_shard_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(ConfigurationError, match="EVENTBUS_SHARD"):
+        Shard.parse(text)
+
+
+def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {
+        "URL": "amqp://mirror:s%40cret@broker/crm",
+        "BINDINGS": "crm.#, billing.invoice.*",
+        "SHARD": "1/3",
+        "HMAC_KEYS": "k:" + "s" * 32,
+        "TRUSTED_USERS": "crm_writer=crm",
+        "MAX_BODY_BYTES": "2048",
+    }
+    for name, value in values.items():
+        monkeypatch.setenv(f"EVENTBUS_{name}", value)
+    settings = ConsumerSettings.from_env()
+    assert settings.bindings == ("crm.#", "billing.invoice.*")
+    assert settings.queue_name == "json-mirror.1"
+    assert settings.own_user == "mirror"
+    assert settings.limits.body == 2048
+    assert settings.hmac_keys[0].id == "k"
+    assert settings.trusted_users == {"crm_writer": frozenset({"crm"})}
+    assert "s%40cret" not in repr(settings)
