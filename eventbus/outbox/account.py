@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from eventbus import failpoints
 from eventbus.outbox.delivery import Parcel
-from eventbus.outbox.owner import is_dead
+from eventbus.outbox.owner import is_alive, is_dead
 from eventbus.outbox.store import ABANDONED, PAGE_BYTES, Lease, ParkedRow, Store, now
 from eventbus.publishers.base import Backoff
 from eventbus.settings import redact
@@ -62,27 +62,41 @@ class _Source:
 
 @final
 class Watch:
-    """Tells the dead from the living, without comparing any two clocks."""
+    """Tells the dead from the living, without comparing any two clocks.
+
+    `undecided` holds names of which neither is known yet.
+    """
 
     def __init__(self, grace: float) -> None:
         self._grace = grace
         self._seen: dict[str, tuple[Lease | None, float]] = {}
+        self.undecided: set[str] = set()
 
     def is_dead(self, name: str, lease: Lease | None, at: float) -> bool:
         """Whether nobody holds that name: gave it up, is certainly gone, or has not moved for the grace time."""
-        if lease is not None and lease.beat == ABANDONED:
+        self.undecided.discard(name)
+        holder = lease.holder if lease is not None else name
+        if (lease is not None and lease.beat == ABANDONED) or is_dead(holder):
             return True
-        if is_dead(lease.holder if lease is not None else name):
-            return True
-        seen, since = self._seen.get(name, (None, at))
-        if name not in self._seen or seen != lease:
+        if name not in self._seen:
+            self._seen[name] = (lease, at)
+            if not is_alive(holder):
+                self.undecided.add(name)
+            return False
+        seen, since = self._seen[name]
+        if seen != lease:
             self._seen[name] = (lease, at)
             return False
-        return at - since >= self._grace
+        if at - since < self._grace:
+            if not is_alive(holder):
+                self.undecided.add(name)
+            return False
+        return True
 
     def keep(self, names: Collection[str]) -> None:
         """Forget all others."""
         self._seen = {name: seen for name, seen in self._seen.items() if name in names}
+        self.undecided.intersection_update(names)
 
 
 @final
@@ -126,6 +140,7 @@ class Account:
         self._watch = Watch(tempo.grace)
         self._names: set[str] = set()
         self._page = 0
+        self._swept = False
         self._sweep = _Timer(tempo.sweep)
         self._beat = _Timer(tempo.beat)
         self._parked_check = _Timer(tempo.parked)
@@ -197,6 +212,11 @@ class Account:
         self.failing = False
         self._backoff.failures = 0
         return parcels
+
+    @property
+    def quiet(self) -> bool:
+        """Whether all was looked through, and nothing is left that this process could deliver, now or soon."""
+        return self._swept and not (self.known or self._own or self._adopted or self._watch.undecided)
 
     def look_soon(self, at: float) -> None:
         """Rows of ours may have been committed without our knowing."""
@@ -354,7 +374,7 @@ class Account:
             self._own = None
         elif source.cursor > 0:
             # All its rows are in memory. Look again, from the start, until they are gone.
-            source.cursor, source.due = 0, at + 2.0
+            source.cursor, source.due = 0, at + 1.0
         else:
             self._finished.append(source.owner)
 
@@ -394,6 +414,7 @@ class Account:
             if onward is None:
                 self._watch.keep(self._names)
                 self._names.clear()
+                self._swept = True
                 return
 
     def _adopt_dead(self, owners: list[str], at: float) -> None:

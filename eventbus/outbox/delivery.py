@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Self
 
 import orjson
@@ -13,6 +13,9 @@ from eventbus.errors import BrokerUnavailable
 from eventbus.publishers.base import Outcome, Publisher
 
 
+_Head = tuple[str, str, str, str]  # routing key, id, correlation id, subject
+
+
 class Parcel:
     """The events of one outbox row (or of one hand-over in direct mode) that are not yet with the broker.
 
@@ -21,7 +24,7 @@ class Parcel:
 
     __slots__ = ("_batch", "_bodies", "_heads", "outcome", "reason", "size", "tries", "version")
 
-    def __init__(self, version: int, bodies: list[bytes], heads: list[tuple[str, str, str]] | None, batch: Batch | None):
+    def __init__(self, version: int, bodies: list[bytes], heads: list[_Head] | None, batch: Batch | None):
         self.version = version
         self.size = sum(map(len, bodies))
         self.tries = 0
@@ -63,6 +66,29 @@ class Parcel:
             return self._batch.keys
         return [head[0] for head in self._heads]
 
+    @property
+    def subjects(self) -> list[str]:
+        """Which record each event is about, of a parcel from the outbox."""
+        return [head[3] for head in self._heads or ()]
+
+    def hold_back(self, subjects: Collection[str]) -> Self | None:
+        """Take the events of these records out, into a parcel of their own; None if there are none."""
+        assert self._heads is not None
+        events = list(zip(self._heads, self._bodies, strict=True))
+        held = [(head, body) for head, body in events if head[3] in subjects]
+        if not held:
+            return None
+        rest = [(head, body) for head, body in events if head[3] not in subjects]
+        self._heads, self._bodies = [head for head, _ in rest], [body for _, body in rest]
+        return type(self)(self.version, [body for _, body in held], [head for head, _ in held], None)
+
+    def joined(self, other: Self) -> Self:
+        """The events of both, parts of one row."""
+        heads = [*(self._heads or ()), *(other._heads or ())]
+        both = type(self)(self.version, [*self._bodies, *other._bodies], heads, None)
+        both.reason, both.tries = self.reason or other.reason, max(self.tries, other.tries)
+        return both
+
     def messages(self) -> list[Message]:
         """The events that are left, sealed; made anew each time, so that a waiting parcel holds them once."""
         if self._heads is None:
@@ -70,7 +96,7 @@ class Parcel:
             return self._batch.messages()
         return [
             Message(key, event_id, seal(body, self.version), correlation_id)
-            for (key, event_id, correlation_id), body in zip(self._heads, self._bodies, strict=True)
+            for (key, event_id, correlation_id, _), body in zip(self._heads, self._bodies, strict=True)
         ]
 
     def delivered(self) -> None:
@@ -83,8 +109,8 @@ class Parcel:
         self.outcome = next((outcome for outcome in outcomes if outcome not in (None, Outcome.CONFIRMED)), None)
         if len(left) < len(outcomes):
             self._bodies = [self._bodies[position] for position in left]
-            kept = [messages[position] for position in left]
-            self._heads = [(message.routing_key, message.id, message.correlation_id) for message in kept]
+            heads = self._heads or [(each.routing_key, each.id, each.correlation_id, "") for each in messages]
+            self._heads = [heads[position] for position in left]
             self._batch = None
             self.size = sum(map(len, self._bodies))
         if self.outcome is not None:
@@ -123,9 +149,9 @@ def _settle(parcels: Sequence[Parcel], made: Sequence[list[Message]], outcomes: 
         position += len(messages)
 
 
-def _head(body: bytes) -> tuple[str, str, str]:
+def _head(body: bytes) -> _Head:
     event = orjson.loads(body)
     try:
-        return event["type"], event["id"], event["correlationid"]
+        return event["type"], event["id"], event["correlationid"], event["subject"]
     except (KeyError, TypeError) as error:
         raise ValueError("not an event") from error

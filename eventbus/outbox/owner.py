@@ -57,21 +57,32 @@ class Owner:
 
 def is_dead(owner: str) -> bool:
     """Whether the process of that name is certainly gone. False means: not known."""
+    pid = _local_pid(owner)
+    return pid is not None and not owner.startswith(f"{process.name}-") and not _is_running(pid)
+
+
+def is_alive(owner: str) -> bool:
+    """Whether a process of that number runs here. It may be another one by now, so this is no proof for ever."""
+    pid = _local_pid(owner)
+    return pid is not None and (owner.startswith(f"{process.name}-") or _is_running(pid))
+
+
+def _local_pid(owner: str) -> int | None:
     scope, _, rest = owner.partition("-")
     pid = rest.partition("-")[0]
-    if scope != process.scope or not pid.isdigit():
-        return False
-    if owner.startswith(process.name):
-        return False
-    if int(pid) == os.getpid():
-        return True
+    return int(pid) if scope == process.scope and pid.isdigit() else None
+
+
+def _is_running(pid: int) -> bool:
+    if pid == os.getpid():
+        return False  # another process had our number before us: this one has another name
     try:
-        os.kill(int(pid), 0)
+        os.kill(pid, 0)
     except ProcessLookupError:
-        return True
-    except OSError:
         return False
-    return _is_zombie(int(pid))
+    except OSError:
+        return True
+    return not _is_zombie(pid)
 
 
 def _is_zombie(pid: int) -> bool:

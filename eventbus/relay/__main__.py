@@ -1,0 +1,7 @@
+"""`python -m eventbus.relay`."""
+
+import sys
+
+from eventbus.relay import main
+
+sys.exit(main())

@@ -1,0 +1,264 @@
+"""The command `eventbus-relay`. Exit codes: 0 done, 1 failed, 2 wrong use or configuration."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from types import FrameType
+from typing import Any, Final
+
+import click
+from sqlalchemy import Engine, create_engine
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from eventbus.errors import ConfigurationError, EventBusError
+from eventbus.outbox import ParkedRow, Store
+from eventbus.outbox.account import Tempo
+from eventbus.publishers import publisher_for
+from eventbus.relay.service import Progress, Relay
+from eventbus.settings import Settings, reading_environment, redact
+
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+_STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+
+_HELP = """Deliver committed events that wait in a database's outbox.
+
+Services publish their own events. What a process leaves behind when it dies, this command delivers: run it beside
+services whose processes may all be gone, or once by hand. Several may run for one database; one is active, and another
+takes over within seconds when it ends or dies.
+
+\b
+  eventbus-relay --database postgresql+psycopg://…     keep delivering, until stopped
+  eventbus-relay --database sqlite:///app.db --once    deliver what waits now, then end
+  eventbus-relay --parked list                         what the broker would not take, and why
+  eventbus-relay --parked retry                        … try it again now (a relay or service does it)
+  eventbus-relay --parked purge --id 17 --id 18        … give these rows up for good
+
+DATABASE_URL and EVENTBUS_URL (or DATABASE_URL_FILE, EVENTBUS_URL_FILE, for mounted secrets) say where the database and
+the broker are; passwords are better there than on a command line, which others can see.
+"""
+
+
+@click.command("eventbus-relay", help=_HELP, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--database", metavar="URL", help="Database with the outbox (SQLAlchemy URL). Default: DATABASE_URL.")
+@click.option("--url", metavar="BROKER", help="Broker: amqp://, amqps:// or sqlite:///. Default: EVENTBUS_URL.")
+@click.option("--exchange", metavar="NAME", help="Exchange to publish to. Default: EVENTBUS_EXCHANGE, or eventbus.")
+@click.option(
+    "--ordering",
+    type=click.Choice(["fast", "strict"]),
+    help="strict: this relay publishes everything, each record in commit order; services must run with "
+    "EVENTBUS_ORDERING=strict too. Default: EVENTBUS_ORDERING, or fast.",
+)
+@click.option("--once", is_flag=True, help="End when nothing is left that can be delivered.")
+@click.option(
+    "--grace",
+    type=click.FloatRange(min=0.1),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long a process of another machine must be silent to count as dead.",
+)
+@click.option("--parked", type=click.Choice(["list", "retry", "purge"]), help="Show or treat parked rows, and end.")
+@click.option("--id", "ids", type=int, multiple=True, metavar="ROW", help="With --parked: only this row. Repeatable.")
+@click.option("--yes", is_flag=True, help="With --parked purge: do not ask.")
+@click.option("-v", "--verbose", is_flag=True, help="Log more.")
+def _command(**options: Any) -> int:
+    _check(options)
+    logs = _log_to_stderr(verbose=options["verbose"])
+    try:
+        settings = _settings(options)
+        with _database(options["database"]) as engine:
+            if options["parked"]:
+                return _treat_parked(engine, options["parked"], list(options["ids"]) or None, yes=options["yes"])
+            return _relay(engine, settings, once=options["once"], grace=options["grace"])
+    finally:
+        logging.getLogger().removeHandler(logs)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    try:
+        code = _command.main(
+            args=None if argv is None else list(argv), prog_name="eventbus-relay", standalone_mode=False
+        )
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except click.Abort:
+        click.echo("Aborted.", err=True)
+        return 1
+    except ConfigurationError as error:
+        click.echo(f"eventbus-relay: {redact(str(error))}", err=True)
+        return 2
+    except (EventBusError, SQLAlchemyError, OSError) as error:
+        click.echo(f"eventbus-relay: {redact(str(error))}", err=True)
+        return 1
+    return code if isinstance(code, int) else 0
+
+
+def _check(options: dict[str, Any]) -> None:
+    if options["parked"] and options["once"]:
+        raise click.UsageError("--once does not go with --parked, which always ends by itself.")
+    if (options["ids"] or options["yes"]) and not options["parked"]:
+        raise click.UsageError("--id and --yes need --parked.")
+
+
+def _settings(options: dict[str, Any]) -> Settings:
+    settings = Settings.from_env()
+    given = {name: options[name] for name in ("url", "exchange", "ordering") if options[name] is not None}
+    return replace(settings, **given)
+
+
+@contextlib.contextmanager
+def _database(url: str | None) -> Iterator[Engine]:
+    url = url or _database_url()
+    if not url:
+        raise ConfigurationError("Which database? Give --database URL, or set DATABASE_URL.")
+    try:
+        engine = create_engine(url, hide_parameters=True)
+    except (ArgumentError, ImportError) as error:
+        raise ConfigurationError(f"--database: {error}") from error
+    try:
+        yield engine
+    finally:
+        if not engine.dialect.is_async:
+            engine.dispose()
+
+
+def _relay(engine: Engine, settings: Settings, *, once: bool, grace: float) -> int:
+    publisher_for(settings).close()  # wrong settings are told at once
+    relay = Relay(
+        engine,
+        lambda: publisher_for(settings),
+        ordering=settings.ordering,
+        tempo=Tempo(grace=grace, sweep=min(2.0, grace / 2)),
+        on_progress=_Display().show if sys.stderr.isatty() else lambda _: None,
+    )
+    if once:
+        _demand_outbox(engine)
+    with _stopped_by_signals() as stop:
+        done = relay.run(stop, once=once)
+    click.echo(f"Delivered {done.delivered} events; {done.parked} rows are parked.", err=True)
+    return 0
+
+
+def _demand_outbox(engine: Engine) -> None:
+    if not _with_store(engine, lambda store: store.exists()):
+        raise ConfigurationError(
+            "This database has no outbox. Is it the right one? The outbox is made at a service's first commit."
+        )
+
+
+def _treat_parked(engine: Engine, what: str, ids: list[int] | None, *, yes: bool) -> int:
+    _demand_outbox(engine)
+    if what == "list":
+        return _with_store(engine, lambda store: _list_parked(store, ids))
+    if what == "retry":
+        count = _with_store(engine, lambda store: store.wake_parked(ids))
+        click.echo(f"{count} rows are due now; the next service or relay that looks will try them.")
+        return 0
+    if ids is None:
+        ids = _with_store(engine, lambda store: [row.id for row in _parked(store, None)])
+    if ids and not yes:
+        click.confirm(f"Give up {len(ids)} parked rows for good?", abort=True, err=True)
+    purged = _with_store(engine, lambda store: store.delete_parked(ids))
+    click.echo(f"{purged} rows purged.")
+    return 0
+
+
+def _list_parked(store: Store, ids: list[int] | None) -> int:
+    found = False
+    for row in _parked(store, ids):
+        if not found:
+            click.echo(f"{'ROW':<18} {'PARKED (UTC)':<20} {'TRIES':>5} {'EVENTS':>6}  REASON")
+        found = True
+        events = row.payload.count(b"\n") + 1
+        click.echo(f"{row.id:<18} {_time(row.parked_at):<20} {row.attempts:>5} {events:>6}  {row.reason}")
+    if not found:
+        click.echo("Nothing is parked.")
+    return 0
+
+
+def _parked(store: Store, ids: list[int] | None) -> Iterator[ParkedRow]:
+    after = 0
+    while rows := store.list_parked(after=after):
+        yield from (row for row in rows if ids is None or row.id in ids)
+        after = rows[-1].id
+
+
+def _with_store(engine: Engine, work: Any) -> Any:
+    store = Store(engine)
+    try:
+        return work(store)
+    finally:
+        store.close()
+
+
+def _time(microseconds: int) -> str:
+    return f"{datetime.fromtimestamp(microseconds / 1e6, UTC):%Y-%m-%d %H:%M:%S}"
+
+
+def _database_url() -> str:
+    with reading_environment() as env:
+        return str(env.str("DATABASE_URL", ""))
+
+
+class _Display:
+    """One line on the terminal, rewritten as the relay goes on."""
+
+    def __init__(self) -> None:
+        self._last: Progress | None = None
+
+    def show(self, progress: Progress) -> None:
+        if progress == self._last:
+            return
+        self._last = progress
+        state = "delivering" if progress.active else "waiting: another relay is active"
+        click.echo(f"\r\x1b[K{state} · {progress.delivered:,} events · {progress.parked:,} parked", err=True, nl=False)
+
+
+class _Formatter(logging.Formatter):
+    """The constant text of an event, and its data as `key=value`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        data = " ".join(f"{key}={value}" for key, value in vars(record).items() if key not in _STANDARD)
+        text = super().format(record)
+        return redact(f"{text} {data}" if data else text)
+
+
+def _log_to_stderr(*, verbose: bool) -> logging.Handler:
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    root.setLevel(logging.DEBUG if verbose else logging.INFO)
+    logging.getLogger("amqp").setLevel(logging.WARNING)
+    return handler
+
+
+@contextlib.contextmanager
+def _stopped_by_signals() -> Iterator[threading.Event]:
+    """An event that SIGTERM or SIGINT sets; the second one ends the process at once."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        stop.set()
+        signal.signal(number, signal.SIG_DFL)
+
+    for number in _SIGNALS:
+        signal.signal(number, on_signal)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,158 @@
+"""Delivers what no living process will, or, with strict ordering, everything.
+
+By default each process publishes its own events, and the relay takes over those of processes that are gone. With
+`ordering="strict"` the relay is the only publisher, and the events of each record leave in commit order. Any number of
+relays may run; one is active for a database, and another takes over within seconds.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Literal, Protocol, final
+
+from sqlalchemy import Engine
+
+from eventbus.dispatcher import Dispatcher
+from eventbus.errors import BrokerUnavailable, EventBusError
+from eventbus.outbox import Owner, Store
+from eventbus.outbox.account import Tempo
+from eventbus.outbox.keeper import Keeper
+from eventbus.publishers.base import Publisher
+from eventbus.relay.in_order import InOrder
+
+_POLL: Final = 0.05
+_PATIENCE: Final = 30.0
+_MOMENT: Final = 0.5
+
+logger = logging.getLogger(__name__)
+
+Ordering = Literal["fast", "strict"]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a relay has done so far: events delivered and rows parked; `active`: whether it is the one at work."""
+
+    active: bool
+    delivered: int
+    parked: int
+
+
+class _Worker(Protocol):
+    """What an active relay does."""
+
+    delivered: int
+    parked: int
+    trouble: str | None
+
+    def work(self) -> bool:
+        """One step; whether nothing is left to do for now."""
+
+    def close(self) -> None: ...
+
+
+@final
+class Relay:
+    """Delivers the outbox of one database, while it holds the lease for it."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        make_publisher: Callable[[], Publisher],
+        *,
+        ordering: Ordering = "fast",
+        tempo: Tempo = Tempo(sweep=2.0),
+        patience: float = 5.0,
+        on_progress: Callable[[Progress], None] = lambda _: None,
+    ) -> None:
+        self._engine = engine
+        self._make_publisher = make_publisher
+        self._ordering = ordering
+        self._tempo = tempo
+        self._patience = patience
+        self._on_progress = on_progress
+        self._progress = Progress(active=False, delivered=0, parked=0)
+
+    def run(self, stop: threading.Event, *, once: bool = False) -> Progress:
+        """Work until `stop` is set; with `once`, until nothing is left that can be delivered now.
+
+        Whether a process of another machine is gone takes `tempo.grace` seconds to tell; `once` waits for that. It does
+        not wait for ever: it raises BrokerUnavailable when nothing could be delivered for `_PATIENCE` seconds, and
+        EventBusError when another relay is active.
+        """
+        keeper = Keeper(self._engine, patience=self._patience)
+        keeper.start()
+        give_up = time.monotonic() + 2 * self._patience
+        try:
+            while not stop.is_set():
+                if self._work_while_held(keeper, stop, once=once) and once:
+                    break
+                if once and not self._progress.active and time.monotonic() > give_up:
+                    raise EventBusError("another relay is active for this database, and does the work")
+        finally:
+            keeper.close()
+        return self._progress
+
+    def _work_while_held(self, keeper: Keeper, stop: threading.Event, *, once: bool) -> bool:
+        """Whether there is nothing left to do."""
+        if not keeper.wait(_MOMENT):
+            self._report(active=False)
+            return False
+        logger.info("this relay is the active one", extra={"ordering": self._ordering})
+        worker = self._worker()
+        before = self._progress
+        try:
+            done, seen, moved = False, -1, time.monotonic()
+            while keeper.held and not stop.is_set() and not (done and once):
+                done = worker.work()
+                self._report(active=True, delivered=before.delivered + worker.delivered, parked=worker.parked)
+                if worker.delivered != seen or worker.trouble is None:
+                    seen, moved = worker.delivered, time.monotonic()
+                elif once and time.monotonic() - moved > _PATIENCE:
+                    raise BrokerUnavailable(worker.trouble)
+            return done
+        finally:
+            worker.close()
+            self._report(active=False, delivered=before.delivered + worker.delivered, parked=worker.parked)
+
+    def _worker(self) -> _Worker:
+        store = Store(self._engine, Owner())
+        if self._ordering == "strict":
+            return InOrder(store, self._make_publisher(), self._tempo)
+        return _LeftBehind(store, self._make_publisher, self._tempo)
+
+    def _report(self, *, active: bool, delivered: int | None = None, parked: int | None = None) -> None:
+        before = self._progress
+        self._progress = Progress(
+            active,
+            before.delivered if delivered is None else delivered,
+            before.parked if parked is None else parked,
+        )
+        self._on_progress(self._progress)
+
+
+@final
+class _LeftBehind:
+    """Default ordering: a dispatcher that writes nothing itself, and so has only the rows of the dead to deliver."""
+
+    def __init__(self, store: Store, make_publisher: Callable[[], Publisher], tempo: Tempo) -> None:
+        self._store = store
+        self._dispatcher = Dispatcher(make_publisher, tempo=tempo)
+        self._dispatcher.nudge(store)
+        self.delivered = self.parked = 0
+        self.trouble: str | None = None
+
+    def work(self) -> bool:
+        time.sleep(_POLL)
+        stats = self._dispatcher.stats()
+        self.trouble = None if stats.connected else stats.last_error
+        self.delivered, self.parked = stats.published, stats.parked
+        return self._dispatcher.is_quiet(self._store)
+
+    def close(self) -> None:
+        self._dispatcher.close()
+        self.delivered = self._dispatcher.stats().published
