@@ -35,8 +35,6 @@ LOST: Final = (AMQPError, OperationalError, OSError, struct.error, AttributeErro
 
 _SEND: Final = 16 << 10
 """Bytes for one call of `send`: a TLS record, which OpenSSL writes whole or not at all."""
-HEARTBEAT: Final = 30.0
-"""Seconds; RabbitMQ offers 60 and warns against less than 5. Half of it passes between two heartbeats of ours."""
 _TLS_READ: Final = 0.05
 """Seconds to wait for the rest of a TLS record; readable bytes need not hold any data for us."""
 
@@ -50,13 +48,16 @@ class Timeouts:
     """How long each kind of wait may last, in seconds.
 
     `connect` is for one address of the broker's name (resolving the name has the resolver's own limit), `write` for
-    pushing some 64 KiB into the socket, `confirm` for the broker's silence while it owes confirms or blocks publishers.
+    pushing some 64 KiB into the socket, `confirm` for the broker's silence while it owes confirms or blocks publishers,
+    `close` for the farewell. Where nothing is heard for two intervals of `heartbeat` the connection is given up;
+    RabbitMQ offers 60 and warns against less than 5.
     """
 
     connect: float = 5.0
     write: float = 10.0
     confirm: float = 30.0
     close: float = 2.0
+    heartbeat: float = 30.0
 
 
 DEFAULT_TIMEOUTS: Final = Timeouts()
@@ -114,7 +115,7 @@ class Link:
             url,
             insecure_tls=insecure_tls,
             connect_timeout=limits.connect,
-            heartbeat=HEARTBEAT,
+            heartbeat=limits.heartbeat,
             transport_options={
                 "write_timeout": limits.write,
                 "socket_settings": _socket_settings(limits.write),

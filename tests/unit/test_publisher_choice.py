@@ -1,0 +1,67 @@
+"""Which publisher a URL gets, what it shows of itself, and what goes with every message."""
+
+from __future__ import annotations
+
+import pytest
+
+from eventbus import signing
+from eventbus.envelope import encode, seal
+from eventbus.errors import ConfigurationError
+from eventbus.publishers import AmqpPublisher, Publisher, VirtualPublisher, publisher_for
+from eventbus.publishers.headers import headers_for
+from eventbus.settings import Settings
+
+
+@pytest.mark.parametrize(
+    ("url", "kind"),
+    [
+        ("amqp://u:p@h//", AmqpPublisher),
+        ("amqps://u:p@h//", AmqpPublisher),
+        ("sqlite:///broker.sqlite3", VirtualPublisher),
+        ("memory://", VirtualPublisher),
+    ],
+)
+def test_each_kind_of_url_has_its_publisher_which_does_not_connect_yet(url: str, kind: type[Publisher]) -> None:
+    publisher = publisher_for(Settings(url=url, service="crm"))
+    assert type(publisher) is kind
+    publisher.tick()
+    publisher.abandon()
+    publisher.close()
+    publisher.close()
+
+
+@pytest.mark.parametrize("url", ["redis://h", "postgresql://h/d", "h:5672", "", "amqp://a//;amqp://b//"])
+def test_other_urls_are_a_configuration_error(url: str) -> None:
+    with pytest.raises(ConfigurationError):
+        publisher_for(Settings(url=url, service="crm"))
+
+
+def test_the_repr_shows_no_password() -> None:
+    publisher = publisher_for(Settings(url="amqp://u:sesame@h//", service="crm"))
+    assert "sesame" not in repr(publisher)
+    assert "amqp://u:***@h//" in repr(publisher)
+
+
+def test_the_headers_are_the_partition_key_and_with_a_key_the_signature() -> None:
+    subject = 'order_line/[1,"a"]'
+    body = seal(
+        encode(
+            id="t-0",
+            source="/crm",
+            type="crm.order_line.created",
+            subject=subject,
+            time="2026-11-23T08:00:00Z",
+            transaction="t",
+            data={"before": {"partitionkey": "not this"}, "note": '"partitionkey":"nor this"'},
+        ),
+        7,
+    )
+    assert headers_for()(body) == {"partitionkey": subject}
+    key = signing.Key("2026-11", b"x" * 32)
+    headers = headers_for(key)(body)
+    assert headers["partitionkey"] == subject
+    signing.verify(body, headers, [key])
+
+
+def test_a_body_without_partition_key_has_no_such_header() -> None:
+    assert headers_for()(b'{"a":1}') == {}
