@@ -131,9 +131,9 @@ def open_mirror(settings: MirrorSettings, **options: Any) -> Iterator[Mirror]:
         heartbeat = Heartbeat(settings.heartbeat_file)
         files = stack.enter_context(Files(settings.data_dir, durable=settings.durable_files))
         stack.enter_context(Lock(settings.lock_file))
-        heartbeat.beat()
         state = stack.enter_context(State(settings.state_file))
-        recover(state, files)
+        with heartbeat.beating():
+            recover(state, files)
         mirror = Mirror(
             state,
             files,

@@ -19,6 +19,7 @@ more than 200 bytes                   the first 100, `~`, and the SHA-256 of the
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import sha256
 from typing import Any, Final
@@ -48,8 +49,8 @@ def directory(service: str, entity: str) -> str:
 
 
 def filename(pk: Any) -> str:
-    """`"ab12"` → `ab12.json`; `pk` is a scalar or a list of scalars, as JSON knows them."""
-    return _fit(_parts(pk) if type(pk) is list else _part(pk)) + SUFFIX
+    """`"ab12"` → `ab12.json`; `pk` is a scalar or a sequence of scalars, as JSON knows them."""
+    return _fit(_parts(pk) if isinstance(pk, list | tuple) else _part(pk)) + SUFFIX
 
 
 def path(service: str, entity: str, pk: Any) -> str:
@@ -91,7 +92,7 @@ def _is_quoted(text: str) -> bool:
     return bool(text)
 
 
-def _parts(values: list[Any]) -> str:
+def _parts(values: Sequence[Any]) -> str:
     return ",".join(map(_part, values)) if len(values) != 1 else f"{_part(values[0])},"
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, final
 
@@ -33,6 +36,24 @@ class Heartbeat:
             self._path.touch(mode=0o640)
         except OSError:
             return
+
+    @contextmanager
+    def beating(self) -> Iterator[None]:
+        """Beat from a thread while long work is done, on which no loop turns."""
+        over = threading.Event()
+        thread = threading.Thread(target=self._beat_until, args=(over,), name="eventbus-heartbeat", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    def _beat_until(self, over: threading.Event) -> None:
+        while True:
+            self.beat()
+            if over.wait(1.0):
+                return
 
     def age(self) -> float | None:
         """Seconds since the last beat; None where there was none."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Self
 
 from consumers.json_mirror.errors import DirectoryLocked
+from consumers.json_mirror.filesystem import DIRECTORY_MODE, FILE_MODE
 
 
 class Lock:
@@ -20,8 +21,8 @@ class Lock:
     """
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
+        path.parent.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -58,6 +58,20 @@ _FIND: Final = "SELECT id, version, document IS NULL FROM record WHERE entity = 
 _INSERT: Final = "INSERT INTO record (entity, name, version, applied, document) VALUES (?, ?, ?, ?, ?)"
 _UPDATE: Final = "UPDATE record SET version = ?, applied = ?, document = ? WHERE id = ?"
 _COUNT: Final = "UPDATE entity SET live = live + ?, deleted = deleted + ?, version = ?, time = ? WHERE id = ?"
+_PASSING: Final = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_PROTOCOL,
+        sqlite3.SQLITE_READONLY,
+    }
+)
+"""Primary result codes that say something about the disk or the moment, not about the file."""
 _READ: Final = "FROM record JOIN entity ON entity.id = record.entity"
 
 
@@ -268,7 +282,7 @@ class State:
         """The record as it stands, a tombstone too; None where it was never seen."""
         with _translated(self):
             row = self._db.execute(
-                f"SELECT version, document {_READ} WHERE directory = ? AND name = ?",
+                f"SELECT record.version, document {_READ} WHERE directory = ? AND name = ?",
                 (directory, filename),
             ).fetchone()
         return None if row is None else Record(directory, filename, *row)
@@ -313,7 +327,7 @@ class State:
         with _translated(self):
             (answer,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
             if answer != "ok":
-                raise sqlite3.DatabaseError(answer)
+                raise StateDamaged(f"{self.path}: {answer}; run the mirror with --rebuild")
 
     @property
     def last_batch(self) -> int:
@@ -341,33 +355,36 @@ def _translated(state: State) -> Iterator[None]:
         yield
     except sqlite3.DatabaseError as error:
         state.close()
-        if isinstance(error, sqlite3.OperationalError):
+        if error.sqlite_errorcode & 0xFF in _PASSING:
             raise StateUnavailable(f"{state.path}: {error}") from error
-        raise StateDamaged(f"{state.path}: {error}; stop the mirror and run it with --rebuild") from error
+        raise StateDamaged(f"{state.path}: {error}; run the mirror with --rebuild") from error
 
 
 def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT)
     try:
+        is_new = _is_new(connection)
         connection.execute(f"PRAGMA page_size = {_PAGE_SIZE}")
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA cache_size = -32000")
-        _prepare(connection)
+        if is_new:
+            _prepare(connection)
     except BaseException:
         connection.close()
         raise
     return connection
 
 
+def _is_new(connection: sqlite3.Connection) -> bool:
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if (application, version) not in ((0, 0), (_APPLICATION_ID, FORMAT)):
+        raise StateDamaged(f"the state is of format {version}, application {application:#x}: not one of this mirror")
+    return not version
+
+
 def _prepare(connection: sqlite3.Connection) -> None:
-    application, version = (
-        connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")
-    )
-    if (application, version) == (_APPLICATION_ID, FORMAT):
-        return
-    if application or version:
-        raise sqlite3.DatabaseError(f"format {version} of application {application:#x}, expected {FORMAT} of this one")
     connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA}")
     connection.execute("INSERT OR IGNORE INTO meta VALUES ('identity', ?), ('batch', '0')", (uuid4().hex,))
     connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")

@@ -32,7 +32,7 @@ class SqliteCache(Cache):
     def store(self, records: Sequence[Record]) -> None:
         """The mirror has stored them already."""
 
-    def holds(self, identity: str) -> bool:  # noqa: ARG002  it is the state
+    def holds(self, identity: str) -> bool:
         return True
 
     def mark(self, identity: str) -> None:

@@ -1,0 +1,194 @@
+"""What the durable truth promises: newest version wins, all of a batch or nothing, and a note of what to look at."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from consumers.json_mirror.errors import StateDamaged, StateUnavailable
+from consumers.json_mirror.state import Change, Record, State
+
+CONTACTS = "crm/contact"
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Iterator[State]:
+    with State(tmp_path / "state.sqlite3") as opened:
+        yield opened
+
+
+def change(name: str, version: int, document: bytes | None = b"{}") -> Change:
+    return Change(CONTACTS, name, version, document, f"time of {version}")
+
+
+def test_the_newest_version_wins_in_whatever_order(state: State) -> None:
+    state.apply([change("a", 2, b"new")])
+    _, written = state.apply([change("a", 1, b"old")])
+    assert written == []
+    assert state.get(CONTACTS, "a") == Record(CONTACTS, "a", 2, b"new")
+
+
+def test_the_same_version_again_changes_nothing(state: State) -> None:
+    state.apply([change("a", 2, b"first")])
+    batch, written = state.apply([change("a", 2, b"second")])
+    assert (batch, written) == (0, [])
+    assert state.get(CONTACTS, "a") == Record(CONTACTS, "a", 2, b"first")
+
+
+def test_many_changes_of_a_record_in_a_batch_are_one(state: State) -> None:
+    _, written = state.apply([change("a", version, b"%d" % version) for version in (3, 9, 1, 9, 4)])
+    assert [(record.version, record.document) for record in written] == [(9, b"9")]
+
+
+def test_a_late_update_does_not_bring_a_deleted_record_back(state: State) -> None:
+    state.apply([change("a", 5, None)])
+    state.apply([change("a", 4)])
+    assert state.get(CONTACTS, "a") == Record(CONTACTS, "a", 5, None)
+
+
+def test_existed_tells_whether_there_was_a_file(state: State) -> None:
+    def existed(*changes: Change) -> list[bool]:
+        return [record.existed for record in state.apply(changes)[1]]
+
+    assert existed(change("a", 1)) == [False]
+    assert existed(change("a", 2)) == [True]
+    assert existed(change("a", 3, None)) == [True]
+    assert existed(change("a", 4)) == [False]
+
+
+def test_figures_follow_every_kind_of_change(state: State) -> None:
+    state.apply([change("a", 1), change("b", 2), change("c", 3, None)])
+    state.apply([change("b", 4, None), change("c", 5), change("a", 6)])
+    (figures,) = state.figures()
+    assert (figures.live, figures.deleted, figures.version, figures.time) == (2, 1, 6, "time of 6")
+
+
+def test_a_batch_that_fails_half_way_leaves_no_trace(state: State) -> None:
+    with pytest.raises(OverflowError):
+        state.apply([change("a", 1), change("b", 1 << 63)])
+    assert state.get(CONTACTS, "a") is None
+    assert state.figures() == []
+    state.apply([change("a", 1)])
+
+
+def test_paths_are_pending_until_their_batch_is_settled(state: State) -> None:
+    first, _ = state.apply([change("a", 1)])
+    second, _ = state.apply([change("b", 1), change("c", 1)])
+    assert state.pending() == ["crm/contact/a", "crm/contact/b", "crm/contact/c"]
+    state.settle(first)
+    assert state.pending() == ["crm/contact/b", "crm/contact/c"]
+    third, _ = state.apply([change("d", 1)], settled=second)
+    assert state.pending() == ["crm/contact/d"]
+    assert first < second < third == state.last_batch
+
+
+def test_blocked_paths_stay_pending_until_a_settlement_without_them(state: State) -> None:
+    batch, _ = state.apply([change("a", 1), change("b", 1)])
+    state.settle(batch, ["crm/contact/b"])
+    assert state.pending() == ["crm/contact/b"]
+    state.apply([change("c", 1)], settled=batch)
+    assert "crm/contact/b" in state.pending()
+    state.settle(state.last_batch)
+    assert state.pending() == []
+
+
+def test_batch_numbers_rise_also_when_nothing_is_pending_and_after_a_restart(tmp_path: Path) -> None:
+    numbers = []
+    for version in range(1, 4):
+        with State(tmp_path / "state.sqlite3") as state:
+            number, _ = state.apply([change("a", version)])
+            state.settle(number)
+            numbers.append(number)
+    assert numbers == [1, 2, 3]
+
+
+def test_tombstones_go_by_age_but_not_while_their_file_may_be_there(state: State) -> None:
+    state.apply([change("a", 1, None), change("b", 1)])
+    assert state.prune(older_than=-10) == 0  # pending: the removal may not have reached the disk
+    state.settle(state.last_batch)
+    assert state.prune(older_than=3600) == 0
+    assert state.prune(older_than=-10) == 1
+    assert state.get(CONTACTS, "a") is None
+    assert state.get(CONTACTS, "b") is not None
+    assert state.figures()[0].deleted == 0
+
+
+def test_records_are_read_in_chunks_and_versions_by_name(state: State) -> None:
+    state.apply([change(f"r{number}", number + 1, None if number % 2 else b"{}") for number in range(10)])
+    chunks = list(state.records(chunk=4))
+    assert [len(chunk) for chunk in chunks] == [4, 4, 2]
+    assert {record.filename for chunk in chunks for record in chunk} == {f"r{number}" for number in range(10)}
+    assert state.versions(CONTACTS, ["r0", "r1", "zz"]) == {"r0": (1, False), "r1": (2, True)}
+    assert state.versions("no/entity", ["r0"]) == {}
+
+
+def test_what_is_applied_is_there_after_the_process_is_gone(tmp_path: Path) -> None:
+    state = State(tmp_path / "state.sqlite3")
+    state.apply([change("a", 1)])
+    with sqlite3.connect(tmp_path / "state.sqlite3") as other:
+        assert other.execute("SELECT count(*) FROM record").fetchone() == (1,)
+    other.close()
+    state.close()
+
+
+def test_commits_are_flushed_to_the_disk(state: State) -> None:
+    assert state._db.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL: also in the log each commit is synced
+    assert state._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_identity_belongs_to_the_file(tmp_path: Path) -> None:
+    with State(tmp_path / "a") as one, State(tmp_path / "b") as other:
+        identity = one.identity
+        assert identity != other.identity
+    with State(tmp_path / "a") as again:
+        assert again.identity == identity
+
+
+def test_a_damaged_file_says_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "state.sqlite3"
+    path.write_bytes(b"this is no database, " * 1000)
+    with pytest.raises(StateDamaged, match="--rebuild"):
+        State(path)
+
+
+def test_a_file_of_another_program_is_not_touched(tmp_path: Path) -> None:
+    path = tmp_path / "state.sqlite3"
+    with sqlite3.connect(path) as other:
+        other.execute("PRAGMA application_id = 7")
+    other.close()
+    before = path.read_bytes()
+    with pytest.raises(StateDamaged):
+        State(path)
+    assert path.read_bytes() == before
+
+
+def test_pages_that_do_not_fit_together_are_found(tmp_path: Path) -> None:
+    path = tmp_path / "state.sqlite3"
+    with State(path) as state:
+        state.apply([change(f"record-{number}", 1, b"x" * 3000) for number in range(200)])
+    content = bytearray(path.read_bytes())
+    content[8192 * 20 : 8192 * 60] = b"\xff" * (8192 * 40)
+    path.write_bytes(content)
+    with pytest.raises(StateDamaged), State(path) as damaged:
+        damaged.check()
+
+
+def test_a_reader_needs_a_state(tmp_path: Path) -> None:
+    with pytest.raises(StateUnavailable):
+        State(tmp_path / "state.sqlite3", read_only=True)
+    assert not (tmp_path / "state.sqlite3").exists()
+
+
+def test_a_reader_sees_what_a_running_writer_commits(tmp_path: Path, state: State) -> None:
+    state.apply([change("a", 1)])
+    with State(state.path, read_only=True) as reader:
+        assert reader.get(CONTACTS, "a") is not None
+        state.apply([change("a", 2)])
+        found = reader.get(CONTACTS, "a")
+        assert found is not None
+        assert found.version == 2
+        with pytest.raises(StateUnavailable):
+            reader.apply([change("a", 3)])
