@@ -23,12 +23,16 @@ _KEPT_BODIES: Final = 16 << 20
 """Bytes; of a larger body only the size is kept. RabbitMQ 4 takes none larger, older versions up to 128 MiB."""
 
 
+_LONG_BODY: Final = 5.0
+"""Seconds to go on reading, beyond the wait, while parts of a large body keep coming."""
+
+
 @final
 class AmqpInbox(Inbox):
     """A consumer on a channel of its own, with a second channel for questions.
 
     A consumer that has silently ceased to be one is told from an idle one by four signs: the driver knows its tag no
-    more (cancelled by the broker), its channel is another (closed for an error and opened anew by the driver), the
+    more (cancelled by the broker), its channel is closed (the driver would open it again, without the consumer), the
     broker says the queue is gone or has no consumer, or says nothing at all. Each ends in Lost.
 
     `browse` names another queue to read instead: nothing is declared then, and any number may be unacknowledged.
@@ -63,9 +67,12 @@ class AmqpInbox(Inbox):
             patience=self._settings.patience,
         )
         self._channel.basic_qos(0, self._prefetch, False)
-        self._number = self._channel.channel_id
+        self._channel._do_revive = self._stay_closed
         self._tag = self._channel.basic_consume(self._queue, callback=_never)
         self._last_sign = time.monotonic()
+
+    def _stay_closed(self) -> None:
+        self._channel.is_open = False
 
     def _arrive(self, delivery: Delivery) -> None:
         self._arrived.append(delivery)
@@ -73,8 +80,9 @@ class AmqpInbox(Inbox):
 
     def fetch(self, timeout: float, limit: int) -> list[Delivery]:
         with talking():
-            if not self._arrived:
-                self._reader.read(timeout)
+            end = time.monotonic() + max(timeout, _LONG_BODY)
+            while not self._arrived and self._reader.read(timeout) and time.monotonic() < end:
+                pass
             while len(self._arrived) < limit and self._has_room() and self._reader.read(0):
                 pass
         self._check_consumer()
@@ -123,8 +131,7 @@ class AmqpInbox(Inbox):
             self._probe()
 
     def _check_consumer(self) -> None:
-        channel = self._channel
-        if not channel.is_open or channel.channel_id != self._number or self._tag not in channel.callbacks:
+        if not self._channel.is_open or self._tag not in self._channel.callbacks:
             raise Lost("the broker cancelled the consumer: queue deleted, moved, or deliveries held too long")
 
     def _probe(self) -> tuple[int, int]:

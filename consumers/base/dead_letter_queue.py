@@ -27,7 +27,7 @@ from eventbus.naming import dead_letter_queue
 _GROUP: Final = 1000
 _GROUP_BYTES: Final = 32 << 20
 """Letters, and bytes of their bodies, that are sent again together, in the order of their versions."""
-_QUIET: Final = 1.0
+_QUIET: Final = 2.0
 """Seconds without another letter after which the rest is taken to be in somebody else's hands."""
 _OUR_HEADERS: Final = (letter.REASON, letter.DETAIL, letter.TIME, letter.QUEUE, letter.DIGEST)
 _BROKERS_REASONS: Final = {

@@ -52,6 +52,7 @@ class VirtualInbox(Inbox):
         self._numbered = not isinstance(self._channel, virtual.Channel)
         if not self._numbered:
             self._channel.Message = VirtualMessage
+            self._channel.do_restore = True  # memory:// would forget what is not acknowledged
         self._channel.basic_qos(0, self._prefetch, False)
         self._channel.basic_consume(queue=self._queue, no_ack=False, callback=self._arrive, consumer_tag=_TAG)
         self._last_sign = time.monotonic()

@@ -121,7 +121,7 @@ def test_good_messages_go_on_while_letters_cannot_be_sent(monkeypatch: pytest.Mo
 
 
 def test_what_the_handler_gives_up_becomes_a_letter(letters: list[str]) -> None:
-    inbox, _ = consume(numbered(2), lambda batch: [DeadLetter("no such record"), DONE])
+    inbox, _ = consume(numbered(2), lambda _: [DeadLetter("no such record"), DONE])
     assert letters == ["no such record"]
     assert sorted(inbox.acknowledged) == [1, 2]
 

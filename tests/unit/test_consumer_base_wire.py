@@ -124,7 +124,7 @@ def test_the_driver_may_wait_for_an_answer_while_it_is_given_a_frame(wire: Wire)
             wire.theirs.sendall(frames(b"later", 2))
             wire.driver.blocking_read(1.0)  # type: ignore[attr-defined]
 
-    wire.driver.on_inbound_frame = wait  # type: ignore[method-assign]
+    wire.driver.on_inbound_frame = wait  # type: ignore[method-assign, assignment]
     wire.feed(frame(1, pack(">HH", 20, 40)) + frames(b"first", 1))
     assert [each.body for each in wire.deliveries] == [b"first", b"later"]
 

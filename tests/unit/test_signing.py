@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 
 from eventbus.errors import BadEvent, ConfigurationError
@@ -11,7 +13,7 @@ OLD, NEW = "old:" + "a" * 32, "new:" + "b" * 32
 BODY = b'{"sequence":"00000000000000000001"}'
 
 
-def reason(headers: dict[str, object], keys: str = NEW, body: bytes = BODY) -> str:
+def reason(headers: Mapping[str, object], keys: str = NEW, body: bytes = BODY) -> str:
     with pytest.raises(BadEvent) as caught:
         verify(body, headers, parse_keys(keys))
     return caught.value.reason
