@@ -1,0 +1,135 @@
+"""What the commands share: their options, how they end, and how they find models and database."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol
+
+import click
+from sqlalchemy import Engine, create_engine
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+
+from eventbus.errors import ConfigurationError, EventBusError
+from eventbus.settings import reading_environment, redact
+
+DONE: Final = 0
+FAILED: Final = 1
+WRONG_USE: Final = 2
+
+_SYNC_DRIVERS: Final = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg", "mysql": "mysql+pymysql"}
+_DRIVER_EXTRAS: Final = {"psycopg": "postgres", "pymysql": "mysql"}
+
+
+def run(command: click.Command, argv: Sequence[str] | None, name: str) -> int:
+    """Run a click command and say how it ended: 0 done, 1 failed, 2 wrong use or configuration."""
+    try:
+        command.main(args=None if argv is None else list(argv), prog_name=name, standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return WRONG_USE
+    except click.Abort:
+        return _complain(name, "interrupted; nothing was kept", FAILED)
+    except ConfigurationError as error:
+        return _complain(name, str(error), WRONG_USE)
+    except (EventBusError, SQLAlchemyError, OSError) as error:
+        return _complain(name, str(getattr(error, "orig", None) or error), FAILED)
+    return DONE
+
+
+def _complain(name: str, message: str, code: int) -> int:
+    click.echo(f"{name}: {redact(message)}", err=True)
+    return code
+
+
+def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--models`, `--database` and `--service`, for commands that work on the models' database."""
+    for option in (
+        click.option(
+            "--service",
+            metavar="NAME",
+            help="First half of the model names (`crm` in crm.contact). Default: EVENTBUS_SERVICE.",
+        ),
+        click.option(
+            "--database",
+            metavar="URL",
+            help="SQLAlchemy URL of the database, e.g. postgresql+psycopg://user@host/db. Default: DATABASE_URL.",
+        ),
+        click.option(
+            "--models",
+            metavar="MODULE:BASE[,…]",
+            help="Where the models are: the declarative base (or registry, MetaData, Flask-SQLAlchemy's db) of an "
+            "importable module, e.g. myapp.models:Base; several with commas. Default: EVENTBUS_MODELS.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def models_and_engine(models: str | None, database: str | None) -> tuple[list[Any], Engine]:
+    """The models and an engine, from the options or else the environment (`EVENTBUS_MODELS`, `DATABASE_URL`)."""
+    with reading_environment() as env:
+        models = models or env.str("EVENTBUS_MODELS", "")
+        database = database or env.str("DATABASE_URL", "")
+    if not models:
+        raise ConfigurationError("say where the models are: --models myapp.models:Base, or EVENTBUS_MODELS")
+    if not database:
+        raise ConfigurationError("say which database: --database URL, or DATABASE_URL")
+    return [find_models(each.strip()) for each in models.split(",") if each.strip()], make_engine(database)
+
+
+def service_name(service: str | None) -> str | None:
+    """The service from the option or else the environment, or None where neither says."""
+    with reading_environment() as env:
+        return service or env.str("EVENTBUS_SERVICE", "") or None
+
+
+def find_models(spec: str) -> Any:
+    """The object that `package.module:Base` names. Modules are looked for in the working directory too."""
+    module_name, _, attribute = spec.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ConfigurationError(f"--models {spec}: cannot import {module_name}: {error}") from error
+    for name in (attribute or "Base").split("."):
+        if not hasattr(found, name):
+            raise ConfigurationError(f"--models {spec}: {found!r} has no {name!r}; write package.module:Base")
+        found = getattr(found, name)
+    return found
+
+
+def make_engine(url: str) -> Engine:
+    """An engine for a database URL; one of an asyncio driver is opened with the plain driver of the same database."""
+    try:
+        made = make_url(url)
+        if made.get_dialect().is_async:
+            made = made.set(drivername=_SYNC_DRIVERS[made.get_backend_name()])
+        return create_engine(made)
+    except (ArgumentError, NoSuchModuleError, KeyError) as error:
+        raise ConfigurationError(f"--database {redact(url)}: not a database URL that SQLAlchemy knows") from error
+    except ImportError as error:
+        extra = _DRIVER_EXTRAS.get(error.name or "")
+        hint = f": pip install 'sqlalchemy-eventbus[{extra}]'" if extra else ""
+        raise ConfigurationError(f"--database {redact(url)}: the driver {error.name} is missing{hint}") from error
+
+
+class Counted(Protocol):
+    """What a command counts."""
+
+    objects: int
+
+
+class Progress:
+    """A line on the terminal that counts; nothing where standard error is not one."""
+
+    def __init__(self) -> None:
+        self._shown = sys.stderr.isatty()
+
+    def __call__(self, counted: Counted) -> None:
+        if self._shown:
+            click.echo(f"\r{counted.objects:,} objects … ", nl=False, err=True)

@@ -1,0 +1,186 @@
+"""Writes rows of a load: tables that others refer to first, and an error that names the record.
+
+On PostgreSQL, where a row must not refer to one that is not there yet, references to the own table (or in a circle of
+tables) are set at the end, and rows can be sorted by table in temporary files first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from typing import IO, Any, Final, Self
+
+import sqlalchemy as sa
+from sqlalchemy import Connection, ForeignKeyConstraint, Table
+from sqlalchemy.exc import DBAPIError, StatementError
+
+from eventbus.errors import LoadError
+from eventbus.rows import Group
+from eventbus.targets import Part, Targets
+
+SEEN: Final = 1_000_000
+"""Keys of a self-referring table that are remembered; beyond, its references are all set afterwards."""
+
+
+class TooEarlyError(Exception):
+    """A row was written before the row it refers to."""
+
+
+class Writer:
+    """Writes groups of rows, tables that others refer to first.
+
+    With `retry` a reference to a row that is not there raises TooEarlyError instead of LoadError.
+    """
+
+    def __init__(self, connection: Connection, targets: Targets, *, retry: bool = False) -> None:
+        self._connection = connection
+        self._place = {table: position for position, table in enumerate(targets.order)}
+        self._late = _Late(connection, targets) if connection.dialect.name == "postgresql" else None
+        self._retry = retry
+
+    def write(self, groups: Iterable[Group]) -> None:
+        for group in sorted(groups, key=lambda each: self._place[each.part.table]):
+            rows = group.rows if self._late is None else self._late.hold_back(group)
+            self._execute(group, rows)
+
+    def finish(self) -> None:
+        if self._late is not None:
+            self._late.set()
+
+    def _execute(self, group: Group, rows: list[Any]) -> None:
+        savepoint = self._connection.begin_nested()
+        try:
+            self._run(group.statement, rows)
+        except StatementError as error:
+            savepoint.rollback()
+            if self._retry and _is_missing_reference(error):
+                raise TooEarlyError from error
+            self._blame(group, rows, error)
+        except BaseException:
+            savepoint.rollback()
+            raise
+        savepoint.commit()
+
+    def _run(self, statement: str | sa.Insert, rows: list[Any]) -> None:
+        if isinstance(statement, str):
+            self._connection.exec_driver_sql(statement, rows)
+        else:
+            self._connection.execute(statement, rows)
+
+    def _blame(self, group: Group, rows: list[Any], error: StatementError) -> None:
+        """Find the row by writing one at a time; raises LoadError."""
+        for row, (path, pk) in zip(rows, group.origins, strict=True):
+            try:
+                self._run(group.statement, [row])
+            except StatementError as single:
+                raise failure(path, group.target.model, pk, _database_says(single)) from single
+        raise failure(group.origins[0][0], group.target.model, None, _database_says(error)) from error
+
+
+class Sorter:
+    """Keeps the rows in one temporary file a table until all are read, then writes table after table."""
+
+    def __init__(self, targets: Targets, writer: Writer) -> None:
+        self._order = targets.order
+        self._writer = writer
+        self._files: dict[Table, IO[bytes]] = {}
+        self._groups: dict[int, Group] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for file in self._files.values():
+            file.close()
+
+    def write(self, groups: Iterable[Group]) -> None:
+        for group in groups:
+            self._groups[id(group)] = group
+            file = self._files.get(group.part.table)
+            if file is None:
+                file = self._files[group.part.table] = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
+            pickle.dump((id(group), group.rows, group.origins), file, pickle.HIGHEST_PROTOCOL)
+
+    def finish(self) -> None:
+        for table in self._order:
+            for number, rows, origins in self._read(table):
+                known = self._groups[number]
+                self._writer.write([Group(known.target, known.part, known.statement, rows, origins)])
+        self._writer.finish()
+
+    def _read(self, table: Table) -> Iterator[tuple[int, list[dict[str, Any]], list[tuple[str, Any]]]]:
+        file = self._files.get(table)
+        if file is None:
+            return
+        file.seek(0)
+        with contextlib.suppress(EOFError):
+            while True:
+                yield pickle.load(file)  # noqa: S301 - an unnamed file of our own
+
+
+class _Late:
+    """References that no order of tables satisfies: to the own table, or in a circle. They are set at the end.
+
+    A reference to a row of the own table that was written before needs no delay.
+    """
+
+    def __init__(self, connection: Connection, targets: Targets) -> None:
+        self._connection = connection
+        self._constraints: dict[Table, list[ForeignKeyConstraint]] = {}
+        for constraint in targets.late:
+            if all(column.nullable for column in constraint.columns):
+                self._constraints.setdefault(constraint.table, []).append(constraint)
+        self._seen: dict[ForeignKeyConstraint, set[Any]] = {each: set() for each in targets.late}
+        self._updates: dict[tuple[Part, tuple[str, ...]], list[dict[str, Any]]] = {}
+
+    def hold_back(self, group: Group) -> list[dict[str, Any]]:
+        """The rows with NULL for the references that have to wait."""
+        for constraint in self._constraints.get(group.part.table, ()):
+            local = [column.key for column in constraint.columns]
+            if set(local) <= group.rows[0].keys():
+                self._hold_back(group, constraint, local)
+        return group.rows
+
+    def _hold_back(self, group: Group, constraint: ForeignKeyConstraint, local: Sequence[str]) -> None:
+        remote = [element.column.key for element in constraint.elements]
+        own = constraint.referred_table is constraint.table
+        seen = self._seen[constraint]
+        primary = [column.key for column in group.part.table.primary_key]
+        updates = self._updates.setdefault((group.part, tuple(local)), [])
+        for row in group.rows:
+            wanted = tuple(row[key] for key in local)
+            itself = tuple(row.get(key) for key in remote) if own else None
+            if own and len(seen) < SEEN:
+                seen.add(itself)
+            if None in wanted or (own and (wanted in seen or wanted == itself)):
+                continue
+            updates.append({f"new_{key}": row[key] for key in local} | {f"old_{key}": row[key] for key in primary})
+            row.update(dict.fromkeys(local))
+
+    def set(self) -> None:
+        for (part, local), updates in self._updates.items():
+            if updates:
+                table = part.table
+                statement = table.update().values({key: sa.bindparam(f"new_{key}") for key in local})
+                for column in table.primary_key:
+                    statement = statement.where(column == sa.bindparam(f"old_{column.key}"))
+                try:
+                    self._connection.execute(statement, updates)
+                except DBAPIError as error:
+                    message = f"a reference {table.name}.{','.join(local)} leads nowhere: {_database_says(error)}"
+                    raise LoadError(message, model=table.name) from error
+
+
+def _is_missing_reference(error: StatementError) -> bool:
+    return getattr(error.orig, "sqlstate", None) == "23503"
+
+
+def _database_says(error: StatementError) -> str:
+    return " ".join(str(error.orig or error).split())
+
+
+def failure(path: str, model: str, pk: Any, reason: str) -> LoadError:
+    """The error that names file, model and key."""
+    return LoadError(f"{path}: {model} {pk!r}: {reason}", path=path, model=model, pk=pk)
