@@ -115,6 +115,7 @@ class Entities:
         self._by_name: dict[str, Entity] = {}
         self._lock = threading.RLock()
         self._met: set[Any] = set()
+        self._linked: dict[Table, set[Any]] = {}
         for model in (*self._include.models, *self._exclude.models, *self._schemas):
             self._check_model(model)
 
@@ -153,6 +154,11 @@ class Entities:
             return
         self._met.add(mapper.registry)
         configure_mappers()
+        for each in mapper.registry.mappers:
+            for relationship in each.relationships:
+                if isinstance(relationship.secondary, Table):
+                    pairs = [*relationship.synchronize_pairs, *(relationship.secondary_synchronize_pairs or ())]
+                    self._linked.setdefault(relationship.secondary, {column for _, column in pairs})
         for each in sorted(mapper.registry.mappers, key=lambda one: one.class_.__name__):
             if each not in self._by_mapper:
                 self._by_mapper[each] = self._register(each)
@@ -168,8 +174,8 @@ class Entities:
         name = naming.quote(naming.snake_case(mapper.class_.__name__))
         if not isinstance(mapper.local_table, Table) or not self._wanted(name, mapper.class_, mapper.local_table):
             return None
-        columns = {prop.key: prop.columns[0] for prop in mapper.column_attrs if isinstance(prop.columns[0], Column)}
-        keys = [mapper.get_property_by_column(column).key for column in mapper.primary_key]
+        columns = {str(prop.key): prop.columns[0] for prop in mapper.column_attrs if isinstance(prop.columns[0], Column)}
+        keys = [str(mapper.get_property_by_column(column).key) for column in mapper.primary_key]
         schema = self._schemas.get(mapper.class_)
         return self._add(
             Entity(
@@ -187,10 +193,14 @@ class Entities:
         name = naming.quote(table.name)
         if not self._wanted(name, None, table):
             return None
-        columns: dict[str, Column[Any]] = {column.key: column for column in table.columns}
-        keys = [column.key for column in table.primary_key] or [
-            column.key for column in table.columns if column.foreign_keys
-        ]
+        # Names may be `quoted_name`s, which orjson does not take for texts.
+        columns: dict[str, Column[Any]] = {str(column.key): column for column in table.columns}
+        linked = self._linked.get(table)
+        primary = list(table.primary_key) or [column for column in table.columns if column.foreign_keys]
+        if linked is not None and not linked.issuperset(primary):
+            # A secondary table with an id of its own: no Session ever sees that id, a link is known by what it links.
+            primary = [column for column in table.columns if column in linked]
+        keys = [str(column.key) for column in primary]
         schema = self._schemas.get(table)
         return self._add(
             Entity(name, self._service, table=table, columns=columns, primary_key=keys, mapper=None, schema=schema)

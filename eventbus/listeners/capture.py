@@ -193,8 +193,11 @@ class _Flush:
                 self._gone(old_plan.entity, old_plan.mapper, identity[1], known)
             self._came(plan, entity, pk, plan.loaded(state.dict)[0])
             return True
-        before = {key: known.get(key, MISSING) for key in entity.keys if key in state.dict}
-        after = tuple([state.dict.get(key, known.get(key, MISSING)) for key in entity.keys])
+        # What the UPDATE set to something only the database knows is expired on the new object.
+        dict_, unknown = state.dict, state.expired_attributes
+        before = {key: known.get(key, MISSING) for key in entity.keys if key in dict_ or key in unknown}
+        kept = {key: value for key, value in known.items() if key not in unknown}
+        after = tuple([dict_.get(key, kept.get(key, MISSING)) for key in entity.keys])
         self._changed(plan, entity, pk, before, (plan.frozen(after), plan.is_whole(after)))
         return True
 

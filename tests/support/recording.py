@@ -5,12 +5,14 @@ Bytes go through the real encoder and are decoded again; only outbox and broker 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection
+import orjson
+from sqlalchemy import Connection, Engine, Select, select
 
-from eventbus.entities import Entities
+from eventbus.entities import Entities, Entity
 from eventbus.envelope import Batch, Event, decode
 from eventbus.listeners import base, targets
 from eventbus.listeners.auto_fields import AutoFields
@@ -106,3 +108,48 @@ class Recording:
 
 def _parts(batch: Batch) -> tuple[str, list[str], list[bytes], int]:
     return batch.transaction, batch.keys, batch.bodies, batch.first_index
+
+
+Store = dict[tuple[str, str], Any]
+"""Records as a mirror has them: entity and key as JSON, to the fields."""
+
+
+def replay(events: Sequence[Event], store: Store) -> Store:
+    """Apply events to a store as a strict mirror would: nothing is created twice, nothing absent is changed."""
+    for event in events:
+        key = (event.entity, json.dumps(event.pk))
+        if event.op == "c":
+            assert key not in store, f"{key} was created twice"
+            store[key] = event.after
+        elif event.op == "u":
+            assert key in store, f"{key} was updated without being there"
+            store[key] = event.after
+        else:
+            assert key in store, f"{key} was deleted without being there"
+            del store[key]
+    return store
+
+
+def tables(recording: Recording, engine: Engine) -> Store:
+    """What a mirror should hold: every row of every captured table, through the same serialisers."""
+    store: Store = {}
+    with engine.connect() as connection:
+        for entity in recording.entities:
+            if entity.mapper is not None and entity.mapper.polymorphic_identity is not None:
+                rows = connection.execute(_of_class(entity)).all()
+            else:
+                rows = connection.execute(select(*entity.columns)).all()
+            serializer = entity.serializer(engine.dialect.name)
+            for row in rows:
+                key = (entity.name, json.dumps(serializer.pk(tuple(row))))
+                store[key] = json.loads(orjson.dumps(serializer.after(tuple(row))))
+    return store
+
+
+def _of_class(entity: Entity) -> Select[Any]:
+    mapper = entity.mapper
+    assert mapper is not None
+    statement = select(*entity.columns).select_from(mapper.persist_selectable)
+    if mapper.polymorphic_on is not None:
+        statement = statement.where(mapper.polymorphic_on == mapper.polymorphic_identity)
+    return statement

@@ -1,0 +1,311 @@
+"""Statements: `update()`, `delete()`, `insert()` that a Session executes become changes too, one a row.
+
+No object is there to be asked, so the rows are read: before an UPDATE or DELETE the ones it will hit, under lock; after
+an UPDATE or INSERT what they are at the commit, with all else that is incomplete (`completion`). What an INSERT made is
+told by its RETURNING. A statement that cannot be captured exactly is never passed over in silence.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, Literal, get_args
+
+from sqlalchemy import CursorResult, Delete, Insert, Result, TextClause, Update
+from sqlalchemy.engine.result import null_result
+from sqlalchemy.orm import FromStatement, Mapper, ORMExecuteState, Session
+from sqlalchemy.orm.attributes import instance_state
+from sqlalchemy.sql.elements import BindParameter
+
+from eventbus.changes import MISSING, Entity, Frame, Key, Values
+from eventbus.errors import CaptureError, CaptureWarning, ConfigurationError
+from eventbus.listeners.base import Listener
+from eventbus.listeners.capture import Capture
+from eventbus.listeners.rows import Hit, Rows
+from eventbus.listeners.upsert import is_upsert, rows_in_conflict
+
+Mode = Literal["capture", "warn", "raise", "ignore"]
+MODES: Final = get_args(Mode)
+OPTION: Final = "eventbus_bulk"
+"""Execution option that chooses the mode for one statement."""
+
+_WRITES: Final = re.compile(
+    r"\s*(?:--[^\n]*\n|/\*.*?\*/|\s)*(insert|update|delete|replace|merge|truncate|copy)\b|\bwith\b.*\b(insert|update|delete)\b",
+    re.IGNORECASE | re.DOTALL,
+)
+_LEGACY: Final = ("bulk_insert_mappings", "bulk_update_mappings", "bulk_save_objects")
+
+
+class Bulk(Listener):
+    """Captures the statements of one installation's Sessions, as `mode` says.
+
+    "capture": as changes. "warn": not captured, a CaptureWarning says so. "raise": refused with CaptureError, before
+    they run. "ignore": not captured, deliberately. The execution option `eventbus_bulk` overrides it for a statement.
+    """
+
+    critical = True
+
+    def __init__(self, capture: Capture, mode: Mode = "capture") -> None:
+        if mode not in MODES:
+            raise ConfigurationError(f"install(bulk={mode!r}): use one of {', '.join(MODES)}")
+        self._capture = capture
+        self._mode: Mode = mode
+        self._rows = Rows(capture.entities)
+        self._noticed: set[str] = set()
+
+    def installed(self, session_class: type[Session]) -> None:
+        """The Session's legacy bulk methods have no event: they are wrapped on the application's own class."""
+        for name in _LEGACY:
+            setattr(session_class, name, _wrapped(getattr(session_class, name), getattr(self, f"_{name}")))
+
+    def uninstalled(self, session_class: type[Session]) -> None:
+        for name in _LEGACY:
+            delattr(session_class, name)
+
+    def execute(self, state: ORMExecuteState) -> Any:
+        """Capture a DML statement; anything else runs as it is."""
+        statement = state.statement
+        if isinstance(statement, FromStatement):
+            statement = statement.element
+        if isinstance(statement, TextClause):
+            return self._notice_text(state, statement)
+        if not isinstance(statement, Update | Delete | Insert):
+            return None
+        mode = self._mode_of(state)
+        if mode == "ignore" or self._capture.open(state.session) is None:
+            return None
+        hit = self._rows.hit_by(state, statement)
+        if hit is None:
+            return None
+        if mode == "capture":
+            return self._run(state, statement, hit)
+        self._leave_out(mode, f"{type(statement).__name__.upper()} of {hit.name}")
+        return None
+
+    def _run(self, state: ORMExecuteState, statement: Update | Delete | Insert, hit: Hit) -> Result[Any]:
+        if isinstance(statement, Insert):
+            return self._insert(state, statement, hit)
+        _flush_as_the_statement_would(state)
+        sets = _columns_set(statement, state) if isinstance(statement, Update) else {}
+        moved = {key for key in sets if key in hit.pk_keys}
+        known = hit.read_hit(state, statement, sets)
+        result = state.invoke_statement()
+        _check_count(result, known, hit)
+        if isinstance(statement, Delete):
+            self._record(state.session, hit, lambda frame: hit.deleted(frame, known))
+        elif moved:
+            self._record(state.session, hit, lambda frame: hit.renamed(frame, known, sets))
+        else:
+            self._record(state.session, hit, lambda frame: hit.updated(frame, known))
+        return result
+
+    def _insert(self, state: ORMExecuteState, statement: Insert, hit: Hit) -> Result[Any]:
+        if hit.partial_row:
+            raise CaptureError(
+                f"INSERT into {hit.name} makes one part of a record of a joined class: insert through the class"
+            )
+        _flush_as_the_statement_would(state)
+        earlier = rows_in_conflict(state, statement, hit) if is_upsert(statement) else {}
+        result, keys = _insert_returning(state, statement, hit)
+
+        def record(frame: Frame) -> None:
+            hit.updated(frame, {key: earlier[key] for key in keys if key in earlier})
+            hit.created(frame, [key for key in keys if key not in earlier])
+
+        self._record(state.session, hit, record)
+        return result
+
+    def _record(self, session: Session, hit: Hit, note: Callable[[Frame], None]) -> None:
+        ledger = self._capture.open(session)
+        if ledger is None:
+            return
+        for entity in hit.entities:
+            if entity not in ledger.connections:
+                self._capture.bind(ledger, entity, hit.connection(session))
+        note(ledger.frame(session))
+        self._capture.settle(session, ledger)
+
+    # the Session's legacy bulk methods
+
+    def _bulk_insert_mappings(self, run: Callable[..., Any], session: Session, *args: Any, **kwargs: Any) -> None:
+        call = _arguments(("mapper", "mappings", "return_defaults", "render_nulls"), args, kwargs)
+        mappings = call["mappings"] = list(call["mappings"])
+        hit = self._legacy_hit(session, call["mapper"], "bulk_insert_mappings")
+        if hit is None:
+            run(session, **call)
+            return
+        if any(key not in mapping for mapping in mappings for key in hit.pk_keys):
+            call["return_defaults"] = True
+        run(session, **call)
+        self._record(session, hit, lambda frame: hit.created(frame, [hit.key_of(mapping) for mapping in mappings]))
+
+    def _bulk_update_mappings(self, run: Callable[..., Any], session: Session, *args: Any, **kwargs: Any) -> None:
+        call = _arguments(("mapper", "mappings"), args, kwargs)
+        mappings = call["mappings"] = list(call["mappings"])
+        hit = self._legacy_hit(session, call["mapper"], "bulk_update_mappings")
+        if hit is None:
+            run(session, **call)
+            return
+        sets = dict.fromkeys((key for mapping in mappings for key in mapping if key not in hit.pk_keys), MISSING)
+        known = hit.read_keys(session, [hit.key_of(mapping) for mapping in mappings], sets)
+        run(session, **call)
+        self._record(session, hit, lambda frame: hit.updated(frame, known))
+
+    def _bulk_save_objects(self, run: Callable[..., Any], session: Session, *args: Any, **kwargs: Any) -> None:
+        call = _arguments(
+            ("objects", "return_defaults", "update_changed_only", "preserve_order"), args, kwargs
+        )
+        objects = call["objects"] = list(call["objects"])
+        states = [instance_state(each) for each in objects]
+        parts: list[tuple[Hit, list[Any], dict[Key, Any]]] = []
+        for mapper in dict.fromkeys(state.mapper for state in states):
+            hit = self._legacy_hit(session, mapper, "bulk_save_objects")
+            if hit is not None:
+                ours = [state for state in states if state.mapper is mapper]
+                new = [state for state in ours if state.key is None]
+                old = [state.key[1] for state in ours if state.key is not None]
+                parts.append((hit, new, hit.read_keys(session, old, dict.fromkeys(hit.keys, MISSING))))
+        if any(new for _, new, _ in parts):
+            call["return_defaults"] = True
+        run(session, **call)
+        for hit, new, known in parts:
+            self._record_saved(session, hit, [hit.key_of(state.dict) for state in new], known)
+
+    def _record_saved(self, session: Session, hit: Hit, new: Sequence[Key], known: Mapping[Key, Any]) -> None:
+        def record(frame: Frame) -> None:
+            hit.created(frame, new)
+            hit.updated(frame, known)
+
+        self._record(session, hit, record)
+
+    def _legacy_hit(self, session: Session, model: Any, what: str) -> Hit | None:
+        """What a legacy method writes to, or None where it is not to be captured."""
+        if self._mode == "ignore" or self._capture.open(session) is None:
+            return None
+        hit = self._rows.hit_of(model if isinstance(model, Mapper) else model.__mapper__)
+        if hit is None or self._mode == "capture":
+            return hit
+        self._leave_out(self._mode, f"{what} of {hit.name}")
+        return None
+
+    # what is noticed and not captured
+
+    def _mode_of(self, state: ORMExecuteState) -> Mode:
+        mode: Mode = state.execution_options.get(OPTION, self._mode)
+        if mode not in MODES:
+            raise CaptureError(f"execution option {OPTION}={mode!r}: use one of {', '.join(MODES)}")
+        return mode
+
+    def _leave_out(self, mode: Mode, what: str) -> None:
+        if mode == "raise":
+            raise CaptureError(f"{what}: this installation refuses bulk statements (bulk='raise')")
+        warnings.warn(f"{what}: its changes are not captured (bulk='warn')", CaptureWarning, stacklevel=2)
+
+    def _notice_text(self, state: ORMExecuteState, statement: TextClause) -> None:
+        if not _WRITES.match(statement.text):
+            return
+        mode = self._mode_of(state)
+        if mode == "ignore" or self._capture.open(state.session) is None:
+            return
+        if mode == "raise":
+            raise CaptureError("SQL text that writes is not captured, and this installation refuses it (bulk='raise')")
+        if statement.text not in self._noticed:
+            if len(self._noticed) < 1000:
+                self._noticed.add(statement.text)
+            warnings.warn(
+                f"SQL text that writes is not captured: {statement.text.strip()[:60]!r}. Use update(), delete() or "
+                f"insert(), or say execution_options({OPTION}='ignore')",
+                CaptureWarning,
+                stacklevel=2,
+            )
+
+
+def _wrapped(original: Callable[..., Any], capture: Callable[..., Any]) -> Callable[..., Any]:
+    def method(session: Session, *args: Any, **kwargs: Any) -> Any:
+        return capture(original, session, *args, **kwargs)
+
+    method.__name__, method.__doc__ = original.__name__, original.__doc__
+    return method
+
+
+def _arguments(names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    return {**dict(zip(names, args, strict=False)), **kwargs}
+
+
+def _flush_as_the_statement_would(state: ORMExecuteState) -> None:
+    """Autoflush happens after this event, but our look at the rows has to come after what it writes."""
+    session = state.session
+    if session.autoflush and state.execution_options.get("autoflush", True):
+        session.flush()
+
+
+def _columns_set(statement: Update, state: ORMExecuteState) -> dict[str, Any]:
+    """Attribute or column keys that the statement sets, each with its value (MISSING: an expression, or several)."""
+    sets: dict[str, Any] = {}
+    for column, value in _pairs(statement):
+        literal = isinstance(value, BindParameter) and not value.required
+        sets[_key_of_column(column)] = value.value if literal else MISSING  # type: ignore[union-attr]
+    for parameters in _parameter_sets(state):
+        for key in parameters:
+            sets.setdefault(key, MISSING)
+    return sets
+
+
+def _pairs(statement: Update) -> Iterable[tuple[Any, Any]]:
+    yield from (statement._values or {}).items()
+    yield from statement._ordered_values or ()
+    for values in statement._multi_values or ():
+        for each in values:
+            yield from each.items() if isinstance(each, Mapping) else ()
+
+
+def _key_of_column(column: Any) -> str:
+    return str(getattr(column, "_annotations", {}).get("proxy_key") or getattr(column, "key", column))
+
+
+def _parameter_sets(state: ORMExecuteState) -> list[Mapping[str, Any]]:
+    parameters = state.parameters
+    if not parameters:
+        return []
+    return [parameters] if isinstance(parameters, Mapping) else list(parameters)
+
+
+def _check_count(result: Result[Any], known: Mapping[Key, Any], hit: Hit) -> None:
+    """More rows than were seen under lock: another transaction's came in between, which READ COMMITTED allows."""
+    count = result.rowcount if isinstance(result, CursorResult) else -1
+    if count > len(known):
+        raise CaptureError(
+            f"{hit.name}: the statement changed {count} rows where {len(known)} were seen just before, since another "
+            "transaction committed in between. Nothing is wrong with the data: roll back and run the transaction again, "
+            "or use REPEATABLE READ for it"
+        )
+
+
+def _insert_returning(state: ORMExecuteState, statement: Insert, hit: Hit) -> tuple[Result[Any], list[Key]]:
+    """Run the INSERT; its result as the caller expects it, and the primary keys of the rows it made."""
+    columns = hit.pk_columns
+    wanted = len(statement._returning)
+    if not wanted and _is_one_plain_row(state, statement):
+        result = state.invoke_statement()
+        made = result.inserted_primary_key if isinstance(result, CursorResult) else None
+        if made is not None and all(part is not None for part in made):
+            return result, [hit.arrange(tuple(made))]
+        raise CaptureError(f"INSERT into {hit.name}: the database does not tell the primary key of the new row")
+    if not hit.returns(state.session):
+        raise CaptureError(
+            f"INSERT into {hit.name}: this database has no RETURNING, so the keys of the new rows are not known"
+        )
+    frozen = state.invoke_statement(statement=statement.returning(*columns)).freeze()
+    rows = [tuple(row) for row in frozen()]
+    keys = [row[-len(columns) :] for row in rows]
+    if not wanted:
+        return null_result(), keys
+    shown = frozen().columns(*range(len(rows[0]) - len(columns))) if rows else frozen()
+    return shown, keys
+
+
+def _is_one_plain_row(state: ORMExecuteState, statement: Insert) -> bool:
+    if statement.select is not None or statement._multi_values or is_upsert(statement) or state.is_executemany:
+        return False
+    return not isinstance(state.parameters, list)

@@ -1,0 +1,316 @@
+"""The rows a statement hits: which entities they are, and what they are before it.
+
+A statement names a class or a table; a row of it may be a record of any subclass. Rows are read through the Session's own
+connection with Core, so that no event, no filter for SELECTs and no object of the application is involved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from sqlalchemy import Connection, Delete, Insert, Select, Table, Update, and_, or_, select, tuple_
+from sqlalchemy.orm import Mapper, ORMExecuteState, Session, mapperlib
+
+from eventbus.changes import MISSING, Entity, Frame, Key, Values
+from eventbus.entities import Entities
+from eventbus.errors import CaptureError
+
+_CHUNK: Final = 500
+Known = dict[Key, tuple[Entity, dict[str, Any]]]
+"""Rows by primary key: whose record each is, and its values by attribute key."""
+
+
+class Rows:
+    """Finds out what statements write to."""
+
+    def __init__(self, entities: Entities) -> None:
+        self._entities = entities
+        self._hits: dict[Any, Hit | None] = {}
+
+    def hit_by(self, state: ORMExecuteState, statement: Update | Delete | Insert) -> Hit | None:
+        """What a statement writes to, or None where nothing of it is captured."""
+        mapper = _mapper_of(statement)
+        if mapper is not None:
+            return self.hit_of(mapper)
+        table = statement.table
+        if not isinstance(table, Table):
+            return None
+        if table not in self._hits:
+            self._hits[table] = self._of_table(table)
+        return self._hits[table]
+
+    def hit_of(self, mapper: Mapper[Any]) -> Hit | None:
+        """What a statement on a class writes to."""
+        if mapper not in self._hits:
+            hit = _MappedHit(mapper, self._entities)
+            self._hits[mapper] = hit if hit.entities else None
+        return self._hits[mapper]
+
+    def _of_table(self, table: Table) -> Hit | None:
+        mappers = [
+            mapper
+            for registry in mapperlib._all_registries()
+            for mapper in registry.mappers
+            if table in mapper.tables and mapper.local_table is table
+        ]
+        if mappers:
+            top = min(mappers, key=lambda mapper: len(list(mapper.iterate_to_root())))
+            hit = _MappedHit(top, self._entities, through_table=True)
+            return hit if hit.entities else None
+        if not self._entities.is_secondary(table):
+            return None
+        entity = self._entities.for_table(table)
+        return None if entity is None else _TableHit(entity)
+
+
+class Hit:
+    """A class or table that statements write to. `keys` are its attribute keys, `pk_keys` those of the primary key."""
+
+    name: str
+    entities: tuple[Entity, ...]
+    keys: tuple[str, ...]
+    pk_keys: tuple[str, ...]
+    partial_row = False
+    _columns: dict[str, Any]
+    _wanted: frozenset[str]
+
+    @property
+    def pk_columns(self) -> list[Any]:
+        """The columns or attributes of the primary key, in mapper order."""
+        return [self._columns[key] for key in self.pk_keys]
+
+    def connection(self, session: Session) -> Connection:
+        """The connection that writes there."""
+        raise NotImplementedError
+
+    def arrange(self, table_key: Key) -> Key:
+        """A primary key in the table's order, put into mapper order."""
+        raise NotImplementedError
+
+    def _entity_of(self, row: Mapping[str, Any]) -> Entity | None:
+        raise NotImplementedError
+
+    def _select(self, columns: Sequence[Any]) -> Select[Any]:
+        raise NotImplementedError
+
+    def returns(self, session: Session) -> bool:
+        """Whether the database tells what an INSERT made."""
+        return bool(self.connection(session).dialect.insert_returning)
+
+    def column(self, key: str) -> Any:
+        """The column or attribute of a key."""
+        return self._columns[key]
+
+    def key_of(self, values: Mapping[str, Any]) -> Key:
+        """The primary key among values by attribute key."""
+        return tuple(values[key] for key in self.pk_keys)
+
+    # reading
+
+    def read_hit(self, state: ORMExecuteState, statement: Update | Delete, sets: Mapping[str, Any]) -> Known:
+        """The rows that the statement is about to hit, locked."""
+        parameters = state.parameters
+        if isinstance(parameters, Sequence) and parameters and state.is_orm_statement:
+            self._check_keys(parameters)
+            return self.read_keys(state.session, [self.key_of(each) for each in parameters], sets)
+        query = self._select(self._chosen(sets)).options(*statement._with_options)
+        if statement.whereclause is not None:
+            query = query.where(statement.whereclause)
+        connection = self._locked(state.session)
+        known: Known = {}
+        for each in parameters if isinstance(parameters, Sequence) and parameters else [parameters or {}]:
+            known.update(self._rows(connection, query, sets, each))
+        return known
+
+    def read_keys(self, session: Session, keys: Sequence[Key], sets: Mapping[str, Any]) -> Known:
+        """The rows of these primary keys, locked; those that exist."""
+        return self.read_where(session, self.pk_keys, keys, sets) if keys else {}
+
+    def read_where(
+        self, session: Session, names: Sequence[str], tuples: Sequence[tuple[Any, ...]], sets: Mapping[str, Any]
+    ) -> Known:
+        """The rows whose columns `names` have one of these combinations of values, locked."""
+        connection = self._locked(session)
+        columns = [self._columns[name] for name in names]
+        known: Known = {}
+        for chunk in _chunks(tuples):
+            matching = columns[0].in_([each[0] for each in chunk]) if len(columns) == 1 else _any_of(columns, chunk)
+            known.update(self._rows(connection, self._select(self._chosen(sets)).where(matching), sets, {}))
+        return known
+
+    def _locked(self, session: Session) -> Connection:
+        connection = self.connection(session)
+        if connection.dialect.name == "sqlite":
+            # SQLite locks the file with the first write, and pysqlite begins no transaction for a SELECT: without this
+            # another process could commit between our look at the rows and the statement.
+            table = connection.dialect.identifier_preparer.format_table(self._table)
+            connection.exec_driver_sql(f"DELETE FROM {table} WHERE 0")  # noqa: S608 - a quoted name
+        return connection
+
+    def _chosen(self, sets: Mapping[str, Any]) -> list[Any]:
+        return [self._columns[key].label(f"c{index}") for index, key in enumerate(self._names(sets))]
+
+    def _names(self, sets: Mapping[str, Any]) -> list[str]:
+        return [key for key in self.keys if key in self._wanted or key in sets]
+
+    def _rows(
+        self, connection: Connection, query: Select[Any], sets: Mapping[str, Any], parameters: Mapping[str, Any]
+    ) -> Iterator[tuple[Key, tuple[Entity, dict[str, Any]]]]:
+        names = self._names(sets)
+        query = query.with_for_update() if connection.dialect.name != "sqlite" else query
+        for values in connection.execute(query, dict(parameters)):
+            row = dict(zip(names, values, strict=True))
+            entity = self._entity_of(row)
+            if entity is not None:
+                yield self.key_of(row), (entity, row)
+
+    @property
+    def _table(self) -> Table:
+        raise NotImplementedError
+
+    def _check_keys(self, mappings: Iterable[Mapping[str, Any]]) -> None:
+        for mapping in mappings:
+            lacking = [key for key in self.pk_keys if key not in mapping]
+            if lacking:
+                raise CaptureError(f"UPDATE of {self.name} by key: {', '.join(lacking)} is missing in {sorted(mapping)}")
+
+    # recording
+
+    def created(self, frame: Frame, keys: Sequence[Key]) -> None:
+        """Rows of these keys are new; what they hold is read at the commit."""
+        entity = self.entities[0]
+        for key in keys:
+            frame.created(entity, key, _unread(entity, key))
+
+    def updated(self, frame: Frame, known: Known) -> None:
+        """These rows may have changed in any of the columns that were read; what they hold is read at the commit."""
+        for key, (entity, row) in known.items():
+            frame.updated(entity, key, dict(row), _unread(entity, key))
+
+    def deleted(self, frame: Frame, known: Known) -> None:
+        """These rows have gone."""
+        for key, (entity, row) in known.items():
+            frame.deleted(entity, key, row)
+
+    def renamed(self, frame: Frame, known: Known, sets: Mapping[str, Any]) -> None:
+        """These rows got other primary keys."""
+        moves: list[tuple[Entity, Key]] = []
+        for key, (entity, row) in known.items():
+            new = tuple(sets.get(name, part) for name, part in zip(self.pk_keys, key, strict=True))
+            if any(part is MISSING for part in new):
+                raise CaptureError(
+                    f"UPDATE of {self.name} computes primary keys in the database, so the records' new keys are not known: "
+                    "set them to values, row by row"
+                )
+            moves.append((entity, new))
+            frame.deleted(entity, key, row)
+        for entity, new in moves:
+            frame.created(entity, new, _unread(entity, new))
+
+
+class _MappedHit(Hit):
+    """A mapped class and its subclasses, of which a row may be. `through_table`: the statement names the Table."""
+
+    def __init__(self, mapper: Mapper[Any], entities: Entities, *, through_table: bool = False) -> None:
+        self._mapper = mapper
+        self.name = mapper.class_.__name__
+        self._by_mapper = {each: entities.for_mapper(each) for each in _family(mapper)}
+        own = self._by_mapper[mapper]
+        found = [entity for entity in self._by_mapper.values() if entity is not None]
+        self.entities = tuple(sorted(found, key=lambda entity: entity is not own))
+        self.partial_row = through_table and (mapper.inherits is not None or len(mapper.tables) > 1) and not _single(mapper)
+        self._columns = {prop.key: getattr(mapper.class_, prop.key) for prop in mapper.column_attrs if _is_column(prop)}
+        self.keys = tuple(self._columns)
+        self.pk_keys = tuple(mapper.get_property_by_column(column).key for column in mapper.primary_key)
+        published = {key for entity in found for key in entity.published}
+        self._wanted = frozenset(published | set(self.pk_keys) | self._discriminator())
+
+    @property
+    def _table(self) -> Table:
+        return self._mapper.local_table  # type: ignore[return-value]
+
+    def connection(self, session: Session) -> Connection:
+        return session.connection(bind_arguments={"mapper": self._mapper})
+
+    def arrange(self, table_key: Key) -> Key:
+        by_column = dict(zip(self._table.primary_key, table_key, strict=True))
+        return tuple(by_column.get(column, part) for column, part in zip(self._mapper.primary_key, table_key, strict=True))
+
+    def _select(self, columns: Sequence[Any]) -> Select[Any]:
+        return select(*columns).select_from(self._mapper)
+
+    def _discriminator(self) -> set[str]:
+        on = self._mapper.polymorphic_on
+        if on is None or len(self._by_mapper) == 1:
+            return set()
+        return {prop.key for prop in self._mapper.column_attrs if on in prop.columns}
+
+    def _entity_of(self, row: Mapping[str, Any]) -> Entity | None:
+        keys = self._discriminator()
+        if not keys:
+            return self._by_mapper[self._mapper]
+        kind = self._mapper.polymorphic_map.get(row[keys.pop()])
+        return self._by_mapper.get(kind) if kind is not None else self._by_mapper[self._mapper]
+
+
+class _TableHit(Hit):
+    """A secondary table."""
+
+    def __init__(self, entity: Entity) -> None:
+        self._entity = entity
+        self.name = entity.table.name
+        self.entities = (entity,)
+        self._columns = dict(zip(entity.keys, entity.columns, strict=True))
+        self.keys = entity.keys
+        self.pk_keys = tuple(entity.keys[position] for position in entity.pk_index)
+        self._wanted = frozenset(entity.published) | frozenset(self.pk_keys)
+
+    @property
+    def _table(self) -> Table:
+        return self._entity.table  # type: ignore[no-any-return]
+
+    def connection(self, session: Session) -> Connection:
+        return session.connection(bind_arguments={"clause": self._entity.table})
+
+    def arrange(self, table_key: Key) -> Key:
+        return table_key
+
+    def _select(self, columns: Sequence[Any]) -> Select[Any]:
+        return select(*columns)
+
+    def _entity_of(self, row: Mapping[str, Any]) -> Entity | None:
+        return self._entity
+
+
+def _mapper_of(statement: Update | Delete | Insert) -> Mapper[Any] | None:
+    return statement.table._annotations.get("parentmapper")
+
+
+def _family(mapper: Mapper[Any]) -> list[Mapper[Any]]:
+    """The mapper and those of its subclasses whose rows are rows of its table too."""
+    return [each for each in mapper.self_and_descendants if each is mapper or not each.concrete]
+
+
+def _single(mapper: Mapper[Any]) -> bool:
+    return mapper.inherits is not None and mapper.local_table is mapper.inherits.local_table
+
+
+def _is_column(prop: Any) -> bool:
+    return isinstance(getattr(prop.columns[0], "table", None), Table)
+
+
+def _unread(entity: Entity, key: Key) -> Values:
+    values: list[Any] = [MISSING] * len(entity.keys)
+    for position, part in zip(entity.pk_index, key, strict=True):
+        values[position] = part
+    return tuple(values)
+
+
+def _any_of(columns: Sequence[Any], tuples: Iterable[tuple[Any, ...]]) -> Any:
+    return or_(*(and_(*(c == part for c, part in zip(columns, each, strict=True))) for each in tuples))
+
+
+def _chunks(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(items), _CHUNK):
+        yield items[start : start + _CHUNK]
