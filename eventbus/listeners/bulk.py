@@ -16,13 +16,12 @@ from sqlalchemy import CursorResult, Delete, Insert, Result, TextClause, Update
 from sqlalchemy.engine.result import null_result
 from sqlalchemy.orm import FromStatement, Mapper, ORMExecuteState, Session
 from sqlalchemy.orm.attributes import instance_state
-from sqlalchemy.sql.elements import BindParameter
 
-from eventbus.changes import MISSING, Entity, Frame, Key, Values
+from eventbus.changes import MISSING, Frame, Key
 from eventbus.errors import CaptureError, CaptureWarning, ConfigurationError
 from eventbus.listeners.base import Listener
 from eventbus.listeners.capture import Capture
-from eventbus.listeners.rows import Hit, Rows
+from eventbus.listeners.rows import Hit, Known, Rows, literal_of, parameter_sets
 from eventbus.listeners.upsert import is_upsert, rows_in_conflict
 
 Mode = Literal["capture", "warn", "raise", "ignore"]
@@ -87,14 +86,13 @@ class Bulk(Listener):
         if isinstance(statement, Insert):
             return self._insert(state, statement, hit)
         _flush_as_the_statement_would(state)
-        sets = _columns_set(statement, state) if isinstance(statement, Update) else {}
-        moved = {key for key in sets if key in hit.pk_keys}
+        sets = _columns_set(statement, state, hit) if isinstance(statement, Update) else {}
         known = hit.read_hit(state, statement, sets)
         result = state.invoke_statement()
         _check_count(result, known, hit)
         if isinstance(statement, Delete):
             self._record(state.session, hit, lambda frame: hit.deleted(frame, known))
-        elif moved:
+        elif not sets.keys().isdisjoint(hit.pk_keys):
             self._record(state.session, hit, lambda frame: hit.renamed(frame, known, sets))
         else:
             self._record(state.session, hit, lambda frame: hit.updated(frame, known))
@@ -109,9 +107,11 @@ class Bulk(Listener):
         earlier = rows_in_conflict(state, statement, hit) if is_upsert(statement) else {}
         result, keys = _insert_returning(state, statement, hit)
 
+        made = hit.made(state.session, [key for key in keys if key not in earlier])
+
         def record(frame: Frame) -> None:
             hit.updated(frame, {key: earlier[key] for key in keys if key in earlier})
-            hit.created(frame, [key for key in keys if key not in earlier])
+            hit.created(frame, made)
 
         self._record(state.session, hit, record)
         return result
@@ -138,7 +138,8 @@ class Bulk(Listener):
         if any(key not in mapping for mapping in mappings for key in hit.pk_keys):
             call["return_defaults"] = True
         run(session, **call)
-        self._record(session, hit, lambda frame: hit.created(frame, [hit.key_of(mapping) for mapping in mappings]))
+        made = hit.made(session, [hit.key_of(mapping) for mapping in mappings])
+        self._record(session, hit, lambda frame: hit.created(frame, made))
 
     def _bulk_update_mappings(self, run: Callable[..., Any], session: Session, *args: Any, **kwargs: Any) -> None:
         call = _arguments(("mapper", "mappings"), args, kwargs)
@@ -153,12 +154,10 @@ class Bulk(Listener):
         self._record(session, hit, lambda frame: hit.updated(frame, known))
 
     def _bulk_save_objects(self, run: Callable[..., Any], session: Session, *args: Any, **kwargs: Any) -> None:
-        call = _arguments(
-            ("objects", "return_defaults", "update_changed_only", "preserve_order"), args, kwargs
-        )
+        call = _arguments(("objects", "return_defaults", "update_changed_only", "preserve_order"), args, kwargs)
         objects = call["objects"] = list(call["objects"])
         states = [instance_state(each) for each in objects]
-        parts: list[tuple[Hit, list[Any], dict[Key, Any]]] = []
+        parts: list[tuple[Hit, list[Any], Known]] = []
         for mapper in dict.fromkeys(state.mapper for state in states):
             hit = self._legacy_hit(session, mapper, "bulk_save_objects")
             if hit is not None:
@@ -172,9 +171,11 @@ class Bulk(Listener):
         for hit, new, known in parts:
             self._record_saved(session, hit, [hit.key_of(state.dict) for state in new], known)
 
-    def _record_saved(self, session: Session, hit: Hit, new: Sequence[Key], known: Mapping[Key, Any]) -> None:
+    def _record_saved(self, session: Session, hit: Hit, new: Sequence[Key], known: Known) -> None:
+        made = hit.made(session, new)
+
         def record(frame: Frame) -> None:
-            hit.created(frame, new)
+            hit.created(frame, made)
             hit.updated(frame, known)
 
         self._record(session, hit, record)
@@ -240,35 +241,28 @@ def _flush_as_the_statement_would(state: ORMExecuteState) -> None:
         session.flush()
 
 
-def _columns_set(statement: Update, state: ORMExecuteState) -> dict[str, Any]:
-    """Attribute or column keys that the statement sets, each with its value (MISSING: an expression, or several)."""
+def _columns_set(statement: Update, state: ORMExecuteState, hit: Hit) -> dict[str, Any]:
+    """The attribute keys that the statement sets, each with its value (MISSING: an expression, or several values)."""
     sets: dict[str, Any] = {}
     for column, value in _pairs(statement):
-        literal = isinstance(value, BindParameter) and not value.required
-        sets[_key_of_column(column)] = value.value if literal else MISSING  # type: ignore[union-attr]
-    for parameters in _parameter_sets(state):
-        for key in parameters:
-            sets.setdefault(key, MISSING)
+        key = hit.key_of_column(column)
+        if key is not None:
+            sets[key] = literal_of(value)
+    by_key = state.is_orm_statement and isinstance(state.parameters, list)
+    for parameters in parameter_sets(state):
+        for name in parameters:
+            key = hit.key_of_column(name)
+            if key is not None and not (by_key and key in hit.pk_keys):
+                sets.setdefault(key, MISSING)
     return sets
 
 
 def _pairs(statement: Update) -> Iterable[tuple[Any, Any]]:
     yield from (statement._values or {}).items()
-    yield from statement._ordered_values or ()
+    yield from getattr(statement, "_ordered_values", None) or ()
     for values in statement._multi_values or ():
         for each in values:
             yield from each.items() if isinstance(each, Mapping) else ()
-
-
-def _key_of_column(column: Any) -> str:
-    return str(getattr(column, "_annotations", {}).get("proxy_key") or getattr(column, "key", column))
-
-
-def _parameter_sets(state: ORMExecuteState) -> list[Mapping[str, Any]]:
-    parameters = state.parameters
-    if not parameters:
-        return []
-    return [parameters] if isinstance(parameters, Mapping) else list(parameters)
 
 
 def _check_count(result: Result[Any], known: Mapping[Key, Any], hit: Hit) -> None:
@@ -300,12 +294,18 @@ def _insert_returning(state: ORMExecuteState, statement: Insert, hit: Hit) -> tu
     rows = [tuple(row) for row in frozen()]
     keys = [row[-len(columns) :] for row in rows]
     if not wanted:
-        return null_result(), keys
+        return _nothing_but_a_count(len(keys)), keys
     shown = frozen().columns(*range(len(rows[0]) - len(columns))) if rows else frozen()
     return shown, keys
 
 
 def _is_one_plain_row(state: ORMExecuteState, statement: Insert) -> bool:
-    if statement.select is not None or statement._multi_values or is_upsert(statement) or state.is_executemany:
-        return False
-    return not isinstance(state.parameters, list)
+    several = statement.select is not None or statement._multi_values or state.parameters
+    return not several and not is_upsert(statement)
+
+
+def _nothing_but_a_count(rows: int) -> Result[Any]:
+    """What an INSERT without RETURNING gives its caller: no rows, and how many were made."""
+    result = null_result()
+    result.rowcount = rows  # type: ignore[attr-defined]
+    return result

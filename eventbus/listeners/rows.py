@@ -9,7 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from sqlalchemy import Connection, Delete, Insert, Select, Table, Update, and_, or_, select, tuple_
+from sqlalchemy import (
+    BindParameter,
+    ClauseElement,
+    Connection,
+    Delete,
+    Insert,
+    Select,
+    Table,
+    Update,
+    and_,
+    or_,
+    select,
+)
 from sqlalchemy.orm import Mapper, ORMExecuteState, Session, mapperlib
 
 from eventbus.changes import MISSING, Entity, Frame, Key, Values
@@ -48,12 +60,12 @@ class Rows:
         return self._hits[mapper]
 
     def _of_table(self, table: Table) -> Hit | None:
-        mappers = [
-            mapper
-            for registry in mapperlib._all_registries()
-            for mapper in registry.mappers
-            if table in mapper.tables and mapper.local_table is table
-        ]
+        # SQLAlchemy has no public way from a Table to its classes.
+        registries = [each for each in mapperlib._all_registries() if each.metadata is table.metadata]
+        everything = [mapper for registry in registries for mapper in registry.mappers]
+        for mapper in everything:
+            self._entities.for_mapper(mapper)
+        mappers = [mapper for mapper in everything if mapper.local_table is table]
         if mappers:
             top = min(mappers, key=lambda mapper: len(list(mapper.iterate_to_root())))
             hit = _MappedHit(top, self._entities, through_table=True)
@@ -73,7 +85,13 @@ class Hit:
     pk_keys: tuple[str, ...]
     partial_row = False
     _columns: dict[str, Any]
+    _key_by_column: dict[Any, str]
     _wanted: frozenset[str]
+
+    @property
+    def table(self) -> Table:
+        """The table that statements name."""
+        raise NotImplementedError
 
     @property
     def pk_columns(self) -> list[Any]:
@@ -98,9 +116,18 @@ class Hit:
         """Whether the database tells what an INSERT made."""
         return bool(self.connection(session).dialect.insert_returning)
 
-    def column(self, key: str) -> Any:
-        """The column or attribute of a key."""
-        return self._columns[key]
+    def key_of_column(self, column: Any) -> str | None:
+        """The attribute key of a column, attribute or name as statements use them; None for what is not ours."""
+        if isinstance(column, str):
+            return column if column in self._columns else self._key_by_column.get(self.table.columns.get(column))
+        key = getattr(column, "_annotations", {}).get("proxy_key")
+        return (
+            key if key in self._columns else self._key_by_column.get(getattr(column, "_deannotate", lambda: column)())
+        )
+
+    def made(self, session: Session, keys: Sequence[Key]) -> list[tuple[Entity, Key]]:
+        """Whose records the rows are that an INSERT made."""
+        raise NotImplementedError
 
     def key_of(self, values: Mapping[str, Any]) -> Key:
         """The primary key among values by attribute key."""
@@ -110,8 +137,8 @@ class Hit:
 
     def read_hit(self, state: ORMExecuteState, statement: Update | Delete, sets: Mapping[str, Any]) -> Known:
         """The rows that the statement is about to hit, locked."""
-        parameters = state.parameters
-        if isinstance(parameters, Sequence) and parameters and state.is_orm_statement:
+        parameters = parameter_sets(state)
+        if isinstance(state.parameters, list) and state.is_orm_statement:
             self._check_keys(parameters)
             return self.read_keys(state.session, [self.key_of(each) for each in parameters], sets)
         query = self._select(self._chosen(sets)).options(*statement._with_options)
@@ -119,7 +146,7 @@ class Hit:
             query = query.where(statement.whereclause)
         connection = self._locked(state.session)
         known: Known = {}
-        for each in parameters if isinstance(parameters, Sequence) and parameters else [parameters or {}]:
+        for each in parameters or [{}]:
             known.update(self._rows(connection, query, sets, each))
         return known
 
@@ -144,7 +171,7 @@ class Hit:
         if connection.dialect.name == "sqlite":
             # SQLite locks the file with the first write, and pysqlite begins no transaction for a SELECT: without this
             # another process could commit between our look at the rows and the statement.
-            table = connection.dialect.identifier_preparer.format_table(self._table)
+            table = connection.dialect.identifier_preparer.format_table(self.table)
             connection.exec_driver_sql(f"DELETE FROM {table} WHERE 0")  # noqa: S608 - a quoted name
         return connection
 
@@ -165,22 +192,19 @@ class Hit:
             if entity is not None:
                 yield self.key_of(row), (entity, row)
 
-    @property
-    def _table(self) -> Table:
-        raise NotImplementedError
-
     def _check_keys(self, mappings: Iterable[Mapping[str, Any]]) -> None:
         for mapping in mappings:
             lacking = [key for key in self.pk_keys if key not in mapping]
             if lacking:
-                raise CaptureError(f"UPDATE of {self.name} by key: {', '.join(lacking)} is missing in {sorted(mapping)}")
+                raise CaptureError(
+                    f"UPDATE of {self.name} by key: {', '.join(lacking)} is missing in {sorted(mapping)}"
+                )
 
     # recording
 
-    def created(self, frame: Frame, keys: Sequence[Key]) -> None:
-        """Rows of these keys are new; what they hold is read at the commit."""
-        entity = self.entities[0]
-        for key in keys:
+    def created(self, frame: Frame, made: Iterable[tuple[Entity, Key]]) -> None:
+        """These rows are new; what they hold is read at the commit."""
+        for entity, key in made:
             frame.created(entity, key, _unread(entity, key))
 
     def updated(self, frame: Frame, known: Known) -> None:
@@ -196,7 +220,7 @@ class Hit:
     def renamed(self, frame: Frame, known: Known, sets: Mapping[str, Any]) -> None:
         """These rows got other primary keys."""
         moves: list[tuple[Entity, Key]] = []
-        for key, (entity, row) in known.items():
+        for key, (entity, _) in known.items():
             new = tuple(sets.get(name, part) for name, part in zip(self.pk_keys, key, strict=True))
             if any(part is MISSING for part in new):
                 raise CaptureError(
@@ -204,9 +228,8 @@ class Hit:
                     "set them to values, row by row"
                 )
             moves.append((entity, new))
-            frame.deleted(entity, key, row)
-        for entity, new in moves:
-            frame.created(entity, new, _unread(entity, new))
+        self.deleted(frame, known)
+        self.created(frame, moves)
 
 
 class _MappedHit(Hit):
@@ -219,23 +242,35 @@ class _MappedHit(Hit):
         own = self._by_mapper[mapper]
         found = [entity for entity in self._by_mapper.values() if entity is not None]
         self.entities = tuple(sorted(found, key=lambda entity: entity is not own))
-        self.partial_row = through_table and (mapper.inherits is not None or len(mapper.tables) > 1) and not _single(mapper)
+        self.partial_row = (
+            through_table and (mapper.inherits is not None or len(mapper.tables) > 1) and not _single(mapper)
+        )
         self._columns = {prop.key: getattr(mapper.class_, prop.key) for prop in mapper.column_attrs if _is_column(prop)}
+        self._key_by_column = {column: key for key in self._columns for column in mapper.attrs[key].columns}
+        self._through_table = through_table
         self.keys = tuple(self._columns)
         self.pk_keys = tuple(mapper.get_property_by_column(column).key for column in mapper.primary_key)
         published = {key for entity in found for key in entity.published}
         self._wanted = frozenset(published | set(self.pk_keys) | self._discriminator())
 
     @property
-    def _table(self) -> Table:
+    def table(self) -> Table:
         return self._mapper.local_table  # type: ignore[return-value]
+
+    def made(self, session: Session, keys: Sequence[Key]) -> list[tuple[Entity, Key]]:
+        if self._through_table and self._discriminator():
+            return [(entity, key) for key, (entity, _) in self.read_keys(session, keys, {}).items()]
+        own = self._by_mapper[self._mapper]
+        return [] if own is None else [(own, key) for key in keys]
 
     def connection(self, session: Session) -> Connection:
         return session.connection(bind_arguments={"mapper": self._mapper})
 
     def arrange(self, table_key: Key) -> Key:
-        by_column = dict(zip(self._table.primary_key, table_key, strict=True))
-        return tuple(by_column.get(column, part) for column, part in zip(self._mapper.primary_key, table_key, strict=True))
+        by_column: dict[Any, Any] = dict(zip(self.table.primary_key, table_key, strict=True))
+        return tuple(
+            by_column.get(column, part) for column, part in zip(self._mapper.primary_key, table_key, strict=True)
+        )
 
     def _select(self, columns: Sequence[Any]) -> Select[Any]:
         return select(*columns).select_from(self._mapper)
@@ -262,13 +297,17 @@ class _TableHit(Hit):
         self.name = entity.table.name
         self.entities = (entity,)
         self._columns = dict(zip(entity.keys, entity.columns, strict=True))
+        self._key_by_column = {column: key for key, column in self._columns.items()}
         self.keys = entity.keys
         self.pk_keys = tuple(entity.keys[position] for position in entity.pk_index)
         self._wanted = frozenset(entity.published) | frozenset(self.pk_keys)
 
     @property
-    def _table(self) -> Table:
+    def table(self) -> Table:
         return self._entity.table  # type: ignore[no-any-return]
+
+    def made(self, session: Session, keys: Sequence[Key]) -> list[tuple[Entity, Key]]:
+        return [(self._entity, key) for key in keys]
 
     def connection(self, session: Session) -> Connection:
         return session.connection(bind_arguments={"clause": self._entity.table})
@@ -281,6 +320,21 @@ class _TableHit(Hit):
 
     def _entity_of(self, row: Mapping[str, Any]) -> Entity | None:
         return self._entity
+
+
+def literal_of(value: Any) -> Any:
+    """The value that a statement holds, MISSING where the database computes it."""
+    if isinstance(value, BindParameter):
+        return MISSING if value.required else value.effective_value
+    return MISSING if isinstance(value, ClauseElement) else value
+
+
+def parameter_sets(state: ORMExecuteState) -> list[Mapping[str, Any]]:
+    """The parameters beside the statement: none, one set, or many."""
+    parameters = state.parameters
+    if not parameters:
+        return []
+    return [parameters] if isinstance(parameters, Mapping) else list(parameters)
 
 
 def _mapper_of(statement: Update | Delete | Insert) -> Mapper[Any] | None:

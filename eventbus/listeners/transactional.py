@@ -12,7 +12,7 @@ _AUTOCOMMIT: Final = "eventbus.autocommit"
 
 
 def check_transactional(connection: Connection) -> None:
-    """Raise CaptureError if each statement commits by itself on this connection.
+    """Raise CaptureError if each statement commits by itself on this connection, which has just run one.
 
     Looks at the isolation level SQLAlchemy was given, and once a DBAPI connection at the driver's own setting.
     """
@@ -28,6 +28,9 @@ def check_transactional(connection: Connection) -> None:
 
 
 def _driver_autocommits(connection: Connection) -> bool:
+    if connection.dialect.name == "sqlite":
+        # Its driver's setting says nothing: where the application sends BEGIN itself, it is autocommit on purpose.
+        return not getattr(connection.connection.driver_connection, "in_transaction", True)
     info = connection.info
     found = info.get(_AUTOCOMMIT)
     if found is None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from sqlalchemy import Insert, Table, UniqueConstraint
+from sqlalchemy import Insert, UniqueConstraint
 from sqlalchemy.orm import ORMExecuteState
 
+from eventbus.changes import MISSING
 from eventbus.errors import CaptureError
-from eventbus.listeners.rows import Hit, Known
+from eventbus.listeners.rows import Hit, Known, literal_of, parameter_sets
 
 
 def is_upsert(statement: Insert) -> bool:
@@ -20,7 +21,8 @@ def is_upsert(statement: Insert) -> bool:
 def rows_in_conflict(state: ORMExecuteState, statement: Insert, hit: Hit) -> Known:
     """The rows that share a primary or unique key with one that is to be inserted, locked.
 
-    Raises CaptureError where the new rows come from a SELECT: what they conflict with cannot be told.
+    Raises CaptureError where the new rows come from a SELECT: what they conflict with cannot be told. A key that the
+    database computes conflicts with nothing we know of: its row counts as created.
     """
     if statement.select is not None:
         raise CaptureError(
@@ -30,9 +32,9 @@ def rows_in_conflict(state: ORMExecuteState, statement: Insert, hit: Hit) -> Kno
     given = list(_rows_given(state, statement, hit))
     known: Known = {}
     for names in _unique_keys(hit):
-        tuples = [tuple(row[name] for name in names) for row in given if all(row.get(name) is not None for name in names)]
-        if tuples:
-            known.update(hit.read_where(state.session, names, tuples, {}))
+        tuples = [tuple(row.get(name) for name in names) for row in given]
+        definite = [each for each in tuples if not any(part is None or part is MISSING for part in each)]
+        known.update(hit.read_where(state.session, names, definite, {}))
     return known
 
 
@@ -40,33 +42,26 @@ def _unique_keys(hit: Hit) -> Iterator[tuple[str, ...]]:
     """The attribute keys of the primary key and of each unique constraint and index."""
     yield hit.pk_keys
     table = hit.table
-    constraints: Iterable[Sequence[Any]] = [
-        *(list(each.columns) for each in table.constraints if isinstance(each, UniqueConstraint)),
-        *(list(each.columns) for each in table.indexes if each.unique),
+    constraints: list[Iterable[Any]] = [
+        each.columns for each in table.constraints if isinstance(each, UniqueConstraint)
     ]
+    constraints += [each.columns for each in table.indexes if each.unique]
     for columns in constraints:
         names = [hit.key_of_column(column) for column in columns]
-        if all(name is not None for name in names):
-            yield tuple(names)  # type: ignore[arg-type]
+        known = tuple(name for name in names if name is not None)
+        if len(known) == len(names):
+            yield known
 
 
-def _rows_given(state: ORMExecuteState, statement: Insert, hit: Hit) -> Iterator[Mapping[str, Any]]:
-    """The literal values of the rows to insert, by attribute key."""
-    parameters = state.parameters
-    sets: list[Mapping[Any, Any]] = list(parameters) if isinstance(parameters, list) else [parameters or {}]
-    fixed: dict[Any, Any] = dict(statement._values or {})
-    rows = [row for rows in statement._multi_values or () for row in rows] or [fixed]
-    for row in rows:
-        for each in sets:
-            values = {**_by_key(row, hit), **_by_key(each, hit)}
-            yield {key: getattr(value, "value", value) for key, value in values.items()}
+def _rows_given(state: ORMExecuteState, statement: Insert, hit: Hit) -> Iterator[dict[str, Any]]:
+    """The values of the rows to insert, by attribute key, as far as the statement holds them."""
+    several = [_by_key(row, hit) for rows in statement._multi_values or () for row in rows]
+    for row in several or [_by_key(statement._values or {}, hit)]:
+        for parameters in parameter_sets(state) or [{}]:
+            yield {**row, **_by_key(parameters, hit)}
 
 
 def _by_key(row: Any, hit: Hit) -> dict[str, Any]:
-    items: Iterable[tuple[Any, Any]] = (
-        row.items() if isinstance(row, Mapping) else zip(hit.table.columns, row, strict=False)
-    )
-    return {hit.key_of_column(column) or str(column): value for column, value in items}
-
-
-__all__ = ["Table", "is_upsert", "rows_in_conflict"]
+    pairs = row.items() if isinstance(row, Mapping) else zip(hit.table.columns, row, strict=False)
+    keyed = ((hit.key_of_column(column), value) for column, value in pairs)
+    return {key: literal_of(value) for key, value in keyed if key is not None}

@@ -6,13 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, func, select, text
-from sqlalchemy.orm import Session, defer, load_only, make_transient, raiseload, sessionmaker
+from sqlalchemy import func, select, text
+from sqlalchemy.orm import Session, defer, load_only, make_transient, raiseload
 
-from tests.support.recording import Recording, Store, replay, tables
+from tests.support.world import World
 from tests.support.zoo import (
     Address,
-    Base,
     Boat,
     Car,
     Contact,
@@ -34,30 +33,11 @@ from tests.support.zoo import (
 )
 
 
-class World:
-    """A database, Sessions on it, and a store that follows the events."""
-
-    def __init__(self, url: str, **options: Any) -> None:
-        self.engine = create_engine(url)
-        Base.metadata.create_all(self.engine)
-        self.maker = sessionmaker(self.engine)
-        self.recording = Recording(self.maker, author=lambda: "ann", **options)
-        self.store: Store = {}
-
-    def follow(self) -> list[tuple[str, str]]:
-        """Apply the new events; the store must equal the tables. Gives operation and subject of each."""
-        events = self.recording.take()
-        replay(events, self.store)
-        assert self.store == tables(self.recording, self.engine)
-        return [(event.op, event.subject) for event in events]
-
-
 @pytest.fixture
 def world() -> Iterator[World]:
     world = World("sqlite://")
     yield world
-    world.recording.uninstall()
-    world.engine.dispose()
+    world.close()
 
 
 @pytest.fixture
