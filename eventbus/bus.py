@@ -23,6 +23,7 @@ from eventbus.errors import ConfigurationError, FlushTimeout
 from eventbus.ids import uuid7
 from eventbus.listeners.auto_fields import AutoFields, IdGenerator
 from eventbus.listeners.base import Listener, register
+from eventbus.listeners.bulk import Bulk, Mode
 from eventbus.listeners.capture import Capture
 from eventbus.listeners.encoding import POLICIES, Encoder, Policy
 from eventbus.listeners.targets import resolve
@@ -49,6 +50,7 @@ def install(
     author: Callable[[], Any] | None = None,
     outbox: bool = True,
     create_outbox: bool = True,
+    bulk: Mode = "capture",
     auto_fields: bool | AutoFields = True,
     new_id: IdGenerator = uuid7,
     on_unfit: Policy = "fail",
@@ -67,6 +69,8 @@ def install(
     * `author`: called for the author of a change where no `acting_as` says it, e.g. a framework's current user.
     * `outbox=False`: direct mode, best effort: a crash between commit and confirm loses events.
     * `create_outbox=False`: the outbox tables are made by Alembic (`eventbus.outbox.metadata`), not on first need.
+    * `bulk`: what becomes of update(), delete() and insert() statements: "capture" them as changes, "warn", "raise" or
+      "ignore"; the execution option `eventbus_bulk` overrides it for one statement.
     * `auto_fields`: fill in ids, authors and timestamps; an `AutoFields` of your own names the fields.
     * `new_id`: makes ids for records without one.
     * `on_unfit`: what becomes of a record no event can hold; "fail" the commit, or publish a marked "stub".
@@ -96,7 +100,7 @@ def install(
             resolved.session_class,
             auto_fields=auto_fields or None,
             capture=capture,
-            bulk=None,
+            bulk=Bulk(capture, bulk),
             transaction=Transactions(capture, encoder, sink, listeners=listeners),
             others=listeners,
         )

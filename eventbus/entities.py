@@ -115,6 +115,7 @@ class Entities:
         self._by_name: dict[str, Entity] = {}
         self._lock = threading.RLock()
         self._met: set[Any] = set()
+        self._secondary: set[Any] = set()
         self._linked: dict[Table, set[Any]] = {}
         for model in (*self._include.models, *self._exclude.models, *self._schemas):
             self._check_model(model)
@@ -132,6 +133,10 @@ class Entities:
             return self._by_table[table]
         except KeyError:
             return self._meet_table(table)
+
+    def is_secondary(self, table: Table) -> bool:
+        """Whether the table, which no class is mapped to, carries a many-to-many relationship of a class met so far."""
+        return table in self._secondary
 
     def meet(self, models: Iterable[type[Any]]) -> None:
         """Prepare these models now instead of at their first flush, so that errors show at the start."""
@@ -159,9 +164,14 @@ class Entities:
                 if isinstance(relationship.secondary, Table):
                     pairs = [*relationship.synchronize_pairs, *(relationship.secondary_synchronize_pairs or ())]
                     self._linked.setdefault(relationship.secondary, {column for _, column in pairs})
-        for each in sorted(mapper.registry.mappers, key=lambda one: one.class_.__name__):
+        mappers = sorted(mapper.registry.mappers, key=lambda one: one.class_.__name__)
+        for each in mappers:
             if each not in self._by_mapper:
                 self._by_mapper[each] = self._register(each)
+        links = [link for each in mappers for link in each.relationships if not link.viewonly]
+        self._secondary.update(link.secondary for link in links if isinstance(link.secondary, Table))
+        for table in self._secondary:
+            self._meet_table(table)
 
     def _meet_table(self, table: Table) -> Entity | None:
         with self._lock:
@@ -174,7 +184,9 @@ class Entities:
         name = naming.quote(naming.snake_case(mapper.class_.__name__))
         if not isinstance(mapper.local_table, Table) or not self._wanted(name, mapper.class_, mapper.local_table):
             return None
-        columns = {str(prop.key): prop.columns[0] for prop in mapper.column_attrs if isinstance(prop.columns[0], Column)}
+        columns = {
+            str(prop.key): prop.columns[0] for prop in mapper.column_attrs if isinstance(prop.columns[0], Column)
+        }
         keys = [str(mapper.get_property_by_column(column).key) for column in mapper.primary_key]
         schema = self._schemas.get(mapper.class_)
         return self._add(

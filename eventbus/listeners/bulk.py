@@ -271,8 +271,8 @@ def _check_count(result: Result[Any], known: Mapping[Key, Any], hit: Hit) -> Non
     if count > len(known):
         raise CaptureError(
             f"{hit.name}: the statement changed {count} rows where {len(known)} were seen just before, since another "
-            "transaction committed in between. Nothing is wrong with the data: roll back and run the transaction again, "
-            "or use REPEATABLE READ for it"
+            "transaction committed in between. Nothing is wrong with the data: roll back and run the transaction "
+            "again, or use REPEATABLE READ for it"
         )
 
 

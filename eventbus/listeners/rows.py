@@ -1,7 +1,7 @@
 """The rows a statement hits: which entities they are, and what they are before it.
 
-A statement names a class or a table; a row of it may be a record of any subclass. Rows are read through the Session's own
-connection with Core, so that no event, no filter for SELECTs and no object of the application is involved.
+A statement names a class or a table; a row of it may be a record of any subclass. Rows are read through the Session's
+own connection with Core, so that no event, no filter for SELECTs and no object of the application is involved.
 """
 
 from __future__ import annotations
@@ -224,8 +224,8 @@ class Hit:
             new = tuple(sets.get(name, part) for name, part in zip(self.pk_keys, key, strict=True))
             if any(part is MISSING for part in new):
                 raise CaptureError(
-                    f"UPDATE of {self.name} computes primary keys in the database, so the records' new keys are not known: "
-                    "set them to values, row by row"
+                    f"{self.name}: this UPDATE lets the database compute primary keys, so the records' new keys are "
+                    "not known; set them to values, row by row"
                 )
             moves.append((entity, new))
         self.deleted(frame, known)

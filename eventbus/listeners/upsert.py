@@ -26,8 +26,8 @@ def rows_in_conflict(state: ORMExecuteState, statement: Insert, hit: Hit) -> Kno
     """
     if statement.select is not None:
         raise CaptureError(
-            f"INSERT … SELECT into {hit.name} with an upsert clause: which rows it makes and which it changes cannot be "
-            "told. Insert values, or split it into an UPDATE and an INSERT"
+            f"INSERT … SELECT into {hit.name} with an upsert clause: which rows it makes and which it changes cannot "
+            "be told. Insert values, or split it into an UPDATE and an INSERT"
         )
     given = list(_rows_given(state, statement, hit))
     known: Known = {}
