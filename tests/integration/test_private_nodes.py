@@ -25,6 +25,8 @@ def test_rabbitmq_survives_a_kill_with_its_messages(private_rabbitmq: StartRabbi
     url = node.url
     with kombu.Connection(url) as connection:
         durable_queue(connection, unique).declare()
+    node.restart()  # see RabbitNode: a queue made just before a kill may not come back
+    with kombu.Connection(url) as connection:
         with connection.Producer() as producer:
             producer.publish("hello", routing_key=unique)
         wait_until(lambda: messages(connection, unique) == 1, 20, "no message")

@@ -12,7 +12,11 @@ from tests.support.nodes.base import Node, binary, free_port
 
 
 class RabbitNode(Node):
-    """`config` are lines of rabbitmq.conf (`vm_memory_high_watermark.absolute = 1MB`), `plugins` names to enable."""
+    """`config` are lines of rabbitmq.conf (`vm_memory_high_watermark.absolute = 1MB`), `plugins` names to enable.
+
+    RabbitMQ 3.10 writes down the existence of a new quorum queue some seconds late: killed before, it comes back with a
+    queue that has no leader, and every question about it times out. So `restart` once between declaring and `kill`.
+    """
 
     kind = "rabbitmq"
 
