@@ -177,6 +177,11 @@ class Dispatcher:
         except Exception:
             logger.exception("the outbox will be looked at later")
 
+    def is_quiet(self, store: Store) -> bool:
+        """Whether nothing is left in that outbox that this process could deliver, now or soon."""
+        with self._lock:
+            return self._account(store).quiet
+
     def flush(self, timeout: float = 30.0) -> None:
         """Return when all that was submitted so far is confirmed by the broker, and gone from the outbox.
 
@@ -256,6 +261,10 @@ class Dispatcher:
         job = _Job.of_batch(batch)
         account = None if store is None else state.accounts.get(store) or self._account(store)
         if account is not None:
+            if not batch.version:
+                # The row was to go with a commit that has not come: whoever commits it, the outbox will show it.
+                account.look_soon(time.monotonic() + 0.5)
+                return
             if batch.version in account.known:
                 return
             if account.behind or state.closing or state.bytes + job.size > self._max_bytes:

@@ -19,6 +19,7 @@ from sqlalchemy.schema import CreateTable
 
 from eventbus.envelope import Batch
 from eventbus.errors import ConfigurationError, OutboxMissing
+from eventbus.outbox import pipelined
 from eventbus.outbox.owner import Owner
 from eventbus.outbox.side import side_connection
 from eventbus.outbox.store import Store
@@ -69,15 +70,20 @@ class Outbox:
         self._clock = VersionClock()
 
     def write(self, connection: Connection, batch: Batch) -> list[Entry]:
-        """Write the batch in the connection's transaction, in rows of bounded size; returns them with their versions.
+        """Write the batch in the connection's transaction, in rows of bounded size; once committed, each has its version.
 
         To be called in the root transaction's commit, after the last flush. Works under sync and async drivers.
         Raises OutboxMissing where the tables are missing and may not be made, and SQLAlchemy's errors as they are.
         """
-        writer = self._writer(connection)
+        info = connection.info
+        writer: _Writer | None = info.get(self)
+        # First use of this DBAPI connection: the database behind it may have been restored or replaced.
+        fresh = writer is None
+        if writer is None:
+            writer = info[self] = self._writer_of(connection)
         entries = []
         for chunk in self._chunks(batch):
-            chunk.version = writer.insert(connection, b"\n".join(chunk.bodies))
+            writer.write(connection, chunk, fresh=fresh)
             entries.append(Entry(chunk, writer.store))
         return entries
 
@@ -85,15 +91,6 @@ class Outbox:
         """The dispatcher's side of that engine's outbox, if it has one that was written to."""
         writer = self._writers.get(id(engine.dialect))
         return writer.store if writer is not None else None
-
-    def _writer(self, connection: Connection) -> _Writer:
-        info = connection.info
-        writer: _Writer | None = info.get(self)
-        if writer is None:
-            # First use of this DBAPI connection: the database behind it may have been restored or replaced.
-            writer = info[self] = self._writer_of(connection)
-            writer.distrust()
-        return writer
 
     def _writer_of(self, connection: Connection) -> _Writer:
         if not self.durable:
@@ -154,12 +151,13 @@ class _Writer(ABC):
 
     store: Store | None
 
-    @abstractmethod
-    def insert(self, connection: Connection, payload: bytes) -> int:
-        """Write one row and return its id."""
+    def write(self, connection: Connection, batch: Batch, *, fresh: bool) -> None:
+        """Write one row and give the batch its version, now or with the commit. `fresh`: over a new connection."""
+        batch.version = self.insert(connection, b"\n".join(batch.bodies), fresh=fresh)
 
-    def distrust(self) -> None:
-        """The next row goes over a new connection."""
+    @abstractmethod
+    def insert(self, connection: Connection, payload: bytes, *, fresh: bool) -> int:
+        """Write one row and return its id."""
 
 
 class _NoWriter(_Writer):
@@ -170,7 +168,7 @@ class _NoWriter(_Writer):
     def __init__(self, clock: VersionClock) -> None:
         self._clock = clock
 
-    def insert(self, connection: Connection, payload: bytes) -> int:
+    def insert(self, connection: Connection, payload: bytes, *, fresh: bool) -> int:
         return self._clock.next()
 
 
@@ -189,11 +187,7 @@ class _TableWriter(_Writer):
         self._error: type[Exception] = dialect.loaded_dbapi.Error
         self._marks = _marks(dialect.paramstyle)
         self._seen = 0
-        self._fresh = True
         self._checked = 0.0
-
-    def distrust(self) -> None:
-        self._fresh = True
 
     def _execute(self, connection: Connection, sql: str, parameters: tuple[Any, ...]) -> Any:
         """The cursor after that statement. Driver errors come out as SQLAlchemy's own, without the parameters."""
@@ -211,17 +205,15 @@ class _TableWriter(_Writer):
             ) from error
         return cursor
 
-    def _lags(self, row_id: int, seen: int) -> bool:
+    def _lags(self, row_id: int, seen: int, *, fresh: bool) -> bool:
         """Whether an id may be below a version given out before.
 
         `seen`: the highest id of this process before the row was written. On a fresh connection the database may be
         another one than before, or direct mode may have been used meanwhile: then the clock is the measure.
         """
         lag = _now() - row_id
-        if self._fresh:
-            self._fresh = False
-            if lag > _FRESH_LAG and time.monotonic() - self._checked > _RECHECK:
-                return True
+        if fresh and lag > _FRESH_LAG and time.monotonic() - self._checked > _RECHECK:
+            return True
         return row_id <= seen or lag > _MAX_LAG
 
     def _note(self, row_id: int) -> None:
@@ -237,8 +229,27 @@ class _PostgresWriter(_TableWriter):
         self._insert = f"INSERT INTO {table} (owner, payload) VALUES ({marks[0]}, {marks[1]}) RETURNING id"  # noqa: S608
         self._renumber = f"UPDATE {table} SET id = DEFAULT WHERE id = {marks[0]} RETURNING id"  # noqa: S608
         self._ready = False
+        self._pipelined = pipelined.is_possible(engine)
+        if self._pipelined:
+            pipelined.install(engine.dialect)
 
-    def insert(self, connection: Connection, payload: bytes) -> int:
+    def write(self, connection: Connection, batch: Batch, *, fresh: bool) -> None:
+        payload, seen = b"\n".join(batch.bodies), self._seen
+        if self._pipelined and self._ready and not fresh and _now() - seen < _MAX_LAG:
+            row = pipelined.Row(self.owner.name.encode(), payload, seen, batch, self)
+            if pipelined.defer(connection, row):
+                return
+        batch.version = self.insert(connection, payload, fresh=fresh)
+
+    def written(self, row_id: int) -> None:
+        """A row that went with the commit got this id."""
+        self._note(row_id)
+
+    def failed(self) -> None:
+        """A row that went with the commit was not taken; look at the table before the next one."""
+        self._ready = False
+
+    def insert(self, connection: Connection, payload: bytes, *, fresh: bool) -> int:
         if not self._ready:
             self._prepare()
         seen = self._seen
@@ -252,7 +263,7 @@ class _PostgresWriter(_TableWriter):
             raise
         (row_id,) = cursor.fetchone()
         cursor.close()
-        if self._lags(row_id, seen):
+        if self._lags(row_id, seen, fresh=fresh):
             row_id = self._lift(connection, row_id, seen)
         self._note(row_id)
         return int(row_id)
@@ -293,12 +304,12 @@ class _MariaWriter(_TableWriter):
         self._delete = f"DELETE FROM {table} WHERE id = {marks[0]}"  # noqa: S608
         self._explicit = f"INSERT INTO {table} (id, owner, payload) VALUES ({', '.join(marks)})"  # noqa: S608
 
-    def insert(self, connection: Connection, payload: bytes) -> int:
+    def insert(self, connection: Connection, payload: bytes, *, fresh: bool) -> int:
         seen = self._seen
         cursor = self._insert_row(connection, payload)
         row_id = int(cursor.lastrowid)
         cursor.close()
-        if self._lags(row_id, seen):
+        if self._lags(row_id, seen, fresh=fresh):
             row_id = self._lift(connection, row_id, seen, payload)
         self._note(row_id)
         return row_id
@@ -346,7 +357,7 @@ class _SqliteWriter(_TableWriter):
             f"coalesce((SELECT beat FROM {lease.name} WHERE name = 'floor'), 0) + 1), ?, ?"
         )
 
-    def insert(self, connection: Connection, payload: bytes) -> int:
+    def insert(self, connection: Connection, payload: bytes, *, fresh: bool) -> int:
         parameters = (max(_now(), self._seen + 1), self.owner.name, payload)
         try:
             cursor = self._execute(connection, self._insert, parameters)

@@ -1,0 +1,201 @@
+"""PostgreSQL with psycopg: the outbox row travels with the COMMIT, so that it costs the writer no round trip.
+
+A round trip is a third of what a commit of one row takes. So the row is only noted when it is written, and sent in
+libpq's pipeline mode together with the COMMIT that follows, by the dialect's `do_commit`: SQLAlchemy's own place for
+it, where whatever goes wrong becomes SQLAlchemy's error as ever. If the row cannot be inserted, the server does not
+commit.
+
+Where that is not certain to be right, the row is inserted at once, as on every other database: within savepoints and
+two-phase transactions, in AUTOCOMMIT, with prepared statements switched off (poolers), where a pool resets its
+connections in a way of its own, and where the table might be another one than before (`_PostgresWriter`).
+"""
+
+from __future__ import annotations
+
+import select
+from typing import Any, Final, NamedTuple, Protocol, final
+
+from sqlalchemy import Connection, Engine, RootTransaction
+
+from eventbus.envelope import Batch
+from eventbus.errors import OutboxMissing
+from eventbus.outbox.tables import outbox
+
+MAX_BYTES: Final = 64 << 10
+
+_KEY: Final = "eventbus.pipelined"
+_PREPARED: Final = "eventbus.prepared"
+_INSERT_NAME: Final = b"eventbus_insert"
+_COMMIT_NAME: Final = b"eventbus_commit"
+# The last column guards against a table that was made anew while this connection lived: an id that is not above the
+# limit ends the transaction with a division by zero.
+_INSERT: Final = (
+    f"INSERT INTO {outbox.name} (owner, payload) VALUES ($1, $2) "  # noqa: S608
+    "RETURNING id / (CASE WHEN id > $3::bigint THEN 1 ELSE 0 END)"
+).encode()
+_TEXT, _BINARY = 0, 1
+_DIVISION_BY_ZERO: Final = "22012"
+
+
+class Writer(Protocol):
+    """Is told what became of its row."""
+
+    def written(self, row_id: int) -> None: ...
+
+    def failed(self) -> None: ...
+
+
+class Row(NamedTuple):
+    """A row to go with the commit, which gives the batch its version. Its id must be above `limit`, or the commit fails."""
+
+    owner: bytes
+    payload: bytes
+    limit: int
+    batch: Batch
+    writer: Writer
+
+
+@final
+class _Pending:
+    """Rows that go with the commit of one transaction."""
+
+    __slots__ = ("rows", "transaction")
+
+    def __init__(self, transaction: RootTransaction) -> None:
+        self.transaction = transaction
+        self.rows: list[Row] = []
+
+
+def is_possible(engine: Engine) -> bool:
+    """Whether this engine's driver and pool allow it at all."""
+    dialect, dispatch = engine.dialect, engine.pool.dispatch
+    return (
+        dialect.driver == "psycopg"
+        and not dialect.is_async
+        and hasattr(select, "poll")
+        and not dispatch.reset
+        and not dispatch.checkin
+    )
+
+
+def install(dialect: Any) -> None:
+    """Let commits of this dialect carry what is pending for their connection; once."""
+    if getattr(dialect.do_commit, "carries_outbox", False):
+        return
+    plain_commit, plain_rollback = dialect.do_commit, dialect.do_rollback
+
+    def do_commit(connection: Any) -> None:
+        pending = _pop(connection)
+        if pending is None or not pending.transaction.is_active or not _in_transaction(connection):
+            plain_commit(connection)
+        else:
+            _commit(connection, pending)
+
+    def do_rollback(connection: Any) -> None:
+        _pop(connection)
+        plain_rollback(connection)
+
+    do_commit.carries_outbox = True  # type: ignore[attr-defined]
+    dialect.do_commit, dialect.do_rollback = do_commit, do_rollback
+
+
+def defer(connection: Connection, row: Row) -> bool:
+    """Note the row for the commit. False: it must go at once."""
+    transaction = connection.get_transaction()
+    if type(transaction) is not RootTransaction or connection.in_nested_transaction() or len(row.payload) > MAX_BYTES:
+        return False
+    raw: Any = connection.connection.driver_connection
+    if raw.autocommit or raw.prepare_threshold is None:
+        return False
+    info = connection.info
+    pending = info.get(_KEY)
+    if pending is None or pending.transaction is not transaction:
+        pending = info[_KEY] = _Pending(transaction)
+    pending.rows.append(row)
+    return True
+
+
+def _pop(connection: Any) -> _Pending | None:
+    info = connection.info
+    return info.pop(_KEY, None) if type(info) is dict else None
+
+
+def _in_transaction(connection: Any) -> bool:
+    # The enum's INTRANS: neither failed already (then COMMIT rolls back, and says so to nobody) nor idle.
+    return bool(connection.driver_connection.pgconn.transaction_status == 2)
+
+
+def _commit(connection: Any, pending: _Pending) -> None:
+    raw, info = connection.driver_connection, connection.info
+    prepare = _PREPARED not in info
+    try:
+        results = _exchange(raw.pgconn, pending, prepare=prepare)
+    except BaseException:
+        # Interrupted in the middle of the exchange: the connection is of no more use.
+        raw.close()
+        raise
+    failed = next((result for result in results if result.error_message), None)
+    if prepare and failed not in results[:2]:
+        # They stay, whatever becomes of the transaction.
+        info[_PREPARED] = True
+    if failed is not None:
+        for row in pending.rows:
+            row.writer.failed()
+        raise _error(raw, failed)
+    ids = [int(result.get_value(0, 0)) for result in results if result.ntuples]
+    for row, row_id in zip(pending.rows, ids, strict=True):
+        row.batch.version = row_id
+        row.writer.written(row_id)
+
+
+def _exchange(pgconn: Any, pending: _Pending, *, prepare: bool) -> list[Any]:
+    """Send all and read all results."""
+    pgconn.enter_pipeline_mode()
+    expected = len(pending.rows) + 2
+    if prepare:
+        pgconn.send_prepare(_INSERT_NAME, _INSERT)
+        pgconn.send_prepare(_COMMIT_NAME, b"COMMIT")
+        expected += 2
+    for row in pending.rows:
+        pgconn.send_query_prepared(_INSERT_NAME, [row.owner, row.payload, b"%d" % row.limit], [_TEXT, _BINARY, _TEXT])
+    pgconn.send_query_prepared(_COMMIT_NAME, [])
+    pgconn.pipeline_sync()
+    results = _receive(pgconn, expected)
+    pgconn.exit_pipeline_mode()
+    return results
+
+
+def _receive(pgconn: Any, expected: int) -> list[Any]:
+    poll = select.poll()
+    poll.register(pgconn.socket, select.POLLIN | select.POLLOUT)
+    while pgconn.flush():
+        poll.poll()
+        pgconn.consume_input()
+    poll.modify(pgconn.socket, select.POLLIN)
+    results: list[Any] = []
+    while len(results) < expected:
+        while pgconn.is_busy():
+            poll.poll()
+            pgconn.consume_input()
+        result = pgconn.get_result()
+        if result is not None:  # between two commands
+            results.append(result)
+    return results
+
+
+def _error(raw: Any, result: Any) -> Exception:
+    from psycopg.errors import error_from_result  # noqa: PLC0415  # an optional package
+
+    error: Exception = error_from_result(result, encoding=raw.info.encoding)
+    state = getattr(error, "sqlstate", None)
+    if state == _DIVISION_BY_ZERO:
+        missing = OutboxMissing(
+            f"Table {outbox.name} was made anew while this process ran. The transaction is rolled back; the next one works."
+        )
+        missing.__cause__ = error
+        return missing
+    if state == "42P01":
+        missing = OutboxMissing(f"Table {outbox.name} is gone from the database. The transaction is rolled back.")
+        missing.__cause__ = error
+        return missing
+    return error
