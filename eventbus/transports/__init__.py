@@ -18,12 +18,12 @@ from eventbus.transports.tls import split_url
 _TRANSPORTS: Final = {
     "amqp": "eventbus.transports.amqp:Transport",
     "amqps": "eventbus.transports.amqp:TLSTransport",
-    "sqlite": "eventbus.transports.sqlite:Transport",
-    "memory": "kombu.transport.memory:Transport",
+    "sqlite": "sqlite",
+    "memory": "memory",
 }
 _MEMORY_POLL: Final = 0.01
 
-TRANSPORT_ALIASES.setdefault("sqlite", _TRANSPORTS["sqlite"])
+TRANSPORT_ALIASES["sqlite"] = "eventbus.transports.sqlite:Transport"  # kombu has no other way to register one
 
 
 def connection(

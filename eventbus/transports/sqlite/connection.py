@@ -80,8 +80,8 @@ class Connection:
             self.broker.close()
 
     def _require_open(self) -> None:
-        if self._closed:
-            raise RecoverableConnectionError("connection is closed")
+        if not self.connected:
+            raise RecoverableConnectionError("connection is closed, or belongs to the process that forked")
 
     def _fetch(self) -> bool:
         """Take what the consumers have room for; whether there was anything."""

@@ -144,7 +144,7 @@ class Sessions:
 
 def _insert(database: sqlite3.Connection, statement: str, values: tuple[object, ...]) -> int:
     number = database.execute(statement, values).lastrowid
-    assert number is not None  # noqa: S101  an INSERT into a rowid table has one
+    assert number is not None, "an INSERT into a rowid table has one"
     return number
 
 
