@@ -38,6 +38,10 @@ class Settings:
     unroutable: Literal["keep", "drop"] = "keep"
     ordering: Literal["fast", "strict"] = "fast"
     insecure_tls: bool = False
+    send_user: bool = False
+    """Put the broker login into each message, for consumers that check who speaks (EVENTBUS_TRUSTED_USERS there)."""
+    hmac_keys: str = ""
+    """`id:secret` pairs; the first signs each message (see `eventbus.signing`)."""
 
     def __post_init__(self) -> None:
         if not self.service:
@@ -82,6 +86,8 @@ class Settings:
                 "unroutable": env.str("UNROUTABLE", default.unroutable),
                 "ordering": env.str("ORDERING", default.ordering),
                 "insecure_tls": env.bool("INSECURE_TLS", default.insecure_tls),
+                "send_user": env.bool("SEND_USER", default.send_user),
+                "hmac_keys": env.str("HMAC_KEYS", default.hmac_keys),
             }
         return cls(**values)
 

@@ -10,24 +10,23 @@ from eventbus.publishers.base import Backoff, Outcome, Publisher
 from eventbus.publishers.memory import MemoryPublisher
 from eventbus.publishers.virtual import VirtualPublisher
 from eventbus.settings import Settings
+from eventbus.signing import parse_keys
 
 __all__ = ["AmqpPublisher", "Backoff", "MemoryPublisher", "Outcome", "Publisher", "VirtualPublisher", "publisher_for"]
 
 
 def publisher_for(settings: Settings) -> Publisher:
-    """The publisher for `settings.url`, not connected yet. Raises ConfigurationError for a URL that cannot be used."""
-    scheme = urlsplit(settings.url).scheme
+    """The publisher for `settings.url`, not connected yet. Raises ConfigurationError for what cannot be used."""
+    url, exchange, service = settings.url, settings.exchange, settings.service
+    key = next(iter(parse_keys(settings.hmac_keys)), None)
+    scheme = urlsplit(url).scheme
     if scheme in ("amqp", "amqps"):
+        insecure, send_user = settings.insecure_tls, settings.send_user
         return AmqpPublisher(
-            settings.url,
-            exchange=settings.exchange,
-            service=settings.service,
-            insecure_tls=settings.insecure_tls,
+            url, exchange=exchange, service=service, send_user=send_user, key=key, insecure_tls=insecure
         )
     if scheme in ("sqlite", "memory"):
-        return VirtualPublisher(
-            settings.url, exchange=settings.exchange, service=settings.service, queue=settings.queue
-        )
+        return VirtualPublisher(url, exchange=exchange, service=service, queue=settings.queue, key=key)
     raise ConfigurationError(
         f"EVENTBUS_URL begins with {scheme or 'no scheme'!r}: use amqp://, amqps://, sqlite:/// or memory://"
     )
