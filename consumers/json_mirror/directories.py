@@ -11,6 +11,7 @@ import logging
 import os
 import stat
 from collections import OrderedDict
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -111,9 +112,9 @@ class Directories:
 
     def close(self) -> None:
         """Close all descriptors; safe to call twice."""
-        for descriptor in self._open.values():
-            self._fs.close(descriptor)
+        descriptors = [*self._open.values(), *([self.root] if self.root >= 0 else [])]
         self._open.clear()
-        if self.root >= 0:
-            self._fs.close(self.root)
-            self.root = -1
+        self.root = -1
+        for descriptor in descriptors:
+            with suppress(OSError):
+                self._fs.close(descriptor)

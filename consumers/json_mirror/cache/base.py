@@ -28,7 +28,7 @@ class Cache(ABC):
     """Current records, versions and tombstones.
 
     A service reads with `get`. The mirror writes with `store`, in which the newest version wins whatever the order, and
-    marks the cache as complete with the identity of the state it holds; a cache that lost its content lost its mark.
+    leaves a mark once everything is there; a cache that lost its content has lost its mark.
     Each method raises CacheUnavailable where the back end does not answer.
     """
 
@@ -53,12 +53,16 @@ class Cache(ABC):
         """Keep these, but none that is older than what is there."""
 
     @abstractmethod
-    def holds(self, identity: str) -> bool:
-        """Whether the cache was marked complete for this state, and has not lost anything since."""
+    def holds(self, mark: str) -> bool:
+        """Whether this mark, and so what was stored before it, is still there."""
 
     @abstractmethod
-    def mark(self, identity: str) -> None:
-        """All records of this state have been stored."""
+    def mark(self, mark: str) -> None:
+        """Leave this mark; it replaces the one before."""
+
+    def evictions(self) -> int:
+        """How many records the back end has thrown out by itself so far, for want of room."""
+        return 0
 
     def close(self) -> None:  # noqa: B027  not every cache has something to let go of
         """Let go of connections; safe to call twice."""

@@ -12,6 +12,7 @@ from typing import Final, final
 
 from consumers.json_mirror.cache.base import Cache
 from consumers.json_mirror.cache.errors import CacheUnavailable
+from consumers.json_mirror.errors import StateUnavailable
 from consumers.json_mirror.state import Record, State, Written
 
 MAX_WAITING: Final = 200
@@ -22,6 +23,8 @@ _LOOK: Final = 5.0
 """Seconds between two looks whether the cache has lost something."""
 _MIN_FILL_PAUSE: Final = 60.0
 """Seconds between two fillings because of eviction: a cache that is too small would be filled without end."""
+
+_AWAY: Final = (CacheUnavailable, StateUnavailable)
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +43,8 @@ class Feed:
         self._waiting: queue.Queue[Sequence[Written] | None] = queue.Queue(MAX_WAITING)
         self._over = threading.Event()
         self._lacking = threading.Event()
+        self._mark = ""
+        self._evicted = 0
         self._filled_at = 0.0
         self._thread = threading.Thread(target=self._run, name="eventbus-cache", daemon=True)
         self._thread.start()
@@ -63,19 +68,42 @@ class Feed:
 
     def _run(self) -> None:
         with self._open_state() as state:
-            identity = state.identity
+            self._mark = f"{state.identity} open"
+            self._begin(state)
             next_look = 0.0
             while not (self._over.is_set() and self._waiting.empty()):
                 try:
                     if not self._over.is_set() and time.monotonic() >= next_look:
                         next_look = time.monotonic() + self._look
-                        self._fill_if_lacking(state, identity)
+                        self._fill_if_lacking(state)
                     self._store_next()
-                except CacheUnavailable as error:
-                    log.warning("cache does not answer; it will be filled again", extra={"reason": str(error)})
-                    self._lacking.set()
+                except _AWAY as error:
+                    self._lost(error)
                     if self._over.wait(self._look):
                         return
+            self._end(state)
+
+    def _begin(self, state: State) -> None:
+        """A cache that was left complete, by a mirror that has done nothing since, is complete."""
+        try:
+            if self._cache.holds(_closed(state)):
+                self._cache.mark(self._mark)
+            else:
+                self._lacking.set()
+            self._evicted = self._cache.evictions()
+        except _AWAY as error:
+            self._lost(error)
+
+    def _end(self, state: State) -> None:
+        try:
+            if not self._lacking.is_set() and self._cache.holds(self._mark):
+                self._cache.mark(_closed(state))
+        except _AWAY as error:
+            self._lost(error)
+
+    def _lost(self, error: Exception) -> None:
+        log.warning("cache does not answer; it will be filled again", extra={"reason": str(error)})
+        self._lacking.set()
 
     def _store_next(self) -> None:
         try:
@@ -85,13 +113,16 @@ class Feed:
         if written:
             self._cache.store([Record(*record[:4]) for record in written])
 
-    def _fill_if_lacking(self, state: State, identity: str) -> None:
-        if self._cache.holds(identity) and not self._lacking.is_set():
-            return
-        now = time.monotonic()
-        if self._filled_at and now - self._filled_at < _MIN_FILL_PAUSE and not self._lacking.is_set():
-            return
-        self._lacking.clear()
+    def _fill_if_lacking(self, state: State) -> None:
+        if self._lacking.is_set() or not self._cache.holds(self._mark) or self._has_evicted():
+            self._lacking.clear()
+            self._fill(state)
+
+    def _has_evicted(self) -> bool:
+        due = time.monotonic() - self._filled_at >= _MIN_FILL_PAUSE
+        return due and self._cache.evictions() > self._evicted
+
+    def _fill(self, state: State) -> None:
         count = 0
         for records in state.records(_CHUNK):
             if self._over.is_set():
@@ -99,6 +130,11 @@ class Feed:
                 return
             self._cache.store(records)
             count += len(records)
-        self._cache.mark(identity)
-        self._filled_at = now
+        self._cache.mark(self._mark)
+        self._evicted = self._cache.evictions()
+        self._filled_at = time.monotonic()
         log.info("cache filled from the state", extra={"records": count})
+
+
+def _closed(state: State) -> str:
+    return f"{state.identity} closed after {state.last_batch}"

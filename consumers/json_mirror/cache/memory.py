@@ -13,7 +13,7 @@ from consumers.json_mirror.state import Record
 class _Content:
     def __init__(self) -> None:
         self.records: dict[tuple[str, str], Record] = {}
-        self.complete_for: str | None = None
+        self.mark: str | None = None
 
 
 class MemoryCache(Cache):
@@ -33,8 +33,8 @@ class MemoryCache(Cache):
             if known is None or known.version < record.version:
                 self._content.records[record[:2]] = record
 
-    def holds(self, identity: str) -> bool:
-        return self._content.complete_for == identity
+    def holds(self, mark: str) -> bool:
+        return self._content.mark == mark
 
-    def mark(self, identity: str) -> None:
-        self._content.complete_for = identity
+    def mark(self, mark: str) -> None:
+        self._content.mark = mark

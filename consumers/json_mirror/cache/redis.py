@@ -5,12 +5,12 @@ key                                           value
 ============================================  ====================================================================
 `eventbus:record:<service>/<entity>/<name>`   hash: `version` (20 digits), `document` (the bytes of the file; absent
                                               once the record is deleted). `<name>` is the file's, without `.json`.
-`eventbus:complete`                           identity of the state whose every record is here
+`eventbus:complete`                           the mirror's mark: everything is here
 ============================================  ====================================================================
 
 Redis is a copy that may vanish: nothing is acknowledged on its word. A record is written by a script that compares
-versions, so that late writers lose. An empty or flushed Redis has lost the key `eventbus:complete`, one that evicts
-says so in its figures: either is filled again from the state. Tombstones expire.
+versions, so that late writers lose. A Redis that was flushed or restarted has lost its mark, one that evicts says so in
+its figures: each is filled again from the state. Tombstones expire after 30 days.
 """
 
 from __future__ import annotations
@@ -62,7 +62,6 @@ class RedisCache(Cache):
         except ValueError as error:
             raise ConfigurationError(f"EVENTBUS_CACHE_URL is {self._name!r}: {error}") from error
         self._script = self._client.register_script(_STORE)
-        self._evicted: tuple[str, int] | None = None
 
     def find(self, directory: str, filename: str) -> Record | None:
         with self._translated():
@@ -79,20 +78,21 @@ class RedisCache(Cache):
                 self._script(keys=[_key(directory, filename)], args=arguments, client=pipeline)
             pipeline.execute()
 
-    def holds(self, identity: str) -> bool:
+    def holds(self, mark: str) -> bool:
         with self._translated():
-            complete = self._client.get(COMPLETE) == identity.encode()
-            return complete and self._evicted == self._evictions()
+            return bool(self._client.get(COMPLETE) == self._signed(mark))
 
-    def mark(self, identity: str) -> None:
+    def mark(self, mark: str) -> None:
         with self._translated():
-            self._evicted = self._evictions()
-            self._client.set(COMPLETE, identity)
+            self._client.set(COMPLETE, self._signed(mark))
 
-    def _evictions(self) -> tuple[str, int]:
-        """Which run of the server this is, and how many keys it has thrown out for want of memory."""
-        figures = self._client.info()
-        return str(figures.get("run_id", "")), int(figures.get("evicted_keys", 0))
+    def evictions(self) -> int:
+        with self._translated():
+            return int(self._client.info("stats").get("evicted_keys", 0))
+
+    def _signed(self, mark: str) -> bytes:
+        """With the run of the server: one that restarted has at best the records of its last snapshot."""
+        return f"{mark} {self._client.info('server').get('run_id', '')}".encode()
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

@@ -32,10 +32,10 @@ class SqliteCache(Cache):
     def store(self, records: Sequence[Record]) -> None:
         """The mirror has stored them already."""
 
-    def holds(self, identity: str) -> bool:
+    def holds(self, mark: str) -> bool:
         return True
 
-    def mark(self, identity: str) -> None:
+    def mark(self, mark: str) -> None:
         """Always complete."""
 
     def close(self) -> None:

@@ -1,0 +1,207 @@
+"""The cache tells the current record; one that is slow, gone or empty holds nobody up and is filled again."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from consumers.json_mirror import cache
+from consumers.json_mirror.cache import Cache, Entry
+from consumers.json_mirror.cache.errors import CacheUnavailable
+from consumers.json_mirror.cache.feed import MAX_WAITING, Feed
+from consumers.json_mirror.cache.memory import MemoryCache
+from consumers.json_mirror.state import Record, State, Written
+from eventbus.errors import ConfigurationError
+from tests.support.mirroring import apply, delivery, make_private, mirror
+from tests.support.nodes.base import wait_until
+
+
+def wait(condition: Callable[[], bool]) -> None:
+    wait_until(condition, 10, "it did not happen")
+
+
+def reader(data_dir: Path) -> Callable[[], State]:
+    return lambda: State(make_private(data_dir) / "state.sqlite3", read_only=True)
+
+
+@pytest.fixture(params=["sqlite", "memory"])
+def filled(request: pytest.FixtureRequest, tmp_path: Path, unique: str) -> str:
+    """URL of a cache that holds `ab12` at version 2, `gone` deleted, and keys of other kinds."""
+    batch = [
+        delivery("ab12", 1, {"name": "old"}),
+        delivery("ab12", 2, {"name": "new"}),
+        delivery("gone", 3),
+        delivery(5, 4, {"n": 5}),
+        delivery([1, "a"], 5, {"n": 6}),
+    ]
+    if request.param == "sqlite":
+        apply(tmp_path, batch)
+        return f"sqlite:///{tmp_path}"
+    url = f"memory://{unique}"
+    with mirror(tmp_path) as handle:
+        feed = handle._feed = Feed(cache.open(url), reader(tmp_path))
+        handle(batch)
+        feed.close()
+    return url
+
+
+def test_a_service_reads_current_records_versions_and_tombstones(filled: str) -> None:
+    with cache.open(filled) as opened:
+        assert opened.get("crm", "contact", "ab12") == Entry(2, {"name": "new"})
+        gone = opened.get("crm", "contact", "gone")
+        assert gone == Entry(3, None)
+        assert gone.deleted
+        assert opened.get("crm", "contact", "never") is None
+        assert opened.get("crm", "nothing", "ab12") is None
+
+
+def test_keys_are_those_of_the_event(filled: str) -> None:
+    with cache.open(filled) as opened:
+        assert opened.get("crm", "contact", 5) == Entry(4, {"n": 5})
+        assert opened.get("crm", "contact", "5") is None
+        assert opened.get("crm", "contact", [1, "a"]) == opened.get("crm", "contact", (1, "a")) == Entry(5, {"n": 6})
+
+
+@pytest.mark.parametrize("url", ["", "sqlite://", "sqlite:///", "mysql://host/db", "redis://host:port/0"])
+def test_a_url_that_names_no_cache_is_refused(url: str) -> None:
+    with pytest.raises(ConfigurationError):
+        cache.open(url)
+
+
+def test_the_error_names_no_password() -> None:
+    with pytest.raises(ConfigurationError) as error:
+        cache.open("mysql://user:secret@host/db")
+    assert "secret" not in str(error.value)
+
+
+def test_a_directory_without_a_mirror_is_unavailable(tmp_path: Path) -> None:
+    with cache.open(f"sqlite:///{tmp_path}") as opened, pytest.raises(CacheUnavailable):
+        opened.get("crm", "contact", "ab12")
+
+
+class Troubled(MemoryCache):
+    """A cache that can be away, slow, and emptied."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.away = False
+        self.open = threading.Event()
+        self.open.set()
+        self.stores = 0
+
+    def _answer(self) -> None:
+        self.open.wait()
+        if self.away:
+            raise CacheUnavailable("away")
+
+    def store(self, records: Sequence[Record]) -> None:
+        self._answer()
+        self.stores += 1
+        super().store(records)
+
+    def holds(self, mark: str) -> bool:
+        self._answer()
+        return super().holds(mark)
+
+    def flush(self) -> None:
+        self._content.records.clear()
+        self._content.mark = None
+
+
+@pytest.fixture
+def troubled(unique: str) -> Troubled:
+    return Troubled(unique)
+
+
+def offers(versions: range) -> list[Written]:
+    return [Written("crm/contact", "a.json", version, b"{}", existed=True) for version in versions]
+
+
+def test_an_empty_cache_is_filled_from_the_state(tmp_path: Path, troubled: Cache) -> None:
+    apply(tmp_path, [delivery(number, number + 1, {}) for number in range(1200)])
+    feed = Feed(troubled, reader(tmp_path), look=0.02)
+    wait(lambda: troubled.find("crm/contact", "1199.json") is not None)
+    feed.close()
+
+
+def test_a_flushed_cache_is_filled_again(tmp_path: Path, troubled: Troubled) -> None:
+    apply(tmp_path, [delivery("a", 1, {})])
+    feed = Feed(troubled, reader(tmp_path), look=0.02)
+    wait(lambda: troubled.find("crm/contact", "a.json") is not None)
+    troubled.flush()
+    wait(lambda: troubled.find("crm/contact", "a.json") is not None)
+    feed.close()
+
+
+def test_a_cache_that_comes_back_is_told_what_it_missed(tmp_path: Path, troubled: Troubled) -> None:
+    with mirror(tmp_path) as handle:
+        feed = handle._feed = Feed(troubled, reader(tmp_path), look=0.02)
+        handle([delivery("a", 1, {})])
+        wait(lambda: troubled.find("crm/contact", "a.json") is not None)
+        troubled.away = True
+        handle([delivery("b", 2, {})])
+        wait(feed._lacking.is_set)
+        troubled.away = False
+        wait(lambda: troubled.find("crm/contact", "b.json") is not None)
+        feed.close()
+
+
+def test_offering_never_blocks_and_what_does_not_fit_is_made_up_for(tmp_path: Path, troubled: Troubled) -> None:
+    apply(tmp_path, [delivery("b", 1, {})])
+    troubled.open.clear()
+    feed = Feed(troubled, reader(tmp_path), look=0.02)
+    for version in range(1, 2 * MAX_WAITING):
+        feed.offer(offers(range(version, version + 1)))
+    assert feed._lacking.is_set()
+    troubled.open.set()
+    wait(lambda: troubled.find("crm/contact", "b.json") is not None)
+    wait(lambda: not feed._lacking.is_set())
+    feed.close()
+
+
+def test_a_late_write_loses(troubled: Cache) -> None:
+    troubled.store([Record("crm/contact", "a.json", 2, b"new")])
+    troubled.store([Record("crm/contact", "a.json", 1, b"old")])
+    assert troubled.find("crm/contact", "a.json") == Record("crm/contact", "a.json", 2, b"new")
+
+
+def test_what_waits_is_stored_at_the_end(tmp_path: Path, troubled: Troubled) -> None:
+    apply(tmp_path, [])
+    feed = Feed(troubled, reader(tmp_path))
+    feed.offer(offers(range(1, 10)))
+    feed.close()
+    found = troubled.find("crm/contact", "a.json")
+    assert found is not None
+    assert found.version == 9
+
+
+def test_a_cache_left_complete_is_not_filled_again(tmp_path: Path, troubled: Troubled) -> None:
+    with mirror(tmp_path) as handle:
+        for version in (1, 2):
+            feed = handle._feed = Feed(troubled, reader(tmp_path), look=0.02)
+            handle([delivery("a", version, {})])
+            wait(lambda version=version: found_version(troubled) == version)  # type: ignore[misc]
+            feed.close()
+        stores = troubled.stores
+        feed = Feed(troubled, reader(tmp_path), look=0.02)
+        wait(lambda: troubled.holds(f"{handle._state.identity} open"))
+        feed.close()
+    assert troubled.stores == stores
+
+
+def test_a_cache_whose_mirror_crashed_is_filled_again(tmp_path: Path, troubled: Troubled) -> None:
+    """What the last mirror had not stored yet is in the state, and nothing tells which records these are."""
+    apply(tmp_path, [delivery("a", 1, {})])
+    with State(make_private(tmp_path) / "state.sqlite3") as state:
+        troubled.mark(f"{state.identity} open")
+    feed = Feed(troubled, reader(tmp_path), look=0.02)
+    wait(lambda: found_version(troubled) == 1)
+    feed.close()
+
+
+def found_version(cache: Cache) -> int | None:
+    found = cache.find("crm/contact", "a.json")
+    return None if found is None else found.version
