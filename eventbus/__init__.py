@@ -6,14 +6,20 @@
 That is all a service needs. Importing this package connects to nothing and reads no setting.
 """
 
-from eventbus.bus import Bus, install
-from eventbus.changes import Change
-from eventbus.context import acting_as, current_author
-from eventbus.errors import EventBusError
-from eventbus.listeners.base import Listener
-from eventbus.listeners.hooks import listens_for, stop_listening
-from eventbus.muting import is_muted, muted
-from eventbus.settings import Settings
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from eventbus.bus import Bus, install
+    from eventbus.changes import Change
+    from eventbus.context import acting_as, current_author
+    from eventbus.errors import EventBusError
+    from eventbus.listeners.base import Listener
+    from eventbus.listeners.hooks import listens_for, stop_listening
+    from eventbus.muting import is_muted, muted
+    from eventbus.settings import Settings
 
 __all__ = [
     "Bus",
@@ -29,3 +35,30 @@ __all__ = [
     "muted",
     "stop_listening",
 ]
+
+_HOMES = {
+    "Bus": "bus",
+    "Change": "changes",
+    "EventBusError": "errors",
+    "Listener": "listeners.base",
+    "Settings": "settings",
+    "acting_as": "context",
+    "current_author": "context",
+    "install": "bus",
+    "is_muted": "muting",
+    "listens_for": "listeners.hooks",
+    "muted": "muting",
+    "stop_listening": "listeners.hooks",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name of the public interface at its first use.
+
+    So a consumer, which needs `eventbus.envelope` and the like, does not load SQLAlchemy and marshmallow with it.
+    """
+    if name not in _HOMES:
+        raise AttributeError(f"module 'eventbus' has no attribute {name!r}")
+    value = getattr(import_module(f"eventbus.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
