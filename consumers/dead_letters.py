@@ -95,7 +95,7 @@ def cli(context: click.Context, url: str | None, queue: str | None) -> None:
 def list_letters(
     letters: DeadLetterQueue, *, reason: str | None, entity: str | None, limit: int | None, as_json: bool
 ) -> None:
-    """Show what is there: id, time, reason, record, size, first bytes. Takes nothing away."""
+    """Show the dead letters: id, time, reason, record, size, first bytes. Takes nothing away."""
     count = 0
     for entry in letters.read(Filter((), reason, entity), limit):
         count += 1

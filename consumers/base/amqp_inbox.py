@@ -68,7 +68,7 @@ class AmqpInbox(Inbox):
         )
         self._channel.basic_qos(0, self._prefetch, False)
         self._channel._do_revive = self._stay_closed
-        self._tag = self._channel.basic_consume(self._queue, callback=_never)
+        self._tag = self._channel.basic_consume(self._queue, callback=_never, on_cancel=_cancelled)
         self._last_sign = time.monotonic()
 
     def _stay_closed(self) -> None:
@@ -132,7 +132,7 @@ class AmqpInbox(Inbox):
 
     def _check_consumer(self) -> None:
         if not self._channel.is_open or self._tag not in self._channel.callbacks:
-            raise Lost("the broker cancelled the consumer: queue deleted, moved, or deliveries held too long")
+            _cancelled(self._tag)
 
     def _probe(self) -> tuple[int, int]:
         """Messages that are ready and consumers, as the broker knows them."""
@@ -160,6 +160,10 @@ class AmqpInbox(Inbox):
 
     def drop(self) -> None:
         self._line.drop()
+
+
+def _cancelled(tag: str) -> None:
+    raise Lost(f"the broker ended the consumer {tag}: its queue was deleted or moved, or it held deliveries too long")
 
 
 def _never(message: object) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from itertools import groupby
+from operator import attrgetter
 from typing import Final, final
 
 import amqp
@@ -135,19 +137,32 @@ class _VirtualExit(_Exit):
             self._channel = self._line.channel()
 
     def send(self, letters: Sequence[Letter]) -> None:
+        if hasattr(self._channel, "publish_batch"):
+            self._send_together(letters)
+            return
         for letter in letters:
-            properties = dict(letter.properties)
-            message = self._channel.prepare_message(
-                letter.body,
-                content_type=properties.pop("content_type", None),
-                content_encoding=properties.pop("content_encoding", None),
-                headers=properties.pop("application_headers", None),
-                priority=properties.pop("priority", None),
-                properties=properties,
-            )
             self._channel.basic_publish(
-                message, exchange=letter.exchange, routing_key=letter.routing_key, mandatory=True
+                self._message(letter), exchange=letter.exchange, routing_key=letter.routing_key, mandatory=True
             )
+
+    def _send_together(self, letters: Sequence[Letter]) -> None:
+        """The embedded broker takes many in one transaction."""
+        for exchange, group in groupby(letters, key=attrgetter("exchange")):
+            items = [(letter.routing_key, letter.body, letter.properties) for letter in group]
+            routed = self._channel.publish_batch(exchange, items)
+            if not all(routed):
+                raise Lost(f"no queue takes letters to {items[routed.index(False)][0]!r} through exchange {exchange!r}")
+
+    def _message(self, letter: Letter) -> object:
+        properties = dict(letter.properties)
+        return self._channel.prepare_message(
+            letter.body,
+            content_type=properties.pop("content_type", None),
+            content_encoding=properties.pop("content_encoding", None),
+            headers=properties.pop("application_headers", None),
+            priority=properties.pop("priority", None),
+            properties=properties,
+        )
 
     def close(self) -> None:
         self._line.drop()

@@ -16,7 +16,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, Final
 
-from amqp.exceptions import AccessRefused
+from amqp.exceptions import AccessRefused, NotFound
 
 from consumers.base.errors import setting_up
 from consumers.base.line import Line
@@ -93,9 +93,12 @@ def _ensure(line: Line, declare_it: Callable[[Any, bool], None]) -> None:
     try:
         with line.channel() as channel:
             declare_it(channel, False)
-    except AccessRefused:
-        with line.channel() as channel:
-            declare_it(channel, True)
+    except AccessRefused as refused:
+        try:
+            with line.channel() as channel:
+                declare_it(channel, True)
+        except NotFound:
+            raise refused from None
 
 
 def _bind(line: Line, queue: str, exchange: str, key: str) -> None:

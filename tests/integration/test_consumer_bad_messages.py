@@ -1,4 +1,4 @@
-"""Some forty kinds of bad messages between good ones: the good ones are handled, each bad one is kept with its reason."""
+"""Forty-odd kinds of bad messages between good ones: the good are handled, each bad one is kept with its reason."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ BAD: dict[str, tuple[Callable[[], bytes], dict[str, Any], str]] = {
     ),
     "no such encoding": (event_body, {"content_encoding": "klingon"}, "content encoding is not UTF-8"),
 }
-BOMBS = {
+BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
     "gzip bomb": (lambda: zlib.compress(BOMB, 9), "application/x-gzip"),
     "lzma bomb": (lambda: lzma.compress(BOMB), "application/x-lzma"),
     "bomb of no known kind": (lambda: zlib.compress(BOMB, 9), "application/x-none"),

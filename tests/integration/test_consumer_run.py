@@ -174,14 +174,13 @@ def test_nobody_listening_ends_a_drain_only(unique: str) -> None:
 def test_two_consumers_of_a_queue_one_works_and_the_other_takes_over(rabbitmq_url: str, unique: str) -> None:
     with fresh(rabbitmq_url, unique) as settings:
         first, second = Collector(), Collector()
-        with Running(settings, first) as active:
-            with Running(settings, second):
-                publish(settings, [event_body(version=version) for version in range(1, 101)])
-                wait_for(lambda: len(first.versions) == 100)
-                assert second.versions == []
-                active.stop()
-                publish(settings, [event_body(version=version) for version in range(101, 201)])
-                wait_for(lambda: len(second.versions) == 100)
+        with Running(settings, first) as active, Running(settings, second):
+            publish(settings, [event_body(version=version) for version in range(1, 101)])
+            wait_for(lambda: len(first.versions) == 100)
+            assert second.versions == []
+            active.stop()
+            publish(settings, [event_body(version=version) for version in range(101, 201)])
+            wait_for(lambda: len(second.versions) == 100)
 
 
 def test_bindings_choose_what_arrives(rabbitmq_url: str, unique: str) -> None:

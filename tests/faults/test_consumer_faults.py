@@ -1,0 +1,223 @@
+"""What brokers and networks do to a consumer: it consumes again within seconds, or ends and says why."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+
+import kombu
+import pytest
+
+from consumers.base import DONE, ConsumerSettings, Delivery, Outcome, Retry, amqp_inbox, run
+from consumers.base.amqp_inbox import AmqpInbox
+from consumers.base.errors import Lost
+from eventbus.errors import ConfigurationError
+from tests.conftest import StartRabbitNode
+from tests.support.consuming import Collector, Running, event_body, fresh, publish, ready, wait_for
+from tests.support.tcp_proxy import Mode, TcpProxy
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ask an idle broker every half second instead of every five, so that the tests take seconds."""
+    monkeypatch.setattr(amqp_inbox, "PROBE_EVERY", 0.5)
+
+
+@pytest.fixture
+def settings(rabbitmq_url: str, unique: str) -> Iterator[ConsumerSettings]:
+    with fresh(rabbitmq_url, unique, patience=2.0) as made:
+        yield made
+
+
+def consumes(settings: ConsumerSettings, collector: Collector, version: int) -> None:
+    """A message that is published now arrives within seconds; the queue may just be about to be made."""
+
+    def send() -> bool:
+        with suppress(Lost):
+            publish(settings, [event_body(version=version)])
+            return True
+        return False
+
+    wait_for(send)
+    wait_for(lambda: version in collector.versions)
+
+
+def test_a_queue_that_was_deleted_is_made_anew(settings: ConsumerSettings) -> None:
+    collector = Collector()
+    with Running(settings, collector) as consumer:
+        consumes(settings, collector, 1)
+        with kombu.Connection(settings.url) as connection:
+            connection.channel().queue_delete(settings.queue)
+        wait_for(lambda: consumer.moments.connections == 2)
+        consumes(settings, collector, 2)
+    assert "queue was deleted" in consumer.moments.losses[0]
+
+
+def test_a_queue_that_was_made_anew_by_others_otherwise_ends_it(settings: ConsumerSettings) -> None:
+    collector = Collector()
+    with Running(settings, collector) as consumer:
+        consumes(settings, collector, 1)
+        with kombu.Connection(settings.url) as connection:
+            channel = connection.channel()
+            channel.queue_delete(settings.queue)
+            channel.queue_declare(settings.queue, durable=True, auto_delete=False)
+        wait_for(lambda: consumer.exit_code == 2)
+
+
+def test_a_channel_error_is_not_taken_for_idleness(settings: ConsumerSettings) -> None:
+    """py-amqp opens the channel again, but not the consumer: `drain_events` would time out for ever."""
+    inbox = AmqpInbox(settings)
+    try:
+        inbox._channel.basic_ack(4711)
+        with pytest.raises(Lost, match="unknown delivery tag"):
+            inbox.fetch(5.0, 10)
+        with pytest.raises(Lost):
+            inbox.fetch(0.1, 10)
+    finally:
+        inbox.drop()
+
+
+def test_a_consumer_that_the_broker_forgot_is_found_out(settings: ConsumerSettings) -> None:
+    """Whatever the driver believes: the broker knows of no consumer, so there is none."""
+    inbox = AmqpInbox(settings)
+    try:
+        known = dict(inbox._channel.callbacks)
+        inbox._channel.basic_cancel(inbox._tag)
+        inbox._channel.callbacks.update(known)
+        time.sleep(amqp_inbox.PROBE_EVERY * 1.1)
+        with pytest.raises(Lost, match="no consumer"):
+            inbox.tick()
+    finally:
+        inbox.drop()
+
+
+@pytest.mark.parametrize("mode", [Mode.BLACK_HOLE, Mode.RESET, Mode.SILENT, Mode.REPLIES_LOST])
+def test_a_broken_network_is_noticed_while_idle_and_mended(
+    settings: ConsumerSettings, tcp_proxy: Callable[[str], TcpProxy], mode: Mode
+) -> None:
+    proxy = tcp_proxy(settings.url)
+    through = ConsumerSettings(url=proxy.url, exchange=settings.exchange, queue=settings.queue, patience=1.0)
+    collector = Collector()
+    with Running(through, collector) as consumer:
+        consumes(settings, collector, 1)
+        proxy.mode = mode
+        wait_for(lambda: len(consumer.moments.losses) > 0)
+        proxy.mode = Mode.PASS
+        consumes(settings, collector, 2)
+
+
+def test_nothing_is_lost_when_the_connection_breaks_under_load(
+    settings: ConsumerSettings, tcp_proxy: Callable[[str], TcpProxy]
+) -> None:
+    proxy = tcp_proxy(settings.url)
+    through = ConsumerSettings(
+        url=proxy.url, exchange=settings.exchange, queue=settings.queue, patience=1.0, prefetch=100
+    )
+    collector = Collector()
+    with Running(through, collector) as consumer:
+        publish(settings, [event_body(version=version) for version in range(1, 20_001)])
+        for connections in range(1, 4):
+            wait_for(lambda wanted=connections: consumer.moments.connections >= wanted)  # type: ignore[misc]
+            proxy.mode = Mode.RESET
+            proxy.mode = Mode.PASS
+        wait_for(lambda: len(set(collector.versions)) == 20_000, timeout=60)
+    assert ready(settings, f"{settings.queue}.dlq") == 0
+
+
+def test_connections_closed_by_the_broker_and_its_restart_are_survived(
+    private_rabbitmq: StartRabbitNode, unique: str
+) -> None:
+    node = private_rabbitmq()
+    settings = ConsumerSettings(url=node.url, queue=unique, patience=2.0)
+    collector = Collector()
+    with Running(settings, collector) as consumer:
+        consumes(settings, collector, 1)
+        node.rabbitmqctl("close_all_connections", "test")
+        wait_for(lambda: consumer.moments.connections == 2)
+        consumes(settings, collector, 2)
+        node.kill()
+        node.start()
+        wait_for(lambda: consumer.moments.connections == 3, timeout=60)
+        consumes(settings, collector, 3)
+
+
+def test_a_delivery_held_longer_than_the_broker_allows_comes_again(
+    private_rabbitmq: StartRabbitNode, unique: str
+) -> None:
+    """RabbitMQ closes the channel (4.3: cancels the consumer) of who holds deliveries for too long."""
+    node = private_rabbitmq(config=["consumer_timeout = 1000"])
+    node.rabbitmqctl("eval", "application:set_env(rabbit, channel_tick_interval, 1000).")
+    settings = ConsumerSettings(url=node.url, queue=unique)
+    since = time.monotonic()
+    collector = Collector()
+
+    def handler(batch: Sequence[Delivery]) -> Sequence[Outcome]:
+        if not consumer.moments.losses and time.monotonic() - since < 60:
+            return [Retry("disk full")] * len(batch)
+        return collector(batch)
+
+    with Running(settings, handler) as consumer:
+        publish(settings, [event_body(version=1)])
+        wait_for(lambda: collector.versions == [1], timeout=60)
+    assert "consumer" in consumer.moments.losses[0].lower()
+    assert consumer.moments.connections == 2
+
+
+def test_a_broker_short_of_memory_takes_no_letters_but_good_messages_go_on(
+    private_rabbitmq: StartRabbitNode, unique: str
+) -> None:
+    node = private_rabbitmq()
+    settings = ConsumerSettings(url=node.url, queue=unique, patience=1.0)
+    collector = Collector()
+    assert run(settings, collector, drain=True) == 0
+    for version in range(1, 11):
+        publish(settings, [b"bad", event_body(version=version)])
+    node.rabbitmqctl("set_vm_memory_high_watermark", "0")
+    with Running(settings, collector) as consumer:
+        wait_for(lambda: len(collector.versions) == 10)
+        assert consumer.moments.dead == []
+        node.rabbitmqctl("set_vm_memory_high_watermark", "0.8")
+        wait_for(lambda: len(consumer.moments.dead) >= 10, timeout=30)
+    wait_for(lambda: ready(settings, f"{unique}.dlq") >= 10)
+
+
+def test_a_user_without_permission_is_told_so(private_rabbitmq: StartRabbitNode, unique: str) -> None:
+    node = private_rabbitmq()
+    node.rabbitmqctl("add_user", "mirror", "secret")
+    node.rabbitmqctl("set_permissions", "mirror", "", "", "")
+    url = node.url.replace("guest:guest", "mirror:secret")
+    with pytest.raises(ConfigurationError, match="administrator"):
+        AmqpInbox(ConsumerSettings(url=url, queue=unique))
+
+
+def test_a_user_who_may_only_read_finds_what_was_prepared(private_rabbitmq: StartRabbitNode, unique: str) -> None:
+    node = private_rabbitmq()
+    prepared = ConsumerSettings(url=node.url, queue=unique)
+    assert run(prepared, Collector(), drain=True) == 0
+    node.rabbitmqctl("add_user", "mirror", "secret")
+    node.rabbitmqctl("set_permissions", "mirror", "", "eventbus.dlx", f"{unique}")
+    url = node.url.replace("guest:guest", "mirror:secret")
+    collector = Collector()
+    publish(prepared, [event_body(version=1), b"bad"])
+    assert run(ConsumerSettings(url=url, queue=unique), collector, drain=True) == 0
+    assert collector.versions == [1]
+    assert ready(prepared, f"{unique}.dlq") == 1
+
+
+@pytest.mark.slow
+def test_a_handler_slower_than_the_heartbeats_keeps_its_connection(settings: ConsumerSettings) -> None:
+    busy = threading.Event()
+
+    def handler(batch: Sequence[Delivery]) -> Sequence[Outcome]:
+        busy.set()
+        time.sleep(18)
+        return [DONE] * len(batch)
+
+    slow = ConsumerSettings(url=settings.url, exchange=settings.exchange, queue=settings.queue, heartbeat=5)
+    with Running(slow, handler) as consumer:
+        publish(settings, [event_body()])
+        wait_for(lambda: consumer.moments.settled == 1, timeout=40)
+        assert consumer.moments.losses == []
+    assert ready(settings, settings.queue) == 0

@@ -1,0 +1,59 @@
+"""Two mirrors share the records of one queue's name: each record always goes to the same one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from consumers.base import ConsumerSettings, Shard, run
+from consumers.base.topology import PARTITION_HEADER
+from tests.conftest import StartRabbitNode
+from tests.support.consuming import Collector, event_body, publish, ready
+
+RECORDS, VERSIONS = 200, 5
+SHARDS = [Shard(0, 2), Shard(1, 2)]
+
+
+def publish_all(settings: ConsumerSettings, version: int) -> None:
+    for record in range(RECORDS):
+        body = event_body(f"r{record}", version * 1000 + record)
+        publish(settings, [body], application_headers={PARTITION_HEADER: f"contact/r{record}"})
+
+
+def test_each_record_has_its_shard_and_every_shard_has_its_share(
+    private_rabbitmq: StartRabbitNode, unique: str
+) -> None:
+    node = private_rabbitmq(plugins=["rabbitmq_consistent_hash_exchange"])
+    whole = ConsumerSettings(url=node.url, queue=unique)
+    first, second = (replace(whole, shard=shard) for shard in SHARDS)
+    assert run(first, Collector(), drain=True) == 0  # one is enough to make the queues of both
+    for version in range(1, VERSIONS + 1):
+        publish_all(whole, version)
+    got = [Collector(), Collector()]
+    for settings, collector in zip((first, second), got, strict=True):
+        assert run(settings, collector, drain=True) == 0
+    records = [{version % 1000 for version in collector.versions} for collector in got]
+    assert records[0] | records[1] == set(range(RECORDS))
+    assert not records[0] & records[1]
+    assert all(len(some) > RECORDS // 5 for some in records)
+    for collector in got:
+        for record in records[0]:
+            mine = [version for version in collector.versions if version % 1000 == record]
+            assert mine == sorted(mine)
+    publish(whole, [b"bad"], application_headers={PARTITION_HEADER: "x"})
+    assert run(first, Collector(), drain=True) == run(second, Collector(), drain=True) == 0
+    assert ready(whole, f"{unique}.dlq") == 1
+
+
+def test_a_broker_without_the_plugin_ends_it_and_says_which(
+    private_rabbitmq: StartRabbitNode, unique: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    node = private_rabbitmq()
+    assert run(ConsumerSettings(url=node.url, queue=unique, shard=SHARDS[0]), Collector()) == 2
+    assert "rabbitmq-plugins enable rabbitmq_consistent_hash_exchange" in caplog.text
+
+
+def test_the_embedded_broker_has_no_shards(tmp_path_factory: pytest.TempPathFactory, unique: str) -> None:
+    url = f"sqlite:///{tmp_path_factory.mktemp('broker')}/b.sqlite3"
+    assert run(ConsumerSettings(url=url, queue=unique, shard=SHARDS[0]), Collector()) == 2

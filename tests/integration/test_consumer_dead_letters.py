@@ -1,0 +1,170 @@
+"""`eventbus-dead-letters`: what is shown is what is there, and nothing leaves before it is safe elsewhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from consumers import dead_letters
+from consumers.base import ConsumerSettings, DeadLetter, Delivery, Outcome, run
+from consumers.base.dead_letter_queue import DeadLetterQueue
+from consumers.base.errors import Lost
+from consumers.base.sender import Sender
+from tests.support.consuming import Collector, event_body, fresh, publish, ready
+
+
+@pytest.fixture(params=["rabbitmq", "sqlite"])
+def settings(request: pytest.FixtureRequest, tmp_path: Path, unique: str) -> Iterator[ConsumerSettings]:
+    """A queue whose dead letters are: ten events of two kinds in falling versions, and two that are none."""
+    rabbitmq = request.param == "rabbitmq"
+    url = str(request.getfixturevalue("rabbitmq_url")) if rabbitmq else f"sqlite:///{tmp_path}/b.sqlite3"
+    with fresh(url, unique) as made:
+        assert run(made, Collector(), drain=True) == 0
+        publish(made, [event_body(f"r{version}", version) for version in range(10, 5, -1)])
+        publish(made, [event_body(f"r{version}", version, entity="order") for version in range(5, 0, -1)])
+        publish(made, [b"\x1b[31mno JSON", b"{}"])
+        assert run(made, refuse, drain=True) == 0
+        yield made
+
+
+def refuse(batch: Sequence[Delivery]) -> Sequence[Outcome]:
+    return [DeadLetter("no such parent")] * len(batch)
+
+
+def command(settings: ConsumerSettings, *arguments: str) -> int:
+    return dead_letters.main(["--url", settings.url, "--queue", settings.queue, *arguments])
+
+
+def left(settings: ConsumerSettings) -> int:
+    return ready(settings, f"{settings.queue}.dlq")
+
+
+def test_list_shows_everything_and_takes_nothing(
+    settings: ConsumerSettings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _ in range(3):
+        assert command(settings, "list") == 0
+    shown = capsys.readouterr().out
+    assert shown.count("12 dead letters") == 3
+    assert "no such parent" in shown
+    assert "crm.contact/r7" in shown
+    assert left(settings) == 12
+
+
+def test_what_is_shown_cannot_drive_the_terminal(
+    settings: ConsumerSettings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command(settings, "list", "--reason", "not JSON")
+    command(settings, "show", json_lines(settings, capsys, "--reason", "not JSON")[0]["id"])
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown
+    assert "\\x1b[31mno JSON" in shown
+
+
+def json_lines(settings: ConsumerSettings, capsys: pytest.CaptureFixture[str], *arguments: str) -> list[dict[str, Any]]:
+    capsys.readouterr()
+    assert command(settings, "list", "--json", *arguments) == 0
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "count"),
+    [
+        ((), 12),
+        (("--entity", "order"), 5),
+        (("--entity", "crm.contact"), 5),
+        (("--reason", "PARENT"), 10),
+        (("--reason", "parent", "--entity", "order", "--limit", "2"), 2),
+        (("--entity", "nothing"), 0),
+    ],
+)
+def test_filters_choose(
+    settings: ConsumerSettings, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], count: int
+) -> None:
+    assert len(json_lines(settings, capsys, *arguments)) == count
+
+
+def test_show_gives_the_body_as_it_came(settings: ConsumerSettings, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    entry = next(DeadLetterQueue(settings).read(lambda entry: entry.record == "crm.contact/r9"))
+    assert command(settings, "show", "--raw", entry.digest[:8]) == 0
+    assert capfdbinary.readouterr().out == event_body("r9", 9)
+    assert command(settings, "show", "0000000000") == 1
+
+
+def test_retry_sends_older_versions_first_and_only_what_is_meant(settings: ConsumerSettings) -> None:
+    assert command(settings, "retry", "--reason", "no such parent") == 0
+    assert left(settings) == 2
+    collector = Collector()
+    assert run(settings, collector, drain=True) == 0
+    assert collector.versions == list(range(1, 11))
+
+
+def test_what_fails_again_comes_back_with_its_count(
+    settings: ConsumerSettings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command(settings, "retry", "--entity", "order")
+    assert run(settings, refuse, drain=True) == 0
+    again = json_lines(settings, capsys, "--entity", "order")
+    assert [letter["attempts"] for letter in again] == [2] * 5
+    assert left(settings) == 12
+
+
+def test_nothing_leaves_before_the_broker_has_confirmed_it(
+    settings: ConsumerSettings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_self: Sender, _letters: object) -> None:
+        raise Lost("no confirm")
+
+    monkeypatch.setattr(Sender, "send", fail)
+    assert command(settings, "retry", "--all") == 1
+    assert "no confirm" in capsys.readouterr().err
+    assert left(settings) == 12
+
+
+def test_purge_deletes_what_is_meant_once_it_is_said_twice(settings: ConsumerSettings) -> None:
+    assert command(settings, "purge", "--all") == 2
+    assert command(settings, "purge", "--yes") == 2
+    assert left(settings) == 12
+    assert command(settings, "purge", "--entity", "order", "--yes") == 0
+    assert left(settings) == 7
+    assert command(settings, "purge", "--all", "--yes") == 0
+    assert left(settings) == 0
+
+
+def test_a_queue_without_dead_letters_is_no_error(
+    settings: ConsumerSettings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(replace(settings, queue=f"{settings.queue}-other"), "list") == 0
+    assert "0 dead letters" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [(), ("retry",), ("show",), ("show", "ab"), ("list", "--limit", "0"), ("nonsense",), ("list", "--nope")],
+)
+def test_wrong_use_is_told_from_failure(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert dead_letters.main(["--url", "memory://", *arguments]) == 2
+    assert capsys.readouterr().err
+
+
+def test_a_broker_that_is_away_is_a_failure_and_no_password_shows(capsys: pytest.CaptureFixture[str]) -> None:
+    assert dead_letters.main(["--url", "amqp://guest:hunter2@127.0.0.1:1//", "list"]) == 1
+    shown = capsys.readouterr().err
+    assert "broker" in shown
+    assert "hunter2" not in shown
+
+
+def test_a_url_that_is_none_is_wrong_use(capsys: pytest.CaptureFixture[str]) -> None:
+    assert dead_letters.main(["--url", "http://localhost", "list"]) == 2
+    assert "amqp" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("list", "--help"), ("retry", "--help"), ("purge", "--help")])
+def test_help_is_there(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert dead_letters.main(arguments) == 0
+    assert "dead letters" in capsys.readouterr().out
