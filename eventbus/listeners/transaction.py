@@ -26,6 +26,8 @@ from eventbus.listeners.completion import complete
 from eventbus.listeners.encoding import Encoder, Envelope, envelope_of
 from eventbus.listeners.ledger import Ledger, Sealed, TransactionFrame, drop_ledger, ledger_of, open_ledger
 from eventbus.listeners.outer import OuterTransactions
+from eventbus.listeners.transactional import warn_of_hidden_commit
+from eventbus.muting import is_muted
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +66,13 @@ class Transactions(Listener):
         self._outer = OuterTransactions()
         self._told = [each for each in listeners if type(each).changed is not Listener.changed]
         capture.settle = self.settle
+
+    def begin(self, session: Session, transaction: SessionTransaction, connection: Connection) -> None:
+        """Look at savepoints that come before anything was written."""
+        if transaction.nested and not is_muted(session):
+            ledger = ledger_of(session)
+            if ledger is None or connection not in ledger.connections.values():
+                warn_of_hidden_commit(connection)
 
     def before_commit(self, session: Session) -> None:
         """Write the events, unless it is only a savepoint that is released."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, Final
 
 from sqlalchemy import Connection
 
-from eventbus.errors import CaptureError
+from eventbus.errors import CaptureError, CaptureWarning
 
 _AUTOCOMMIT: Final = "eventbus.autocommit"
+_SAVEPOINTS: Final = "eventbus.savepoints"
 
 
 def check_transactional(connection: Connection) -> None:
@@ -24,6 +26,25 @@ def check_transactional(connection: Connection) -> None:
             "This Session writes on an AUTOCOMMIT connection: a rollback undoes nothing there, so events of committed "
             "changes cannot be told from others. Use another isolation level for this engine, or write within "
             "eventbus.muted(session)."
+        )
+
+
+def warn_of_hidden_commit(connection: Connection) -> None:
+    """Say, once a DBAPI connection, that a savepoint begun now is no savepoint.
+
+    Python's sqlite3 sends BEGIN before INSERT, UPDATE and DELETE, not before SAVEPOINT. As the first statement of a
+    transaction SAVEPOINT begins it, and RELEASE commits it: a later rollback leaves the row, without an event.
+    """
+    if connection.dialect.name != "sqlite" or _SAVEPOINTS in connection.info:
+        return
+    connection.info[_SAVEPOINTS] = True
+    if getattr(connection.connection.driver_connection, "isolation_level", None) is not None:
+        warnings.warn(
+            "SAVEPOINT is the first statement of an SQLite transaction, so its release commits it, whatever becomes of the "
+            "transaction. Let SQLAlchemy send BEGIN: see 'Serializable isolation / Savepoints / Transactional DDL' in its "
+            "documentation of SQLite.",
+            CaptureWarning,
+            stacklevel=2,
         )
 
 
