@@ -196,10 +196,12 @@ class Dispatcher:
             state.flushing += 1
             self._wake.notify()
             try:
-                while not self._is_flushed(state, target):
+                while not (confirmed := self._is_confirmed(state, target)) or not self._is_settled(state):
                     if any(account.behind for account in state.accounts.values()):
                         target = state.number
                     left = deadline - time.monotonic()
+                    if (left <= 0 or state.thread is None) and confirmed:
+                        break  # only the outbox lags behind, as its database cannot be reached
                     if left <= 0 or state.thread is None:
                         raise self._flush_timeout(state, timeout)
                     self._settled.wait(min(left, 0.5))
@@ -310,12 +312,14 @@ class Dispatcher:
             self._loss_logged = at
             logger.error("events are lost", extra={"reason": reason, "dropped_so_far": self._counters.dropped})
 
-    def _is_flushed(self, state: _State, target: int) -> bool:
+    def _is_confirmed(self, state: _State, target: int) -> bool:
         oldest = next(iter(state.open), None)
         if oldest is not None and oldest <= target:
             return False
-        accounts = state.accounts.values()
-        return all(account.settled and not account.behind for account in accounts)
+        return not any(account.behind for account in state.accounts.values())
+
+    def _is_settled(self, state: _State) -> bool:
+        return all(account.settled for account in state.accounts.values())
 
     def _flush_timeout(self, state: _State, timeout: float) -> FlushTimeout:
         pending, because = state.events, f": {state.last_error}" if state.last_error else ""
@@ -453,8 +457,8 @@ class Dispatcher:
                     (self._refused(state, job) if job.outcome is not None else again.append(job))
             self._put_back(state, again)
             self._counters.published += published
-        for account, row_ids in done.items():
-            account.delivered(row_ids)
+            for account, row_ids in done.items():
+                account.delivered(row_ids)
 
     def _finish(self, state: _State, job: _Job) -> None:
         state.open.pop(job.number, None)
@@ -511,7 +515,7 @@ class Dispatcher:
             self._tick_at = at + _TICK
         for account in list(state.accounts.values()):
             hurry = state.flushing > 0 and not state.queue
-            for parcel in account.work(at, room=self._room(state), hurry=hurry):
+            for parcel in account.work(at, room=lambda: self._room(state), hurry=hurry):
                 self._read_back(state, parcel, account)
             if state.connected or self._backoff.failures == 0:
                 self._retry_parked(state, account, at)

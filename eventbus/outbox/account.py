@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Final, final
@@ -124,7 +124,6 @@ class Account:
         self.store = store
         self.known: set[int] = set()
         self.parked = 0
-        self.parked_ever = 0
         self.failing = False
         self._lock = lock
         self._tempo = tempo
@@ -177,8 +176,8 @@ class Account:
 
     @property
     def settled(self) -> bool:
-        """Whether the outbox shows all that was done, as far as it can be reached."""
-        return self.failing or not (self._delivered or self._to_park)
+        """Whether the outbox shows all that was done."""
+        return not (self._delivered or self._to_park)
 
     def due(self, at: float, *, room: bool) -> float:
         """When `work` has something to do, by the monotonic clock."""
@@ -193,8 +192,8 @@ class Account:
             times.append(self._beat.due)
         return max(min(times), self._paused_until)
 
-    def work(self, at: float, *, room: int, hurry: bool) -> list[Parcel]:
-        """Do what is due; returns parcels that were read back, at most about `room` bytes."""
+    def work(self, at: float, *, room: Callable[[], int], hurry: bool) -> list[Parcel]:
+        """Do what is due; returns parcels that were read back, at most about `room()` bytes."""
         if at < self._paused_until and not hurry:
             return []
         try:
@@ -271,7 +270,7 @@ class Account:
         except DATABASE_ERRORS:
             logger.debug("closing the outbox's connection failed", exc_info=True)
 
-    def _work(self, at: float, room: int, hurry: bool) -> list[Parcel]:
+    def _work(self, at: float, room: Callable[[], int], hurry: bool) -> list[Parcel]:
         many = len(self._delivered) >= _DELETE_ROWS
         if hurry or many or self._to_park or (self._delivered and at >= self._delivered_at + self._tempo.delete):
             self._purge()
@@ -280,7 +279,7 @@ class Account:
         if self._sweep.ready(at) and self.store.exists():
             self._look_at_own(at)
             self._adopt(at)
-        return self._read_back(at, room) if room > 0 else []
+        return self._read_back(at, room)
 
     def _busy(self) -> bool:
         """Whether rows stay here long enough that others must be told that we live."""
@@ -295,23 +294,14 @@ class Account:
     # deleting and parking
 
     def _purge(self) -> None:
-        ids, self._delivered = self._delivered, []
-        parking = list(self._to_park.values())
-        try:
-            failpoints.hit("before_delete")
-            self.store.delete(ids)
-            done = [*ids, *self._to_park]
-            self.store.park(parking)
-        except BaseException:
-            self._delivered = ids
-            raise
-        self._to_park.clear()
+        ids, parking = self._delivered, list(self._to_park.values())
+        failpoints.hit("before_delete")
+        self.store.delete(ids)
+        self.store.park(parking)
         self.parked += len(parking)
-        self.parked_ever += len(parking)
         with self._lock:
-            self.known.difference_update(done)
-            if not self.known:
-                self._busy_since = None
+            self.known.difference_update(ids, self._to_park)
+            self._delivered, self._to_park = [], {}
 
     def _parked_row(self, parcel: Parcel, created_at: int) -> ParkedRow:
         at = now()
@@ -339,12 +329,14 @@ class Account:
         sources = list(self._adopted.values())
         return [self._own, *sources] if self._own is not None else sources
 
-    def _read_back(self, at: float, room: int) -> list[Parcel]:
+    def _read_back(self, at: float, room: Callable[[], int]) -> list[Parcel]:
         parcels: list[Parcel] = []
+        taken = 0
         for source in self._sources():
-            if at >= source.due and room > 0:
-                found = self._read(source, at, room)
-                room -= sum(parcel.size for parcel in found)
+            left = room() - taken
+            if at >= source.due and left > 0:
+                found = self._read(source, at, left)
+                taken += sum(parcel.size for parcel in found)
                 parcels += found
         self._release_finished()
         return parcels

@@ -1,0 +1,468 @@
+"""The dispatcher: what becomes of events after the commit, with a publisher that fails when told to."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine
+
+from eventbus.dispatcher import Dispatcher
+from eventbus.envelope import Batch, Message
+from eventbus.errors import BrokerUnavailable, FlushTimeout
+from eventbus.outbox import Entry, Outbox
+from eventbus.outbox.account import Tempo
+from eventbus.publishers.base import Outcome, Publisher
+from eventbus.publishers.memory import MemoryPublisher
+from tests.support.committing import Committer, as_process, batch, committing, elsewhere, eventually, gone
+
+QUICK = Tempo(delete=0.02, grace=0.6, parked=0.2, sweep=0.1)
+Make = Callable[..., Dispatcher]
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Iterator[Committer]:
+    with committing(f"sqlite:///{tmp_path / 'app.sqlite3'}") as committer:
+        yield committer
+
+
+@pytest.fixture
+def broker() -> MemoryPublisher:
+    return MemoryPublisher()
+
+
+@pytest.fixture
+def make(broker: Publisher) -> Iterator[Make]:
+    made: list[Dispatcher] = []
+
+    def start(publisher: Publisher | None = None, **options: object) -> Dispatcher:
+        options.setdefault("tempo", QUICK)
+        dispatcher = Dispatcher(lambda: publisher or broker, backoff_limit=0.2, **options)  # type: ignore[arg-type]
+        made.append(dispatcher)
+        return dispatcher
+
+    yield start
+    for dispatcher in made:
+        dispatcher.close(timeout=2)
+
+
+def bad(entity: str) -> Callable[[Message], Outcome]:
+    return lambda message: Outcome.UNROUTABLE if f".{entity}." in message.routing_key else Outcome.CONFIRMED
+
+
+def versions(broker: MemoryPublisher) -> list[int]:
+    return [event.version for event in broker.events]
+
+
+def test_committed_events_are_published_and_their_rows_deleted(app: Committer, broker: MemoryPublisher, make: Make) -> None:
+    dispatcher = make()
+    entries = [app.commit(2) for _ in range(5)]
+    for entry in entries:
+        dispatcher.submit(entry)
+    dispatcher.flush(5)
+    assert broker.messages == [message for (entry,) in entries for message in entry.batch.messages()]
+    assert app.rows() == 0
+    stats = dispatcher.stats()
+    assert (stats.published, stats.pending_events, stats.pending_bytes, stats.connected) == (10, 0, 0, True)
+
+
+def test_events_leave_in_commit_order(app: Committer, broker: MemoryPublisher, make: Make) -> None:
+    dispatcher = make()
+    broker.available = False
+    expected = []
+    for _ in range(20):
+        entries = app.commit()
+        expected.append(entries[0].batch.version)
+        dispatcher.submit(entries)
+    broker.available = True
+    dispatcher.flush(5)
+    assert versions(broker) == expected
+
+
+def test_no_thread_is_started_before_the_first_event(make: Make) -> None:
+    before = threading.active_count()
+    dispatcher = make()
+    dispatcher.flush(0.1)
+    assert threading.active_count() == before
+
+
+def test_a_flush_fails_with_the_number_of_events_while_the_broker_is_down(
+    app: Committer, broker: MemoryPublisher, make: Make
+) -> None:
+    dispatcher = make()
+    broker.available = False
+    dispatcher.submit(app.commit(3))
+    with pytest.raises(FlushTimeout, match="unavailable") as caught:
+        dispatcher.flush(0.2)
+    assert caught.value.pending == 3
+    stats = dispatcher.stats()
+    assert stats.pending_rows == 1
+    assert stats.oldest_seconds > 0
+    assert not stats.connected
+    broker.available = True
+    dispatcher.flush(5)
+    assert app.rows() == 0
+
+
+def test_only_what_is_not_known_to_have_arrived_is_sent_again(
+    app: Committer, broker: MemoryPublisher, make: Make
+) -> None:
+    broker.lose(confirmed=2, arrived=1)
+    dispatcher = make()
+    (entry,) = app.commit(5)
+    dispatcher.submit([entry])
+    dispatcher.flush(5)
+    one, two, three, four, five = entry.batch.messages()
+    assert broker.messages == [one, two, three, three, four, five], "a duplicate has the same id, version and bytes"
+
+
+class Silent(Publisher):
+    """A broker that takes and says nothing until told."""
+
+    def __init__(self) -> None:
+        self.entered, self.go_on = threading.Event(), threading.Event()
+
+    def publish(self, messages: Sequence[Message]) -> list[Outcome]:
+        self.entered.set()
+        if not self.go_on.wait(10):
+            raise BrokerUnavailable("silent", outcomes=[None] * len(messages))
+        return [Outcome.CONFIRMED] * len(messages)
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_silent_broker_holds_up_no_writer(app: Committer, make: Make) -> None:
+    silent = Silent()
+    dispatcher = make(silent)
+    dispatcher.submit(app.commit())
+    assert silent.entered.wait(5)
+    entries = [app.commit() for _ in range(50)]
+    start = time.perf_counter()
+    for entry in entries:
+        dispatcher.submit(entry)
+    assert (time.perf_counter() - start) / 50 < 0.005
+    silent.go_on.set()
+    dispatcher.flush(5)
+
+
+def test_memory_is_bounded_and_the_rest_waits_in_the_outbox(app: Committer, broker: MemoryPublisher, make: Make) -> None:
+    size = batch().size
+    dispatcher = make(max_bytes=10 * size)
+    broker.available = False
+    expected = []
+    for _ in range(50):
+        entries = app.commit()
+        expected.append(entries[0].batch.version)
+        dispatcher.submit(entries)
+    stats = dispatcher.stats()
+    assert stats.pending_bytes <= 10 * size + 100
+    assert stats.waiting_in_outbox
+    assert app.rows() == 50
+    broker.available = True
+    dispatcher.flush(20)
+    assert versions(broker) == expected
+    assert app.rows() == 0
+    assert not dispatcher.stats().waiting_in_outbox
+
+
+def test_events_committed_while_behind_keep_their_order(app: Committer, broker: MemoryPublisher, make: Make) -> None:
+    dispatcher = make(max_bytes=5 * batch().size)
+    expected = []
+    for number in range(300):
+        if number == 50:
+            broker.available = False
+        if number == 100:
+            broker.available = True
+        entries = app.commit()
+        expected.append(entries[0].batch.version)
+        dispatcher.submit(entries)
+    dispatcher.flush(20)
+    assert sorted(set(versions(broker))) == expected
+    assert versions(broker) == expected
+
+
+def test_what_the_broker_refuses_is_tried_again(app: Committer, broker: MemoryPublisher, make: Make) -> None:
+    refusals = iter([Outcome.REFUSED, Outcome.REFUSED])
+    broker.answer = lambda _: next(refusals, Outcome.CONFIRMED)
+    dispatcher = make()
+    dispatcher.submit(app.commit())
+    dispatcher.flush(5)
+    assert dispatcher.stats().retried == 2
+    assert (app.rows(), app.parked()) == (0, 0)
+
+
+def test_what_is_refused_again_and_again_is_parked_while_others_flow_on(
+    app: Committer, broker: MemoryPublisher, make: Make
+) -> None:
+    broker.answer = bad("poison")
+    dispatcher = make(tries=3, tempo=Tempo(delete=0.02, parked=60))
+    dispatcher.submit(app.commit(2, entity="poison"))
+    for _ in range(10):
+        dispatcher.submit(app.commit())
+    broker.wait_for(10)
+    with pytest.raises(FlushTimeout, match="--parked list") as caught:
+        dispatcher.flush(5)
+    assert caught.value.pending == 2
+    eventually(lambda: (app.rows(), app.parked()) == (0, 1))
+    assert dispatcher.stats().parked == 1
+
+
+def test_parked_rows_say_why_and_hold_only_what_is_left(app: Committer, broker: MemoryPublisher, make: Make) -> None:
+    dispatcher = make(tries=1, tempo=Tempo(delete=0.02, parked=60))
+    broker.answer = lambda message: Outcome.REFUSED if message.id.endswith("-1") else Outcome.CONFIRMED
+    entries = app.commit(3)
+    dispatcher.submit(entries)
+    eventually(lambda: app.parked() == 1)
+    store = entries[0].store
+    assert store is not None
+    dispatcher.close()
+    (row,) = store.list_parked()
+    store.close()
+    assert row.reason == "refused: crm.contact.updated"
+    assert row.payload == entries[0].batch.bodies[1]
+    assert row.id == entries[0].batch.version
+
+
+def test_parked_events_arrive_once_the_broker_takes_them(app: Committer, broker: MemoryPublisher, make: Make) -> None:
+    broker.answer = bad("poison")
+    dispatcher = make(tries=2)
+    entries = [app.commit(entity="poison")[0] for _ in range(5)]
+    dispatcher.submit(entries)
+    eventually(lambda: app.parked() == 5)
+    assert app.rows() == 0
+    broker.answer = lambda _: Outcome.CONFIRMED
+    eventually(lambda: app.parked() == 0)
+    assert sorted(versions(broker)) == [entry.batch.version for entry in entries]
+
+
+def test_unroutable_events_are_dropped_where_asked_for(app: Committer, broker: MemoryPublisher, make: Make) -> None:
+    broker.answer = bad("poison")
+    dispatcher = make(unroutable="drop")
+    dispatcher.submit(app.commit(2, entity="poison"))
+    dispatcher.submit(app.commit())
+    dispatcher.flush(5)
+    assert (app.rows(), app.parked(), dispatcher.stats().dropped) == (0, 0, 2)
+
+
+def test_rows_of_a_dead_process_of_this_machine_are_delivered_at_once(
+    app: Committer, broker: MemoryPublisher, make: Make
+) -> None:
+    with as_process(gone()):
+        left = app.version()
+    dispatcher = make(tempo=Tempo(sweep=0.1, grace=3600))
+    dispatcher.submit(app.commit())
+    eventually(lambda: left in versions(broker))
+    eventually(lambda: app.rows() == 0 and not app.leases())
+
+
+def test_rows_of_a_process_elsewhere_are_taken_after_the_grace_time_only(
+    app: Committer, broker: MemoryPublisher, make: Make
+) -> None:
+    with as_process(elsewhere()):
+        left = app.version()
+    dispatcher = make(tempo=Tempo(sweep=0.05, grace=0.7))
+    start = time.monotonic()
+    dispatcher.submit(app.commit())
+    eventually(lambda: left in versions(broker))
+    assert time.monotonic() - start > 0.6
+
+
+def test_rows_of_a_living_process_are_never_taken_however_long_its_broker_is_down(
+    app: Committer, broker: MemoryPublisher, make: Make
+) -> None:
+    down = MemoryPublisher()
+    down.available = False
+    busy = make(down, tempo=QUICK)
+    with as_process(elsewhere()), committing(str(app.engine.url)) as other:
+        entries = other.commit()
+        busy.submit(entries)
+        store = entries[0].store
+        assert store is not None
+        lease = store.owner
+        eventually(lambda: lease in app.leases())  # the thread shows life under the name it has now
+        idle = make(tempo=QUICK)
+        idle.submit(Committer(app.engine).commit())
+        time.sleep(3 * QUICK.grace)
+        assert entries[0].batch.version not in versions(broker)
+        down.available = True
+        busy.flush(5)
+        busy.close()
+    assert len(down.messages) == 1
+
+
+def test_of_two_who_find_rows_of_a_dead_process_one_delivers_them(app: Committer, make: Make) -> None:
+    with as_process(gone()):
+        left = {app.version() for _ in range(40)}
+    brokers = MemoryPublisher(), MemoryPublisher()
+    for broker in brokers:
+        with_own = Committer(app.engine)
+        make(broker).submit(with_own.commit())
+    eventually(lambda: app.rows() == 0)
+    one, two = ({*versions(broker)} & left for broker in brokers)
+    assert one | two == left
+    assert not one & two
+    assert len(brokers[0].messages) + len(brokers[1].messages) == len(left) + 2
+
+
+def test_rows_committed_by_others_than_the_session_are_found(app: Committer, broker: MemoryPublisher, make: Make) -> None:
+    dispatcher = make(tempo=Tempo(sweep=3600))
+    unseen, entries = app.commit(), app.commit()
+    dispatcher.submit(entries)
+    store = entries[0].store
+    assert store is not None
+    dispatcher.nudge(store)
+    eventually(lambda: app.rows() == 0)
+    assert sorted(versions(broker)) == [unseen[0].batch.version, entries[0].batch.version]
+
+
+def test_close_leaves_what_cannot_be_delivered_to_whoever_comes(
+    app: Committer, broker: MemoryPublisher, make: Make
+) -> None:
+    broker.available = False
+    first = make(tempo=Tempo(grace=3600))
+    entries = app.commit()
+    first.submit(entries)
+    start = time.monotonic()
+    first.close(timeout=5)
+    assert time.monotonic() - start < 4, "the broker is known to be down"
+    assert app.rows() == 1
+    broker.available = True
+    second = make(tempo=Tempo(grace=3600, sweep=0.1))
+    second.submit(Committer(app.engine).commit())
+    eventually(lambda: app.rows() == 0)
+    assert entries[0].batch.version in versions(broker)
+
+
+def test_close_drains(app: Committer, broker: MemoryPublisher, make: Make) -> None:
+    dispatcher = make()
+    for _ in range(100):
+        dispatcher.submit(app.commit())
+    dispatcher.close()
+    assert len(broker.messages) == 100
+    assert app.rows() == 0
+    assert broker.closed
+
+
+def test_direct_mode_keeps_the_newest_and_says_what_is_lost(
+    app: Committer, broker: MemoryPublisher, make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    direct = Committer(app.engine, Outbox(durable=False))
+    dispatcher = make(max_bytes=10 * batch().size)
+    broker.available = False
+    entries = [direct.commit()[0] for _ in range(30)]
+    dispatcher.submit(entries)
+    broker.available = True
+    eventually(lambda: dispatcher.stats().pending_events == 0)
+    assert entries[-1].batch.version in versions(broker)
+    stats = dispatcher.stats()
+    assert stats.dropped >= 19
+    assert stats.dropped + stats.published == 30
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == ["events are lost"]
+
+
+def test_direct_mode_gives_up_what_is_refused_too_often(broker: MemoryPublisher, make: Make) -> None:
+    broker.answer = bad("poison")
+    dispatcher = make(tries=2)
+    events = batch(2, entity="poison")
+    events.version = 1
+    dispatcher.submit([Entry(events, None)])
+    with pytest.raises(FlushTimeout):
+        dispatcher.flush(5)
+    assert dispatcher.stats().dropped == 2
+
+
+def test_submit_never_raises(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    make().submit([Entry(Batch(1, "tx", ["k"], None), None)])  # type: ignore[arg-type]
+    assert "could not be taken over" in caplog.text
+
+
+def test_a_publisher_with_a_bug_loses_nothing(app: Committer, broker: MemoryPublisher, make: Make) -> None:
+    failures = iter(range(2))
+
+    def answer(_message: Message) -> Outcome:
+        if next(failures, None) is not None:
+            raise RuntimeError("a bug")
+        return Outcome.CONFIRMED
+
+    broker.answer = answer
+    dispatcher = make()
+    dispatcher.submit(app.commit(2))
+    dispatcher.flush(5)
+    assert app.rows() == 0
+
+
+def test_a_locked_database_delays_the_deletion_only(app: Committer, broker: MemoryPublisher, make: Make) -> None:
+    dispatcher = make()
+    with app.engine.connect() as lock:
+        entries = app.commit()
+        lock.exec_driver_sql("BEGIN IMMEDIATE")
+        dispatcher.submit(entries)
+        broker.wait_for(1)
+        lock.rollback()
+    dispatcher.flush(5)
+    assert app.rows() == 0
+    assert len(broker.messages) == 1
+
+
+def test_sixteen_threads_lose_nothing(tmp_path: Path, broker: MemoryPublisher, make: Make) -> None:
+    engine = create_engine(f"sqlite:///{tmp_path / 'threads.sqlite3'}", connect_args={"timeout": 60})
+    app = Committer(engine)
+    dispatcher = make()
+    committed: list[int] = []
+
+    def work() -> None:
+        for _ in range(10):
+            entries = app.commit()
+            dispatcher.submit(entries)
+            committed.append(entries[0].batch.version)
+
+    threads = [threading.Thread(target=work) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    dispatcher.flush(20)
+    assert sorted(versions(broker)) == sorted(committed)
+    assert len(set(committed)) == 160
+    assert app.rows() == 0
+    engine.dispose()
+
+
+def test_an_unreadable_row_is_parked_and_stops_nothing(
+    app: Committer, broker: MemoryPublisher, make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    with as_process(gone()):
+        app.commit()
+        with app.engine.begin() as connection:
+            app.outbox.write(connection, Batch(0, "tx", ["k"], [b"no JSON"]))
+        app.commit()
+    dispatcher = make(tempo=Tempo(sweep=0.1, parked=3600))
+    dispatcher.submit(app.commit())
+    broker.wait_for(3)
+    eventually(lambda: (app.rows(), app.parked()) == (0, 1))
+
+
+_ENDS_AT_ONCE = """
+import sys
+from sqlalchemy import create_engine
+from eventbus.dispatcher import Dispatcher
+from eventbus.publishers.virtual import VirtualPublisher
+from tests.support.committing import Committer
+app = Committer(create_engine(sys.argv[1]))
+dispatcher = Dispatcher(lambda: VirtualPublisher(sys.argv[2], exchange="eventbus", service="crm", queue="json-mirror"))
+for _ in range(20):
+    dispatcher.submit(app.commit())
+"""
+
+
+def test_a_process_that_ends_after_its_last_commit_drains(app: Committer, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _ENDS_AT_ONCE, str(app.engine.url), f"sqlite:///{tmp_path / 'broker.sqlite3'}"]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert app.rows() == 0, done.stderr
