@@ -103,9 +103,8 @@ def test_a_single_message_is_handled_at_once(rabbitmq_url: str, unique: str) -> 
         assert quick >= 15
 
 
+@pytest.mark.parametrize("broker", ["rabbitmq", "sqlite"], indirect=True)
 def test_sigterm_ends_it_with_everything_settled(broker: str, unique: str) -> None:
-    if broker == "memory://":
-        pytest.skip("memory:// is one process")
     with fresh(broker, unique) as settings:
         assert run(settings, Collector(), drain=True) == 0
         publish(settings, [event_body(version=version) for version in range(1, 501)])
