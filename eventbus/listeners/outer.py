@@ -9,8 +9,8 @@ on that connection: a rollback (the COMMIT failed), a new transaction, or its re
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, Pool, event
@@ -30,21 +30,18 @@ class OuterTransactions:
         watched = self._watched.get(connection)
         if watched is None:
             watched = self._watched[connection] = _Watched(connection)
-        watched.pending.append(_Pending(deliver))
+        watched.pending.append(_Pending(deliver, frozenset(_open_savepoints(connection))))
         pool = connection.engine.pool
         if pool not in self._pools:
             self._pools[pool] = _Checkins(pool)
         self._pools[pool].expect(connection.connection.dbapi_connection, watched)
 
 
-class _Pending:
-    """One delivery that waits. `later`: savepoints begun since; rolling one of those back does not concern it."""
+class _Pending(NamedTuple):
+    """One delivery that waits, and the savepoints it lies in: rolling one of them back takes it along."""
 
-    __slots__ = ("deliver", "later")
-
-    def __init__(self, deliver: Deliver) -> None:
-        self.deliver = deliver
-        self.later: set[str] = set()
+    deliver: Deliver
+    savepoints: frozenset[str]
 
 
 class _Watched:
@@ -59,7 +56,6 @@ class _Watched:
             event.listen(connection, name, self._rolls_back)
         for name in ("begin", "begin_twophase"):
             event.listen(connection, name, self._begins)
-        event.listen(connection, "savepoint", self._savepoint)
         event.listen(connection, "rollback_savepoint", self._rolls_back_savepoint)
 
     def settled(self) -> None:
@@ -82,12 +78,15 @@ class _Watched:
         self._committing = False
         self.pending = []
 
-    def _savepoint(self, _: Connection, name: str | None = None) -> None:
-        for each in self.pending:
-            each.later.add(str(name))
-
     def _rolls_back_savepoint(self, _: Connection, name: str, __: Any) -> None:
-        self.pending = [each for each in self.pending if name in each.later]
+        self.pending = [each for each in self.pending if name not in each.savepoints]
+
+
+def _open_savepoints(connection: Connection) -> Iterator[str]:
+    nested: Any = connection.get_nested_transaction()
+    while nested is not None:
+        yield nested._savepoint
+        nested = nested._previous_nested
 
 
 class _Checkins:
