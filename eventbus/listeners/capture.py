@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import ClauseElement, Connection
 from sqlalchemy.orm import InstanceState, LoaderCallableStatus, Mapper, Session, UOWTransaction
 
+from eventbus import failpoints
 from eventbus.changes import MISSING, Entity, Frame, Key, Values
 from eventbus.context import current_author
 from eventbus.entities import Entities
@@ -102,6 +103,7 @@ class Capture(Listener):
             if entity not in ledger.connections:
                 self.bind(ledger, entity, _connection(flush_context, mapper))
         self.settle(session, ledger)
+        failpoints.hit("after_flush")
 
     def bind(self, ledger: Ledger, entity: Entity, connection: Connection) -> None:
         """Note where an entity's rows are written. Raises CaptureError on a connection without transactions."""

@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session, SessionTransaction
 
+from eventbus import failpoints
 from eventbus.changes import MISSING, Change, Entity, Recorded
 from eventbus.envelope import Batch
 from eventbus.listeners import hooks
@@ -84,6 +85,7 @@ class Transactions(Listener):
         if ledger is not None:
             ledger.closing = True
             self._write(ledger, ledger.frame(session))
+        failpoints.hit("before_commit")
 
     def settle(self, session: Session, ledger: Ledger) -> None:
         """Something was recorded: write it now if the commit has begun."""
@@ -92,6 +94,7 @@ class Transactions(Listener):
 
     def after_commit(self, session: Session) -> None:
         """Mark the frame. Before other listeners, so that what they raise does not hide the commit from us."""
+        failpoints.hit("after_commit")
         ledger = self._ledger(session)
         if ledger is not None:
             ledger.frame(session).committed = True
