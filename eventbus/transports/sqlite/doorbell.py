@@ -22,12 +22,15 @@ class Doorbell:
     """The owner's side: a pipe `<base>-bell-<random>`, readable by this user only.
 
     It is attended until `close`, until the object is collected, or until the process is gone. A child made by a fork
-    does not attend its parent's bells. Raises OSError where the file system has no named pipes.
+    does not attend its parent's bells. Raises OSError that says so where the file system has no named pipes.
     """
 
     def __init__(self, base: Path) -> None:
         self.path = base.with_name(f"{base.name}{_MARK}{secrets.token_hex(8)}")
-        os.mkfifo(self.path, 0o600)
+        try:
+            os.mkfifo(self.path, 0o600)
+        except OSError as error:
+            raise OSError(error.errno, f"no named pipe can be made: {error.strerror}", str(self.path)) from error
         # Read *and* write: without a writing end of its own, a pipe that somebody rang once is at its end for ever.
         descriptor = os.open(self.path, os.O_RDWR | os.O_NONBLOCK)
         self._descriptor = descriptor

@@ -57,6 +57,7 @@ CREATE TABLE place (
     returns INTEGER NOT NULL,       -- how often it was delivered and came back
     PRIMARY KEY (queue, message)
 ) WITHOUT ROWID;
+CREATE INDEX held ON place (session, queue) WHERE session IS NOT NULL;  -- few, however long the queue
 CREATE TRIGGER message_leaves AFTER DELETE ON place BEGIN DELETE FROM message WHERE id = old.message; END;
 INSERT INTO broker VALUES (1, 1, 0);
 INSERT INTO exchange VALUES

@@ -34,7 +34,7 @@ class Stored(NamedTuple):
 
 def append(database: sqlite3.Connection, messages: Iterable[tuple[Sequence[int], str, Item]]) -> set[int]:
     """Put each message at the end of its queues: (queue ids, exchange, item). Returns the queues that got some."""
-    number: int = database.execute("SELECT last_message FROM broker").fetchone()[0]
+    number = last_number(database)
     rows: list[tuple[int, str, str, bytes, bytes]] = []
     places: list[Place] = []
     for queues, exchange, (routing_key, body, properties) in messages:
@@ -48,6 +48,12 @@ def append(database: sqlite3.Connection, messages: Iterable[tuple[Sequence[int],
         database.executemany("INSERT INTO message VALUES (?, ?, ?, ?, ?)", rows)
         database.executemany("INSERT INTO place VALUES (?, ?, NULL, 0)", places)
     return {queue for queue, _ in places}
+
+
+def last_number(database: sqlite3.Connection) -> int:
+    """The number of the youngest message."""
+    number: int = database.execute("SELECT last_message FROM broker").fetchone()[0]
+    return number
 
 
 def any_ready(database: sqlite3.Connection, queue: int) -> bool:
@@ -110,6 +116,15 @@ def put_back(database: sqlite3.Connection, places: Iterable[Place], session: int
         )
 
 
+def purge(database: sqlite3.Connection, queue: int, last: int, *, limit: int) -> int:
+    """Delete the first ready messages whose number is at most `last`; returns how many."""
+    return database.execute(
+        "DELETE FROM place WHERE queue = ?1 AND session IS NULL AND message IN"
+        " (SELECT message FROM place WHERE queue = ?1 AND session IS NULL AND message <= ?2 ORDER BY message LIMIT ?3)",
+        (queue, last, limit),
+    ).rowcount
+
+
 def held_by(database: sqlite3.Connection, session: int, places: Iterable[Place]) -> list[Place]:
     """Those of the places that the session holds."""
     statement = "SELECT 1 FROM place WHERE queue = ? AND message = ? AND session = ?"
@@ -117,14 +132,14 @@ def held_by(database: sqlite3.Connection, session: int, places: Iterable[Place])
 
 
 def all_held_by(database: sqlite3.Connection, session: int) -> list[Place]:
-    """All that the session holds. Looks at every place there is: for the end of a session."""
+    """All that the session holds."""
     return database.execute("SELECT queue, message FROM place WHERE session = ?", (session,)).fetchall()
 
 
 def any_held_by_others(database: sqlite3.Connection, queue: int, session: int | None) -> bool:
     """Whether another session holds a message of the queue."""
-    statement = "SELECT 1 FROM place WHERE queue = ? AND session <> ? LIMIT 1"
-    return database.execute(statement, (queue, session)).fetchone() is not None
+    statement = "SELECT 1 FROM place INDEXED BY held WHERE session IS NOT NULL AND session <> ? AND queue = ? LIMIT 1"
+    return database.execute(statement, (session, queue)).fetchone() is not None
 
 
 def _runs(places: Iterable[Place]) -> list[tuple[int, int, int]]:
