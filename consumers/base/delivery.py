@@ -19,7 +19,7 @@ class Delivery:
     message was sent again from the dead letters. `tag` belongs to the connection that delivered it: only the consumer
     uses it. `size` is the length of the body on the wire, in bytes; it exceeds `len(body)` only where a body was too
     large to be kept. `standard` says that content type and encoding were seen to be those of an event, and that no
-    header asks for anything.
+    header speaks of compression.
     """
 
     __slots__ = ("_properties", "body", "event", "redelivered", "routing_key", "size", "standard", "tag")

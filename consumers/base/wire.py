@@ -33,8 +33,9 @@ _RECEIVE = 256 << 10
 
 _STANDARD: Final = bytes((len(CONTENT_TYPE),)) + CONTENT_TYPE.encode() + b"\x05utf-8"
 """How the properties of an event begin, after their flags: content type, content encoding."""
-_FIRST_FLAGS, _ONLY_CONTENT = 0xE0, 0xC0
-"""The highest three of the flags stand for content type, content encoding and header table."""
+_CONTENT_FLAGS: Final = 0xC0
+"""The highest two of the flags stand for content type and content encoding."""
+_COMPRESSION: Final = b"compression"
 
 _NO_METHOD: Final = (0, False, "")
 _NOTHING_YET = (BlockingIOError, InterruptedError, TimeoutError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
@@ -152,7 +153,9 @@ class FrameReader:
     def _deliver(self, body: bytes) -> None:
         (tag, redelivered, key), self._method = self._method or _NO_METHOD, None
         raw = self._properties
-        standard = raw.startswith(_STANDARD, 2) and raw[0] & _FIRST_FLAGS == _ONLY_CONTENT
+        standard = (
+            raw.startswith(_STANDARD, 2) and raw[0] & _CONTENT_FLAGS == _CONTENT_FLAGS and _COMPRESSION not in raw
+        )
         self._chunks = []
         properties = partial(_decode_properties, raw)
         self._on_delivery(

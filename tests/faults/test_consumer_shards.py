@@ -8,6 +8,8 @@ import pytest
 
 from consumers.base import ConsumerSettings, Shard, run
 from consumers.base.topology import PARTITION_HEADER
+from eventbus.envelope import Message
+from eventbus.publishers import AmqpPublisher, Outcome
 from tests.conftest import StartRabbitNode
 from tests.support.consuming import Collector, event_body, publish, ready
 
@@ -16,9 +18,13 @@ SHARDS = [Shard(0, 2), Shard(1, 2)]
 
 
 def publish_all(settings: ConsumerSettings, version: int) -> None:
-    for record in range(RECORDS):
-        body = event_body(f"r{record}", version * 1000 + record)
-        publish(settings, [body], application_headers={PARTITION_HEADER: f"contact/r{record}"})
+    publisher = AmqpPublisher(settings.url, exchange=settings.exchange, service="crm")
+    messages = [
+        Message("crm.contact.updated", f"t-{record}", event_body(f"r{record}", version * 1000 + record), "t")
+        for record in range(RECORDS)
+    ]
+    assert publisher.publish(messages) == [Outcome.CONFIRMED] * RECORDS
+    publisher.close()
 
 
 def test_each_record_has_its_shard_and_every_shard_has_its_share(

@@ -17,6 +17,8 @@ import pytest
 from consumers.base import DONE, ConsumerSettings, Delivery, Outcome, Retry, run
 from consumers.base.dead_letter_queue import DeadLetterQueue
 from eventbus import signing
+from eventbus.envelope import Message
+from eventbus.publishers import AmqpPublisher
 from tests.support.consuming import Collector, Running, event_body, fresh, publish, ready, wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -168,6 +170,24 @@ def test_a_wrong_virtual_host_ends_it(rabbitmq_url: str, unique: str, caplog: py
 def test_nobody_listening_ends_a_drain_only(unique: str) -> None:
     settings = ConsumerSettings(url="amqp://guest:guest@127.0.0.1:1//", queue=unique, drain_patience=0.5)
     assert run(settings, Collector(), drain=True) == 1
+
+
+def test_what_our_publisher_sends_needs_no_second_look_and_proves_its_sender(rabbitmq_url: str, unique: str) -> None:
+    keys = signing.parse_keys("k:" + "s" * 32)
+    trust = {"hmac_keys": keys, "trusted_users": {"guest": frozenset({"crm"})}}
+    standard: list[bool] = []
+
+    def handler(batch: Sequence[Delivery]) -> Sequence[Outcome]:
+        standard.extend(each.standard for each in batch)
+        return [DONE] * len(batch)
+
+    with fresh(rabbitmq_url, unique, **trust) as settings:
+        assert run(settings, handler, drain=True) == 0
+        publisher = AmqpPublisher(rabbitmq_url, exchange=settings.exchange, service="crm", send_user=True, key=keys[0])
+        publisher.publish([Message("crm.contact.updated", f"t-{n}", event_body(version=n), "t") for n in range(1, 11)])
+        publisher.close()
+        assert run(settings, handler, drain=True) == 0
+        assert standard == [True] * 10
 
 
 def test_two_consumers_of_a_queue_one_works_and_the_other_takes_over(rabbitmq_url: str, unique: str) -> None:
