@@ -23,6 +23,7 @@ from sqlalchemy import Column, Date, DateTime, Enum, Integer, String, Uuid, sele
 from sqlalchemy.orm import InstanceState, LoaderCallableStatus, Mapper, RelationshipProperty, Session, UOWTransaction
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
+from eventbus.context import current_author
 from eventbus.errors import ConfigurationError
 from eventbus.ids import short_id, uuid7
 from eventbus.listeners.base import Listener
@@ -78,7 +79,7 @@ class AutoFields(Listener):
     def __init__(
         self,
         *,
-        author: Callable[[], str | None],
+        author: Callable[[], str | None] = current_author,
         new_id: IdGenerator = uuid7,
         names: AutoFieldNames = AutoFieldNames(),
         now: Callable[[], datetime] = lambda: datetime.now(UTC),

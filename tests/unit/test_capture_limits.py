@@ -1,0 +1,201 @@
+"""Where capture ends: what cannot be published or seen is decided before the commit, or warned of, never silent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import ForeignKey, String, event, text
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship, sessionmaker
+
+from eventbus.errors import CaptureWarning, EventTooLarge, SerializationError
+from tests.support.recording import Recording, replay, tables
+from tests.support.world import World, proper_engine
+from tests.support.zoo import Contact, Team
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Shelf(Base):
+    __tablename__ = "shelf"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    weight: Mapped[float | None]
+    books: Mapped[list[Book]] = relationship(cascade="all, delete", passive_deletes=True)
+
+
+class Book(Base):
+    __tablename__ = "book"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    title: Mapped[str | None] = mapped_column(String(100))
+    shelf_id: Mapped[int | None] = mapped_column(ForeignKey("shelf.id", ondelete="CASCADE", onupdate="CASCADE"))
+
+
+class Loan(Base):
+    __tablename__ = "loan"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    book_id: Mapped[int | None] = mapped_column(ForeignKey("book.id", ondelete="SET NULL"))
+
+
+class Library:
+    def __init__(self, **options: Any) -> None:
+        self.engine = proper_engine("sqlite://")
+
+        @event.listens_for(self.engine, "connect")
+        def foreign_keys(connection: Any, _: Any) -> None:
+            connection.execute("PRAGMA foreign_keys=ON")
+
+        Base.metadata.create_all(self.engine)
+        self.maker = sessionmaker(self.engine)
+        self.recording = Recording(self.maker, **options)
+
+
+@pytest.fixture
+def library() -> Iterator[Library]:
+    library = Library()
+    yield library
+    library.recording.uninstall()
+    library.engine.dispose()
+
+
+@pytest.fixture
+def session(library: Library) -> Iterator[Session]:
+    with library.maker() as session:
+        yield session
+
+
+def test_deletions_by_the_database_are_warned_of_once(session: Session) -> None:
+    for number in (1, 2):
+        session.add(Shelf(id=number, books=[Book(id=number)]))
+    session.commit()
+    session.delete(session.get_one(Shelf, 1))
+    with pytest.warns(CaptureWarning, match="relationship Shelf.books has passive_deletes"):
+        session.commit()
+    session.delete(session.get_one(Shelf, 2))
+    session.commit()
+
+
+def test_foreign_keys_that_no_relationship_serves_are_warned_of_too(session: Session) -> None:
+    book = Book(id=1)
+    session.add(book)
+    session.commit()
+    session.delete(book)
+    with pytest.warns(CaptureWarning, match="loan.book_id references it ON DELETE SET NULL"):
+        session.commit()
+
+
+def test_a_row_that_went_away_unseen_is_published_as_deleted(library: Library, session: Session) -> None:
+    shelf = Shelf(id=1, weight=1)
+    session.add(shelf)
+    session.commit()
+    library.recording.take()
+    shelf.weight = Shelf.weight + 1
+    session.flush()
+    session.connection().execute(text("DELETE FROM shelf"))
+    with pytest.warns(CaptureWarning, match="gone before the commit"):
+        session.commit()
+    assert library.recording.short() == [("d", "shelf/1")]
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf")])
+def test_what_json_cannot_hold_fails_the_commit_with_record_and_field(session: Session, weight: float) -> None:
+    session.add(Shelf(id=1, weight=weight))
+    with pytest.raises(SerializationError, match="shelf/1.*weight") as caught:
+        session.commit()
+    assert (caught.value.record, caught.value.field) == ("shelf/1", "weight")
+    session.rollback()
+    assert session.get(Shelf, 1) is None
+
+
+def test_or_goes_out_as_a_stub(library: Library) -> None:
+    library.recording.uninstall()
+    library = Library(policy="stub")
+    with library.maker() as session:
+        session.add_all([Shelf(id=1, weight=float("nan")), Shelf(id=2, weight=1.0)])
+        session.commit()
+    stub, event_ = library.recording.take()
+    assert (stub.op, stub.pk, stub.after) == ("c", 1, {"id": 1})
+    assert event_.after == {"id": 2, "weight": 1.0}
+    library.recording.uninstall()
+
+
+def test_an_event_too_large_fails_the_commit_or_goes_out_as_a_stub() -> None:
+    library = Library(max_bytes=1024)
+    with library.maker() as session:
+        session.add(Book(id=1, title="x" * 1000))
+        with pytest.raises(EventTooLarge, match="EVENTBUS_MAX_EVENT_BYTES is 1024"):
+            session.commit()
+    library.recording.uninstall()
+    library = Library(max_bytes=1024, policy="stub")
+    with library.maker() as session:
+        session.add(Book(id=1, title="x" * 1000))
+        session.commit()
+    (stub,) = library.recording.take()
+    assert stub.after == {"id": 1}
+    library.recording.uninstall()
+
+
+def test_excluded_classes_are_not_captured_their_links_are() -> None:
+    world = World("sqlite://", exclude=[Contact])
+    with world.maker() as session:
+        session.add(Contact(id="a", teams=[Team(id=1, title="t")]))
+        session.commit()
+    assert sorted(world.recording.short()) == [("c", 'membership/["a",1]'), ("c", "team/1")]
+    world.close()
+
+
+def test_included_classes_alone_are_captured() -> None:
+    world = World("sqlite://", include=[Team])
+    with world.maker() as session:
+        session.add(Contact(id="a", teams=[Team(id=1, title="t")]))
+        session.commit()
+    assert world.recording.short() == [("c", "team/1")]
+    world.close()
+
+
+def test_a_secondary_table_with_an_id_of_its_own_is_known_by_what_it_links() -> None:
+    class Apart(DeclarativeBase):
+        pass
+
+    from sqlalchemy import Column, Integer, Table
+
+    link = Table(
+        "link",
+        Apart.metadata,
+        Column("id", Integer, primary_key=True),
+        Column("left_id", ForeignKey("side.id")),
+        Column("right_id", ForeignKey("side.id")),
+    )
+
+    class Side(Apart):
+        __tablename__ = "side"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        others: Mapped[list[Side]] = relationship(
+            secondary=link,
+            primaryjoin=lambda: Side.id == link.c.left_id,
+            secondaryjoin=lambda: Side.id == link.c.right_id,
+        )
+
+    engine = proper_engine("sqlite://")
+    Apart.metadata.create_all(engine)
+    maker = sessionmaker(engine)
+    recording = Recording(maker)
+    with maker() as session:
+        one = Side(id=1, others=[Side(id=2)])
+        session.add(one)
+        session.commit()
+        events = recording.take()
+        assert ("c", "link/[1,2]") in [(each.op, each.subject) for each in events]
+        store = replay(events, {})
+        assert store == tables(recording, engine)
+        one.others.clear()
+        session.commit()
+    assert recording.short() == [("d", "link/[1,2]")]
+    recording.uninstall()
+    engine.dispose()
