@@ -1,0 +1,105 @@
+"""A disk that fills up, by bytes or by inodes, and is freed: the mirror waits and goes on by itself."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import orjson
+import pytest
+
+from consumers.base import ConsumerSettings
+from consumers.json_mirror.directories import PRIVATE
+from consumers.json_mirror.state import State
+from tests.support.consuming import publish, remove, wait_for
+from tests.support.mirror_process import MirrorProcess, Reader, drain, mirror_settings
+from tests.support.mirroring import body, contents, unfinished
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A tmpfs of 4 MiB and 300 inodes; mounting one takes root."""
+    place = tmp_path / "data"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m,nr_inodes=300", "tmpfs", str(place)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        reason = "a file system of the test's own needs root and mount"
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+@pytest.fixture
+def settings(tmp_path: Path, unique: str) -> Iterator[ConsumerSettings]:
+    made = mirror_settings(f"sqlite:///{tmp_path / 'broker.sqlite3'}", unique)
+    yield made
+    remove(made)
+
+
+def fill_bytes(place: Path) -> Callable[[], None]:
+    """Leave no byte; returns what frees them again."""
+    ballast = place / "ballast"
+    with ballast.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(b"x" * 4096)
+    return ballast.unlink
+
+
+def fill_inodes(place: Path) -> Callable[[], None]:
+    """Leave no inode; returns what frees them again."""
+    ballast = place / "ballast"
+    ballast.mkdir()
+    made: list[Path] = []
+    with suppress(OSError):
+        while True:
+            path = ballast / str(len(made))
+            path.touch()
+            made.append(path)
+
+    def free() -> None:
+        for path in made:
+            path.unlink()
+        ballast.rmdir()
+
+    return free
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fill", [fill_bytes, fill_inodes])
+def test_a_full_disk_is_waited_out(
+    settings: ConsumerSettings, small_disk: Path, fill: Callable[[Path], Callable[[], None]]
+) -> None:
+    old = {f"r{number}": {"n": 0, "text": "x" * 500} for number in range(20)}
+    new = {f"r{number}": {"n": 1, "text": "y" * 2000} for number in range(40)}
+    drain(settings, small_disk)
+    publish(settings, [body(pk, 10, fields) for pk, fields in old.items()])
+    drain(settings, small_disk)
+    with Reader(small_disk) as reader, MirrorProcess(settings, small_disk) as process:
+        process.wait_until_it_holds_the_directory()
+        free = fill(small_disk)
+        # More than fits into what the state's log has reserved.
+        publish(settings, [body(pk, 20 + turn, fields) for turn in range(20) for pk, fields in new.items()])
+        wait_for(lambda: "disk trouble" in process.log.read_text(), 30)
+        for path, content in records(small_disk).items():
+            assert orjson.loads(content)["fields"] in (old.get(Path(path).stem), new[Path(path).stem])
+        assert process.running
+        free()
+        wait_for(lambda: versions(small_disk) == {39}, 60)
+        assert process.stop() == 0
+    assert reader.faults == []
+    assert {Path(path).stem: orjson.loads(text)["fields"] for path, text in records(small_disk).items()} == new
+    assert unfinished(small_disk) == []
+    with State(small_disk / PRIVATE / "state.sqlite3") as state:
+        state.check()
+
+
+def records(place: Path) -> dict[str, bytes]:
+    return {path: content for path, content in contents(place).items() if path.startswith("crm/")}
+
+
+def versions(place: Path) -> set[int]:
+    found = {int(orjson.loads(content)["version"]) for content in records(place).values()}
+    return found if len(records(place)) == 40 else set()

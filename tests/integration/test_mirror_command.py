@@ -1,0 +1,202 @@
+"""`python -m consumers.json_mirror`, as people and Kubernetes call it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import orjson
+import pytest
+
+from consumers.base import ConsumerSettings
+from consumers.json_mirror import cache
+from consumers.json_mirror.command import main
+from tests.support.consuming import publish, remove, wait_for
+from tests.support.mirror_process import COMMAND, MirrorProcess, drain, environment, mirror_settings
+from tests.support.mirroring import body, contents, delivery, fields, mirror, unfinished
+
+
+@pytest.fixture(params=["sqlite", "rabbitmq"])
+def settings(request: pytest.FixtureRequest, tmp_path: Path, unique: str) -> Iterator[ConsumerSettings]:
+    url = f"sqlite:///{tmp_path / 'broker.sqlite3'}"
+    if request.param == "rabbitmq":
+        url = request.getfixturevalue("rabbitmq_url")
+    made = mirror_settings(url, unique)
+    yield made
+    remove(made)
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def local(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """DATA_DIR of a mirror without a broker, in the environment, with two records and a deletion in it."""
+    monkeypatch.setenv("DATA_DIR", str(data_dir))
+    monkeypatch.setenv("EVENTBUS_URL", f"sqlite:///{tmp_path / 'broker.sqlite3'}")
+    with mirror(data_dir) as handle:
+        handle([delivery("a", 1, {}), delivery("b", 2, {}), delivery("c", 3)])
+    return data_dir
+
+
+def test_drain_ends_with_everything_on_disk_and_the_queue_empty(settings: ConsumerSettings, data_dir: Path) -> None:
+    drain(settings, data_dir)
+    publish(settings, [body(f"r{number}", number + 1, {"n": number}) for number in range(1500)])
+    publish(settings, [body("r0", 9000), b"not an event", body("r1", 9001, {"n": "changed"})])
+    drain(settings, data_dir)
+    assert len(contents(data_dir)) == 1499
+    assert fields(data_dir, "crm/contact/r1.json") == {"n": "changed"}
+    assert unfinished(data_dir) == []
+
+
+def test_a_running_mirror_shows_its_figures_and_ends_on_sigterm(
+    settings: ConsumerSettings, data_dir: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    drain(settings, data_dir)
+    publish(settings, [body("a", 1, {"n": 1}), body("b", 2), b"not an event"])
+    with MirrorProcess(settings, data_dir) as process:
+        wait_for((data_dir / "crm/contact/a.json").exists, 30)
+        with cache.open(f"sqlite:///{data_dir}") as opened:
+            found = opened.get("crm", "contact", "a")
+        assert found is not None
+        assert found.fields == {"n": 1}
+        wait_for(lambda: status(settings, data_dir)["queues"] == {"waiting": 0, "dead_letters": 1})
+        figures = status(settings, data_dir)
+        (entity,) = figures["entities"]
+        assert (entity["directory"], entity["live"], entity["deleted"]) == ("crm/contact", 1, 1)
+        assert figures["lag"] == 0
+        assert figures["alive"] < 20
+        assert call(settings, data_dir, "--health").returncode == 0
+        assert call(settings, data_dir, "--verify").returncode == 0
+        assert process.stop() == 0, process.log.read_text()
+
+
+def test_a_second_mirror_is_told_who_holds_the_directory(settings: ConsumerSettings, data_dir: Path) -> None:
+    with MirrorProcess(settings, data_dir) as first:
+        first.wait_until_it_holds_the_directory()
+        second = call(settings, data_dir)
+        assert second.returncode == 1
+        assert f"process {first._process.pid} on {os.uname().nodename}" in second.stderr
+        assert call(settings, data_dir, "--rebuild").returncode == 1
+        first.kill()
+    with MirrorProcess(settings, data_dir, "--drain") as third:
+        assert third.wait() == 0, third.log.read_text()
+
+
+def status(settings: ConsumerSettings, data_dir: Path) -> dict[str, object]:
+    result = call(settings, data_dir, "--status", "--json")
+    assert result.returncode == 0, result.stderr
+    return dict(orjson.loads(result.stdout))
+
+
+def call(settings: ConsumerSettings, data_dir: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        env=environment(settings, data_dir),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+# --- without a broker ------------------------------------------------------------------------------------------
+
+
+def test_the_log_is_json_without_a_password(data_dir: Path, tmp_path: Path) -> None:
+    settings = mirror_settings("amqp://user:very-secret@127.0.0.1:1//", "x")
+    with MirrorProcess(settings, data_dir) as process:
+        wait_for(lambda: "broker lost" in process.log.read_text(), 30)
+        assert process.stop() == 0
+        text = process.log.read_text()
+    lines = [orjson.loads(line) for line in text.splitlines()]
+    assert {"time", "level", "logger", "event"} <= lines[0].keys()
+    assert "very-secret" not in text
+
+
+def test_drain_without_a_broker_is_a_wrong_url_or_a_failure(data_dir: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["--drain", "--data-dir", str(data_dir), "--url", "nonsense://host"]) == 2
+
+
+def test_status_is_a_table(local: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["--status"]) == 0
+    shown = capfd.readouterr().out
+    assert [line.split()[:3] for line in shown.splitlines() if line.startswith("crm")] == [["crm/contact", "2", "1"]]
+    assert "dead letters" in shown
+
+
+def test_verify_repair_and_rebuild_tell_what_they_found(local: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["--verify"]) == 0
+    (local / "crm/contact/a.json").unlink()
+    (local / "crm/contact/b.json").write_bytes(b"")
+    assert main(["--verify"]) == 1
+    shown = capfd.readouterr().out
+    assert "missing: crm/contact/a.json" in shown
+    assert "broken: crm/contact/b.json" in shown
+    assert main(["--verify", "--repair"]) == 0
+    assert main(["--verify"]) == 0
+    (local / ".eventbus/state.sqlite3").write_bytes(b"damaged" * 9999)
+    assert main(["--verify"]) == 1
+    assert "--rebuild" in capfd.readouterr().err
+    assert main(["--rebuild"]) == 0
+    assert "2 records" in capfd.readouterr().out
+    assert main(["--verify"]) == 0
+
+
+def test_health_is_the_age_of_the_heartbeat(local: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["--health"]) == 1
+    assert "no mirror has run" in capfd.readouterr().err
+    heartbeat = local / ".eventbus/heartbeat"
+    heartbeat.touch()
+    assert main(["--health"]) == 0
+    long_ago = time.time() - 1000
+    os.utime(heartbeat, (long_ago, long_ago))
+    assert main(["--health"]) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--verify", "--status"], ["--repair"], ["--json"], ["--drain", "--health"], ["--nonsense"], ["surplus"]],
+)
+def test_wrong_use_is_exit_code_2(local: Path, arguments: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    assert capfd.readouterr().err
+
+
+def test_every_wrong_variable_is_named_at_once(
+    local: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("EVENTBUS_TOMBSTONE_DAYS", "soon")
+    monkeypatch.setenv("EVENTBUS_DURABLE_FILES", "perhaps")
+    assert main([]) == 2
+    shown = capfd.readouterr().err
+    assert "TOMBSTONE_DAYS" in shown
+    assert "DURABLE_FILES" in shown
+
+
+def test_settings_may_come_from_mounted_files(
+    local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("DATA_DIR")
+    (tmp_path / "secret").write_text(f"{local}\n")
+    monkeypatch.setenv("DATA_DIR_FILE", str(tmp_path / "secret"))
+    assert main(["--status"]) == 0
+    assert "crm/contact" in capfd.readouterr().out
+
+
+def test_a_sqlite_cache_elsewhere_is_refused(
+    local: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("EVENTBUS_CACHE_URL", "sqlite:////elsewhere")
+    assert main(["--drain"]) == 2
+    assert "EVENTBUS_CACHE_URL" in capfd.readouterr().err
+
+
+def test_help_ends_well(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    assert "--rebuild" in capfd.readouterr().out
