@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from sqlalchemy import (
     ARRAY,
@@ -29,12 +29,14 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from eventbus.outbox.owner import Owner
 from eventbus.outbox.side import side_engine
 from eventbus.outbox.tables import lease, outbox, parked
 from eventbus.settings import redact
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 T = TypeVar("T")
 
@@ -296,9 +298,15 @@ class Store:
                 return work(connection)
         if self._runner is None:
             self._runner = asyncio.Runner()
-            self._async = AsyncEngine(side)
+            self._async = _async_engine(side)
         assert self._async is not None
         return self._runner.run(_run_async(self._async, work))
+
+
+def _async_engine(side: Engine) -> AsyncEngine:
+    from sqlalchemy.ext.asyncio import AsyncEngine  # noqa: PLC0415 - needs greenlet, which only async applications have
+
+    return AsyncEngine(side)
 
 
 async def _run_async(engine: AsyncEngine, work: Callable[[Connection], T]) -> T:
