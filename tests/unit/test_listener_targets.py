@@ -1,0 +1,121 @@
+"""What `install` may be given, and what it refuses with a reason."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask_sqlalchemy import SQLAlchemy
+from sqlalchemy import create_engine, event
+from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker
+from sqlalchemy.orm import Session, scoped_session, sessionmaker
+
+from eventbus.errors import InstallError
+from eventbus.listeners.targets import resolve
+from tests.support.recording import Recording
+from tests.support.zoo import Base, Team
+
+
+class OwnSession(Session):
+    pass
+
+
+class OwnAsyncSession(AsyncSession):
+    pass
+
+
+MAKER = sessionmaker()
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        (MAKER, MAKER.class_),
+        (scoped_session(MAKER), MAKER.class_),
+        (partial(MAKER, expire_on_commit=False), MAKER.class_),
+        (OwnSession, OwnSession),
+        (scoped_session(OwnSession), OwnSession),
+    ],
+)
+def test_the_class_of_its_sessions(target: Any, expected: type[Session]) -> None:
+    assert resolve(target).session_class is expected
+
+
+def test_flask_sqlalchemys_session_and_its_db() -> None:
+    app = Flask(__name__)
+    app.config["SQLALCHEMY_DATABASE_URI"] = "sqlite://"
+    db = SQLAlchemy(app)
+    found = resolve(db.session).session_class
+    assert resolve(db).session_class is found
+    with app.app_context():
+        assert isinstance(db.session(), found)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        async_sessionmaker,
+        lambda: async_scoped_session(async_sessionmaker(), scopefunc=lambda: 1),
+        lambda: sessionmaker(class_=AsyncSession),
+        lambda: async_sessionmaker(sync_session_class=OwnSession),
+        lambda: type("Mine", (AsyncSession,), {}),
+    ],
+)
+def test_an_async_factory_gets_a_sync_class_of_its_own_and_keeps_it(make: Any) -> None:
+    target = make()
+    resolved = resolve(target)
+    assert resolved.session_class not in (Session, OwnSession)
+    assert issubclass(resolved.session_class, Session)
+    assert resolve(target).session_class is resolved.session_class
+    factory = getattr(target, "session_factory", target)
+    assert type(factory().sync_session) is resolved.session_class
+    resolved.release()
+    assert type(factory().sync_session) is not resolved.session_class
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        (Session, "every Session of this process"),
+        (scoped_session(Session), "every Session of this process"),
+        (AsyncSession, "every Session of this process"),
+        (Session(), "not one Session"),
+        (create_engine("sqlite://"), "no session factory"),
+        (dict, "no session factory"),
+        (lambda: Session(), "no session factory"),
+    ],
+)
+def test_what_is_refused_with_the_reason(target: Any, reason: str) -> None:
+    with pytest.raises(InstallError, match=reason):
+        resolve(target)
+
+
+def test_uninstalling_takes_every_listener_away() -> None:
+    engine = create_engine("sqlite://")
+    Base.metadata.create_all(engine)
+    maker = sessionmaker(engine)
+    recording = Recording(maker)
+    recording.uninstall()
+    with maker() as session:
+        for moment in ("before_flush", "after_flush", "before_commit", "after_commit", "after_transaction_end"):
+            assert not list(getattr(session.dispatch, moment)), moment
+        session.add(Team(title="t"))
+        session.commit()
+    assert recording.events == []
+
+
+def test_sessions_that_exist_already_are_captured_too() -> None:
+    engine = create_engine("sqlite://")
+    Base.metadata.create_all(engine)
+    maker = sessionmaker(engine)
+    with maker() as session:
+        recording = Recording(maker)
+        session.add(Team(title="t"))
+        session.commit()
+        recording.uninstall()
+        session.add(Team(title="t"))
+        session.commit()
+    assert len(recording.events) == 1
+    assert not event.contains(maker.class_, "before_flush", recording.capture.before_flush)
