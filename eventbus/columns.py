@@ -6,8 +6,9 @@ idempotent: for a value read back from the database it changes nothing, so that 
 two was at hand.
 
 Known limits: a naive time in a `timezone=True` column of PostgreSQL is taken as UTC (the server takes the zone of its
-session); fractions of a second are cut off on `mysql` as MariaDB does (MySQL itself rounds); what a trigger, a
-collation, a domain or a custom storage format makes of a value is not foreseen.
+session); fractions of a second are cut off on `mysql` as MariaDB does (MySQL itself rounds); PostgreSQL's
+jsonb gives a whole float over 2^53 back as an integer; what a trigger, a collation, a domain or a custom storage format
+makes of a value is not foreseen.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ CONTEXT: Final = decimal.Context(prec=1_100, rounding=decimal.ROUND_HALF_UP)
 """Databases round halves away from zero; PostgreSQL keeps up to 1,000 digits."""
 
 INTERVALS: Final = (sa.Interval, postgresql.INTERVAL)
+DECIMALS: Final = (sa.Numeric, sa.Float)
 JSON_TYPES: Final = (sa.JSON, postgresql.HSTORE)
 _EPOCH: Final = dt.datetime(1970, 1, 1)  # noqa: DTZ001 - SQLAlchemy's own, naive
 _MYSQL: Final = frozenset({"mysql", "mariadb"})
@@ -209,18 +211,18 @@ def _numeric_as_float(type_: Any, dialect: str) -> Normaliser:
 
 def _float(type_: Any, dialect: str) -> Normaliser:
     number: Normaliser = float
-    if dialect == "sqlite":
-        number = _sqlite_float
-    elif is_single_precision(type_, dialect):
+    if is_single_precision(type_, dialect):
         number = _mysql_single if dialect in _MYSQL else _shortest_single
+    elif dialect != "postgresql":
+        number = _unsigned_zero
     if not type_.asdecimal:
         return number
     places = decimal_places(type_, dialect)
     return lambda value: decimal.Decimal(f"{number(value):.{places}f}")
 
 
-def _sqlite_float(value: Any) -> float:
-    """SQLite has no negative zero and reads it back as 0.0."""
+def _unsigned_zero(value: Any) -> float:
+    """SQLite and MariaDB have no negative zero and read it back as 0.0."""
     return float(value) + 0.0
 
 
@@ -230,7 +232,7 @@ def _single(value: Any) -> float:
 
 def _mysql_single(value: Any) -> float:
     """MariaDB prints a FLOAT with six digits."""
-    return float(f"{_single(value):.6g}")
+    return float(f"{_single(value):.6g}") + 0.0
 
 
 def _shortest_single(value: Any) -> float:

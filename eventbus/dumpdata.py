@@ -192,8 +192,8 @@ def _write(stream: IO[bytes], lines: Iterator[bytes], format: Format) -> None:
 
 _COMPRESSED: Final[dict[str, Callable[[IO[bytes]], Any]]] = {
     ".gz": lambda raw: gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=6, mtime=0),
-    ".bz2": lambda raw: bz2.BZ2File(raw, "wb"),  # noqa: SIM115 - the caller closes it
-    ".xz": lambda raw: lzma.LZMAFile(raw, "wb"),
+    ".bz2": lambda raw: bz2.BZ2File(raw, "wb"),
+    ".xz": lambda raw: lzma.LZMAFile(raw, "wb"),  # noqa: SIM115 - the caller closes it
 }
 
 

@@ -9,7 +9,7 @@ import binascii
 import datetime as dt
 import decimal
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -121,6 +121,24 @@ class StoredEnum(fields.Field[Any]):
             if not self.strict:
                 return value
         raise self.make_error("unknown", choices=", ".join(self.members))
+
+
+class Choices(fields.Field[set[str]]):
+    """A MySQL SET as a list, in the order of its definition."""
+
+    default_error_messages = {"invalid": "Not a list of: {choices}."}
+
+    def __init__(self, choices: Sequence[str], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.choices = list(choices)
+
+    def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> list[str] | None:
+        return None if value is None else sorted(value, key=self.choices.index)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> set[str]:
+        if not isinstance(value, list) or not set(self.choices).issuperset(value):
+            raise self.make_error("invalid", choices=", ".join(self.choices))
+        return set(value)
 
 
 class Json(fields.Raw):

@@ -23,7 +23,7 @@ from sqlalchemy.types import NullType, TypeDecorator, TypeEngine
 
 from eventbus import columns
 from eventbus.errors import ConfigurationError
-from eventbus.fields import Amount, Array, Base64, Decorated, Duration, Json, StoredEnum, WholeNumber
+from eventbus.fields import Amount, Array, Base64, Choices, Decorated, Duration, Json, StoredEnum, WholeNumber
 from eventbus.sensitive import is_secret
 
 INFO_KEY: Final = "eventbus"
@@ -44,12 +44,14 @@ def field_for(type_: TypeEngine[Any], dialect: str, **kwargs: Any) -> fields.Fie
         return Duration(**kwargs)
     if isinstance(type_, TypeDecorator):
         return _decorated(type_, dialect, kwargs)
-    if isinstance(type_, sa.Enum) and not isinstance(type_, mysql.SET):
+    if isinstance(type_, mysql.SET):
+        return Choices(type_.values, **kwargs)
+    if isinstance(type_, sa.Enum):
         return StoredEnum(columns.enum_members(type_), strict=type_.enum_class is not None, **kwargs)
     if isinstance(type_, sa.ARRAY):
         inner = field_for(type_.item_type, dialect)
         return None if inner is None else Array(inner, **kwargs)
-    if isinstance(type_, sa.Numeric):
+    if isinstance(type_, columns.DECIMALS):
         places = columns.decimal_places(type_, dialect) if type_.asdecimal else None
         return Amount(places, **kwargs) if type_.asdecimal else fields.Float(**kwargs)
     for kinds, made in _FIELDS:
@@ -60,7 +62,6 @@ def field_for(type_: TypeEngine[Any], dialect: str, **kwargs: Any) -> fields.Fie
 
 _FIELDS: Final[tuple[tuple[Any, type[fields.Field[Any]]], ...]] = (
     ((*columns.JSON_TYPES, NullType), Json),
-    (mysql.SET, fields.Raw),
     (sa.Boolean, fields.Boolean),
     (sa.Integer, WholeNumber),
     (sa.DateTime, fields.DateTime),
@@ -249,7 +250,11 @@ def _names(schema: Schema, name: str, source: Mapper[Any] | Table) -> bool:
     marshmallow keeps no trace of that: what an automatic schema derives follows what was declared, in mapper order. In
     doubt a field counts as derived.
     """
-    if not isinstance(schema, SQLAlchemyAutoSchema) or schema.only is not None or name in getattr(schema.opts, "fields", ()):
+    if (
+        not isinstance(schema, SQLAlchemyAutoSchema)
+        or schema.only is not None
+        or name in getattr(schema.opts, "fields", ())
+    ):
         return True
     order = [prop.key for prop in source.attrs] if isinstance(source, Mapper) else [each.key for each in source.columns]
     declared = [each for each in schema._declared_fields if each in order]
