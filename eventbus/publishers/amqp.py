@@ -26,7 +26,7 @@ from amqp.exceptions import (
     RecoverableConnectionError,
 )
 
-from eventbus import transports
+from eventbus import failpoints, transports
 from eventbus.envelope import Message
 from eventbus.errors import BrokerUnavailable
 from eventbus.publishers.base import Outcome, Publisher
@@ -39,7 +39,7 @@ from eventbus.signing import Key
 WINDOW_MESSAGES: Final = 2_000
 """Messages that may be unconfirmed at a time."""
 WINDOW_BYTES: Final = 4 << 20
-"""Bytes that may be unconfirmed at a time (a single larger message travels alone)."""
+"""Bytes that may be unconfirmed at a time; a single message may exceed it."""
 _WRITE_BYTES: Final = 64 << 10
 _BEAT: Final = 1.0
 """Seconds between two looks at the heartbeat while waiting."""
@@ -217,6 +217,7 @@ class _Delivery:
                 self._write()
         self._write()
         self._await(0)
+        link.flight = None
 
     def _make_room(self, size: int) -> None:
         """Return when one more message of this size fits the window."""
@@ -242,6 +243,7 @@ class _Delivery:
         self._positions.clear()
         self._size = 0
         link.write(data)
+        failpoints.hit("after_publish")
 
     def _await(self, most: int, most_bytes: int = 0) -> None:
         """Return when no more than this is unconfirmed; raise when the broker confirms nothing for too long."""

@@ -1,21 +1,24 @@
-"""The frames of `basic.publish`, written by hand.
+"""The frames of `basic.publish`, written by hand, and what comes back cut into frames.
 
 py-amqp takes some 50 to 100 µs of Python for a publication, most of the cost of sending an event, and keeps the GIL
 from the threads of the service meanwhile. Our messages look alike, so nearly all of their frames is prepared once and
-the rest joined to it, in about 2 µs. The bytes are those that py-amqp would write; a test holds the two side by side.
+the rest joined to it, in about 3 µs. The bytes are those that py-amqp would write; a test holds the two side by side.
+It also asks the kernel three times for each frame that arrives; here everything that has arrived is taken at once.
 
 Layout: AMQP 0-9-1 specification, sections 2.3.5 (frames), 4.2.6 (content) and 1.8.3.3 (basic.publish).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from struct import Struct
 from typing import Final, final
 
+from amqp.exceptions import FrameError, UnexpectedFrame
+
 from eventbus.envelope import CONTENT_TYPE, Message
 
-_METHOD, _HEADER, _BODY, _END = 1, 2, 3, b"\xce"
+METHOD, _HEADER, _BODY, _END = 1, 2, 3, b"\xce"
 _BASIC, _PUBLISH = 60, 40
 _MANDATORY = 0b01
 _PERSISTENT = b"\x02"
@@ -100,7 +103,7 @@ class FrameWriter:
         )
         if len(self._keys) >= _MAX_KEYS:
             self._keys.clear()
-        prepared = self._keys[key] = (self._frame(_METHOD, arguments), _short(key))
+        prepared = self._keys[key] = (self._frame(METHOD, arguments), _short(key))
         return prepared
 
     def _body(self, body: bytes) -> list[bytes]:
@@ -110,6 +113,39 @@ class FrameWriter:
 
     def _frame(self, kind: int, payload: bytes) -> bytes:
         return _FRAME.pack(kind, self._channel, len(payload)) + payload + _END
+
+
+Frame = tuple[int, int, bytes]
+"""Kind, channel, payload."""
+
+
+@final
+class FrameReader:
+    """Cuts what arrives into frames, however the network has cut it."""
+
+    def __init__(self, frame_max: int) -> None:
+        self._frame_max = frame_max
+        self._buffer = b""
+
+    def feed(self, data: bytes) -> Iterator[Frame]:
+        """The frames that are complete with this data. To be used up before the next call.
+
+        Raises UnexpectedFrame or FrameError for what is not AMQP, or larger than was agreed.
+        """
+        buffer, at = self._buffer + data if self._buffer else data, 0
+        self._buffer = b""
+        while len(buffer) - at >= _FRAME.size:
+            kind, channel, size = _FRAME.unpack_from(buffer, at)
+            if size + 8 > self._frame_max:
+                raise FrameError(f"a frame of {size} bytes, agreed were {self._frame_max}")
+            end = at + _FRAME.size + size
+            if end >= len(buffer):
+                break
+            if buffer[end] != _END[0]:
+                raise UnexpectedFrame(f"a frame ends with {buffer[end]:#04x} instead of 0xce")
+            yield kind, channel, buffer[at + _FRAME.size : end]
+            at = end + 1
+        self._buffer = buffer[at:]
 
 
 def _short(text: str) -> bytes:

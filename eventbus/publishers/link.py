@@ -12,31 +12,41 @@ import os
 import platform
 import selectors
 import socket
-import struct
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
-from ssl import SSLSocket
+from ssl import SSLSocket, SSLWantReadError, SSLWantWriteError
+from struct import Struct, pack
+from struct import error as StructError  # noqa: N812
 from typing import Any, Final, final
 
 import amqp
 import kombu
-from amqp.exceptions import AccessRefused, AMQPError, RecoverableConnectionError
+from amqp import spec
+from amqp.exceptions import AccessRefused, AMQPError, ChannelError, RecoverableConnectionError, error_for_code
+from amqp.serialization import loads
 from kombu.exceptions import OperationalError
 
 from eventbus import transports
 from eventbus.publishers.flight import Flight
-from eventbus.publishers.frames import FrameWriter
+from eventbus.publishers.frames import METHOD, Frame, FrameReader, FrameWriter
 from eventbus.transports import amqp as amqp_transport
 
-LOST: Final = (AMQPError, OperationalError, OSError, struct.error, AttributeError, LookupError, TypeError, ValueError)
+LOST: Final = (AMQPError, OperationalError, OSError, StructError, AttributeError, LookupError, TypeError, ValueError)
 """What py-amqp raises where the peer is gone, silent or no AMQP broker: besides its own errors those of its parser."""
 
-_SEND: Final = 16 << 10
-"""Bytes for one call of `send`: a TLS record, which OpenSSL writes whole or not at all."""
-_TLS_READ: Final = 0.05
-"""Seconds to wait for the rest of a TLS record; readable bytes need not hold any data for us."""
+_SEND: Final = 64 << 10
+_RECEIVE: Final = 64 << 10
+_NOT_NOW: Final = (BlockingIOError, SSLWantReadError, SSLWantWriteError)
+
+_CLOSES: Final = {
+    pack(">HH", *spec.Channel.Close): ChannelError,
+    pack(">HH", *spec.Connection.Close): amqp.ConnectionError,
+}
+_ACK: Final = pack(">HH", *spec.Basic.Ack)
+_NACK: Final = pack(">HH", *spec.Basic.Nack)
+_CONFIRM: Final = Struct(">QB")
 
 _Selector = getattr(selectors, "PollSelector", selectors.SelectSelector)  # no descriptor of its own to leak in a fork
 
@@ -91,7 +101,6 @@ class Link:
         self.blocked = False
         self._timeouts = timeouts
         client = self._client(url, sender.service, insecure_tls)
-        self._patience = _TLS_READ if client.ssl else None
         # Not `connect()`: that tries again after two seconds. When to try again is the owner's to decide.
         self._connection = client.transport.establish_connection()
         try:
@@ -100,6 +109,8 @@ class Link:
             self.drop()
             raise
         self._reading, self._writing = _selector(self._sock, writing=False), _selector(self._sock, writing=True)
+        self._incoming = FrameReader(self._connection.frame_max)
+        self._sock.settimeout(0)  # from here on it is we who wait, with an eye on both directions
         self.frames = FrameWriter(
             channel=channel.channel_id,
             frame_max=self._connection.frame_max,
@@ -128,47 +139,47 @@ class Link:
         return client
 
     def _prepare(self, exchange: str) -> Any:
-        """The channel to publish on. From here on no single read or write of the driver can wait for ever."""
+        """The channel to publish on."""
         self._sock: socket.socket = self._connection.sock
-        self._sock.settimeout(self._timeouts.write)
+        self._sock.settimeout(self._timeouts.write)  # py-amqp would wait for ever
         _declare(self._connection, exchange)
         channel = self._connection.channel()
         channel.auto_decode = False
         channel.confirm_select()
-        channel.events["basic_ack"].add(self._on_ack)
-        channel.events["basic_nack"].add(self._on_nack)
         channel.events["basic_return"].add(self._on_return)
         return channel
 
     def write(self, data: bytes) -> None:
         """Push the bytes out within `Timeouts.write`.
 
-        Listens meanwhile: a broker that cannot get rid of what it has to say stops reading.
+        Listens meanwhile: a broker that cannot get rid of what it has to say may stop reading.
         """
         rest, deadline = memoryview(data), time.monotonic() + self._timeouts.write
-        while rest:
+        while rest := rest[self._send(rest) :]:
             events = self._writing.select(deadline - time.monotonic())
             if not events:
                 raise RecoverableConnectionError(f"the broker read nothing for {self._timeouts.write:g} s")
-            mask = events[0][1]
-            if mask & selectors.EVENT_READ:
-                self._read_frame()
-            if mask & selectors.EVENT_WRITE:
-                rest = rest[self._sock.send(rest[:_SEND]) :]
+            if events[0][1] & selectors.EVENT_READ:
+                self.read()
         self._connection.bytes_sent += 1  # tells `heartbeat_tick` that something was sent
 
     def read(self, timeout: float = 0) -> bool:
         """Take in all that arrived; if nothing did, wait `timeout` seconds for it. Whether there was any."""
-        if not self._readable(timeout):
-            return False
-        self._read_frame()
-        while self._readable(0):
-            self._read_frame()
-        return True
+        data = self._receive()
+        if not data and timeout > 0 and self._reading.select(timeout):
+            data = self._receive()
+        heard = bool(data)
+        while data:
+            for frame in self._incoming.feed(data):
+                self._take(frame)
+            data = self._receive() if len(data) == _RECEIVE or self._held_back() else b""
+        return heard
 
     def beat(self) -> None:
         """Send a heartbeat if one is due; raises where the broker has been silent for two intervals."""
+        self._sock.settimeout(self._timeouts.write)
         self._connection.heartbeat_tick()
+        self._sock.settimeout(0)
 
     def close(self) -> None:
         """Take leave of the broker, within `Timeouts.close` a step."""
@@ -190,27 +201,45 @@ class Link:
         with contextlib.suppress(*LOST):
             os.close(self._sock.detach())
 
-    def _readable(self, timeout: float) -> bool:
-        held_back = isinstance(self._sock, SSLSocket) and self._sock.pending()
-        return bool(held_back or self._reading.select(timeout))
-
-    def _read_frame(self) -> None:
+    def _send(self, data: memoryview) -> int:
         try:
-            self._connection.blocking_read(self._patience)
-        except TimeoutError as error:
-            if error.errno is not None:  # ETIMEDOUT: the kernel gave the connection up
-                raise
-            # Part of a frame: the driver keeps it and goes on when the rest arrives.
+            return self._sock.send(data[:_SEND])
+        except _NOT_NOW:
+            return 0
 
-    def _on_ack(self, tag: int, multiple: bool) -> None:
+    def _receive(self) -> bytes:
+        """What is there; nothing if nothing is. Raises ConnectionResetError where the broker has hung up."""
+        try:
+            data = self._sock.recv(_RECEIVE)
+        except _NOT_NOW:
+            return b""
+        if not data:
+            raise ConnectionResetError("the broker closed the connection")
+        return data
+
+    def _held_back(self) -> bool:
+        """Whether the TLS layer has read more than it has given us."""
+        return isinstance(self._sock, SSLSocket) and self._sock.pending() > 0
+
+    def _take(self, frame: Frame) -> None:
+        """Confirms are ours, thousands a second; the rest is py-amqp's."""
+        kind, _, payload = frame
+        method = payload[:4] if kind == METHOD else b""
+        if method in (_ACK, _NACK):
+            self._connection.bytes_recv += 1
+            tag, flags = _CONFIRM.unpack_from(payload, 4)
+            self._confirm(tag, multiple=bool(flags & 1), accepted=method == _ACK)
+        elif method in _CLOSES:
+            # py-amqp would answer into the middle of what we are writing, open the channel again and wait.
+            (code, text, *place), _ = loads("BsBB", payload, 4)
+            raise error_for_code(code, text, tuple(place), _CLOSES[method])
+        else:
+            self._connection.on_inbound_frame(frame)
+
+    def _confirm(self, tag: int, *, multiple: bool, accepted: bool) -> None:
         self.proven = True
         if self.flight is not None:
-            self.flight.settle(tag, multiple, accepted=True)
-
-    def _on_nack(self, tag: int, multiple: bool) -> None:
-        self.proven = True
-        if self.flight is not None:
-            self.flight.settle(tag, multiple, accepted=False)
+            self.flight.settle(tag, multiple, accepted=accepted)
 
     def _on_return(self, _error: object, _exchange: str, _key: str, message: amqp.Message) -> None:
         if self.flight is not None:

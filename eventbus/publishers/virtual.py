@@ -14,7 +14,7 @@ from typing import Any, Final, final
 from amqp.exceptions import AMQPError
 from kombu.exceptions import KombuError
 
-from eventbus import transports
+from eventbus import failpoints, transports
 from eventbus.envelope import CONTENT_TYPE, Message
 from eventbus.errors import BrokerUnavailable
 from eventbus.publishers.base import Outcome, Publisher
@@ -64,6 +64,7 @@ class VirtualPublisher(Publisher):
             if self._channel is None:
                 self._open()
             routed = self._send([self._item(message) for message in messages])
+            failpoints.hit("after_publish")
         except _LOST as error:
             self.close()
             raise BrokerUnavailable(

@@ -1,7 +1,8 @@
 """TLS towards the broker, safe unless told otherwise.
 
 kombu left to itself accepts a certificate made out to any name, and takes `amqp://` with TLS options for plain text.
-Here `amqps` always means: a certificate of a trusted authority, made out to the host of the URL, TLS 1.2 or later.
+Here `amqps` always means: a certificate of a trusted authority, made out to the host of the URL, TLS 1.2 or later
+(Python's own default).
 
 What differs is said in the URL with the parameters that RabbitMQ defined for its own clients
 (https://www.rabbitmq.com/docs/uri-query-parameters), so that one setting serves services, relay and mirror alike:
@@ -45,7 +46,7 @@ def split_url(url: str, *, insecure: bool = False) -> tuple[str, dict[str, Any] 
 
 
 def _options(host: str, parameters: dict[str, str], *, insecure: bool) -> dict[str, Any]:
-    options: dict[str, Any] = {"tls_minimum_version": ssl.TLSVersion.TLSv1_2}
+    options: dict[str, Any] = {}
     for name, option in _FILES.items():
         if name in parameters:
             options[option] = _readable(name, parameters[name])

@@ -1,20 +1,22 @@
-"""The bytes of a publication are those that py-amqp writes for the same message."""
+"""The bytes of a publication are those that py-amqp writes, and what arrives is cut into the frames that were sent."""
 
 from __future__ import annotations
 
+from struct import pack
 from types import SimpleNamespace
 from typing import Any
 
 import amqp
 import pytest
 from amqp import spec
+from amqp.exceptions import FrameError, UnexpectedFrame
 from amqp.method_framing import frame_writer
 from amqp.serialization import dumps
 from hypothesis import given
 from hypothesis import strategies as st
 
 from eventbus.envelope import CONTENT_TYPE, Message
-from eventbus.publishers.frames import FrameWriter
+from eventbus.publishers.frames import FrameReader, FrameWriter
 
 SHORT = st.text(max_size=60)
 
@@ -104,3 +106,23 @@ def test_prepared_routing_keys_do_not_grow_without_end() -> None:
     for number in range(10_000):
         writer.publication(Message(f"a.b{number}.created", "1", b"{}", "t"), 0)
     assert len(writer._keys) <= 4096
+
+
+@given(payloads=st.lists(st.binary(max_size=300), max_size=8), data=st.data())
+def test_frames_are_whole_however_the_network_cuts_them(payloads: list[bytes], data: st.DataObject) -> None:
+    stream = b"".join(pack(">BHI", 1, 7, len(payload)) + payload + b"\xce" for payload in payloads)
+    reader, found, at = FrameReader(4096), [], 0
+    while at < len(stream):
+        size = data.draw(st.integers(1, len(stream) - at))
+        found += list(reader.feed(stream[at : at + size]))
+        at += size
+    assert found == [(1, 7, payload) for payload in payloads]
+
+
+@pytest.mark.parametrize(
+    ("stream", "error"),
+    [(b"HTTP/1.1 400 Bad Request\r\n", FrameError), (pack(">BHI", 1, 0, 1) + b"xy", UnexpectedFrame)],
+)
+def test_what_is_not_amqp_is_an_error_before_anything_is_waited_for(stream: bytes, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        list(FrameReader(131_072).feed(stream))
