@@ -14,7 +14,7 @@ import click
 
 from consumers.base import EXIT_CONFIGURATION, EXIT_FAILED, EXIT_OK, run
 from consumers.base.stopping import stop_on_signals
-from consumers.json_mirror import cache, logs
+from consumers.json_mirror import cache, health, logs
 from consumers.json_mirror.cache.feed import Feed
 from consumers.json_mirror.cache.sqlite import SqliteCache
 from consumers.json_mirror.comparison import HARMLESS, Fault, Finding, compare, confirm, repair
@@ -214,11 +214,7 @@ def _status(settings: MirrorSettings, *, as_json: bool) -> int:
 
 
 def _health(settings: MirrorSettings) -> int:
-    age = Heartbeat(settings.heartbeat_file).age()
-    if age is None:
-        click.echo(f"no mirror has run in {settings.data_dir}", err=True)
-        return EXIT_FAILED
-    if age > settings.health_max_age:
-        click.echo(f"no sign of life for {age:,.0f} s", err=True)
-        return EXIT_FAILED
-    return EXIT_OK
+    trouble = health.examine(settings.heartbeat_file, settings.health_max_age)
+    if trouble:
+        click.echo(trouble, err=True)
+    return EXIT_FAILED if trouble else EXIT_OK

@@ -9,6 +9,7 @@ from typing import Any, Final, Self
 
 from consumers.base import ConsumerSettings
 from consumers.json_mirror.directories import PRIVATE
+from consumers.json_mirror.heartbeat import DEFAULT_MAX_AGE
 from consumers.json_mirror.state import STATE_FILE
 from eventbus.errors import ConfigurationError
 from eventbus.settings import reading_environment
@@ -32,7 +33,7 @@ class MirrorSettings:
     cache_url: str = ""
     tombstone_days: float = DEFAULT_TOMBSTONE_DAYS
     durable_files: bool = False
-    health_max_age: float = 60.0
+    health_max_age: float = DEFAULT_MAX_AGE
     consumer: ConsumerSettings = field(default_factory=ConsumerSettings)
 
     def __post_init__(self) -> None:
@@ -70,6 +71,6 @@ class MirrorSettings:
                 "cache_url": env.str("EVENTBUS_CACHE_URL", ""),
                 "tombstone_days": env.float("EVENTBUS_TOMBSTONE_DAYS", DEFAULT_TOMBSTONE_DAYS),
                 "durable_files": env.bool("EVENTBUS_DURABLE_FILES", False),
-                "health_max_age": env.float("EVENTBUS_HEALTH_MAX_AGE", 60.0),
+                "health_max_age": env.float("EVENTBUS_HEALTH_MAX_AGE", DEFAULT_MAX_AGE),
             }
         return cls(**{**values, "consumer": ConsumerSettings.from_env(), **(overrides or {})})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -154,9 +155,17 @@ def test_health_is_the_age_of_the_heartbeat(local: Path, capfd: pytest.CaptureFi
     heartbeat = local / ".eventbus/heartbeat"
     heartbeat.touch()
     assert main(["--health"]) == 0
+    assert probe().returncode == 0
     long_ago = time.time() - 1000
     os.utime(heartbeat, (long_ago, long_ago))
     assert main(["--health"]) == 1
+    assert "no sign of life for 1,00" in probe().stderr
+
+
+def probe() -> subprocess.CompletedProcess[str]:
+    """What Kubernetes calls: it must not need more than the standard library."""
+    lean = [sys.executable, "-S", "-m", "consumers.json_mirror.health"]  # without site-packages
+    return subprocess.run(lean, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize(
