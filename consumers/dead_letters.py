@@ -13,14 +13,9 @@ from typing import Any, Final
 
 import click
 
+from consumers.base.command import run_command
 from consumers.base.dead_letter_queue import Choice, DeadLetterQueue, Entry
-from consumers.base.errors import Lost
 from consumers.base.settings import ConsumerSettings
-from eventbus.errors import ConfigurationError
-
-EXIT_OK: Final = 0
-EXIT_FAILED: Final = 1
-EXIT_USAGE: Final = 2
 
 _PREVIEW: Final = 60
 _ID: Final = 12
@@ -227,22 +222,7 @@ def _printable(content: bytes | str) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. 0: done, 1: the broker or the letter is not there, 2: wrong use or configuration."""
-    try:
-        cli.main(args=None if argv is None else list(argv), prog_name="eventbus-dead-letters", standalone_mode=False)
-    except click.exceptions.Exit as exit_:
-        return exit_.exit_code
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except click.Abort:
-        return EXIT_FAILED
-    except ConfigurationError as error:
-        click.echo(f"Error: {error}", err=True)
-        return EXIT_USAGE
-    except Lost as error:
-        click.echo(f"Error: the broker cannot be reached or was lost: {error}", err=True)
-        return EXIT_FAILED
-    return EXIT_OK
+    return run_command(cli, argv, "eventbus-dead-letters")
 
 
 if __name__ == "__main__":

@@ -31,6 +31,11 @@ without it all go to one shard: right, but not spread."""
 logger = logging.getLogger(__name__)
 
 
+def shard_exchange(queue: str) -> str:
+    """The exchange that spreads records over the shards of a queue."""
+    return f"{queue}.shards"
+
+
 def declare(line: Line, settings: ConsumerSettings) -> None:
     """Declare everything this consumer stands on.
 
@@ -59,7 +64,7 @@ def declare_dead_letters(line: Line, queue: str) -> None:
 
 def _declare_shards(line: Line, settings: ConsumerSettings, count: int) -> None:
     # Every shard declares the queues of all, so that from the first moment each record has its own.
-    shards = f"{settings.queue}.shards"
+    shards = shard_exchange(settings.queue)
     _exchange(line, shards, "x-consistent-hash", {"hash-header": PARTITION_HEADER})
     for index in range(count):
         name = f"{settings.queue}.{index}"

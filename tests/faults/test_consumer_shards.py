@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from consumers import replay
 from consumers.base import ConsumerSettings, Shard, run
 from consumers.base.topology import PARTITION_HEADER
+from consumers.json_mirror import documents
 from eventbus.envelope import Message
 from eventbus.publishers import AmqpPublisher, Outcome
 from tests.conftest import StartRabbitNode
@@ -50,6 +53,27 @@ def test_each_record_has_its_shard_and_every_shard_has_its_share(
     publish(whole, [b"bad"], application_headers={PARTITION_HEADER: "x"})
     assert run(first, Collector(), drain=True) == run(second, Collector(), drain=True) == 0
     assert ready(whole, f"{unique}.dlq") == 1
+
+
+def test_another_number_of_shards_is_filled_from_the_files(
+    private_rabbitmq: StartRabbitNode, tmp_path: Path, unique: str
+) -> None:
+    """Three where there were two, as docs/consumers.md says: every record in one of the three, with its version."""
+    node = private_rabbitmq(plugins=["rabbitmq_consistent_hash_exchange"])
+    for number in range(RECORDS):
+        path = tmp_path / str(number % 2) / "crm" / "contact" / f"r{number}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(documents.encode("crm.contact", f"r{number}", 1000 + number, {"id": f"r{number}"}))
+    whole = ConsumerSettings(url=node.url, queue=unique)
+    new = [replace(whole, shard=Shard(index, 3)) for index in range(3)]
+    assert run(new[0], Collector(), drain=True) == 0
+    arguments = ["--url", node.url, "--queue", unique, "--shards", "3", str(tmp_path / "0"), str(tmp_path / "1")]
+    assert replay.main(arguments) == 0
+    got = [Collector() for _ in new]
+    for settings, collector in zip(new, got, strict=True):
+        assert run(settings, collector, drain=True) == 0
+        assert collector.versions
+    assert sorted(version for collector in got for version in collector.versions) == list(range(1000, 1000 + RECORDS))
 
 
 def test_a_broker_without_the_plugin_ends_it_and_says_which(

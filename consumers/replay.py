@@ -1,0 +1,146 @@
+"""`python -m consumers.replay`: send what a mirror has to another consumer's queue, as snapshots.
+
+For a consumer that was not there from the beginning, and for another number of shards. Each file becomes an event with
+`op` `r` and the version the file has, so that a change that came meanwhile wins, whichever arrives first. Only the
+named queue gets them; other consumers see nothing. Safe to run beside running mirrors, and to run again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final, final
+
+import click
+
+from consumers.base import topology
+from consumers.base.command import run_command
+from consumers.base.letter import Letter
+from consumers.base.line import is_amqp
+from consumers.base.sender import Sender
+from consumers.base.settings import ConsumerSettings
+from consumers.json_mirror import documents
+from consumers.json_mirror.directories import PRIVATE
+from consumers.json_mirror.documents import Document
+from eventbus import envelope, naming, signing
+
+_GROUP: Final = 500
+
+
+@final
+class Replay:
+    """Makes events of documents and sends them to one queue, or to the shards of one."""
+
+    def __init__(self, settings: ConsumerSettings, *, shards: int = 0) -> None:
+        self._settings = settings
+        self._exchange = topology.shard_exchange(settings.queue) if shards else ""
+        self._sender = Sender(settings)
+        self._time = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+    def send(self, found: Iterable[Document]) -> Iterator[int]:
+        """Send them all, confirmed; yields after each group how many have arrived so far. Raises Lost."""
+        iterator, count = iter(found), 0
+        try:
+            while group := [self._letter(each) for each in islice(iterator, _GROUP)]:
+                self._sender.send(group)
+                count += len(group)
+                yield count
+        finally:
+            self._sender.close()
+
+    def _letter(self, document: Document) -> Letter:
+        service, _, entity = document.model.partition(".")
+        key = naming.routing_key(service, entity, "r")
+        subject = naming.subject(entity, document.pk)
+        replay_id = f"replay-{document.version}-{hashlib.sha256(f'{service}/{subject}'.encode()).hexdigest()[:16]}"
+        unsealed = envelope.encode(
+            id=replay_id,
+            source=f"/{service}",
+            type=key,
+            subject=subject,
+            time=self._time,
+            transaction=replay_id,
+            data={
+                "op": "r",
+                "model": document.model,
+                "pk": document.pk,
+                "before": None,
+                "after": document.fields,
+                "changed": [],
+                "author": None,
+                "transaction": {"id": replay_id, "index": 0, "size": 1},
+            },
+        )
+        body = envelope.seal(unsealed, document.version)
+        properties = self._properties(service, body, {topology.PARTITION_HEADER: subject})
+        return Letter(self._exchange, key if self._exchange else self._settings.queue, body, properties)
+
+    def _properties(self, service: str, body: bytes, headers: dict[str, str]) -> dict[str, Any]:
+        signed = signing.sign(body, self._settings.hmac_keys[0]) if self._settings.hmac_keys else {}
+        properties: dict[str, Any] = {
+            "content_type": envelope.CONTENT_TYPE,
+            "content_encoding": "utf-8",
+            "delivery_mode": 2,
+            "app_id": service,
+            "application_headers": {**headers, **signed},
+        }
+        if is_amqp(self._settings.url) and self._settings.trusted_users:
+            properties["user_id"] = self._settings.own_user
+        return properties
+
+
+def read(directory: Path) -> Iterator[Document | Path]:
+    """The documents of a mirror's directory; the path instead where a `.json` file is none."""
+    for path in sorted(directory.rglob("*.json")):
+        if PRIVATE in path.relative_to(directory).parts:
+            continue
+        try:
+            yield documents.decode(path.read_bytes())
+        except FileNotFoundError:  # deleted meanwhile: the queue tells the others
+            continue
+        except (OSError, ValueError):
+            yield path
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("directories", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--url", help="The broker. Default: $EVENTBUS_URL.")
+@click.option("--queue", required=True, help="The queue to fill; its consumer must have been started once.")
+@click.option("--shards", type=click.IntRange(min=2), help="How many share the queue.")
+def cli(directories: tuple[Path, ...], url: str | None, queue: str, shards: int | None) -> None:
+    """Send what is in mirror DIRECTORIES to another consumer's queue, as snapshots with their versions.
+
+    For a new consumer, or for another number of shards. A change that came meanwhile wins over the snapshot.
+    """
+    settings = ConsumerSettings.from_env()
+    replay = Replay(replace(settings, url=url or settings.url, queue=queue), shards=shards or 0)
+    foreign: list[Path] = []
+    count = 0
+    for count in replay.send(_documents(directories, foreign)):
+        click.echo(f"\r{count} records sent", nl=False, err=True)
+    click.echo(f"\r{count} records sent", err=True)
+    if foreign:
+        raise click.ClickException(f"{len(foreign)} files are no records and were left out, the first: {foreign[0]}")
+
+
+def _documents(directories: Iterable[Path], foreign: list[Path]) -> Iterator[Document]:
+    for directory in directories:
+        for found in read(directory):
+            if isinstance(found, Path):
+                foreign.append(found)
+            else:
+                yield found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command. 0: all sent, 1: the broker was lost or a file is no record, 2: wrong use or configuration."""
+    return run_command(cli, argv, "python -m consumers.replay")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

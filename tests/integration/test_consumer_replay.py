@@ -1,0 +1,89 @@
+"""What a mirror has becomes what another consumer has, and newer changes win."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from consumers import replay
+from consumers.base import DONE, ConsumerSettings, Delivery, Outcome, run
+from consumers.json_mirror import documents
+from eventbus import signing
+from tests.support.consuming import Collector, fresh
+
+
+@pytest.fixture(params=["rabbitmq", "sqlite"])
+def settings(request: pytest.FixtureRequest, tmp_path: Path, unique: str) -> Iterator[ConsumerSettings]:
+    rabbitmq = request.param == "rabbitmq"
+    url = str(request.getfixturevalue("rabbitmq_url")) if rabbitmq else f"sqlite:///{tmp_path}/b.sqlite3"
+    with fresh(url, unique) as made:
+        yield made
+
+
+def write(directory: Path, pk: Any, version: int, entity: str = "contact") -> None:
+    document = documents.encode(f"crm.{entity}", pk, version, {"id": pk, "phone": "+32"})
+    path = directory / documents.decode(document).directory / documents.decode(document).filename
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(document)
+
+
+def command(settings: ConsumerSettings, *directories: Path) -> int:
+    return replay.main(["--url", settings.url, "--queue", settings.queue, *map(str, directories)])
+
+
+def test_every_record_arrives_as_a_snapshot_with_its_version(settings: ConsumerSettings, tmp_path: Path) -> None:
+    first, second = tmp_path / "0", tmp_path / "1"
+    for version in range(1, 601):
+        write(first, f"r{version}", version)
+    write(second, [1, "a"], 601, "order_line")
+    (first / ".eventbus").mkdir()
+    (first / ".eventbus" / "state.json").write_text("{}")
+    assert run(settings, Collector(), drain=True) == 0
+    assert command(settings, first, second) == 0
+    got: list[tuple[str, Any, int, Any]] = []
+
+    def handler(batch: Sequence[Delivery]) -> Sequence[Outcome]:
+        got.extend((each.event.op, each.event.pk, each.event.version, each.event.after) for each in batch)
+        return [DONE] * len(batch)
+
+    assert run(settings, handler, drain=True) == 0
+    assert len(got) == 601
+    assert ("r", "r7", 7, {"id": "r7", "phone": "+32"}) in got
+    assert ("r", [1, "a"], 601, {"id": [1, "a"], "phone": "+32"}) in got
+
+
+def test_what_is_no_record_is_named_and_left_out(
+    settings: ConsumerSettings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "0", "a", 1)
+    (tmp_path / "0" / "crm" / "contact" / "notes.json").write_text("[]")
+    collector = Collector()
+    assert run(settings, collector, drain=True) == 0
+    assert command(settings, tmp_path / "0") == 1
+    assert "notes.json" in capsys.readouterr().err
+    assert run(settings, collector, drain=True) == 0
+    assert collector.versions == [1]
+
+
+def test_a_queue_that_is_not_there_is_a_failure(settings: ConsumerSettings, tmp_path: Path) -> None:
+    write(tmp_path / "0", "a", 1)
+    assert command(settings, tmp_path / "0") == 1
+
+
+def test_snapshots_are_signed_where_consumers_look_at_signatures(
+    rabbitmq_url: str, unique: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = "k:" + "s" * 32
+    trust = {"hmac_keys": signing.parse_keys(secret), "trusted_users": {"guest": frozenset({"*"})}}
+    with fresh(rabbitmq_url, unique, **trust) as settings:
+        collector = Collector()
+        assert run(settings, collector, drain=True) == 0
+        write(tmp_path / "0", "a", 1)
+        monkeypatch.setenv("EVENTBUS_HMAC_KEYS", secret)
+        monkeypatch.setenv("EVENTBUS_TRUSTED_USERS", "guest=*")
+        assert command(settings, tmp_path / "0") == 0
+        assert run(settings, collector, drain=True) == 0
+        assert collector.versions == [1]
