@@ -1,6 +1,6 @@
 """Marshmallow fields for columns that marshmallow's own cannot carry through JSON and back unchanged."""
 
-# ruff: noqa: ARG002, RUF012 - the signatures and class attributes are those of marshmallow's Field
+# ruff: noqa: RUF012 - the signatures and class attributes are those of marshmallow's Field
 
 from __future__ import annotations
 

@@ -67,10 +67,9 @@ def _check(connection: Connection, target: Target, constraint: ForeignKeyConstra
     """Raise LoadError where a row refers to none."""
     child, parent = constraint.table, constraint.referred_table.alias("referred")
     pairs = [(element.parent, parent.c[element.column.key]) for element in constraint.elements]
-    found = sa.select(sa.literal(1)).select_from(parent).where(*(there == here for here, there in pairs))
-    dangling = sa.select(*child.primary_key or [sa.literal(None)]).where(
-        *(here.is_not(None) for here, _ in pairs), ~sa.exists(found.correlate(child).subquery())
-    )
+    referred = sa.exists().select_from(parent).where(*(there == here for here, there in pairs)).correlate(child)
+    dangling = sa.select(*child.primary_key or [sa.literal(None)]).select_from(child)
+    dangling = dangling.where(*(here.is_not(None) for here, _ in pairs), ~referred)
     row = connection.execute(dangling.limit(1)).first()
     if row is not None:
         pk = row[0] if len(row) == 1 else list(row)

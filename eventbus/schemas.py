@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -26,6 +26,9 @@ from eventbus.errors import ConfigurationError
 from eventbus.fields import Amount, Array, Base64, Choices, Decorated, Duration, Json, StoredEnum, WholeNumber
 from eventbus.sensitive import is_secret
 
+_Maker = Callable[[Any, str, dict[str, Any]], fields.Field[Any] | None]
+"""Column type, dialect and the field's options to a field."""
+
 INFO_KEY: Final = "eventbus"
 """`Column.info={"eventbus": False}` keeps a column home, `True` publishes one that would stay home."""
 
@@ -38,41 +41,29 @@ def field_for(type_: TypeEngine[Any], dialect: str, **kwargs: Any) -> fields.Fie
     `kwargs` go to the field. Pickled values have none on purpose: reading them back would run what they hold.
     """
     type_ = columns.resolve(type_, dialect)
-    if isinstance(type_, sa.PickleType):
-        return None
-    if isinstance(type_, columns.INTERVALS):
-        return Duration(**kwargs)
-    if isinstance(type_, TypeDecorator):
-        return _decorated(type_, dialect, kwargs)
-    if isinstance(type_, mysql.SET):
-        return Choices(type_.values, **kwargs)
-    if isinstance(type_, sa.Enum):
-        return StoredEnum(columns.enum_members(type_), strict=type_.enum_class is not None, **kwargs)
-    if isinstance(type_, sa.ARRAY):
-        inner = field_for(type_.item_type, dialect)
-        return None if inner is None else Array(inner, **kwargs)
-    if isinstance(type_, columns.DECIMALS):
-        places = columns.decimal_places(type_, dialect) if type_.asdecimal else None
-        return Amount(places, **kwargs) if type_.asdecimal else fields.Float(**kwargs)
-    for kinds, made in _FIELDS:
+    for kinds, make in _MAKERS:
         if isinstance(type_, kinds):
-            return made(**kwargs)
-    return _by_python_type(type_, kwargs)
+            return make(type_, dialect, kwargs)
+    return _by_python_type(type_, dialect, kwargs)
 
 
-_FIELDS: Final[tuple[tuple[Any, type[fields.Field[Any]]], ...]] = (
-    ((*columns.JSON_TYPES, NullType), Json),
-    (sa.Boolean, fields.Boolean),
-    (sa.Integer, WholeNumber),
-    (sa.DateTime, fields.DateTime),
-    (sa.Date, fields.Date),
-    (sa.Time, fields.Time),
-    (sa.Uuid, fields.UUID),
-    (BINARY, Base64),
-    (sa.String, fields.String),
-    ((postgresql.INET, postgresql.CIDR, postgresql.MACADDR, postgresql.MACADDR8, postgresql.MONEY), fields.String),
-    (postgresql.OID, WholeNumber),
-)
+def _plainly(made: type[fields.Field[Any]]) -> _Maker:
+    return lambda _type, _dialect, kwargs: made(**kwargs)
+
+
+def _enum(type_: sa.Enum, _dialect: str, kwargs: dict[str, Any]) -> fields.Field[Any]:
+    return StoredEnum(columns.enum_members(type_), strict=type_.enum_class is not None, **kwargs)
+
+
+def _array(type_: sa.ARRAY[Any], dialect: str, kwargs: dict[str, Any]) -> fields.Field[Any] | None:
+    inner = field_for(type_.item_type, dialect)
+    return None if inner is None else Array(inner, **kwargs)
+
+
+def _number(type_: Any, dialect: str, kwargs: dict[str, Any]) -> fields.Field[Any]:
+    if type_.asdecimal:
+        return Amount(columns.decimal_places(type_, dialect), **kwargs)
+    return fields.Float(**kwargs)
 
 
 def _decorated(type_: TypeDecorator[Any], dialect: str, kwargs: dict[str, Any]) -> fields.Field[Any] | None:
@@ -82,24 +73,46 @@ def _decorated(type_: TypeDecorator[Any], dialect: str, kwargs: dict[str, Any]) 
     return Decorated(inner, bind=columns.bound(type_, dialect), result=columns.returned(type_, dialect), **kwargs)
 
 
-def _by_python_type(type_: TypeEngine[Any], kwargs: dict[str, Any]) -> fields.Field[Any] | None:
+def _by_python_type(type_: TypeEngine[Any], _dialect: str, kwargs: dict[str, Any]) -> fields.Field[Any] | None:
     """A type of somebody else's, by the Python type it says its values have."""
     try:
-        python_type = type_.python_type
+        made = _BY_PYTHON_TYPE.get(type_.python_type)
     except NotImplementedError:
         return None
-    known: dict[type[Any], type[fields.Field[Any]]] = {
-        str: fields.String,
-        int: WholeNumber,
-        bool: fields.Boolean,
-        float: fields.Float,
-        bytes: Base64,
-        uuid.UUID: fields.UUID,
-        dict: Json,
-        list: Json,
-    }
-    made = known.get(python_type)
     return None if made is None else made(**kwargs)
+
+
+_BY_PYTHON_TYPE: Final[Mapping[type[Any], type[fields.Field[Any]]]] = {
+    str: fields.String,
+    int: WholeNumber,
+    bool: fields.Boolean,
+    float: fields.Float,
+    bytes: Base64,
+    uuid.UUID: fields.UUID,
+    dict: Json,
+    list: Json,
+}
+_MAKERS: Final[tuple[tuple[Any, _Maker], ...]] = (
+    (sa.PickleType, lambda _type, _dialect, _kwargs: None),
+    (columns.INTERVALS, _plainly(Duration)),
+    (TypeDecorator, _decorated),
+    (mysql.SET, lambda type_, _dialect, kwargs: Choices(type_.values, **kwargs)),
+    (sa.Enum, _enum),
+    (sa.ARRAY, _array),
+    (columns.DECIMALS, _number),
+    ((*columns.JSON_TYPES, NullType), _plainly(Json)),
+    (sa.Boolean, _plainly(fields.Boolean)),
+    ((sa.Integer, postgresql.OID), _plainly(WholeNumber)),
+    (sa.DateTime, _plainly(fields.DateTime)),
+    (sa.Date, _plainly(fields.Date)),
+    (sa.Time, _plainly(fields.Time)),
+    (sa.Uuid, _plainly(fields.UUID)),
+    (BINARY, _plainly(Base64)),
+    (sa.String, _plainly(fields.String)),
+    ((postgresql.INET, postgresql.CIDR, postgresql.MACADDR, postgresql.MACADDR8), _plainly(fields.String)),
+    (postgresql.MONEY, _plainly(fields.String)),
+)
+"""First match counts: subclasses before their bases."""
 
 
 class Converter(ModelConverter):

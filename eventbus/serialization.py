@@ -3,7 +3,7 @@
 From a schema whose class overrides nothing, one function is generated that builds the record's dict from the tuple of
 values: a field of a known class is an expression (`v3 if v3.__class__ is str or v3 is None else f3(v3)`), any other
 one is asked as marshmallow would ask it. A schema with hooks or overridden methods is dumped by its own `dump`.
-All ways end in the same bytes as `orjson.dumps(schema.dump(record))`, where `record` has the values the database gives back.
+All ways end in the bytes of `orjson.dumps(schema.dump(record))`, where `record` has the values the database gives back.
 """
 
 from __future__ import annotations

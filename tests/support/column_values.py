@@ -26,7 +26,7 @@ class Size(str, enum.Enum):  # noqa: UP042 - models of before StrEnum are the po
     LARGE = "l"
 
 
-class Word(str):  # noqa: FURB189, SLOT000 - a subclass as applications have them
+class Word(str):  # noqa: SLOT000 - a subclass as applications have them
     """A text of a class of one's own."""
 
 
@@ -98,7 +98,7 @@ class Kind:
     """The one dialect that has the type."""
 
 
-_TEXT = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\0"), max_size=20)
+_TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
 _LETTERS = st.text("abcXYZ é", max_size=8)
 _CENTS = st.integers(-(10**9), 10**9).map(lambda cents: decimal.Decimal(cents).scaleb(-2))
 _ZONES = st.sampled_from(
