@@ -28,10 +28,13 @@ from eventbus.outbox.tables import lease, metadata, outbox, parked
 CHUNK_EVENTS: Final = 256
 CHUNK_BYTES: Final = 1 << 20
 
-_FRESH_LAG: Final = 1_000_000
+_FRESH_LAG: Final = 10_000
 _MAX_LAG: Final = 60_000_000
 _RECHECK: Final = 60.0
 _LIFT_LOCK: Final = 0x6576_656E_7462  # any constant, the same in all processes
+_DUPLICATE_KEY: Final = 1062
+_NO_SUCH_TABLE: Final = 1146
+_TABLE_CHANGED: Final = 1412
 _TABLES: Final = (outbox, parked, lease)
 _BOTH_WAYS: Final = (
     "Let eventbus make its tables (create_outbox=True, the default, and a role that may CREATE), or make them with "
@@ -281,12 +284,12 @@ class _PostgresWriter(_TableWriter):
         with side_connection(self.engine) as side:
             side.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LIFT_LOCK})
             sequence = side.scalar(text("SELECT pg_get_serial_sequence(:table, 'id')"), {"table": outbox.name})
-            last = side.scalar(text(f"SELECT last_value FROM {sequence}"))  # noqa: S608
-            if last <= seen or _now() - last > _FRESH_LAG:
-                # Others may draw from the sequence meanwhile: they cannot catch up with such a lead, so that setval
-                # never lowers.
-                floor = max(seen + 1, _now(), last + _FRESH_LAG)
-                side.execute(text("SELECT setval(CAST(:name AS regclass), :floor)"), {"name": sequence, "floor": floor})
+            # One statement, and a lead that those who draw from the sequence meanwhile cannot make up: never lowered.
+            lift = (
+                f"SELECT setval(CAST(:name AS regclass), greatest(:floor, last_value + {_FRESH_LAG})) "  # noqa: S608
+                f"FROM {sequence} WHERE last_value <= :seen OR last_value < :floor - {_FRESH_LAG}"
+            )
+            side.execute(text(lift), {"name": sequence, "floor": max(seen + 1, _now()), "seen": seen})
         self._checked = time.monotonic()
         cursor = self._execute(connection, self._renumber, (row_id,))
         (row_id,) = cursor.fetchone()
@@ -328,14 +331,21 @@ class _MariaWriter(_TableWriter):
             return self._execute(connection, self._insert, parameters)
 
     def _lift(self, connection: Connection, row_id: int, seen: int, payload: bytes) -> int:
-        self._execute(connection, self._delete, (row_id,)).close()
+        try:
+            self._execute(connection, self._delete, (row_id,)).close()
+        except DBAPIError as error:
+            # "Table definition has changed": the table is younger than this transaction's view, so its ids began at
+            # the clock, after this transaction did.
+            if _code(error) == _TABLE_CHANGED and row_id > seen and _now() - row_id < _MAX_LAG:
+                return row_id
+            raise
         lifted = max(row_id, seen, _now())
         while True:
             lifted += 1
             try:
                 self._execute(connection, self._explicit, (lifted, self.owner.name, payload)).close()
             except DBAPIError as error:
-                if error.connection_invalidated or not _is_duplicate_key(error):
+                if error.connection_invalidated or _code(error) != _DUPLICATE_KEY:
                     raise
             else:
                 self._checked = time.monotonic()
@@ -407,9 +417,10 @@ def _create(connection: Connection) -> None:
         metadata.create_all(connection)
         if connection.dialect.name == "postgresql":
             sequence = connection.scalar(text("SELECT pg_get_serial_sequence(:table, 'id')"), {"table": outbox.name})
-            connection.execute(
-                text("SELECT setval(CAST(:name AS regclass), :now)"), {"name": sequence, "now": _now()}
-            )
+            connection.execute(text("SELECT setval(CAST(:name AS regclass), :now)"), {"name": sequence, "now": _now()})
+        else:
+            # Only ever raised: where the table is not new, this does nothing.
+            connection.exec_driver_sql(f"ALTER TABLE {outbox.name} AUTO_INCREMENT = {_now()}")
     except SQLAlchemyError as error:
         raise OutboxMissing(f"Table {outbox.name} could not be made: {error}. {_BOTH_WAYS}") from error
 
@@ -424,13 +435,12 @@ def _is_missing_table(error: DBAPIError) -> bool:
     cause = error.orig
     if getattr(cause, "sqlstate", None) == "42P01" or getattr(cause, "pgcode", None) == "42P01":
         return True
-    if getattr(cause, "args", ()) and cause.args[0] == 1146:  # type: ignore[union-attr]
-        return True
-    return "no such table" in str(cause)
+    return _code(error) == _NO_SUCH_TABLE or "no such table" in str(cause)
 
 
-def _is_duplicate_key(error: DBAPIError) -> bool:
-    return bool(error.orig is not None and error.orig.args and error.orig.args[0] == 1062)
+def _code(error: DBAPIError) -> Any:
+    """MariaDB's error number."""
+    return error.orig.args[0] if error.orig is not None and error.orig.args else None
 
 
 def _marks(paramstyle: str) -> tuple[str, str, str]:

@@ -1,0 +1,296 @@
+"""The outbox on SQLite, PostgreSQL and MariaDB: versions never fall, tables are made, rows are read and leased."""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.orm import Session
+
+from eventbus.dispatcher import Dispatcher
+from eventbus.errors import OutboxMissing
+from eventbus.outbox import Outbox, ParkedRow, Store, metadata
+from eventbus.outbox.account import Tempo
+from eventbus.publishers.memory import MemoryPublisher
+from tests.support.committing import Committer, as_process, batch, committing, eventually, gone
+
+QUICK = Tempo(delete=0.02, grace=0.6, parked=0.2, sweep=0.1)
+servers = pytest.mark.parametrize("database_url", ["postgres", "mariadb"], indirect=True)
+
+
+@pytest.fixture
+def app(database_url: str) -> Iterator[Committer]:
+    with committing(database_url) as committer:
+        yield committer
+
+
+@pytest.fixture
+def store(app: Committer) -> Iterator[Store]:
+    store = Store(app.engine)
+    yield store
+    store.close()
+
+
+def test_versions_rise_and_are_near_the_clock(app: Committer) -> None:
+    versions = [app.version() for _ in range(20)]
+    assert versions == sorted(set(versions))
+    assert abs(versions[0] - time.time_ns() // 1000) < 10_000_000
+
+
+def test_versions_rise_after_the_table_was_made_anew(app: Committer, database_url: str) -> None:
+    """By a process that saw the old one, and by one that did not."""
+    before = app.version()
+    app.drop()
+    metadata.create_all(app.engine)  # as Alembic would: ids begin at 1
+    app.engine.dispose()
+    after = _version_in_spite_of_one_failure(app)
+    assert after > before
+    app.drop()
+    metadata.create_all(app.engine)
+    with committing(database_url) as other:
+        assert other.version() > after
+
+
+def _version_in_spite_of_one_failure(app: Committer) -> int:
+    """On PostgreSQL a process that is in the middle of it may have to fail one commit, and says so."""
+    try:
+        return app.version()
+    except OutboxMissing:
+        return app.version()
+
+
+def test_versions_rise_though_another_process_made_the_table_anew_meanwhile(app: Committer) -> None:
+    before = [app.version() for _ in range(3)][-1]
+    app.drop()
+    metadata.create_all(app.engine)
+    assert _version_in_spite_of_one_failure(app) > before
+
+
+def test_versions_rise_when_the_mode_is_switched(app: Committer) -> None:
+    app.version()
+    direct = Committer(app.engine, Outbox(durable=False))
+    time.sleep(0.02)  # the clock is the measure, to 10 ms; a switch takes a restart
+    last = direct.version()
+    time.sleep(0.02)
+    app.engine.dispose()
+    later = Committer(app.engine, Outbox()).version()  # a new process: its first use of the database
+    assert later > last
+    assert direct.version() > later - 20_000, "a lift hardly leads the clock"
+
+
+def test_ids_that_lag_behind_the_clock_are_lifted(app: Committer) -> None:
+    app.version()
+    _set_next_id(app.engine, 1000)
+    app.engine.dispose()
+    with committing(str(app.engine.url.render_as_string(hide_password=False))) as other:
+        assert other.version() > time.time_ns() // 1000 - 5_000_000
+
+
+def _set_next_id(engine: Engine, value: int) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("DELETE FROM eventbus_outbox"))
+        if engine.dialect.name == "postgresql":
+            connection.execute(text(f"ALTER TABLE eventbus_outbox ALTER id RESTART WITH {value}"))
+        elif engine.dialect.name != "sqlite":
+            connection.execute(text("TRUNCATE eventbus_outbox"))
+
+
+def test_many_who_begin_at_once_make_one_table_and_no_id_twice(database_url: str) -> None:
+    engines = [create_engine(database_url) for _ in range(8)]
+    Committer(engines[0])
+    barrier = threading.Barrier(len(engines))
+
+    def work(engine: Engine) -> list[int]:
+        outbox, versions = Outbox(), []
+        barrier.wait()
+        for _ in range(5):
+            with engine.begin() as connection:
+                connection.execute(text("UPDATE thing SET value = value + 1 WHERE id = 1"))
+                entries = outbox.write(connection, batch())
+            versions.append(entries[0].batch.version)
+        return versions
+
+    with ThreadPoolExecutor(len(engines)) as pool:
+        found = list(pool.map(work, engines))
+    for engine in engines:
+        engine.dispose()
+    assert all(versions == sorted(versions) for versions in found)
+    assert len({version for versions in found for version in versions}) == 40
+
+
+def _race(url: str, commits: int, results: multiprocessing.Queue) -> None:  # type: ignore[type-arg]
+    """Each commit notes the record's own counter beside the version, which tells the order of commits."""
+    engine = create_engine(url)
+    outbox, seen = Outbox(), []
+    for number in range(commits):
+        if number % 5 == 0:
+            engine.dispose()  # a fresh connection: the versions are checked against the clock
+        with engine.begin() as connection:
+            connection.execute(text("UPDATE thing SET value = value + 1 WHERE id = 1"))
+            value = connection.scalar(text("SELECT value FROM thing WHERE id = 1"))
+            entries = outbox.write(connection, batch())
+        seen.append((value, entries[0].batch.version))
+    engine.dispose()
+    results.put(seen)
+
+
+def test_versions_follow_the_order_of_commits_on_one_record_from_several_processes(
+    app: Committer, database_url: str
+) -> None:
+    context = multiprocessing.get_context("spawn")
+    results: multiprocessing.Queue[list[tuple[int, int]]] = context.Queue()
+    processes = [context.Process(target=_race, args=(database_url, 12, results)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    seen = sorted(pair for _ in processes for pair in results.get(timeout=60))
+    for process in processes:
+        process.join()
+    assert [value for value, _ in seen] == list(range(1, 37))
+    versions = [version for _, version in seen]
+    assert versions == sorted(set(versions))
+
+
+@servers
+def test_a_transaction_that_commits_late_is_delivered_too(app: Committer) -> None:
+    broker = MemoryPublisher()
+    dispatcher = Dispatcher(lambda: broker, tempo=QUICK)
+    with app.engine.connect() as late, late.begin():
+        late_entries = app.outbox.write(late, batch(record=7))
+        early = app.commit()
+        dispatcher.submit(early)
+        dispatcher.flush(10)
+    dispatcher.submit(late_entries)
+    dispatcher.flush(10)
+    assert [event.version for event in broker.events] == [early[0].batch.version, late_entries[0].batch.version]
+    assert app.rows() == 0
+    dispatcher.close()
+
+
+def test_a_pool_of_one_is_enough(database_url: str) -> None:
+    engine = create_engine(database_url, pool_size=1, max_overflow=0, pool_timeout=1)
+    app = Committer(engine)
+    broker = MemoryPublisher()
+    dispatcher = Dispatcher(lambda: broker, tempo=QUICK)
+    dispatcher.submit(app.commit())
+    dispatcher.flush(10)
+    dispatcher.close()
+    engine.dispose()
+    assert len(broker.messages) == 1
+
+
+def test_missing_tables_are_an_error_that_says_both_ways(database_url: str) -> None:
+    with committing(database_url, create=False) as app:
+        with pytest.raises(OutboxMissing, match=r"create_outbox=True.*Alembic"):
+            app.commit()
+        metadata.create_all(app.engine)
+        assert app.version() > 0
+
+
+def test_a_large_transaction_is_read_back_as_it_was_written(app: Committer, store: Store) -> None:
+    entries = app.commit(600)
+    rows = store.read()
+    assert [row.id for row in rows] == [entry.batch.version for entry in entries]
+    assert [row.payload for row in rows] == [b"\n".join(entry.batch.bodies) for entry in entries]
+    assert [row.id for row in store.read(size=1)] == [rows[0].id], "one row at least"
+    assert [row.id for row in store.read(after=rows[0].id)] == [row.id for row in rows[1:]]
+    store.delete([row.id for row in rows])
+    assert app.rows() == 0
+
+
+def test_the_owners_of_rows_are_found_page_by_page(app: Committer, store: Store) -> None:
+    names = [gone(), gone()]
+    for name in names * 3:
+        with as_process(name):
+            app.commit()
+    owners, onward = store.owners()
+    assert {owner.rpartition("-")[0] for owner in owners} == set(names)
+    assert onward is None
+    first, onward = store.owners(rows=1)
+    assert len(first) == 1
+    assert onward is not None
+    second, _ = store.owners(after=onward, rows=1)
+    assert set(first) | set(second) == set(owners)
+
+
+def test_of_many_who_try_one_gets_a_lease(app: Committer, database_url: str) -> None:
+    app.commit()
+    engines = [create_engine(database_url) for _ in range(6)]
+    stores = [Store(engine) for engine in engines]
+    barrier = threading.Barrier(len(stores))
+
+    def take(store: Store) -> bool:
+        seen = store.leases(["relay"]).get("relay")
+        barrier.wait()
+        return store.take("relay", seen)
+
+    with ThreadPoolExecutor(len(stores)) as pool:
+        assert sorted(pool.map(take, stores)).count(True) == 1
+    (held,) = stores[0].leases(["relay"]).values()
+    with ThreadPoolExecutor(len(stores)) as pool:
+        assert sorted(pool.map(take, stores)).count(True) == 1, "over from a holder that is dead"
+    (taken,) = stores[0].leases(["relay"]).values()
+    assert taken.beat > held.beat
+    for store, engine in zip(stores, engines, strict=True):
+        store.close()
+        engine.dispose()
+
+
+def test_parked_rows_are_claimed_once(app: Committer, store: Store, database_url: str) -> None:
+    ids = [app.version() for _ in range(20)]
+    store.park([ParkedRow(each, 1, 2, 3, 1, "unroutable: k", b"{}") for each in ids])
+    assert (app.rows(), store.count_parked()) == (0, 20)
+    engine = create_engine(database_url)
+    other = Store(engine)
+    with ThreadPoolExecutor(2) as pool:
+        one, two = pool.map(lambda each: each.claim_parked(10, 1000, rows=20), (store, other))
+    claimed = [row.id for row in (*one, *two)]
+    # MariaDB locks in reading, and may leave rows that both wanted to the next look.
+    assert len(claimed) == len(set(claimed))
+    claimed += [row.id for row in store.claim_parked(10, 1000, rows=20)]
+    assert sorted(claimed) == ids
+    assert store.claim_parked(10, 1000) == []
+    assert store.wake_parked(ids[:2]) == 2
+    assert sorted(row.id for row in store.claim_parked(10, 1000)) == ids[:2]
+    assert store.delete_parked(ids) == 20
+    other.close()
+    engine.dispose()
+
+
+def test_sessions_bound_to_a_connection_find_their_database(app: Committer) -> None:
+    with app.engine.connect() as connection, Session(connection) as session:
+        (entry,) = app.write(session.connection())
+        session.commit()
+        connection.commit()
+        assert entry.batch.version > 0
+    assert app.rows() == 1
+
+
+def test_what_one_process_left_another_delivers(app: Committer, database_url: str) -> None:
+    with as_process(gone()):
+        left = {app.version() for _ in range(30)}
+    broker = MemoryPublisher()
+    dispatcher = Dispatcher(lambda: broker, tempo=QUICK)
+    dispatcher.submit(app.commit())
+    eventually(lambda: app.rows() == 0)
+    dispatcher.close()
+    assert left < {event.version for event in broker.events}
+    assert len(broker.messages) == 31
+
+
+def test_sqlite_in_wal_mode_works_too(tmp_path: Path) -> None:
+    with committing(f"sqlite:///{tmp_path / 'wal.sqlite3'}") as app:
+        with app.engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA journal_mode = WAL")
+        broker = MemoryPublisher()
+        dispatcher = Dispatcher(lambda: broker, tempo=QUICK)
+        for _ in range(20):
+            dispatcher.submit(app.commit())
+        dispatcher.flush(10)
+        dispatcher.close()
+        assert app.rows() == 0

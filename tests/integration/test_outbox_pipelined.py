@@ -1,0 +1,179 @@
+"""PostgreSQL with psycopg: the row goes with the COMMIT, and nobody can tell but by the time it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import create_engine, event, text
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.orm import Session
+
+from eventbus.outbox import Outbox
+from tests.support.committing import Committer, batch, committing
+
+
+@pytest.fixture
+def app(postgres_db: str) -> Iterator[Committer]:
+    with committing(postgres_db) as committer:
+        committer.commit()  # the first row of a connection goes at once
+        yield committer
+
+
+def pending(connection: Any) -> bool:
+    return "eventbus.pipelined" in connection.info
+
+
+def test_the_version_comes_with_the_commit(app: Committer) -> None:
+    with app.engine.begin() as connection:
+        (entry,) = app.write(connection)
+        assert pending(connection)
+        assert entry.batch.version == 0
+    assert entry.batch.version > 0
+    assert app.rows() == 2
+
+
+def test_a_commit_that_fails_leaves_no_row_and_is_sqlalchemys_error(app: Committer) -> None:
+    with app.engine.begin() as connection:
+        connection.execute(text("CREATE TABLE parent (id INT PRIMARY KEY)"))
+        connection.execute(
+            text("CREATE TABLE child (id INT REFERENCES parent (id) DEFERRABLE INITIALLY DEFERRED)")
+        )
+    with app.engine.connect() as connection:
+        transaction = connection.begin()
+        connection.execute(text("INSERT INTO child VALUES (1)"))
+        (entry,) = app.write(connection)
+        with pytest.raises(IntegrityError, match="child"):
+            transaction.commit()
+        assert entry.batch.version == 0
+        connection.rollback()
+        assert connection.scalar(text("SELECT count(*) FROM child")) == 0, "the connection goes on"
+    assert app.rows() == 1
+    assert app.version() > 0
+
+
+def test_a_row_that_cannot_be_written_fails_the_commit(app: Committer) -> None:
+    with app.engine.begin() as connection:
+        connection.execute(text("ALTER TABLE eventbus_outbox ADD CHECK (length(payload) < 5)  NOT VALID"))
+    with pytest.raises(IntegrityError), app.engine.begin() as connection:
+        app.write(connection)
+    with app.engine.connect() as connection:
+        assert connection.scalar(text("SELECT value FROM thing")) == 1
+    assert app.rows() == 1
+
+
+def test_a_rollback_forgets_the_row(app: Committer) -> None:
+    with app.engine.connect() as connection:
+        with connection.begin() as transaction:
+            app.write(connection)
+            transaction.rollback()
+        with connection.begin():
+            connection.execute(text("SELECT 1"))
+    assert app.rows() == 1
+
+
+def test_a_pool_that_does_not_roll_back_forgets_it_too(postgres_db: str) -> None:
+    engine = create_engine(postgres_db, pool_size=1, max_overflow=0, pool_reset_on_return=None)
+    app = Committer(engine)
+    app.commit()
+    connection = engine.connect()
+    connection.begin()
+    app.write(connection)
+    connection.connection.driver_connection.rollback()  # type: ignore[union-attr]
+    connection.close()
+    with engine.begin() as connection:
+        connection.execute(text("SELECT 1"))
+    assert app.rows() == 1
+    engine.dispose()
+
+
+def test_in_a_savepoint_the_row_goes_at_once(app: Committer) -> None:
+    with app.engine.begin() as connection:
+        with connection.begin_nested():
+            (entry,) = app.outbox.write(connection, batch())
+            assert entry.batch.version > 0
+        with connection.begin_nested() as savepoint:
+            app.outbox.write(connection, batch())
+            savepoint.rollback()
+    assert app.rows() == 2
+
+
+def test_a_failed_transaction_that_is_committed_is_rolled_back_as_ever(app: Committer) -> None:
+    with app.engine.connect() as connection:
+        transaction = connection.begin()
+        (entry,) = app.write(connection)
+        with pytest.raises(DBAPIError):
+            connection.execute(text("SELECT 1 / 0"))
+        transaction.commit()
+        assert entry.batch.version == 0
+    assert app.rows() == 1
+
+
+def test_a_connection_that_is_lost_in_the_commit_is_a_disconnect(app: Committer) -> None:
+    with app.engine.connect() as connection:
+        transaction = connection.begin()
+        app.write(connection)
+        with app.engine.connect() as other:
+            pid = connection.connection.driver_connection.info.backend_pid  # type: ignore[union-attr]
+            other.execute(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": pid})
+        with pytest.raises(OperationalError) as caught:
+            transaction.commit()
+        assert caught.value.connection_invalidated
+    assert app.rows() == 1
+    assert app.version() > 0
+
+
+@pytest.mark.parametrize(
+    "options", [{"connect_args": {"prepare_threshold": None}}, {"isolation_level": "AUTOCOMMIT"}], ids=repr
+)
+def test_where_it_is_not_safe_the_row_goes_at_once(postgres_db: str, options: dict[str, Any]) -> None:
+    engine = create_engine(postgres_db, **options)
+    app = Committer(engine)
+    app.commit()
+    with engine.begin() as connection:
+        (entry,) = app.write(connection)
+        assert entry.batch.version > 0
+    engine.dispose()
+
+
+def test_pools_that_reset_connections_their_own_way_are_left_alone(postgres_db: str) -> None:
+    engine = create_engine(postgres_db, pool_size=1, max_overflow=0)
+    event.listen(engine, "reset", lambda connection, *_: connection.execute("DISCARD ALL") and connection.commit())
+    app = Committer(engine)
+    app.commit()
+    app.commit()
+    assert app.version() > 0
+    engine.dispose()
+
+
+def test_sessions_commit_with_it(app: Committer) -> None:
+    with Session(app.engine) as session:
+        (entry,) = app.write(session.connection())
+        session.commit()
+        assert entry.batch.version > 0
+        session.execute(text("SELECT 1"))
+        session.rollback()
+    assert app.rows() == 2
+
+
+def test_two_phase_transactions_write_at_once(app: Committer, private_postgres: Any) -> None:
+    node = private_postgres()
+    with committing(node.url) as two_phase:
+        two_phase.commit()
+        with two_phase.engine.connect() as connection:
+            transaction = connection.begin_twophase()
+            (entry,) = two_phase.write(connection)
+            assert entry.batch.version > 0
+            transaction.prepare()
+            transaction.commit()
+        assert two_phase.rows() == 2
+
+
+def test_two_outboxes_on_one_engine_do_not_meet(app: Committer) -> None:
+    other = Committer(app.engine, Outbox())
+    other.commit()
+    with app.engine.begin() as connection:
+        entries = [*app.write(connection), *other.write(connection)]
+    assert len({entry.batch.version for entry in entries}) == 2
+    assert app.rows() == 4
