@@ -5,12 +5,12 @@ Nothing here knows eventbus. The data is ISO 3166 and ISO 4217 as the `pycountry
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
 import pycountry
-from sqlalchemy import Column, ForeignKey, Table
+from sqlalchemy import Column, ForeignKey, Table, inspect, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
 
 
@@ -73,10 +73,10 @@ def currencies() -> list[Currency]:
     return [Currency(alpha_3=one.alpha_3, numeric=one.numeric, name=one.name) for one in pycountry.currencies]
 
 
-def countries(known: list[Currency]) -> list[Country]:
+def countries(money: Iterable[Currency]) -> list[Country]:
     """All countries, each with the currencies that carry its own numeric code (as the Swiss franc, 756, does)."""
     by_number: dict[str, list[Currency]] = {}
-    for currency in known:
+    for currency in money:
         by_number.setdefault(currency.numeric, []).append(currency)
     return [
         Country(
@@ -113,10 +113,25 @@ def subdivisions() -> list[Subdivision]:
     return list(ordered.values())
 
 
-def store(session: Session, records: list[Any], size: int = 200) -> Iterator[int]:
-    """Bring the records into the database, a transaction for every `size` of them; yields how many are done."""
+def store(session: Session, records: Sequence[Any], size: int = 200) -> Iterator[int]:
+    """Add or change the records, a transaction for every `size` of them; yields how many are done."""
     for start in range(0, len(records), size):
-        for record in records[start : start + size]:
-            session.merge(record)
+        part = records[start : start + size]
+        known = _known(session, part)
+        with session.no_autoflush:
+            for record in part:
+                if inspect(type(record)).primary_key_from_instance(record)[0] in known:
+                    session.merge(record)
+                else:
+                    session.add(record)
         session.commit()
-        yield min(start + size, len(records))
+        yield start + len(part)
+
+
+def _known(session: Session, records: Sequence[Any]) -> dict[str, Any]:
+    """By key, those of the records that the database has; in one query."""
+    model = inspect(type(records[0]))
+    key = model.primary_key[0]
+    wanted = [model.primary_key_from_instance(record)[0] for record in records]
+    found = session.scalars(select(model).where(key.in_(wanted)))
+    return {model.primary_key_from_instance(record)[0]: record for record in found}

@@ -1,6 +1,6 @@
 """A consumer of one's own: prints every change of every service, as it happens. Ends with Ctrl-C.
 
-    EVENTBUS_QUEUE=printer python examples/consumer_print.py
+EVENTBUS_QUEUE=printer python examples/consumer_print.py
 """
 
 from __future__ import annotations

@@ -3,182 +3,174 @@
     python -m examples.demo
 
 Without EVENTBUS_URL the broker is a SQLite file below the demo's directory; with EVENTBUS_URL=amqp://… it is RabbitMQ.
+Files go to DATA_DIR if that is set. Exit code: 0 when at the end the files equal the tables, else 1.
 """
 
 from __future__ import annotations
 
-import difflib
+import logging
 import os
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
-from sqlalchemy import create_engine, delete, func, select, update
+from sqlalchemy import Engine, create_engine, delete, func, select, update
 from sqlalchemy.orm import Session, sessionmaker
 
 import eventbus
+from eventbus import naming
+from eventbus.settings import redact
 from examples import atlas
+from examples.comparison import count_files, count_rows, equal
+from examples.stage import PATIENCE, Mirror, Progress, TroubleError, say, show_difference, show_file, title, wait_for
 
 SERVICE = "atlas"
 HOME = Path(os.environ.get("DEMO_DIR", "demo-data"))
-PATIENCE = 60.0
-"""Seconds until a mirror that does not catch up counts as broken."""
+METADATA = atlas.Base.metadata
+DATABASE = HOME / "atlas.sqlite3"
 
 
 def main() -> int:
-    """Run the demo; 0 when at its end the files equal the tables."""
+    """Run the demo and say how it went; also when it is interrupted, no process is left behind."""
+    for signum in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, lambda number, _: sys.exit(128 + number))
     HOME.mkdir(parents=True, exist_ok=True)
-    data_dir = Path(os.environ.setdefault("DATA_DIR", str(HOME / "files")))
-    os.environ.setdefault("EVENTBUS_URL", f"sqlite:///{HOME / 'broker.sqlite3'}")
-    os.environ.setdefault("EVENTBUS_SERVICE", SERVICE)
-    broker = "RabbitMQ" if os.environ["EVENTBUS_URL"].startswith("amqp") else "the embedded broker, a SQLite file"
-    say(f"Service, mirror and {broker}; files go to {data_dir}/")
+    logging.basicConfig(filename=HOME / "service.log", filemode="w", level="INFO")
+    try:
+        return run()
+    except TroubleError as trouble:
+        say(f"\n{trouble}")
+    except eventbus.EventBusError as error:
+        say(f"\nThe service cannot publish: {error}\nIts log is {HOME / 'service.log'}")
+    except KeyboardInterrupt:
+        say("\nInterrupted. Nothing is lost: the next run begins where the files and tables stand.")
+        return 130
+    return 1
 
-    engine = create_engine(f"sqlite:///{HOME / 'atlas.sqlite3'}")
-    atlas.Base.metadata.create_all(engine)
-    factory = sessionmaker(engine)
-    bus = eventbus.install(factory)
 
-    with mirror(data_dir):
-        with eventbus.acting_as("importer"), factory() as session:
-            fill(session)
-        bus.flush(timeout=PATIENCE)
-        wait_until_equal(engine_counts(factory), data_dir)
-        with eventbus.acting_as("editor"), factory() as session:
-            edit(session, data_dir, bus)
-        bus.flush(timeout=PATIENCE)
-        counts = engine_counts(factory)
-        equal = wait_until_equal(counts, data_dir)
-    bus.close()
-    for entity, rows in counts.items():
-        say(f"  {entity:17} {rows:5} rows  {count_files(data_dir, entity):5} files")
-    say("Files and tables are equal." if equal else "Files and tables differ: this is a bug.")
-    return 0 if equal else 1
+def run() -> int:
+    """Fill the tables, edit them, and each time see the files follow."""
+    data_dir = Path(os.environ.get("DATA_DIR", HOME / "files"))
+    url = os.environ.setdefault("EVENTBUS_URL", f"sqlite:///{HOME / 'broker.sqlite3'}")
+    title("A service, a broker, a mirror")
+    say(f"The broker is {f'RabbitMQ at {redact(url)}' if url.startswith('amqp') else 'a SQLite file, ' + url}")
+    with Mirror(data_dir, HOME / "mirror.log") as mirror:
+        engine = open_database(data_dir)
+        factory = sessionmaker(engine)
+        bus = eventbus.install(factory, service=SERVICE)
+        say(f"The service keeps its tables in {DATABASE}; the files are in {data_dir / SERVICE}")
+        try:
+            play(factory, bus, mirror, data_dir)
+        finally:
+            bus.close()
+            engine.dispose()
+    title("The end")
+    return 0 if compare(engine, data_dir) else 1
+
+
+def play(factory: sessionmaker[Session], bus: eventbus.Bus, mirror: Mirror, data_dir: Path) -> None:
+    """The story."""
+    belgium = data_dir / SERVICE / "country" / f"{naming.quote('BE')}.json"
+    title("ISO 3166 and ISO 4217 go into the tables, 200 records a commit")
+    with eventbus.acting_as("importer"), factory() as session:
+        fill(session)
+    follow(factory, bus, mirror, data_dir)
+    show_file(belgium)
+    with eventbus.acting_as("editor"), factory() as session:
+        title("One commit changes Belgium and gives it the euro")
+        before = belgium.read_text(encoding="utf-8")
+        edit(session)
+        started = time.monotonic()
+        session.commit()
+        wait_for(lambda: belgium.read_text(encoding="utf-8") != before, "the file of Belgium to change", mirror)
+        say(f"  {1000 * (time.monotonic() - started):.0f} ms later its file has changed:")
+        show_difference(before, belgium.read_text(encoding="utf-8"))
+        title("Statements over many rows, a rollback")
+        edit_many(session)
+        undo(session)
+    follow(factory, bus, mirror, data_dir)
+    say(f"  {bus.stats().published} events were published, each confirmed by the broker.")
 
 
 def fill(session: Session) -> None:
-    """Bring in all of ISO 3166 and 4217; on a second run only what the edits of the first one changed."""
-    money = atlas.currencies()
-    for title, records in (
-        ("currencies", money),
-        ("countries", atlas.countries(money)),
-        ("subdivisions", atlas.subdivisions()),
-    ):
-        started = time.monotonic()
+    """Bring in everything; on a second run only what the edits of the first one changed becomes an event."""
+    store(session, "currencies", atlas.currencies())
+    store(session, "countries", atlas.countries(session.scalars(select(atlas.Currency))))
+    store(session, "subdivisions", atlas.subdivisions())
+
+
+def store(session: Session, name: str, records: Sequence[atlas.Base]) -> None:
+    """One kind of record, with progress."""
+    with Progress(name, len(records)) as progress:
         for done in atlas.store(session, records):
-            progress(f"  {title}: {done} of {len(records)}")
-        end_progress(f"  {title}: {len(records)} stored in {time.monotonic() - started:.1f} s")
+            progress(done)
 
 
-def edit(session: Session, data_dir: Path, bus: eventbus.Bus) -> None:
-    """Change, link, delete, roll back: each shows as the files do."""
-    path = data_dir / SERVICE / "country" / f"{encoded('BE')}.json"
-    before = path.read_text()
+def edit(session: Session) -> None:
+    """A column and a many-to-many link, to go in one transaction."""
     belgium = session.get_one(atlas.Country, "BE")
     belgium.name = f"Kingdom of Belgium, seen at {time.strftime('%H:%M:%S')}"
     belgium.currencies.append(session.get_one(atlas.Currency, "EUR"))
-    session.commit()
-    wait_for(lambda: path.read_text() != before, "the file of Belgium to change")
-    say(f"One commit later, {path}:")
-    show_difference(before, path.read_text())
 
-    session.execute(update(atlas.Subdivision).where(atlas.Subdivision.type == "Parish").values(type="parish"))
-    session.execute(delete(atlas.Subdivision).where(atlas.Subdivision.country_code == "AD"))
-    session.commit()
-    andorra = session.scalar(select(func.count()).where(atlas.Subdivision.country_code == "AD"))
-    say(f"Bulk statements are events too: parishes renamed, those of Andorra deleted ({andorra} left).")
 
-    session.delete(belgium)
+def edit_many(session: Session) -> None:
+    """Statements that load no object are events too, one a row."""
+    parishes = update(atlas.Subdivision).where(atlas.Subdivision.type == "Parish").values(type="parish")
+    of_andorra = delete(atlas.Subdivision).where(atlas.Subdivision.country_code == "AD")
+    deleted = session.scalar(select(func.count()).where(atlas.Subdivision.country_code == "AD"))
+    session.execute(parishes)
+    session.execute(of_andorra)
+    session.commit()
+    say(f"  Every 'Parish' is called 'parish' now; the {deleted} subdivisions of Andorra are gone.")
+
+
+def undo(session: Session) -> None:
+    """What is rolled back never happened."""
+    session.delete(session.get_one(atlas.Country, "BE"))
     session.flush()
     session.rollback()
-    say("A deletion of Belgium was flushed and rolled back: nobody heard of it.")
-    say(f"Published so far: {bus.stats().published} events.")
+    say("  Belgium and its subdivisions were deleted, and the transaction rolled back: nobody heard of it.")
 
 
-@contextmanager
-def mirror(data_dir: Path) -> Iterator[None]:
-    """The consumer service as a process of its own; ends as it would in production, by SIGTERM."""
-    command = [sys.executable, "-m", "consumers.json_mirror", "--data-dir", str(data_dir)]
-    with subprocess.Popen(command, stderr=(HOME / "mirror.log").open("w")) as process:
-        say(f"Mirror started as process {process.pid}, its log is {HOME / 'mirror.log'}")
-        try:
-            yield
-        finally:
-            process.send_signal(signal.SIGTERM)
-            say(f"Mirror stopped with exit code {process.wait(timeout=PATIENCE)}")
+def follow(factory: sessionmaker[Session], bus: eventbus.Bus, mirror: Mirror, data_dir: Path) -> None:
+    """Return once every event is with the broker and the files say what the tables say; raises where that fails."""
+    bus.flush(timeout=PATIENCE)
+    with factory() as session, Progress("files", sum(count_rows(session, METADATA).values())) as progress:
+        wait_for(
+            lambda: equal(session, METADATA, data_dir / SERVICE),
+            "the files to say what the tables say",
+            mirror,
+            progress=lambda: progress(sum(count_files(data_dir / SERVICE, METADATA).values())),
+            every=0.2,
+        )
 
 
-def engine_counts(factory: sessionmaker[Session]) -> dict[str, int]:
-    """Rows a table, by the name of its entity."""
-    with factory() as session:
-        return {
-            table.name: session.scalar(select(func.count()).select_from(table)) or 0
-            for table in atlas.Base.metadata.sorted_tables
-        }
+def open_database(data_dir: Path) -> Engine:
+    """The service's database; a new one where the files are not those of the last run (another DATA_DIR, a crash)."""
+    engine = create_engine(f"sqlite:///{DATABASE}")
+    METADATA.create_all(engine)
+    with Session(engine) as session:
+        rows = count_rows(session, METADATA)
+        as_left = not any(rows.values()) or equal(session, METADATA, data_dir / SERVICE)
+    if not as_left:
+        say("Tables and files of an earlier run differ (another DATA_DIR, or it was ended): beginning with new tables")
+        METADATA.drop_all(engine)
+        METADATA.create_all(engine)
+    return engine
 
 
-def count_files(data_dir: Path, entity: str) -> int:
-    """Record files of one entity."""
-    return sum(1 for _ in (data_dir / SERVICE / entity).glob("*.json"))
-
-
-def wait_until_equal(counts: dict[str, int], data_dir: Path) -> bool:
-    """Wait until there are as many files as rows, with progress; False when the mirror does not get there."""
-    total = sum(counts.values())
-
-    def equal() -> bool:
-        files = {entity: count_files(data_dir, entity) for entity in counts}
-        progress(f"  mirror: {sum(files.values())} of {total} files")
-        return files == counts
-
-    done = wait_for(equal, "the mirror")
-    end_progress(f"  mirror: {total} files for {total} rows")
-    return done
-
-
-def wait_for(condition: Callable[[], bool], what: str) -> bool:
-    """Look ten times a second until the condition holds; False after PATIENCE seconds."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        if time.monotonic() > deadline:
-            say(f"Waited {PATIENCE:.0f} s for {what}: see {HOME / 'mirror.log'}")
-            return False
-        time.sleep(0.1)
-    return True
-
-
-def encoded(key: str) -> str:
-    """The file name of a key of capital letters: they are percent-encoded, since some disks fold case."""
-    return "".join(f"%{ord(letter):02X}" for letter in key)
-
-
-def show_difference(before: str, after: str) -> None:
-    """The changed lines of a file."""
-    lines = difflib.unified_diff(before.splitlines(), after.splitlines(), lineterm="", n=0)
-    for line in list(lines)[2:]:
-        say(f"    {line}")
-
-
-def say(text: str) -> None:
-    """One line for the reader."""
-    print(text, flush=True)
-
-
-def progress(text: str) -> None:
-    """A line that the next one overwrites; only where somebody watches."""
-    if sys.stdout.isatty():
-        print(f"\r\x1b[K{text}", end="", flush=True)
-
-
-def end_progress(text: str) -> None:
-    """The line that stays."""
-    if sys.stdout.isatty():
-        print("\r\x1b[K", end="")
-    say(text)
+def compare(engine: Engine, data_dir: Path) -> bool:
+    """Show how many rows and files there are; whether each file says what its row says."""
+    directory = data_dir / SERVICE
+    with Session(engine) as session:
+        files = count_files(directory, METADATA)
+        for entity, rows in count_rows(session, METADATA).items():
+            say(f"  {entity:17} {rows:5} rows  {files[entity]:5} files")
+        same = equal(session, METADATA, directory)
+    say("Files and tables are equal." if same else "Files and tables differ: this is a bug.")
+    return same
 
 
 if __name__ == "__main__":
