@@ -270,7 +270,7 @@ def _names(schema: Schema, name: str, source: Mapper[Any] | Table) -> bool:
     ):
         return True
     order = [prop.key for prop in source.attrs] if isinstance(source, Mapper) else [each.key for each in source.columns]
-    declared = [each for each in schema._declared_fields if each in order]
+    declared = [each for each, made in schema._declared_fields.items() if each in order and made is not None]
     if name not in order:
         return True
     later = declared[declared.index(name) + 1 :]
