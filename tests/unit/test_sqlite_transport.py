@@ -225,6 +225,24 @@ def test_a_batch_is_stored_whole_or_not_at_all(connect: Connect) -> None:
     assert ready(channel) == 1
 
 
+def test_a_publish_is_synced_to_disk_and_an_acknowledgement_need_not_be(connect: Connect) -> None:
+    connection = connect()
+    channel, full, normal = connection.channel(), 2, 1
+    declare(channel)
+    fill(channel, range(1))
+    assert synchronous(channel) == full
+    channel.basic_get("q").ack()
+    assert synchronous(channel) == normal
+    fill(channel, range(1))
+    assert synchronous(channel) == full
+
+
+def synchronous(channel: Any) -> int:
+    with channel.connection.broker.file.read() as database:
+        level: int = database.execute("PRAGMA synchronous").fetchone()[0]
+    return level
+
+
 def test_an_empty_batch_is_fine(connect: Connect) -> None:
     channel = connect().channel()
     declare(channel)
@@ -491,6 +509,16 @@ def test_a_successor_waits_until_what_the_first_held_is_settled(connect: Connect
     messages[0].ack()
     messages[1].requeue()
     assert drain(second, others, 3) == [1, 2, 3]
+
+
+@pytest.mark.parametrize(("single", "woken"), [(True, [True, False]), (False, [True, True])])
+def test_a_publish_wakes_those_whose_turn_it_is(connect: Connect, single: bool, woken: list[bool]) -> None:
+    publisher, consumers = connect().channel(), [connect(), connect()]
+    declare(publisher, x_single_active_consumer=single)
+    for consumer in consumers:
+        consume(consumer)
+    fill(publisher, range(1))
+    assert [consumer.connection.broker.sessions.bell.wait(0) for consumer in consumers] == woken
 
 
 def test_a_consumer_may_come_back_on_the_channel_that_still_holds(connect: Connect) -> None:

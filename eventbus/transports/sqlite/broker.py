@@ -21,7 +21,6 @@ from eventbus.transports.sqlite.file import BrokerFile
 from eventbus.transports.sqlite.messages import Item, Place, Stored
 from eventbus.transports.sqlite.sessions import Sessions
 
-
 PURGE_STEP: Final = 10_000
 """Messages removed in one transaction; takes some 100 ms."""
 

@@ -302,10 +302,10 @@ class Channel(base.StdChannel):
 
     def basic_ack(self, delivery_tag: int, multiple: bool = False) -> None:
         """Acknowledge one message, or with `multiple` all up to it (all there are for tag 0)."""
-        self._acked += self._pop(delivery_tag, multiple=multiple)
-        now = time.monotonic()
-        if len(self._acked) == 1:
+        places, now = self._pop(delivery_tag, multiple=multiple), time.monotonic()
+        if not self._acked:
             self._acked_since = now
+        self._acked += places
         if multiple or now - self._acked_since > ACK_DELAY or not self._outstanding:
             self.flush()
 
