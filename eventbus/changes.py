@@ -77,16 +77,26 @@ class Recorded:
     `after`: values aligned with `entity.keys`, MISSING where unknown; None for a deletion.
     `before`: for an update the old value of each column that was set, MISSING where it was never loaded; for a deletion
     all that was known of the row; empty for a creation.
+    `exact`: the keys of `before` are known to be those that changed.
     """
 
-    __slots__ = ("after", "before", "entity", "op", "pk")
+    __slots__ = ("after", "before", "entity", "exact", "op", "pk")
 
-    def __init__(self, op: Op, entity: Entity, pk: Key, before: dict[str, Any], after: Values | None) -> None:
+    def __init__(
+        self,
+        op: Op,
+        entity: Entity,
+        pk: Key,
+        before: dict[str, Any],
+        after: Values | None,
+        exact: bool = False,
+    ) -> None:
         self.op = op
         self.entity = entity
         self.pk = pk
         self.before = before
         self.after = after
+        self.exact = exact
 
     def __repr__(self) -> str:
         return f"<{self.op} {self.entity.name}{self.pk}>"
@@ -99,7 +109,10 @@ class Recorded:
         if self.op != "u" or self.after is None:
             return []
         positions, after = self.entity.positions, self.after
-        changed = [key for key, old in self.before.items() if _differs(old, after[positions[key]])]
+        if self.exact:
+            changed = list(self.before)
+        else:
+            changed = [key for key, old in self.before.items() if _differs(old, after[positions[key]])]
         if len(changed) > 1:
             changed.sort(key=positions.__getitem__)
         return changed
@@ -148,14 +161,28 @@ class Frame:
             for pk, after in rows.items():
                 self._create(records, pk, after)
 
-    def updated(self, entity: Entity, pk: Key, before: dict[str, Any], after: Values, *, whole: bool = False) -> None:
-        """Columns of a row were set: `before` has exactly their keys, with the old values (MISSING where unknown)."""
+    def updated(
+        self,
+        entity: Entity,
+        pk: Key,
+        before: dict[str, Any],
+        after: Values,
+        *,
+        whole: bool = False,
+        exact: bool = False,
+    ) -> None:
+        """Columns of a row were set: `before` has exactly their keys, with the old values (MISSING where unknown).
+
+        `whole`: the caller knows that no value of `after` is MISSING; `exact`: that all of these columns did change.
+        """
         if not whole:
             self._note_missing(entity, after)
-        records = self._of(entity)
+        records = self.records.get(entity)
+        if records is None:
+            records = self.records[entity] = {}
         earlier = records.get(pk)
         if earlier is None:
-            records[pk] = Recorded("u", entity, pk, before, after)
+            records[pk] = Recorded("u", entity, pk, before, after, exact)
         elif type(earlier) is tuple:
             records[pk] = _overlay(entity, earlier, after, before)
         else:
@@ -249,6 +276,7 @@ def _differs(old: Any, new: Any) -> bool:
 
 def _update(earlier: Recorded, before: dict[str, Any], after: Values) -> None:
     """A record updated or deleted before in this frame is now updated: the oldest old values stay."""
+    earlier.exact = False
     earlier.after = after if earlier.after is None else _overlay(earlier.entity, earlier.after, after, before)
     if earlier.op == "d":
         earlier.op = "u"
@@ -262,7 +290,7 @@ def _recreate(earlier: Recorded, after: Values) -> None:
     if earlier.op == "d":
         earlier.op = "u"
     earlier.before = {**dict.fromkeys(earlier.entity.keys, MISSING), **earlier.before}
-    earlier.after = after
+    earlier.after, earlier.exact = after, False
 
 
 def _delete(earlier: Recorded, before: Mapping[str, Any]) -> None:

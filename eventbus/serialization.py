@@ -129,6 +129,11 @@ class Serializer:
                     log.debug("old value left out", extra={"field": step.name, "error": type(error).__name__})
         return result
 
+    @property
+    def hooked(self) -> bool:
+        """Whether the schema does something of its own on the way, so that its own `dump` is used."""
+        return self._hooked
+
     def record(self, values: Values) -> Record:
         """The object that stands for these values before marshmallow."""
         row = {key: values[position] for key, position in self._keys.items() if values[position] is not MISSING}

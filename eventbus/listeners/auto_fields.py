@@ -97,7 +97,7 @@ class AutoFields(Listener):
         moment = _Moment(self._author, self._now)
         nameless: dict[_Plan, list[State]] = {}
         plans = self._plans
-        for state in session._new:
+        for state in list(session._new):
             plan = plans.get(state.manager.mapper) or self._plan(state.mapper)
             if plan.active:
                 if plan.id_key is not None and state.dict.get(plan.id_key) is None:
@@ -106,7 +106,7 @@ class AutoFields(Listener):
         for plan, states in nameless.items():
             self._name(session, plan, states)
         deleted = session._deleted
-        for state in session.identity_map._modified:
+        for state in list(session.identity_map._modified):
             plan = plans.get(state.manager.mapper) or self._plan(state.mapper)
             if plan.on_change and state not in deleted and plan.is_changed(state):
                 _stamp(plan.on_change, state, moment)

@@ -82,9 +82,9 @@ class Capture(Listener):
         overwritten: dict[State, Overwritten] = {}
         plans = self.plans
         for state in session.identity_map._modified:
-            old = _overwritten(plans[state.manager.mapper], state)
-            if old is not None:
-                overwritten[state] = old
+            plan = plans[state.manager.mapper]
+            if plan.volatile or _may_hold_expressions(state):
+                overwritten[state] = _overwritten(plan, state)
         if overwritten:
             flush_context.attributes[_OVERWRITTEN] = overwritten
 
@@ -93,12 +93,11 @@ class Capture(Listener):
         ledger = self.open(session)
         if ledger is None:
             return
-        flushed = _Flush(session, flush_context, self.plans)
+        flushed = _Flush(session, flush_context, self.plans, ledger.frame(session))
         flushed.read()
         if not flushed.touched:
             return
-        frame = ledger.frame(session)
-        flushed.record(frame)
+        flushed.record()
         for entity, mapper in flushed.touched.items():
             if entity not in ledger.connections:
                 self.bind(ledger, entity, _connection(flush_context, mapper))
@@ -113,21 +112,25 @@ class Capture(Listener):
 
 
 class _Flush:
-    """One flush, sorted into what it did."""
+    """One flush, sorted into what it did.
+
+    Updates go into the frame as they are met. What came and what went away is put there at the end, in that order: a
+    key may have gone from one object to another, a link may show on both its sides.
+    """
 
     __slots__ = (
-        "created", "deleted", "flush_context", "linked", "new", "old", "overwritten", "partial", "plans", "touched",
-        "unlinked", "updated",
+        "created", "deleted", "flush_context", "frame", "linked", "new", "old", "overwritten", "partial", "plans",
+        "touched", "unlinked",
     )  # fmt: skip
 
-    def __init__(self, session: Session, flush_context: UOWTransaction, plans: Plans) -> None:
+    def __init__(self, session: Session, flush_context: UOWTransaction, plans: Plans, frame: Frame) -> None:
         self.flush_context = flush_context
         self.plans = plans
+        self.frame = frame
         self.new = session._new
         self.overwritten: dict[State, Overwritten] = flush_context.attributes.get(_OVERWRITTEN, {})
         self.old = _switched(flush_context)
         self.created: dict[Entity, dict[Key, Values]] = {}
-        self.updated: list[tuple[Entity, Key, dict[str, Any], Values, bool]] = []
         self.deleted: dict[Entity, dict[Key, dict[str, Any]]] = {}
         self.linked: dict[Entity, dict[Key, Values]] = {}
         self.unlinked: dict[Entity, dict[Key, dict[str, Any]]] = {}
@@ -156,8 +159,9 @@ class _Flush:
             if plan.links:
                 self._link(plan, state, is_delete=is_delete)
 
-    def record(self, frame: Frame) -> None:
-        """Put it into the frame: what went away first, since a key may have gone to another object."""
+    def record(self) -> None:
+        """Put into the frame what went away, then what came."""
+        frame = self.frame
         for away in (self.unlinked, self.deleted):
             for entity, gone in away.items():
                 for pk, before in gone.items():
@@ -165,8 +169,6 @@ class _Flush:
         for new in (self.created, self.linked):
             for entity, rows in new.items():
                 frame.created_rows(entity, rows, whole=entity not in self.partial)
-        for entity, pk, before, after, whole in self.updated:
-            frame.updated(entity, pk, before, after, whole=whole)
 
     def _insert(self, plan: Plan, entity: Entity, state: State) -> None:
         values, whole = plan.inserted(state.dict)
@@ -200,7 +202,8 @@ class _Flush:
         before = {key: known.get(key, MISSING) for key in entity.keys if key in dict_ or key in unknown}
         kept = {key: value for key, value in known.items() if key not in unknown}
         after = tuple([dict_.get(key, kept.get(key, MISSING)) for key in entity.keys])
-        self._changed(plan, entity, pk, before, (plan.frozen(after), plan.is_whole(after)))
+        self.touched[entity] = plan.mapper
+        self.frame.updated(entity, pk, before, plan.frozen(after), whole=plan.is_whole(after))
         return True
 
     def _update(self, plan: Plan, entity: Entity, state: State) -> None:
@@ -216,17 +219,16 @@ class _Flush:
             return
         if plan.volatile:
             plan.add_volatile(before, {} if overwritten is None else overwritten.volatile)
-        after = plan.loaded(dict_)
+        values, whole = plan.loaded(dict_)
         if not plan.pk_keys.isdisjoint(before):
-            self._rename(plan, entity, state, before, after)
-        else:
-            self._changed(plan, entity, state.key[1], before, after)  # type: ignore[index]
+            self._rename(plan, entity, state, before, values)
+            return
+        self.touched[entity] = plan.mapper
+        exact = not plan.volatile and (overwritten is None or not overwritten.expressions)
+        self.frame.updated(entity, state.key[1], before, values, whole=whole, exact=exact)  # type: ignore[index]
 
-    def _rename(
-        self, plan: Plan, entity: Entity, state: State, before: dict[str, Any], after: tuple[Values, bool]
-    ) -> None:
+    def _rename(self, plan: Plan, entity: Entity, state: State, before: dict[str, Any], values: Values) -> None:
         """A primary key was changed: the old record has gone, a new one has come."""
-        values = after[0]
         known = {key: value for key, value in zip(entity.keys, values, strict=True) if value is not MISSING}
         known.update(before)
         old = {key: value for key, value in known.items() if value is not MISSING}
@@ -260,10 +262,6 @@ class _Flush:
         if not plan.is_whole(values):
             self.partial.add(entity)
 
-    def _changed(self, plan: Plan, entity: Entity, pk: Key, before: dict[str, Any], after: tuple[Values, bool]) -> None:
-        self.touched[entity] = plan.mapper
-        self.updated.append((entity, pk, before, *after))
-
 
 def _set_columns(plan: Plan, committed: dict[str, Any], dict_: dict[str, Any]) -> dict[str, Any]:
     """The columns that the flush set, with their old values: as the flush itself decides it."""
@@ -280,16 +278,23 @@ def _set_columns(plan: Plan, committed: dict[str, Any], dict_: dict[str, Any]) -
     return before
 
 
-def _overwritten(plan: Plan, state: State) -> Overwritten | None:
+def _may_hold_expressions(state: State) -> bool:
+    """Whether a set value is of none of the usual types: rarely so, and much cheaper to tell than what it is."""
+    dict_ = state.dict
+    for key in state.committed_state:
+        if type(dict_.get(key)) not in ATOMS:
+            return True
+    return False
+
+
+def _overwritten(plan: Plan, state: State) -> Overwritten:
     dict_, equal = state.dict, plan.equal
     expressions: dict[str, Any] = {}
     for key, old in state.committed_state.items():
         new = dict_.get(key)
         if type(new) not in ATOMS and key in equal and _is_expression(new):
             expressions[key] = MISSING if type(old) is LoaderCallableStatus else old
-    if plan.volatile:
-        return Overwritten(expressions, {key: dict_[key] for key in plan.volatile if key in dict_})
-    return Overwritten(expressions, {}) if expressions else None
+    return Overwritten(expressions, {key: dict_[key] for key in plan.volatile if key in dict_})
 
 
 def _is_expression(value: Any) -> bool:

@@ -7,7 +7,7 @@ events are then written into that form. That costs a third of encoding each even
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from operator import itemgetter
 from typing import Any, Final, Literal, NamedTuple
@@ -23,10 +23,13 @@ Policy = Literal["fail", "stub"]
 """What becomes of a record that cannot be published: the commit fails, or an event goes out that says so."""
 POLICIES: Final[tuple[Policy, ...]] = ("fail", "stub")
 
-_NOTHING: Final = b"null"
+_NULL: Final = b"null"
 _MARK: Final = re.compile(rb"@(\w+)@")
-_OWN: Final = (b"index", b"subject", b"pk", b"before", b"after", b"changed", b"more")
-"""Marks of what differs from event to event, in the order of `_Form.fill`'s arguments."""
+_MARKS: Final = (
+    b"index", b"subject", b"pk", b"before", b"after", b"changed", b"more",
+    b"transaction", b"author", b"size", b"time", b"traceparent",
+)  # fmt: skip
+"""Marks of what differs from event to event, then of what all events of a transaction share."""
 
 
 class Envelope(NamedTuple):
@@ -62,7 +65,7 @@ class Encoder:
 
     def writer(self, shared: Envelope, dialect: str) -> Writer:
         """What writes the events of one transaction on one kind of database."""
-        return Writer(self, shared, dialect)
+        return Writer(self, shared, dialect, self._max_bytes)
 
     def form(self, entity: Entity, op: str, *, traced: bool) -> _Form:
         """The form of an entity's events of one operation."""
@@ -88,26 +91,25 @@ class Encoder:
             raise error
         return b',"stub":' + orjson.dumps({"reason": type(error).__name__, "field": error.field})
 
-    def check_size(self, body: bytes, record: str) -> None:
-        """Raise EventTooLarge for an event that brokers and readers would refuse."""
-        if len(body) > self._max_bytes:
-            raise EventTooLarge(
-                f"{record}: its event has {len(body)} bytes, EVENTBUS_MAX_EVENT_BYTES is {self._max_bytes}; keep large "
-                "columns home (info={'eventbus': False}), or let such records go out as stubs",
-                record=record,
-            )
-
 
 class Writer:
     """Writes the events of one transaction."""
 
-    __slots__ = ("_dialect", "_encoder", "_filled", "_shared")
+    __slots__ = ("_dialect", "_encoder", "_kinds", "_max_bytes", "_shared", "_traced")
 
-    def __init__(self, encoder: Encoder, shared: Envelope, dialect: str) -> None:
+    def __init__(self, encoder: Encoder, shared: Envelope, dialect: str, max_bytes: int) -> None:
         self._encoder = encoder
-        self._shared = shared
         self._dialect = dialect
-        self._filled: dict[tuple[Entity, str], Callable[..., bytes]] = {}
+        self._max_bytes = max_bytes
+        self._traced = shared.traceparent is not None
+        self._shared = (
+            shared.transaction.encode(),
+            _NULL if shared.author is None else orjson.dumps(shared.author),
+            b"%d" % shared.size,
+            shared.time.encode(),
+            (shared.traceparent or "").encode(),
+        )
+        self._kinds: dict[tuple[Entity, str], tuple[Serializer, _Form]] = {}
 
     def encode(self, record: Recorded, changed: Sequence[str], index: int) -> bytes:
         """The unsealed event of one change."""
@@ -118,68 +120,63 @@ class Writer:
 
     def _encode(self, record: Recorded, changed: Sequence[str], index: int) -> bytes:
         entity, op, after = record.entity, record.op, record.after
-        serializer = entity.serializer(self._dialect)
+        kind = self._kinds.get((entity, op))
+        serializer, form = self._kind(entity, op) if kind is None else kind
         values = _key_values(entity, record.pk) if after is None else after
-        pk = serializer.pk(values)
-        before, content, names = _NOTHING, _NOTHING, b"[]"
+        key, subject = _key_texts(entity.name, serializer.pk(values))
+        before, content, names = _NULL, _NULL, b"[]"
         try:
             if after is not None:
                 content = orjson.dumps(serializer.after(after))
             if op == "u":
-                old = record.before
-                before = orjson.dumps(serializer.before({key: old[key] for key in changed}))
+                before = orjson.dumps(_old_values(record, changed, serializer))
                 names = self._encoder.names(entity, changed, self._dialect)
             elif op == "d":
                 before = orjson.dumps(serializer.before(record.before))
         except TypeError as error:
             raise serializer.blame(values) from error
-        body = self._fill(entity, op, pk, index, before, content, names, b"")
-        self._encoder.check_size(body, entity.name)
+        body = form.fill((b"%d" % index, subject, key, before, content, names, b"", *self._shared))
+        if len(body) > self._max_bytes:
+            raise self._too_large(subject.decode(), len(body))
         return body
 
     def _stub(self, record: Recorded, index: int, mark: bytes) -> bytes:
         entity = record.entity
-        serializer = entity.serializer(self._dialect)
+        serializer, form = self._kind(entity, record.op)
         pk = serializer.pk(_key_values(entity, record.pk))
         parts = pk if isinstance(pk, list) else [pk]
         keys = [entity.keys[position] for position in entity.pk_index]
         shown = {serializer.names.get(key, key): part for key, part in zip(keys, parts, strict=True)}
-        content = _NOTHING if record.after is None else orjson.dumps(shown)
-        before = _NOTHING if record.op == "c" else b"{}"
-        return self._fill(entity, record.op, pk, index, before, content, b"[]", mark)
-
-    def _fill(self, entity: Entity, op: str, pk: Any, index: int, *parts: bytes) -> bytes:
-        fill = self._filled.get((entity, op))
-        if fill is None:
-            form = self._encoder.form(entity, op, traced=self._shared.traceparent is not None)
-            fill = self._filled[entity, op] = form.share(self._shared)
+        content = _NULL if record.after is None else orjson.dumps(shown)
+        before = _NULL if record.op == "c" else b"{}"
         key, subject = _key_texts(entity.name, pk)
-        return fill(b"%d" % index, subject, key, *parts)
+        return form.fill((b"%d" % index, subject, key, before, content, b"[]", mark, *self._shared))
+
+    def _kind(self, entity: Entity, op: str) -> tuple[Serializer, _Form]:
+        serializer = entity.serializer(self._dialect)
+        kind = self._kinds[entity, op] = (serializer, self._encoder.form(entity, op, traced=self._traced))
+        return kind
+
+    def _too_large(self, record: str, size: int) -> EventTooLarge:
+        return EventTooLarge(
+            f"{record}: its event has {size} bytes, EVENTBUS_MAX_EVENT_BYTES is {self._max_bytes}; keep large columns "
+            "home (info={'eventbus': False}), or let such records go out as stubs (on_unfit='stub')",
+            record=record,
+        )
 
 
 class _Form:
-    """An event with marks for values; `share` fills in those of a transaction, and gives what fills in the rest."""
+    """An event with places for values, in the order of `_MARKS`."""
 
-    __slots__ = ("_order", "_pieces")
+    __slots__ = ("_order", "_text")
 
     def __init__(self, body: bytes) -> None:
-        self._pieces = _MARK.split(body.replace(b"%", b"%%"))
-        self._order = itemgetter(*[_OWN.index(mark) for mark in self._pieces[1::2] if mark in _OWN])
+        pieces = _MARK.split(body.replace(b"%", b"%%"))
+        self._order = itemgetter(*[_MARKS.index(mark) for mark in pieces[1::2]])
+        self._text = b"%b".join(pieces[::2])
 
-    def share(self, shared: Envelope) -> Callable[..., bytes]:
-        values = {
-            b"transaction": shared.transaction.encode(),
-            b"author": _NOTHING if shared.author is None else orjson.dumps(shared.author),
-            b"size": b"%d" % shared.size,
-            b"time": shared.time.encode(),
-            b"traceparent": (shared.traceparent or "").encode(),
-        }
-        pieces = list(self._pieces)
-        for place in range(1, len(pieces), 2):
-            value = values.get(pieces[place])
-            pieces[place] = b"%b" if value is None else value.replace(b"%", b"%%")
-        text, order = b"".join(pieces), self._order
-        return lambda *own: text % order(own)
+    def fill(self, values: tuple[bytes, ...]) -> bytes:
+        return self._text % self._order(values)
 
 
 def _make_form(service: str, entity: Entity, op: str, *, traced: bool) -> _Form:
@@ -206,13 +203,36 @@ def _make_form(service: str, entity: Entity, op: str, *, traced: bool) -> _Form:
     return _Form(body)
 
 
+def _old_values(record: Recorded, changed: Sequence[str], serializer: Serializer) -> dict[str, Any]:
+    """The old values of what changed, as far as they are known.
+
+    `Serializer.before` takes them one by one. `after` has been compiled for whole rows, and is faster for a whole row
+    than `before` for two values: so, where it can, it is given the row as it was.
+    """
+    old = record.before
+    if len(changed) == 1 or serializer.hooked or record.after is None:
+        return serializer.before({key: old[key] for key in changed})
+    positions, values = record.entity.positions, list(record.after)
+    for key in changed:
+        if old[key] is MISSING:
+            return serializer.before({key: old[key] for key in changed})
+        values[positions[key]] = old[key]
+    try:
+        row = serializer.after(tuple(values))
+    except SerializationError:  # an old value is unfit; `before` leaves it out
+        return serializer.before({key: old[key] for key in changed})
+    names = serializer.names
+    return {names[key]: row[names[key]] for key in changed if key in names}
+
+
 def _key_texts(entity: str, pk: Any) -> tuple[bytes, bytes]:
     """The primary key as JSON, and the record's subject as the inside of a JSON string."""
+    if type(pk) is int:
+        key = b"%d" % pk
+        return key, entity.encode() + b"/" + key
     key = orjson.dumps(pk)
     if type(pk) is str:
         return key, entity.encode() + b"/" + key[1:-1]
-    if type(pk) is int:
-        return key, entity.encode() + b"/" + key
     return key, orjson.dumps(naming.subject(entity, pk))[1:-1]
 
 

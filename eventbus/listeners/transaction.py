@@ -49,7 +49,7 @@ class _Net(NamedTuple):
     """A record that did change, and which of its keys."""
 
     record: Recorded
-    changed: list[str]
+    changed: Sequence[str]
 
 
 class Transactions(Listener):
@@ -141,7 +141,7 @@ class Transactions(Listener):
         if not frame.records:
             return
         self._complete(ledger, frame)
-        net = list(_net(frame))
+        net = _net(frame)
         if net:
             shared = envelope_of(ledger.transaction, ledger.author, ledger.size + len(net))
             sealed = frame.seal()
@@ -192,11 +192,14 @@ class Transactions(Listener):
             hooks.call(listener.changed, change)
 
 
-def _net(frame: TransactionFrame) -> Iterator[_Net]:
+def _net(frame: TransactionFrame) -> list[_Net]:
+    net: list[_Net] = []
     for record in frame:
-        changed = record.changed()
-        if changed or record.op != "u":
-            yield _Net(record, changed)
+        if record.op != "u":
+            net.append(_Net(record, ()))
+        elif changed := record.changed():
+            net.append(_Net(record, changed))
+    return net
 
 
 def _by_connection(ledger: Ledger, net: list[_Net]) -> Iterator[tuple[Connection, list[_Net]]]:

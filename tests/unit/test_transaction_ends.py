@@ -183,7 +183,7 @@ def test_a_failed_flush_in_a_savepoint_ends_the_savepoint(world: World, session:
     with pytest.raises(IntegrityError), session.begin_nested():
         session.add(Team(id=7, title="t"))
         session.flush()
-        session.execute(text("INSERT INTO team (id, title) VALUES (7, 'again')"))
+        session.connection().execute(text("INSERT INTO team (id, title) VALUES (7, 'again')"))
     session.add(Team(id=2, title="t"))
     session.commit()
     assert sorted(world.follow()) == [("c", "order/1"), ("c", "team/2")]
