@@ -67,6 +67,7 @@ class Directories:
             return descriptor
         above, _, name = path.rpartition("/")
         parent = self.get(above, make=make) if above else self.root
+        descriptor = self._open.get(path)  # again: the one above may have taken its place
         if descriptor is not None and not self._same(name, parent, descriptor):
             self._fs.close(self._open.pop(path))
             descriptor = None

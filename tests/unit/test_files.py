@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from consumers.json_mirror import documents
+from consumers.json_mirror.directories import Directories
 from consumers.json_mirror.errors import DirectoryGone
 from consumers.json_mirror.files import Files
 from consumers.json_mirror.filesystem import FileSystem
 from eventbus.errors import ConfigurationError
-from tests.support.mirroring import FailingFileSystem, contents, unfinished
+from tests.support.mirroring import FailingFileSystem, QuickFileSystem, contents, unfinished
 
 PLACE = ("crm/contact", "ab12.json")
 PATH = "crm/contact/ab12.json"
@@ -173,14 +174,28 @@ def test_what_a_killed_process_left_is_swept(files: Files, data_dir: Path) -> No
     assert unfinished(data_dir) == []
 
 
-def test_many_directories_need_few_descriptors(files: Files, data_dir: Path) -> None:
+@pytest.mark.parametrize("directory", ["crm/entity{}", "service{}/entity", "s{}/e{}"])
+def test_many_directories_need_few_descriptors(files: Files, data_dir: Path, directory: str) -> None:
     before = len(os.listdir("/proc/self/fd"))
     for turn in range(2):
-        for number in range(300):
-            files.put(f"crm/entity{number}", "a.json", b"%d" % turn)
+        files.begin()
+        for number in range(140):
+            files.put(directory.format(number, number % 7), "a.json", b"%d" % min(turn, 1))
     assert len(os.listdir("/proc/self/fd")) - before < 200
     assert set(contents(data_dir).values()) == {b"1"}
-    assert len(files.directories()) == 300
+    assert len(files.directories()) == 140
+
+
+def test_a_directory_whose_parent_was_closed_for_want_of_room_is_found_again(data_dir: Path) -> None:
+    filesystem = QuickFileSystem()
+    directories = Directories(data_dir, filesystem)
+    directories.get("a/b", make=True)
+    for number in range(126):
+        directories.get(f"c/{number}", make=True)
+    directories.begin()
+    descriptor = directories.get("a/b", make=False)  # opening a takes the room of a/b
+    assert filesystem.identity_of(descriptor)[1] == (data_dir / "a/b").stat().st_ino
+    directories.close()
 
 
 def test_a_document_counts_only_under_its_own_name(files: Files) -> None:
