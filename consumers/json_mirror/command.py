@@ -113,7 +113,7 @@ def _run(settings: MirrorSettings, *, drain: bool) -> int:
             failures.append(error)
             stop.set()
 
-        mirror = stack.enter_context(open_mirror(settings, fatal=fatal))
+        mirror = stack.enter_context(open_mirror(settings, fatal=fatal, progress=Progress("applied")))
         code = run(settings.consumer, mirror, drain=drain, stop=stop, observer=mirror)
     for error in failures:
         log.error("the mirror cannot go on: %s", error)

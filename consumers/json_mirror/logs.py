@@ -38,12 +38,12 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """`12:34:56 warning disk trouble (reason=No space left on device)`."""
+    """`12:34:56 warning disk trouble (reason=No space left on device)`, over a line of progress if there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
         clock = datetime.fromtimestamp(record.created, UTC).astimezone().strftime("%H:%M:%S")
         extra = ", ".join(f"{name}={value}" for name, value in _extra(record).items())
-        text = f"{clock} {record.levelname.lower()} {record.getMessage()}{f' ({extra})' if extra else ''}"
+        text = f"\r\x1b[K{clock} {record.levelname.lower()} {record.getMessage()}{f' ({extra})' if extra else ''}"
         if record.exc_info:
             text += f"\n{self.formatException(record.exc_info)}"
         return redact(text)

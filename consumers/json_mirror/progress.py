@@ -18,8 +18,8 @@ class Progress:
         self._total = total
         self._stream = stream or sys.stderr
         self._shown = self._stream.isatty()
-        self._started = self._drawn = time.monotonic()
-        self._first = self.count = 0
+        self._drawn = time.monotonic()
+        self._drawn_count = self.count = 0
 
     def add(self, count: int = 1) -> None:
         """So many more are done."""
@@ -30,7 +30,6 @@ class Progress:
         self.count = count
         now = time.monotonic()
         if self._shown and now - self._drawn >= _PAUSE:
-            self._drawn = now
             self._draw(now)
 
     def end(self) -> None:
@@ -41,7 +40,8 @@ class Progress:
             self._stream.flush()
 
     def _draw(self, now: float) -> None:
-        rate = self.count / max(now - self._started, 0.001)
+        rate = (self.count - self._drawn_count) / max(now - self._drawn, 0.001)
+        self._drawn, self._drawn_count = now, self.count
         of = f" of {self._total:,}" if self._total else ""
         self._stream.write(f"\r\x1b[K{self._what}: {self.count:,}{of}, {rate:,.0f} a second")
         self._stream.flush()

@@ -19,6 +19,7 @@ from consumers.json_mirror.cache.feed import Feed
 from consumers.json_mirror.errors import DirectoryGone, StateDamaged, StateUnavailable
 from consumers.json_mirror.files import Files
 from consumers.json_mirror.heartbeat import Heartbeat
+from consumers.json_mirror.progress import Progress
 from consumers.json_mirror.state import Change, State
 from consumers.json_mirror.syncing import Syncer
 from eventbus.envelope import Event
@@ -60,6 +61,7 @@ class Mirror(Observer):
         *,
         heartbeat: Heartbeat | None = None,
         feed: Feed | None = None,
+        progress: Progress | None = None,
         tombstone_age: float = 0,
         fatal: Callable[[Exception], None] = lambda _: None,
     ) -> None:
@@ -67,6 +69,7 @@ class Mirror(Observer):
         self._files = files
         self._heartbeat = heartbeat
         self._feed = feed
+        self._progress = progress
         self._tombstone_age = tombstone_age
         self._fatal = fatal
         self._syncer = Syncer(files.sync_all)
@@ -143,6 +146,8 @@ class Mirror(Observer):
         """Beat, and see to what is left over: nothing here is urgent, nothing here may raise."""
         if self._heartbeat:
             self._heartbeat.beat()
+        if self._progress:
+            self._progress.show(self.applied)
         now = time.monotonic()
         try:
             self._settle()
@@ -176,6 +181,9 @@ class Mirror(Observer):
     def close(self) -> None:
         """Flush the files to the disk and note it, so that the next start has nothing to look at."""
         self._syncer.close()
+        if self._progress:
+            self._progress.show(self.applied)
+            self._progress.end()
         try:
             self._settle()
         except (StateUnavailable, StateDamaged, DirectoryGone, OSError) as error:

@@ -123,10 +123,11 @@ class Figures:
 class _Entity:
     """The running figures of one entity, within a transaction."""
 
-    __slots__ = ("deleted", "id", "live", "time", "version")
+    __slots__ = ("changed", "deleted", "id", "live", "time", "version")
 
     def __init__(self, id: int, version: int = 0, time: str = "") -> None:
         self.id = id
+        self.changed = False
         self.live = self.deleted = 0
         self.version = version
         self.time = time
@@ -205,6 +206,7 @@ class State:
                 entity.deleted -= not existed
             else:
                 continue
+            entity.changed = True
             entity.live += document is not None
             entity.deleted += document is None
             if version > entity.version:
@@ -212,7 +214,8 @@ class State:
             written.append(Written(directory, filename, version, document, existed))
         db.executemany(_INSERT, inserts)
         db.executemany(_UPDATE, updates)
-        db.executemany(_COUNT, [(e.live, e.deleted, e.version, e.time, e.id) for e in touched.values()])
+        # A batch of nothing but duplicates writes nothing, and so waits for no disk.
+        db.executemany(_COUNT, [(e.live, e.deleted, e.version, e.time, e.id) for e in touched.values() if e.changed])
         return written
 
     def _entity(self, db: sqlite3.Connection, directory: str) -> _Entity:

@@ -38,6 +38,13 @@ def test_the_same_version_again_changes_nothing(state: State) -> None:
     assert state.get(CONTACTS, "a") == Record(CONTACTS, "a", 2, b"first")
 
 
+def test_a_batch_of_duplicates_writes_nothing(state: State) -> None:
+    state.apply([change("a", 2)])
+    before = state._db.total_changes
+    state.apply([change("a", 2), change("a", 1)])
+    assert state._db.total_changes == before
+
+
 def test_many_changes_of_a_record_in_a_batch_are_one(state: State) -> None:
     _, written = state.apply([change("a", version, b"%d" % version) for version in (3, 9, 1, 9, 4)])
     assert [(record.version, record.document) for record in written] == [(9, b"9")]
