@@ -17,6 +17,7 @@ from eventbus.envelope import Batch, Event, decode
 from eventbus.listeners import base, targets
 from eventbus.listeners.auto_fields import AutoFields
 from eventbus.listeners.base import Listener
+from eventbus.listeners.bulk import Bulk, Mode
 from eventbus.listeners.capture import Capture
 from eventbus.listeners.encoding import Encoder
 from eventbus.listeners.transaction import Transactions
@@ -60,6 +61,7 @@ class Recording:
         author: Callable[[], Any] | None = None,
         auto_fields: bool | AutoFields = True,
         listeners: Sequence[Listener] = (),
+        bulk: Mode = "capture",
         policy: Any = "fail",
         max_bytes: int = 1 << 20,
         **entities: Any,
@@ -76,7 +78,7 @@ class Recording:
             self.target.session_class,
             auto_fields=stamps,
             capture=self.capture,
-            bulk=None,
+            bulk=Bulk(self.capture, bulk),
             transaction=Transactions(self.capture, encoder, self.sink, listeners=listeners),
             others=listeners,
         )
