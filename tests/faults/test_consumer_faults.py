@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,11 @@ from consumers.base.errors import Lost
 from eventbus.errors import ConfigurationError
 from tests.conftest import StartRabbitNode
 from tests.support.consuming import Collector, Running, event_body, fresh, publish, ready, wait_for
+from tests.support.discovery import Unavailable
+from tests.support.nodes.rabbitmq import RabbitNode
 from tests.support.tcp_proxy import Mode, TcpProxy
+
+pytestmark = pytest.mark.rabbitmq
 
 
 @pytest.fixture(autouse=True)
@@ -29,6 +34,16 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 def settings(rabbitmq_url: str, unique: str) -> Iterator[ConsumerSettings]:
     with fresh(rabbitmq_url, unique, patience=2.0) as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[RabbitNode]:
+    """A broker of this module's own: a start takes long. Each test leaves it running as it was."""
+    try:
+        with RabbitNode() as started:
+            yield started
+    except Unavailable as error:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(str(error))
 
 
 def consumes(settings: ConsumerSettings, collector: Collector, version: int) -> None:
@@ -126,10 +141,7 @@ def test_nothing_is_lost_when_the_connection_breaks_under_load(
     assert ready(settings, f"{settings.queue}.dlq") == 0
 
 
-def test_connections_closed_by_the_broker_and_its_restart_are_survived(
-    private_rabbitmq: StartRabbitNode, unique: str
-) -> None:
-    node = private_rabbitmq()
+def test_connections_closed_by_the_broker_and_its_restart_are_survived(node: RabbitNode, unique: str) -> None:
     settings = ConsumerSettings(url=node.url, queue=unique, patience=2.0)
     collector = Collector()
     with Running(settings, collector) as consumer:
@@ -165,10 +177,7 @@ def test_a_delivery_held_longer_than_the_broker_allows_comes_again(
     assert consumer.moments.connections == 2
 
 
-def test_a_broker_short_of_memory_takes_no_letters_but_good_messages_go_on(
-    private_rabbitmq: StartRabbitNode, unique: str
-) -> None:
-    node = private_rabbitmq()
+def test_a_broker_short_of_memory_takes_no_letters_but_good_messages_go_on(node: RabbitNode, unique: str) -> None:
     settings = ConsumerSettings(url=node.url, queue=unique, patience=1.0)
     collector = Collector()
     assert run(settings, collector, drain=True) == 0
@@ -183,22 +192,20 @@ def test_a_broker_short_of_memory_takes_no_letters_but_good_messages_go_on(
     wait_for(lambda: ready(settings, f"{unique}.dlq") >= 10)
 
 
-def test_a_user_without_permission_is_told_so(private_rabbitmq: StartRabbitNode, unique: str) -> None:
-    node = private_rabbitmq()
-    node.rabbitmqctl("add_user", "mirror", "secret")
-    node.rabbitmqctl("set_permissions", "mirror", "", "", "")
-    url = node.url.replace("guest:guest", "mirror:secret")
+def test_a_user_without_permission_is_told_so(node: RabbitNode, unique: str) -> None:
+    node.rabbitmqctl("add_user", unique, "secret")
+    node.rabbitmqctl("set_permissions", unique, "", "", "")
+    url = node.url.replace("guest:guest", f"{unique}:secret")
     with pytest.raises(ConfigurationError, match="administrator"):
         AmqpInbox(ConsumerSettings(url=url, queue=unique))
 
 
-def test_a_user_who_may_only_read_finds_what_was_prepared(private_rabbitmq: StartRabbitNode, unique: str) -> None:
-    node = private_rabbitmq()
+def test_a_user_who_may_only_read_finds_what_was_prepared(node: RabbitNode, unique: str) -> None:
     prepared = ConsumerSettings(url=node.url, queue=unique)
     assert run(prepared, Collector(), drain=True) == 0
-    node.rabbitmqctl("add_user", "mirror", "secret")
-    node.rabbitmqctl("set_permissions", "mirror", "", "eventbus.dlx", f"{unique}")
-    url = node.url.replace("guest:guest", "mirror:secret")
+    node.rabbitmqctl("add_user", unique, "secret")
+    node.rabbitmqctl("set_permissions", unique, "", "eventbus.dlx", f"{unique}")
+    url = node.url.replace("guest:guest", f"{unique}:secret")
     collector = Collector()
     publish(prepared, [event_body(version=1), b"bad"])
     assert run(ConsumerSettings(url=url, queue=unique), collector, drain=True) == 0

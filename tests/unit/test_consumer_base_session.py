@@ -15,6 +15,7 @@ from consumers.base.errors import Lost
 from consumers.base.runner import Runner
 from consumers.base.sender import Sender
 from consumers.base.settings import Shard
+from consumers.base.worklist import GUILTY_AFTER
 from eventbus.errors import BrokerUnavailable, ConfigurationError
 from tests.support.consuming import Collector, ListInbox, Moments, delivery
 
@@ -114,8 +115,10 @@ def test_good_messages_go_on_while_letters_cannot_be_sent(monkeypatch: pytest.Mo
             stop.set()
 
     inbox.on_fetch = stop_when_done
-    Runner(SETTINGS, collector, stop, open_inbox=lambda _: inbox).run()
+    moments = Moments()
+    Runner(SETTINGS, collector, stop, observer=moments, open_inbox=lambda _: inbox).run()
     assert collector.versions == list(range(2, 30))
+    assert moments.connections == 1
     assert 1 not in inbox.acknowledged
     assert [each.tag for each in inbox.queue] == [1]
 
@@ -151,6 +154,41 @@ def test_a_poisonous_delivery_ends_as_a_letter_and_its_neighbours_are_done(
     assert letters == ["handler failed: KeyError"]
     assert sorted(done) == [tag for tag in range(1, 16) if tag != 5]
     assert sorted(inbox.acknowledged) == list(range(1, 16))
+
+
+def test_a_lone_poisonous_delivery_is_convicted_by_those_that_come_after_it(
+    letters: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("consumers.base.session._FIRST_RETRY", 0.001)
+    monkeypatch.setattr("consumers.base.session._LONGEST_TRIAL", 0.001)
+    tries: list[int] = []
+    inbox = ListInbox(numbered(1))
+
+    def handler(batch: Sequence[Delivery]) -> Sequence[Outcome]:
+        if any(each.tag == 1 for each in batch):
+            tries.append(1)
+            if len(tries) == 4:
+                inbox.queue.append(delivery("r2", 2, tag=2))
+            raise KeyError("phone")
+        return [DONE] * len(batch)
+
+    Runner(SETTINGS, handler, threading.Event(), drain=True, open_inbox=lambda _: inbox).run()
+    assert letters == ["handler failed: KeyError"]
+    assert len(tries) == GUILTY_AFTER
+    assert sorted(inbox.acknowledged) == [1, 2]
+
+
+def test_a_drain_looks_twice_before_it_believes_that_the_queue_is_empty() -> None:
+    """What a consumer before us held may be on its way back into the queue."""
+    inbox, collector, fetches = ListInbox(numbered(1)), Collector(), iter(range(100))
+
+    def return_late() -> None:
+        if next(fetches) == 2:
+            inbox.queue.append(delivery(version=2, tag=2))
+
+    inbox.on_fetch = return_late
+    Runner(SETTINGS, collector, threading.Event(), drain=True, open_inbox=lambda _: inbox).run()
+    assert collector.versions == [1, 2]
 
 
 def test_told_to_stop_it_settles_the_batch_at_hand_and_takes_no_other() -> None:
