@@ -74,7 +74,7 @@ def dumpdata(
     chosen = _choose(targets, only, exclude)
     dumped = Dumped()
     with _snapshot(engine) as connection:
-        lines = _records(connection, chosen, dumped, published=published, progress=progress)
+        lines = _records(connection, targets, chosen, dumped, published=published, progress=progress)
         _write(stream, _indented(lines, indent), format)
     return dumped
 
@@ -112,28 +112,30 @@ def _snapshot(engine: Engine) -> Iterator[Connection]:
 
 def _records(
     connection: Connection,
-    targets: Sequence[Target],
+    targets: Targets,
+    chosen: Sequence[Target],
     dumped: Dumped,
     *,
     published: bool,
     progress: Callable[[Dumped], None] | None,
 ) -> Iterator[bytes]:
     streaming = connection.execution_options(yield_per=ROWS)
-    for target in targets:
-        serializer = _serializer(target, connection.dialect.name, dumped, published=published)
-        dumped.models[target.model] += 0
+    for target in chosen:
+        model = targets.model(target)
+        serializer = _serializer(target, model, connection.dialect.name, dumped, published=published)
+        dumped.models[model] += 0
         for rows in streaming.execute(_rows_of(target)).partitions():
             for row in rows:
                 fields = serializer.after(row)
-                record = {"fields": fields, "model": target.model, "pk": serializer.pk(row)}
+                record = {"fields": fields, "model": model, "pk": serializer.pk(row)}
                 yield orjson.dumps(record, option=orjson.OPT_SORT_KEYS)
             dumped.objects += len(rows)
-            dumped.models[target.model] += len(rows)
+            dumped.models[model] += len(rows)
             if progress is not None:
                 progress(dumped)
 
 
-def _serializer(target: Target, dialect: str, dumped: Dumped, *, published: bool) -> Serializer:
+def _serializer(target: Target, model: str, dialect: str, dumped: Dumped, *, published: bool) -> Serializer:
     """A serializer for all columns: what a user's schema shows to others is no backup."""
     entity = target.entity
     keys = []
@@ -148,7 +150,7 @@ def _serializer(target: Target, dialect: str, dumped: Dumped, *, published: bool
         if reason is None:
             keys.append(key)
         else:
-            dumped.left_out[f"{target.model}.{key}"] = reason
+            dumped.left_out[f"{model}.{key}"] = reason
     source: Any = entity.mapper or entity.table
     schema = RecordSchema(entity.name, source, entity.keys, entity.columns, entity.pk_index, None, tuple(keys), {})
     return build_serializer(schema, dialect)

@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session, scoped_session
 from eventbus import cli, fixtures, references
 from eventbus.errors import ConfigurationError, LoadError
 from eventbus.muting import muted
-from eventbus.rows import Existing, Group, Plan, Planner
+from eventbus.rows import Existing, Group, Origin, Plan, Planner
 from eventbus.rowwriter import Sorter, TooEarlyError, Writer, failure
 from eventbus.targets import Target, Targets
 
@@ -90,7 +90,7 @@ def _load(
             loader = _load_in_file_order(connection, targets, paths, options)
             if loader is None:
                 loader = _load_by_table(connection, targets, paths, options)
-            check(loader.used)
+            check(targets, loader.used)
         references.lift_sequences(connection, loader.used)
     session.expire_all()
     return loader.loaded
@@ -171,20 +171,20 @@ class _Loader:
         if target is None:
             self.loaded.skipped += 1
             return
-        self._make_rows(path, target, pk, fields, names)
+        self._make_rows((path, model, pk), target, fields, names)
         self.loaded.objects += 1
         self.loaded.models[model] += 1
 
-    def _make_rows(self, path: str, target: Target, pk: Any, fields: Mapping[str, Any], names: tuple[str, ...]) -> None:
+    def _make_rows(self, origin: Origin, target: Target, fields: Mapping[str, Any], names: tuple[str, ...]) -> None:
+        pk = origin[2]
         plan: Plan | None = None
         try:
             plan = self._plans.get((target, pk is not None, names)) or self._plan(target, pk is not None, names)
             for group, row in plan.groups:
                 group.rows.append(row(pk, fields))
-                group.origins.append((path, pk))
+                group.origins.append(origin)
         except Exception as error:
-            reason = str(error) if plan is None else plan.explain(fields)
-            raise failure(path, target.model, pk, reason) from error
+            raise failure(*origin, str(error) if plan is None else plan.explain(fields)) from error
 
     def _plan(self, target: Target, keyed: bool, names: tuple[str, ...]) -> Plan:
         plan = self._plans[target, keyed, names] = self._planner.plan(target, keyed, names)

@@ -15,11 +15,11 @@ from sqlalchemy import Connection, ForeignKeyConstraint, Table
 from sqlalchemy.dialects import postgresql
 
 from eventbus.errors import LoadError
-from eventbus.targets import Target
+from eventbus.targets import Target, Targets
 
 
 @contextlib.contextmanager
-def checked_later(connection: Connection) -> Iterator[Callable[[Iterable[Target]], None]]:
+def checked_later(connection: Connection) -> Iterator[Callable[[Targets, Iterable[Target]], None]]:
     """Put off the database's check of foreign keys as far as it can be; yields what then does it, for some targets.
 
     That raises LoadError for a row that refers to none.
@@ -49,21 +49,21 @@ def _begin(connection: Connection) -> None:
         connection.exec_driver_sql("BEGIN")
 
 
-def _no_check(_targets: Iterable[Target]) -> None:
+def _no_check(_targets: Targets, _used: Iterable[Target]) -> None:
     """The database checks each statement, or was told never to check."""
 
 
-def _checker(connection: Connection) -> Callable[[Iterable[Target]], None]:
-    def check(targets: Iterable[Target]) -> None:
-        for target in targets:
+def _checker(connection: Connection) -> Callable[[Targets, Iterable[Target]], None]:
+    def check(targets: Targets, used: Iterable[Target]) -> None:
+        for target in used:
             for part in target.parts:
                 for constraint in part.table.foreign_key_constraints:
-                    _check(connection, target, constraint)
+                    _check(connection, targets.model(target), constraint)
 
     return check
 
 
-def _check(connection: Connection, target: Target, constraint: ForeignKeyConstraint) -> None:
+def _check(connection: Connection, model: str, constraint: ForeignKeyConstraint) -> None:
     """Raise LoadError where a row refers to none."""
     child, parent = constraint.table, constraint.referred_table.alias("referred")
     pairs = [(element.parent, parent.c[element.column.key]) for element in constraint.elements]
@@ -76,7 +76,7 @@ def _check(connection: Connection, target: Target, constraint: ForeignKeyConstra
         where = (
             f"{', '.join(column.key for column in constraint.columns)} refers to no {constraint.referred_table.name}"
         )
-        raise LoadError(f"{target.model} {pk!r}: {where}", model=target.model, pk=pk)
+        raise LoadError(f"{model} {pk!r}: {where}", model=model, pk=pk)
 
 
 def lift_sequences(connection: Connection, targets: Iterable[Target]) -> None:

@@ -31,6 +31,8 @@ Read = Callable[[Any], Any]
 """A JSON value (None too) to a value for the column; raises ValueError, TypeError or ValidationError."""
 MakeRow = Callable[[Any, Mapping[str, Any]], Any]
 """A record's `pk` and `fields` to the parameters of its group's statement."""
+Origin = tuple[str, str, Any]
+"""A record's file, model and primary key."""
 Existing = Literal["update", "keep", "fail"]
 """What becomes of a record whose key is in the database already."""
 
@@ -46,8 +48,8 @@ class Group:
     part: Part
     statement: str | sa.Insert
     rows: list[Any] = field(default_factory=list)
-    origins: list[tuple[str, Any]] = field(default_factory=list)
-    """Of each row the file and the primary key, for errors."""
+    origins: list[Origin] = field(default_factory=list)
+    """Where each row comes from, for errors."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

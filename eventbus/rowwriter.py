@@ -17,7 +17,7 @@ from sqlalchemy import Connection, ForeignKeyConstraint, Table
 from sqlalchemy.exc import DBAPIError, StatementError
 
 from eventbus.errors import LoadError
-from eventbus.rows import Group
+from eventbus.rows import Group, Origin
 from eventbus.targets import Part, Targets
 
 SEEN: Final = 1_000_000
@@ -71,12 +71,13 @@ class Writer:
 
     def _blame(self, group: Group, rows: list[Any], error: StatementError) -> None:
         """Find the row by writing one at a time; raises LoadError."""
-        for row, (path, pk) in zip(rows, group.origins, strict=True):
+        for row, origin in zip(rows, group.origins, strict=True):
             try:
                 self._run(group.statement, [row])
             except StatementError as single:
-                raise failure(path, group.target.model, pk, _database_says(single)) from single
-        raise failure(group.origins[0][0], group.target.model, None, _database_says(error)) from error
+                raise failure(*origin, _database_says(single)) from single
+        path, model, _ = group.origins[0]
+        raise failure(path, model, None, _database_says(error)) from error
 
 
 class Sorter:
@@ -110,7 +111,7 @@ class Sorter:
                 self._writer.write([Group(known.target, known.part, known.statement, rows, origins)])
         self._writer.finish()
 
-    def _read(self, table: Table) -> Iterator[tuple[int, list[dict[str, Any]], list[tuple[str, Any]]]]:
+    def _read(self, table: Table) -> Iterator[tuple[int, list[dict[str, Any]], list[Origin]]]:
         file = self._files.get(table)
         if file is None:
             return

@@ -17,6 +17,7 @@ from sqlalchemy.schema import sort_tables_and_constraints
 from eventbus import naming
 from eventbus.entities import Entities, Entity
 from eventbus.errors import ConfigurationError
+from eventbus.settings import DEFAULT_SERVICE
 
 OUR_TABLES: Final = "eventbus_"
 """How the names of our own tables begin; no dump holds those."""
@@ -35,7 +36,6 @@ class Target:
     """One entity as something to load into or to dump from."""
 
     entity: Entity
-    model: str
     parts: tuple[Part, ...]
     aliases: Mapping[str, str]
     constants: Mapping[str, Any]
@@ -55,7 +55,7 @@ class Targets:
     """
 
     def __init__(self, models: Any, *, service: str | None = None) -> None:
-        self._entities = Entities(service or "app")
+        self._entities = Entities(service or DEFAULT_SERVICE)
         self.service = None if service is None else naming.quote(service)
         found = [self._target(entity) for entity in _entities(self._entities, models)]
         if not found:
@@ -80,11 +80,13 @@ class Targets:
                 return None
         return target
 
+    def model(self, target: Target) -> str:
+        """The name of its records' model."""
+        return f"{self.service or DEFAULT_SERVICE}.{target.entity.name}"
+
     def _target(self, entity: Entity) -> Target:
-        prefix = self.service or "app"
         return Target(
             entity,
-            f"{prefix}.{entity.name}",
             tuple(_parts(entity)),
             _aliases(entity),
             _constants(entity),
