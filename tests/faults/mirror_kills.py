@@ -46,14 +46,14 @@ def kill_in_a_loop(settings: ConsumerSettings, data_dir: Path, kills: int, seed:
     chance = random.Random(seed)
     drain(settings, data_dir)
     with Reader(data_dir) as reader:
-        with Load(settings, seed=seed) as load:
+        with Load(settings, seed=seed, rate=300) as load:
             for number in range(kills):
                 with MirrorProcess(settings, data_dir) as process:
                     process.wait_until_it_holds_the_directory()
-                    time.sleep(chance.random() * 0.6)  # anywhere: recovering, connecting, in the middle of a batch
+                    time.sleep(chance.random() * 0.8)  # anywhere: recovering, connecting, in the middle of a batch
                 if (number + 1) % 20 == 0:
                     click.echo(f"{number + 1} kills, {load.sent:,} events, {reader.read:,} files read")
-        drain(settings, data_dir)
+        drain(settings, data_dir, timeout=600)
     found = {path: orjson.loads(content)["fields"] for path, content in contents(data_dir).items()}
     expected = load.expected
     return Outcome(

@@ -96,10 +96,10 @@ class MirrorProcess:
         return self._process.wait(timeout)
 
 
-def drain(settings: ConsumerSettings, data_dir: Path) -> None:
+def drain(settings: ConsumerSettings, data_dir: Path, timeout: float = 120) -> None:
     """A mirror from start to end of the queue; it must succeed."""
     with MirrorProcess(settings, data_dir, "--drain") as process:
-        assert process.wait() == 0, process.log.read_text()
+        assert process.wait(timeout) == 0, process.log.read_text()
 
 
 class Reader:
