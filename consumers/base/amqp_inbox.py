@@ -44,6 +44,7 @@ class AmqpInbox(Inbox):
         self._prefetch = 0 if browse else settings.prefetch
         self._arrived: deque[Delivery] = deque()
         self._arrived_bytes = 0
+        self._closing = False
         self._tally = Tally()
         self._line = Line(settings, heartbeat=settings.heartbeat)
         self._connection = self._line.driver
@@ -75,6 +76,8 @@ class AmqpInbox(Inbox):
         self._channel.is_open = False
 
     def _arrive(self, delivery: Delivery) -> None:
+        if self._closing:
+            return  # it goes back; a whole prefetch of large bodies must not pile up while we say goodbye
         self._arrived.append(delivery)
         self._arrived_bytes += len(delivery.body)
 
@@ -151,6 +154,7 @@ class AmqpInbox(Inbox):
         return self._probe()[0] + len(self._arrived)
 
     def close(self) -> None:
+        self._closing = True
         try:
             with talking():
                 self._channel.basic_cancel(self._tag)

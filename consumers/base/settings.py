@@ -4,15 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Final, Self
 from urllib.parse import unquote
 
 from consumers import trust
 from eventbus import naming, signing
-from eventbus.envelope import Limits
+from eventbus.envelope import Limits, seal
 from eventbus.errors import ConfigurationError
 from eventbus.settings import DEFAULT_URL, reading_environment, redact
 from eventbus.transports.mirror_queue import DELIVERY_LIMIT
+
+DEFAULT_BODY: Final = 1 << 20
+_VERSION_BYTES: Final = len(seal(b"{}", 1)) - len(b"{}")
+
+
+def limits_for(body: int) -> Limits:
+    """Limits that let through what a service may send whose EVENTBUS_MAX_EVENT_BYTES is `body`.
+
+    A service measures an event before it has its version, so that comes on top.
+    """
+    return Limits(body=body + _VERSION_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +66,7 @@ class ConsumerSettings:
     bindings: tuple[str, ...] = ("#",)
     prefetch: int = 1000
     batch_bytes: int = 8 << 20
-    limits: Limits = field(default_factory=Limits)
+    limits: Limits = field(default_factory=lambda: limits_for(DEFAULT_BODY))
     delivery_limit: int = DELIVERY_LIMIT
     heartbeat: int = 20
     patience: float = 10.0
@@ -105,7 +116,7 @@ class ConsumerSettings:
                 "queue": env.str("QUEUE", naming.DEFAULT_QUEUE),
                 "bindings": tuple(env.str("BINDINGS", "#").replace(",", " ").split()),
                 "prefetch": env.int("PREFETCH", 1000),
-                "limits": Limits(body=env.int("MAX_BODY_BYTES", Limits().body)),
+                "limits": limits_for(env.int("MAX_BODY_BYTES", DEFAULT_BODY)),
                 "delivery_limit": env.int("DELIVERY_LIMIT", DELIVERY_LIMIT),
                 "heartbeat": env.int("HEARTBEAT", 20),
                 "insecure_tls": env.bool("INSECURE_TLS", False),

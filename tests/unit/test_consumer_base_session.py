@@ -308,7 +308,7 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     assert settings.bindings == ("crm.#", "billing.invoice.*")
     assert settings.queue_name == "json-mirror.1"
     assert settings.own_user == "mirror"
-    assert settings.limits.body == 2048
+    assert settings.limits.body == 2048 + len('"sequence":"00000000000000000001",')
     assert settings.hmac_keys[0].id == "k"
     assert settings.trusted_users == {"crm_writer": frozenset({"crm"})}
     assert "s%40cret" not in repr(settings)
