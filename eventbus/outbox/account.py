@@ -19,9 +19,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from eventbus import failpoints
 from eventbus.outbox.delivery import Parcel
 from eventbus.outbox.owner import is_alive, is_dead
-from eventbus.outbox.store import ABANDONED, PAGE_BYTES, Lease, ParkedRow, Store, now
+from eventbus.outbox.store import ABANDONED, PAGE_BYTES, Lease, ParkedRow, Store, brief, now
 from eventbus.publishers.base import Backoff
-from eventbus.settings import redact
 
 DATABASE_ERRORS: Final = (SQLAlchemyError, OSError)
 _DELETE_ROWS: Final = 500
@@ -202,7 +201,7 @@ class Account:
             self._paused_until = at + self._backoff.next()
             if not self.failing:
                 logger.warning(
-                    "the outbox cannot be reached", extra={"outbox": repr(self.store), "reason": redact(str(error))}
+                    "the outbox cannot be reached", extra={"outbox": repr(self.store), "reason": brief(error)}
                 )
             self.failing = True
             return []
@@ -232,7 +231,7 @@ class Account:
             return self.store.claim_parked(now(), self._retry_at()) if self.parked else []
         except DATABASE_ERRORS as error:
             self._paused_until = at + self._backoff.next()
-            logger.warning("the outbox cannot be reached", extra={"reason": redact(str(error))})
+            logger.warning("the outbox cannot be reached", extra={"reason": brief(error)})
             return []
 
     def settle_parked(self, delivered: list[int], again: list[tuple[ParkedRow, Parcel]]) -> None:
@@ -245,7 +244,7 @@ class Account:
                 self._parked_check.due = 0.0
             self.parked = self.store.count_parked()
         except DATABASE_ERRORS as error:
-            logger.warning("the outbox cannot be reached", extra={"reason": redact(str(error))})
+            logger.warning("the outbox cannot be reached", extra={"reason": brief(error)})
 
     def leave(self) -> None:
         """This process goes: what is left may be taken by whoever comes first."""
@@ -260,7 +259,7 @@ class Account:
             for owner in self._adopted:
                 self.store.abandon(owner)
         except DATABASE_ERRORS as error:
-            logger.warning("the outbox cannot be reached", extra={"reason": redact(str(error))})
+            logger.warning("the outbox cannot be reached", extra={"reason": brief(error)})
         self.close()
 
     def close(self) -> None:

@@ -10,8 +10,7 @@ from typing import Final, final
 from sqlalchemy import Engine
 
 from eventbus.outbox.account import DATABASE_ERRORS, Watch
-from eventbus.outbox.store import Store
-from eventbus.settings import redact
+from eventbus.outbox.store import Store, brief
 
 RELAY: Final = "relay"
 
@@ -64,7 +63,7 @@ class Keeper:
                 failing = False
             except DATABASE_ERRORS as error:
                 if not failing:
-                    logger.warning("the database cannot be reached", extra={"reason": redact(str(error))})
+                    logger.warning("the database cannot be reached", extra={"reason": brief(error)})
                 failing = True
             self._stop.wait(self._patience / 5)
         self._release()
@@ -90,4 +89,4 @@ class Keeper:
                 self._store.release(self._name)
             self._store.close()
         except DATABASE_ERRORS as error:
-            logger.warning("the lease could not be given back", extra={"reason": redact(str(error))})
+            logger.warning("the lease could not be given back", extra={"reason": brief(error)})

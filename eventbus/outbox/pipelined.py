@@ -5,9 +5,11 @@ libpq's pipeline mode together with the COMMIT that follows, by the dialect's `d
 it, where whatever goes wrong becomes SQLAlchemy's error as ever. If the row cannot be inserted, the server does not
 commit.
 
+The INSERT is sent with its text each time. A prepared statement would spare the server some 50 µs, but does not last:
+psycopg itself deallocates all of them after a rollback, also one to a savepoint, and after a DROP.
+
 Where that is not certain to be right, the row is inserted at once, as on every other database: within savepoints and
-two-phase transactions, in AUTOCOMMIT, with prepared statements switched off (poolers), where a pool resets its
-connections in a way of its own, and where the table might be another one than before (`_PostgresWriter`).
+two-phase transactions, in AUTOCOMMIT, and where the table might be another one than before (`_PostgresWriter`).
 """
 
 from __future__ import annotations
@@ -24,9 +26,7 @@ from eventbus.outbox.tables import outbox
 MAX_BYTES: Final = 64 << 10
 
 _KEY: Final = "eventbus.pipelined"
-_PREPARED: Final = "eventbus.prepared"
-_INSERT_NAME: Final = b"eventbus_insert"
-_COMMIT_NAME: Final = b"eventbus_commit"
+_UNNAMED: Final = b""
 # The last column guards against a table that was made anew while this connection lived: an id that is not above the
 # limit ends the transaction with a division by zero.
 _INSERT: Final = (
@@ -67,15 +67,9 @@ class _Pending:
 
 
 def is_possible(engine: Engine) -> bool:
-    """Whether this engine's driver and pool allow it at all."""
-    dialect, dispatch = engine.dialect, engine.pool.dispatch
-    return (
-        dialect.driver == "psycopg"
-        and not dialect.is_async
-        and hasattr(select, "poll")
-        and not dispatch.reset
-        and not dispatch.checkin
-    )
+    """Whether this engine's driver allows it at all."""
+    dialect = engine.dialect
+    return dialect.driver == "psycopg" and not dialect.is_async and hasattr(select, "poll")
 
 
 def install(dialect: Any) -> None:
@@ -105,7 +99,7 @@ def defer(connection: Connection, row: Row) -> bool:
     if type(transaction) is not RootTransaction or connection.in_nested_transaction() or len(row.payload) > MAX_BYTES:
         return False
     raw: Any = connection.connection.driver_connection
-    if raw.autocommit or raw.prepare_threshold is None:
+    if raw.autocommit:
         return False
     info = connection.info
     pending = info.get(_KEY)
@@ -126,18 +120,14 @@ def _in_transaction(connection: Any) -> bool:
 
 
 def _commit(connection: Any, pending: _Pending) -> None:
-    raw, info = connection.driver_connection, connection.info
-    prepare = _PREPARED not in info
+    raw = connection.driver_connection
     try:
-        results = _exchange(raw.pgconn, pending, prepare=prepare)
+        results = _exchange(raw.pgconn, pending)
     except BaseException:
         # Interrupted in the middle of the exchange: the connection is of no more use.
         raw.close()
         raise
     failed = next((result for result in results if result.error_message), None)
-    if prepare and failed not in results[:2]:
-        # They stay, whatever becomes of the transaction.
-        info[_PREPARED] = True
     if failed is not None:
         for row in pending.rows:
             row.writer.failed()
@@ -148,19 +138,16 @@ def _commit(connection: Any, pending: _Pending) -> None:
         row.writer.written(row_id)
 
 
-def _exchange(pgconn: Any, pending: _Pending, *, prepare: bool) -> list[Any]:
+def _exchange(pgconn: Any, pending: _Pending) -> list[Any]:
     """Send all and read all results."""
     pgconn.enter_pipeline_mode()
-    expected = len(pending.rows) + 2
-    if prepare:
-        pgconn.send_prepare(_INSERT_NAME, _INSERT)
-        pgconn.send_prepare(_COMMIT_NAME, b"COMMIT")
-        expected += 2
+    pgconn.send_prepare(_UNNAMED, _INSERT)
     for row in pending.rows:
-        pgconn.send_query_prepared(_INSERT_NAME, [row.owner, row.payload, b"%d" % row.limit], [_TEXT, _BINARY, _TEXT])
-    pgconn.send_query_prepared(_COMMIT_NAME, [])
+        pgconn.send_query_prepared(_UNNAMED, [row.owner, row.payload, b"%d" % row.limit], [_TEXT, _BINARY, _TEXT])
+    pgconn.send_query_params(b"COMMIT", None)
     pgconn.pipeline_sync()
-    results = _receive(pgconn, expected)
+    # One for the preparation, one for the COMMIT, one for the sync.
+    results = _receive(pgconn, len(pending.rows) + 3)
     pgconn.exit_pipeline_mode()
     return results
 

@@ -402,3 +402,8 @@ def _slices(ids: Sequence[int]) -> Iterable[list[int]]:
 def now() -> int:
     """The host's clock in microseconds since 1970."""
     return time.time_ns() // 1000
+
+
+def brief(error: Exception) -> str:
+    """The first line of what the driver says, fit for a log."""
+    return redact(str(getattr(error, "orig", None) or error).partition("\n")[0])

@@ -12,7 +12,7 @@ from eventbus.errors import BrokerUnavailable
 from eventbus.outbox import ParkedRow, Row, Store
 from eventbus.outbox.account import DATABASE_ERRORS, Tempo
 from eventbus.outbox.delivery import Parcel, deliver
-from eventbus.outbox.store import now
+from eventbus.outbox.store import brief, now
 from eventbus.publishers.base import Backoff, Publisher
 from eventbus.settings import redact
 
@@ -49,7 +49,7 @@ class InOrder:
             done = self._step()
         except DATABASE_ERRORS as error:
             if not self._failing:
-                logger.warning("the outbox cannot be reached", extra={"reason": redact(str(error))})
+                logger.warning("the outbox cannot be reached", extra={"reason": brief(error)})
             self._failing = True
             time.sleep(_MOMENT)
             return False

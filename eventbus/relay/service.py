@@ -86,22 +86,23 @@ class Relay:
         """
         keeper = Keeper(self._engine, patience=self._patience)
         keeper.start()
-        give_up = time.monotonic() + 2 * self._patience
+        waiting_since = time.monotonic()
         try:
             while not stop.is_set():
-                if self._work_while_held(keeper, stop, once=once) and once:
-                    break
-                if once and not self._progress.active and time.monotonic() > give_up:
-                    raise EventBusError("another relay is active for this database, and does the work")
+                if keeper.wait(_MOMENT):
+                    if self._work_while_held(keeper, stop, once=once) and once:
+                        break
+                    waiting_since = time.monotonic()
+                else:
+                    self._report(active=False)
+                    if once and time.monotonic() - waiting_since > 2 * self._patience:
+                        raise EventBusError("another relay is active for this database, and does the work")
         finally:
             keeper.close()
         return self._progress
 
     def _work_while_held(self, keeper: Keeper, stop: threading.Event, *, once: bool) -> bool:
         """Whether there is nothing left to do."""
-        if not keeper.wait(_MOMENT):
-            self._report(active=False)
-            return False
         logger.info("this relay is the active one", extra={"ordering": self._ordering})
         worker = self._worker()
         before = self._progress

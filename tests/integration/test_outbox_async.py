@@ -106,4 +106,4 @@ def test_a_silent_broker_does_not_hold_up_the_loop(url: Any) -> None:
         return sorted(late)[int(len(late) * 0.98)]
 
     assert asyncio.run(work()) < 0.05
-    assert len(broker.messages) == 50
+    assert len(broker.messages) == 51, "with the first one, which nobody handed over"

@@ -1,0 +1,229 @@
+"""The relay: what it delivers, in which order, and that one is active for a database."""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine
+
+from eventbus import relay as relay_package
+from eventbus.envelope import Message
+from eventbus.errors import BrokerUnavailable, EventBusError
+from eventbus.outbox import Store
+from eventbus.outbox.account import Tempo
+from eventbus.outbox.keeper import RELAY, Keeper
+from eventbus.publishers.base import Outcome
+from eventbus.publishers.memory import MemoryPublisher
+from eventbus.relay import Ordering, Relay
+from eventbus.relay import service as service_module
+from tests.support.committing import Committer, as_process, committing, elsewhere, eventually, gone
+
+QUICK = Tempo(delete=0.02, grace=0.5, parked=0.2, sweep=0.1)
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Iterator[Committer]:
+    with committing(f"sqlite:///{tmp_path / 'app.sqlite3'}") as committer:
+        yield committer
+
+
+@pytest.fixture
+def broker() -> MemoryPublisher:
+    return MemoryPublisher()
+
+
+def once(app: Committer, broker: MemoryPublisher, ordering: Ordering = "fast", tempo: Tempo = QUICK) -> relay_package.Progress:
+    return Relay(app.engine, lambda: broker, ordering=ordering, tempo=tempo, patience=3).run(threading.Event(), once=True)
+
+
+class Running:
+    """A relay in a thread."""
+
+    def __init__(self, app: Committer, broker: MemoryPublisher, ordering: Ordering = "fast") -> None:
+        self.stop = threading.Event()
+        self.progress: list[relay_package.Progress] = []
+        self._engine = create_engine(app.engine.url)
+        relay = Relay(
+            self._engine,
+            lambda: broker,
+            ordering=ordering,
+            tempo=QUICK,
+            patience=1.0,
+            on_progress=self.progress.append,
+        )
+        self._thread = threading.Thread(target=relay.run, args=(self.stop,))
+        self._thread.start()
+
+    @property
+    def active(self) -> bool:
+        return bool(self.progress) and self.progress[-1].active
+
+    def end(self) -> None:
+        self.stop.set()
+        self._thread.join()
+        self._engine.dispose()
+
+
+def fails(*ids: str) -> Callable[[Message], Outcome]:
+    return lambda message: Outcome.REFUSED if message.id in ids else Outcome.CONFIRMED
+
+
+def test_what_dead_processes_left_is_delivered_and_what_the_living_have_is_not(
+    app: Committer, broker: MemoryPublisher
+) -> None:
+    living = app.version()
+    with as_process(gone()):
+        left = [app.version() for _ in range(20)]
+    assert once(app, broker).delivered == 20
+    assert [event.version for event in broker.events] == left
+    assert app.rows() == 1
+    assert living not in [event.version for event in broker.events]
+
+
+def test_once_waits_until_it_is_certain_who_of_another_machine_is_dead(app: Committer, broker: MemoryPublisher) -> None:
+    with as_process(elsewhere()):
+        left = app.version()
+    once(app, broker)
+    assert [event.version for event in broker.events] == [left]
+    assert app.rows() == 0
+
+
+def test_strict_ordering_delivers_everything_by_id(app: Committer, broker: MemoryPublisher) -> None:
+    versions = [app.version() for _ in range(20)]
+    with as_process(gone()):
+        versions.append(app.version())
+    assert once(app, broker, "strict").delivered == 21
+    assert [event.version for event in broker.events] == versions
+    assert app.rows() == 0
+
+
+def test_strict_ordering_sends_no_event_before_the_one_ahead_of_it_is_confirmed(
+    app: Committer, broker: MemoryPublisher
+) -> None:
+    """Also when the broker takes the later of two that are sent together: so they never are."""
+    refusals = defaultdict(int)
+
+    def answer(message: Message) -> Outcome:
+        refusals[message.id] += 1
+        return Outcome.REFUSED if refusals[message.id] < 3 and message.id.endswith(("0", "1")) else Outcome.CONFIRMED
+
+    broker.answer = answer
+    for number in range(12):
+        app.commit(record=number % 3)
+    once(app, broker, "strict")
+    assert len(broker.messages) == 12
+    for record in range(3):
+        versions = [event.version for event in broker.events if event.pk == record]
+        assert versions == sorted(versions)
+        assert len(versions) == 4
+
+
+def test_strict_ordering_holds_back_what_follows_a_refused_event_and_nothing_else(
+    app: Committer, broker: MemoryPublisher, caplog: pytest.LogCaptureFixture
+) -> None:
+    (first,) = app.commit(record=1)
+    app.commit(3, record=1)  # of the records 1, 2 and 3
+    app.commit(record=4)
+    broker.answer = fails(first.batch.messages()[0].id)
+    progress = once(app, broker, "strict", Tempo(parked=3600))
+    assert sorted(event.pk for event in broker.events) == [2, 3, 4]
+    assert progress.parked == 2
+    assert (app.rows(), app.parked()) == (0, 2)
+    assert "events are parked in the outbox" in caplog.messages
+    app.commit(record=1)
+    once(app, broker, "strict", Tempo(parked=3600))
+    assert (app.rows(), app.parked()) == (0, 3), "a relay that starts anew knows what is held back"
+    broker.answer = lambda _: Outcome.CONFIRMED
+    once(app, broker, "strict", Tempo(parked=3600))
+    assert (app.rows(), app.parked()) == (0, 0)
+    versions = [event.version for event in broker.events if event.pk == 1]
+    assert versions == sorted(versions)
+    assert len(versions) == 3
+
+
+def test_strict_ordering_goes_on_after_the_broker_was_lost(app: Committer, broker: MemoryPublisher) -> None:
+    for number in range(10):
+        app.commit(record=number)
+    broker.lose(confirmed=3, arrived=1)
+    once(app, broker, "strict")
+    ids = [message.id for message in broker.messages]
+    assert len(set(ids)) == 10
+    assert app.rows() == 0
+
+
+def test_a_second_relay_waits_and_takes_over_when_the_first_ends(app: Committer, broker: MemoryPublisher) -> None:
+    app.commit()
+    first = Running(app, broker, "strict")
+    eventually(lambda: first.active)
+    second = Running(app, broker, "strict")
+    eventually(lambda: second.progress)
+    assert not second.active
+    first.end()
+    eventually(lambda: second.active)
+    version = app.version()
+    eventually(lambda: version in [event.version for event in broker.events])
+    second.end()
+    assert app.leases() == set()
+
+
+def test_a_relay_that_dies_is_replaced_within_its_patience(app: Committer, broker: MemoryPublisher) -> None:
+    app.commit()
+    with as_process(elsewhere()):
+        dead = Store(create_engine(app.engine.url))
+        assert dead.exists()
+        assert dead.take(RELAY, None)
+        dead.close()
+    relay = Running(app, broker)
+    eventually(lambda: relay.active, timeout=5)
+    relay.end()
+
+
+def test_a_keeper_that_cannot_show_life_stops_believing_before_others_begin(app: Committer) -> None:
+    app.commit()
+    keeper = Keeper(app.engine, patience=0.5)
+    keeper.start()
+    assert keeper.wait(5)
+    with app.engine.connect() as lock:
+        lock.exec_driver_sql("BEGIN IMMEDIATE")
+        eventually(lambda: not keeper.held, timeout=2)
+    eventually(lambda: keeper.held, timeout=5)
+    keeper.close()
+
+
+def test_once_does_not_wait_for_a_broker_for_ever(
+    app: Committer, broker: MemoryPublisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_module, "_PATIENCE", 0.3)
+    broker.available = False
+    with as_process(gone()):
+        app.commit()
+    with pytest.raises(BrokerUnavailable):
+        once(app, broker)
+    with pytest.raises(BrokerUnavailable):
+        once(app, broker, "strict")
+    assert app.rows() == 1
+
+
+def test_once_says_that_another_relay_is_active(app: Committer, broker: MemoryPublisher) -> None:
+    app.commit()
+    active = Running(app, broker)
+    eventually(lambda: active.active)
+    with pytest.raises(EventBusError, match="another relay is active"):
+        Relay(app.engine, lambda: broker, patience=0.5).run(threading.Event(), once=True)
+    active.end()
+
+
+@pytest.mark.parametrize("ordering", ["fast", "strict"])
+def test_a_relay_waits_for_a_database_that_has_no_outbox_yet(
+    app: Committer, broker: MemoryPublisher, ordering: Ordering
+) -> None:
+    relay = Running(app, broker, ordering)
+    eventually(lambda: relay.progress)
+    with as_process(gone()):
+        app.commit()
+    broker.wait_for(1)
+    relay.end()

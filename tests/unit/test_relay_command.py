@@ -1,0 +1,157 @@
+"""The command `eventbus-relay`: its use, its exit codes, and that no password shows."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import kombu
+import pytest
+
+from eventbus import transports
+from eventbus.outbox import ParkedRow, Store
+from eventbus.relay import main
+from tests.support.committing import Committer, as_process, body, committing, gone
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("DATABASE_URL", "EVENTBUS_URL", "EVENTBUS_ORDERING", "EVENTBUS_EXCHANGE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Iterator[Committer]:
+    with committing(f"sqlite:///{tmp_path / 'app.sqlite3'}") as committer:
+        yield committer
+
+
+@pytest.fixture
+def database(app: Committer) -> str:
+    return str(app.engine.url)
+
+
+@pytest.fixture
+def parked(app: Committer) -> list[int]:
+    """Two rows the broker did not take."""
+    ids = [app.version(), app.version()]
+    store = Store(app.engine)
+    never = 10**17
+    store.park([ParkedRow(each, 1, 1_763_884_800_000_000, never, 5, "unroutable: crm.x.y", body("tx")) for each in ids])
+    store.close()
+    return ids
+
+
+def messages(path: str) -> int:
+    with transports.connection(f"sqlite:///{path}") as connection:
+        queue = kombu.Queue("json-mirror", channel=connection.default_channel, no_declare=True)
+        count = 0
+        while (message := queue.get()) is not None:
+            message.ack()
+            count += 1
+        return count
+
+
+def test_once_delivers_and_ends(app: Committer, database: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with as_process(gone()):
+        app.commit(3)
+    assert main(["--database", database, "--url", "sqlite:///broker.sqlite3", "--once"]) == 0
+    assert "Delivered 3 events" in capsys.readouterr().err
+    assert app.rows() == 0
+    assert messages("broker.sqlite3") == 3
+
+
+def test_the_environment_names_database_and_broker(
+    app: Committer, database: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    secret = tmp_path / "url"
+    secret.write_text(f"{database}\n")
+    monkeypatch.setenv("DATABASE_URL_FILE", str(secret))
+    monkeypatch.setenv("EVENTBUS_URL", "sqlite:///other.sqlite3")
+    monkeypatch.setenv("EVENTBUS_ORDERING", "strict")
+    app.commit(2)
+    assert main(["--once"]) == 0
+    assert messages("other.sqlite3") == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ([], "Which database"),
+        (["--database", "nonsense"], "--database"),
+        (["--database", "sqlite:///app.sqlite3", "--once"], "has no outbox"),
+        (["--database", "sqlite:///app.sqlite3", "--url", "http://x", "--once"], "amqp://"),
+        (["--database", "sqlite:///app.sqlite3", "--ordering", "odd"], "odd"),
+        (["--database", "sqlite:///app.sqlite3", "--id", "3"], "--parked"),
+        (["--database", "sqlite:///app.sqlite3", "--once", "--parked", "list"], "--once"),
+        (["--unknown"], "--unknown"),
+    ],
+)
+def test_wrong_use_is_exit_code_2_and_says_what_is_wrong(
+    arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    assert text in capsys.readouterr().err
+
+
+def test_help_is_for_newcomers(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "eventbus-relay --database" in shown
+    assert "DATABASE_URL" in shown
+
+
+def test_a_database_that_cannot_be_reached_is_exit_code_1_without_its_password(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("psycopg")
+    url = "postgresql+psycopg://me:hush@127.0.0.1:1/none?connect_timeout=1"
+    assert main(["--database", url, "--once"]) == 1
+    shown = capsys.readouterr()
+    assert "hush" not in shown.err + shown.out
+
+
+def test_parked_rows_are_listed(database: str, parked: list[int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--database", database, "--parked", "list"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in shown] == ["ROW", *map(str, parked)]
+    assert shown[1].endswith("5      1  unroutable: crm.x.y")
+    assert "2025-11-23 08:00:00" in shown[1]
+
+
+def test_parked_rows_are_made_due(
+    app: Committer, database: str, parked: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--database", database, "--parked", "retry", "--id", str(parked[0])]) == 0
+    assert "1 rows are due" in capsys.readouterr().out
+    with as_process(gone()):
+        app.commit()
+    assert main(["--database", database, "--url", "sqlite:///broker.sqlite3", "--once"]) == 0
+    assert app.parked() == 0, "where one gets through, the others are tried too"
+
+
+def test_parked_rows_are_purged_after_a_yes(
+    app: Committer, database: str, parked: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("click.confirm", _decline)
+    assert main(["--database", database, "--parked", "purge"]) == 1
+    assert app.parked() == 2
+    assert main(["--database", database, "--parked", "purge", "--id", str(parked[0]), "--yes"]) == 0
+    assert app.parked() == 1
+    assert main(["--database", database, "--parked", "purge", "--yes"]) == 0
+    assert app.parked() == 0
+
+
+def _decline(*_: object, **__: object) -> None:
+    import click
+
+    raise click.Abort
+
+
+def test_the_command_leaves_logging_as_it_found_it(database: str, app: Committer) -> None:
+    before = list(logging.getLogger().handlers)
+    app.commit()
+    main(["--database", database, "--parked", "list"])
+    assert logging.getLogger().handlers == before
