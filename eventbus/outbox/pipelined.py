@@ -46,7 +46,7 @@ class Writer(Protocol):
 
 
 class Row(NamedTuple):
-    """A row to go with the commit, which gives the batch its version. Its id must be above `limit`, or the commit fails."""
+    """A row to go with the commit, which gives the batch its version. With an id not above `limit` the commit fails."""
 
     owner: bytes
     payload: bytes
@@ -177,7 +177,8 @@ def _error(raw: Any, result: Any) -> Exception:
     state = getattr(error, "sqlstate", None)
     if state == _DIVISION_BY_ZERO:
         missing = OutboxMissing(
-            f"Table {outbox.name} was made anew while this process ran. The transaction is rolled back; the next one works."
+            f"Table {outbox.name} was made anew while this process ran. "
+            "The transaction is rolled back; the next one works."
         )
         missing.__cause__ = error
         return missing
