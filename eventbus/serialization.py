@@ -129,10 +129,14 @@ class Serializer:
                     log.debug("old value left out", extra={"field": step.name, "error": type(error).__name__})
         return result
 
-    @property
-    def hooked(self) -> bool:
-        """Whether the schema does something of its own on the way, so that its own `dump` is used."""
-        return self._hooked
+    def part(self, keys: Sequence[str]) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+        """`before` for exactly these keys, made once for many records that changed alike."""
+        steps = [step for step in self._steps if step.key in keys]
+
+        def before(old: Mapping[str, Any]) -> dict[str, Any]:
+            return self.before({key: old[key] for key in keys})
+
+        return _compile_part(steps, before) if steps else before
 
     def record(self, values: Values) -> Record:
         """The object that stands for these values before marshmallow."""
@@ -541,6 +545,21 @@ def _compile(
     code = compile("\n".join(lines), "<eventbus serializer>", "exec")
     exec(code, names)  # noqa: S102 - our own text; names are in it as repr()
     made: Callable[[Values], Any] = names["after"]
+    return made
+
+
+def _compile_part(
+    steps: Sequence[_Step], before: Callable[[Mapping[str, Any]], dict[str, Any]]
+) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    """As `_compile`, for the old values of some columns; whatever it stumbles over is left to `before`."""
+    reads = [f"        v{step.position} = old[{step.key!r}]" for step in steps]
+    items = "".join(f"            {step.name!r}: {_expression(step, number)},\n" for number, step in enumerate(steps))
+    lines = ["def part(old):", "    try:", *reads, "        return {", items + "        }"]
+    lines += ["    except Exception:", "        return before(old)"]
+    names: dict[str, Any] = {**_NAMES, "before": before}
+    names.update({f"f{number}": step.convert for number, step in enumerate(steps)})
+    exec(compile("\n".join(lines), "<eventbus serializer>", "exec"), names)  # noqa: S102 - as in `_compile`
+    made: Callable[[Mapping[str, Any]], dict[str, Any]] = names["part"]
     return made
 
 

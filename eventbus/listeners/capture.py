@@ -83,8 +83,15 @@ class Capture(Listener):
         plans = self.plans
         for state in session.identity_map._modified:
             plan = plans[state.manager.mapper]
-            if plan.volatile or _may_hold_expressions(state):
+            if plan.volatile:
                 overwritten[state] = _overwritten(plan, state)
+                continue
+            dict_ = state.dict
+            for key in state.committed_state:
+                # Most values are of the usual types: that is much cheaper to tell than what an expression is.
+                if type(dict_.get(key)) not in ATOMS:
+                    overwritten[state] = _overwritten(plan, state)
+                    break
         if overwritten:
             flush_context.attributes[_OVERWRITTEN] = overwritten
 
@@ -266,7 +273,7 @@ class _Flush:
 def _set_columns(plan: Plan, committed: dict[str, Any], dict_: dict[str, Any]) -> dict[str, Any]:
     """The columns that the flush set, with their old values: as the flush itself decides it."""
     before: dict[str, Any] = {}
-    equal = plan.equal
+    equal, mutable = plan.equal, plan.mutable
     for key, old in committed.items():
         is_equal = equal.get(key)
         if is_equal is None:
@@ -274,17 +281,8 @@ def _set_columns(plan: Plan, committed: dict[str, Any], dict_: dict[str, Any]) -
         if type(old) is LoaderCallableStatus:
             before[key] = MISSING
         elif is_equal(dict_.get(key), old) is not True:
-            before[key] = old if key not in plan.mutable else plan.freeze(old)
+            before[key] = plan.freeze(old) if key in mutable else old
     return before
-
-
-def _may_hold_expressions(state: State) -> bool:
-    """Whether a set value is of none of the usual types: rarely so, and much cheaper to tell than what it is."""
-    dict_ = state.dict
-    for key in state.committed_state:
-        if type(dict_.get(key)) not in ATOMS:
-            return True
-    return False
 
 
 def _overwritten(plan: Plan, state: State) -> Overwritten:

@@ -7,7 +7,7 @@ events are then written into that form. That costs a third of encoding each even
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from operator import itemgetter
 from typing import Any, Final, Literal, NamedTuple
@@ -26,8 +26,7 @@ POLICIES: Final[tuple[Policy, ...]] = ("fail", "stub")
 _NULL: Final = b"null"
 _MARK: Final = re.compile(rb"@(\w+)@")
 _MARKS: Final = (
-    b"index", b"subject", b"pk", b"before", b"after", b"changed", b"more",
-    b"transaction", b"author", b"size", b"time", b"traceparent",
+    b"index", b"subject", b"pk", b"content", b"changed", b"more", b"transaction", b"author", b"size", b"time", b"traceparent",
 )  # fmt: skip
 """Marks of what differs from event to event, then of what all events of a transaction share."""
 
@@ -61,7 +60,7 @@ class Encoder:
         self._max_bytes = max_bytes
         self._policy = policy
         self._forms: dict[tuple[Entity, str, bool], _Form] = {}
-        self._names: dict[tuple[Entity, str, tuple[str, ...]], bytes] = {}
+        self._changes: dict[tuple[Entity, str, tuple[str, ...]], _Changes] = {}
 
     def writer(self, shared: Envelope, dialect: str) -> Writer:
         """What writes the events of one transaction on one kind of database."""
@@ -74,22 +73,31 @@ class Encoder:
             form = self._forms[entity, op, traced] = _make_form(self._service, entity, op, traced=traced)
         return form
 
-    def names(self, entity: Entity, changed: Sequence[str], dialect: str) -> bytes:
-        """The published names of changed keys, as JSON."""
-        known = (entity, dialect, tuple(changed))
-        names = self._names.get(known)
-        if names is None:
-            published = entity.serializer(dialect).names
+    def changes(self, entity: Entity, changed: tuple[str, ...], dialect: str) -> _Changes:
+        """What records of an entity that changed alike have in common."""
+        known = (entity, dialect, changed)
+        found = self._changes.get(known)
+        if found is None:
+            serializer = entity.serializer(dialect)
+            published = serializer.names
             names = orjson.dumps([published[key] for key in changed if key in published])
-            if len(self._names) < 10_000:  # combinations of columns are few, but nobody says so
-                self._names[known] = names
-        return names
+            found = _Changes(names, serializer.part(changed))
+            if len(self._changes) < 10_000:  # combinations of columns are few, but nobody says so
+                self._changes[known] = found
+        return found
 
     def refused(self, error: SerializationError) -> bytes:
         """The mark of a stub, or the error, as the policy says."""
         if self._policy == "fail":
             raise error
         return b',"stub":' + orjson.dumps({"reason": type(error).__name__, "field": error.field})
+
+
+class _Changes(NamedTuple):
+    """Records of an entity that changed alike: the published names as JSON, and what writes their old values."""
+
+    names: bytes
+    part: Callable[[Mapping[str, Any]], dict[str, Any]]
 
 
 class Writer:
@@ -124,18 +132,20 @@ class Writer:
         serializer, form = self._kind(entity, op) if kind is None else kind
         values = _key_values(entity, record.pk) if after is None else after
         key, subject = _key_texts(entity.name, serializer.pk(values))
-        before, content, names = _NULL, _NULL, b"[]"
+        names = b"[]"
+        content: dict[str, Any] = {"before": None, "after": None}
+        if after is not None:
+            content["after"] = serializer.after(after)
+        if op == "u":
+            names, part = self._encoder.changes(entity, tuple(changed), self._dialect)
+            content["before"] = part(record.before)
+        elif op == "d":
+            content["before"] = serializer.before(record.before)
         try:
-            if after is not None:
-                content = orjson.dumps(serializer.after(after))
-            if op == "u":
-                before = orjson.dumps(_old_values(record, changed, serializer))
-                names = self._encoder.names(entity, changed, self._dialect)
-            elif op == "d":
-                before = orjson.dumps(serializer.before(record.before))
+            text = orjson.dumps(content)[1:-1]
         except TypeError as error:
             raise serializer.blame(values) from error
-        body = form.fill((b"%d" % index, subject, key, before, content, names, b"", *self._shared))
+        body = form.fill((b"%d" % index, subject, key, text, names, b"", *self._shared))
         if len(body) > self._max_bytes:
             raise self._too_large(subject.decode(), len(body))
         return body
@@ -147,10 +157,10 @@ class Writer:
         parts = pk if isinstance(pk, list) else [pk]
         keys = [entity.keys[position] for position in entity.pk_index]
         shown = {serializer.names.get(key, key): part for key, part in zip(keys, parts, strict=True)}
-        content = _NULL if record.after is None else orjson.dumps(shown)
-        before = _NULL if record.op == "c" else b"{}"
+        old, new = None if record.op == "c" else {}, None if record.after is None else shown
+        text = orjson.dumps({"before": old, "after": new})[1:-1]
         key, subject = _key_texts(entity.name, pk)
-        return form.fill((b"%d" % index, subject, key, before, content, b"[]", mark, *self._shared))
+        return form.fill((b"%d" % index, subject, key, text, b"[]", mark, *self._shared))
 
     def _kind(self, entity: Entity, op: str) -> tuple[Serializer, _Form]:
         serializer = entity.serializer(self._dialect)
@@ -184,8 +194,8 @@ def _make_form(service: str, entity: Entity, op: str, *, traced: bool) -> _Form:
         "op": op,
         "model": f"{service}.{entity.name}",
         "pk": orjson.Fragment(b"@pk@"),
-        "before": orjson.Fragment(b"@before@"),
-        "after": orjson.Fragment(b"@after@"),
+        # Old and new values are written in one go, without their braces.
+        "before": orjson.Fragment(b"@content@"),
         "changed": orjson.Fragment(b"@changed@"),
         "author": orjson.Fragment(b"@author@"),
         "transaction": orjson.Fragment(b'{"id":"@transaction@","index":@index@,"size":@size@}@more@'),
@@ -200,29 +210,7 @@ def _make_form(service: str, entity: Entity, op: str, *, traced: bool) -> _Form:
         data=data,
         traceparent="@traceparent@" if traced else None,
     )
-    return _Form(body)
-
-
-def _old_values(record: Recorded, changed: Sequence[str], serializer: Serializer) -> dict[str, Any]:
-    """The old values of what changed, as far as they are known.
-
-    `Serializer.before` takes them one by one. `after` has been compiled for whole rows, and is faster for a whole row
-    than `before` for two values: so, where it can, it is given the row as it was.
-    """
-    old = record.before
-    if len(changed) == 1 or serializer.hooked or record.after is None:
-        return serializer.before({key: old[key] for key in changed})
-    positions, values = record.entity.positions, list(record.after)
-    for key in changed:
-        if old[key] is MISSING:
-            return serializer.before({key: old[key] for key in changed})
-        values[positions[key]] = old[key]
-    try:
-        row = serializer.after(tuple(values))
-    except SerializationError:  # an old value is unfit; `before` leaves it out
-        return serializer.before({key: old[key] for key in changed})
-    names = serializer.names
-    return {names[key]: row[names[key]] for key in changed if key in names}
+    return _Form(body.replace(b'"before":@content@', b"@content@"))
 
 
 def _key_texts(entity: str, pk: Any) -> tuple[bytes, bytes]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, Protocol
 
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session, SessionTransaction
@@ -45,11 +45,8 @@ class Sink(Protocol):
         """The transaction is committed. Must not block, raise or use the Session."""
 
 
-class _Net(NamedTuple):
-    """A record that did change, and which of its keys."""
-
-    record: Recorded
-    changed: Sequence[str]
+_Net = tuple[Recorded, Sequence[str]]
+"""A record that did change, and which of its keys."""
 
 
 class Transactions(Listener):
@@ -196,9 +193,9 @@ def _net(frame: TransactionFrame) -> list[_Net]:
     net: list[_Net] = []
     for record in frame:
         if record.op != "u":
-            net.append(_Net(record, ()))
+            net.append((record, ()))
         elif changed := record.changed():
-            net.append(_Net(record, changed))
+            net.append((record, changed))
     return net
 
 

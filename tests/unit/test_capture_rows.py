@@ -124,6 +124,24 @@ def test_there_and_back_in_one_transaction_is_nothing(world: World, session: Ses
     assert world.follow() == []
 
 
+def test_old_values_are_told_of_what_changed_in_the_end_alone(world: World, session: Session) -> None:
+    contact = Contact(id="a", name="one", phone="1", town="t")
+    session.add(contact)
+    session.commit()
+    world.follow()
+    session.refresh(contact, ["name"])
+    contact.name = "two"
+    contact.town = "u"  # its old value was never loaded
+    contact.phone = "2"
+    session.flush()
+    contact.name = "one"
+    session.commit()
+    (event,) = world.recording.events
+    assert event.changed == ["phone", "town", "stamp", "updated_by"]
+    assert event.before == {}
+    world.follow()
+
+
 def test_the_same_value_again_is_nothing(world: World, session: Session) -> None:
     team = Team(title="one")
     session.add(team)
