@@ -90,8 +90,8 @@ def run(plan: Plan) -> Verdict:
     """One run on an empty database."""
     name = f"chaos{uuid.uuid4().hex[:8]}"
     engine = create_engine(plan.database)
-    _prepare(plan, engine, name)
-    inbox = _Inbox(plan.broker, name)
+    prepare(plan.broker, engine, name)
+    inbox = Inbox(plan.broker, name)
     verdict = Verdict()
     try:
         with contextlib.ExitStack() as stack:
@@ -107,20 +107,26 @@ def run(plan: Plan) -> Verdict:
             troop.kill_writers()
             _until_empty(engine, troop, verdict)
             inbox.until_quiet()
-        _check(engine, inbox.events, verdict)
+        check(engine, inbox.events, verdict)
     finally:
-        with kombu.Connection(plan.broker) as connection:
-            connection.default_channel.queue_delete(name)
-            connection.default_channel.exchange_delete(name)
+        remove(plan.broker, name)
         engine.dispose()
     return verdict
+
+
+def remove(broker: str, name: str) -> None:
+    """Delete queue and exchange."""
+    with kombu.Connection(broker) as connection:
+        connection.default_channel.queue_delete(name)
+        connection.default_channel.exchange_delete(name)
 
 
 def _with_driver(url: str, like: str) -> str:
     return f"{like.partition('://')[0]}://{url.partition('://')[2]}"
 
 
-def _prepare(plan: Plan, engine: object, name: str) -> None:
+def prepare(broker: str, engine: object, name: str) -> None:
+    """Empty tables, and a queue and an exchange of that name."""
     Base.metadata.drop_all(engine)  # type: ignore[arg-type]
     tables.metadata.drop_all(engine)  # type: ignore[arg-type]
     Base.metadata.create_all(engine)  # type: ignore[arg-type]
@@ -128,7 +134,7 @@ def _prepare(plan: Plan, engine: object, name: str) -> None:
         connection.execute(
             Counter.__table__.insert(), [{"id": record, "value": 0, "writer": ""} for record in range(RECORDS)]
         )
-    with kombu.Connection(plan.broker) as connection:
+    with kombu.Connection(broker) as connection:
         exchange = kombu.Exchange(name, type="topic", durable=True)
         queue = kombu.Queue(name, exchange, routing_key="#", queue_arguments={"x-queue-type": "quorum"})
         queue(connection.default_channel).declare()
@@ -263,7 +269,7 @@ def _until_empty(engine: object, troop: _Troop, verdict: Verdict, timeout: float
         time.sleep(0.2)
 
 
-class _Inbox:
+class Inbox:
     """All that reaches the queue, in order, duplicates included."""
 
     def __init__(self, broker: str, queue: str) -> None:
@@ -302,7 +308,8 @@ class _Inbox:
         message.ack()
 
 
-def _check(engine: object, received: Sequence[tuple[Event, bytes]], verdict: Verdict) -> None:
+def check(engine: object, received: Sequence[tuple[Event, bytes]], verdict: Verdict) -> None:
+    """Compare what came with what the database says was committed."""
     with engine.connect() as connection:  # type: ignore[attr-defined]
         committed = {(row.record, row.value) for row in connection.execute(select(History.record, History.value))}
     by_id: dict[str, bytes] = {}

@@ -78,7 +78,7 @@ def test_what_dead_processes_left_is_delivered_and_what_the_living_have_is_not(
     living = app.version()
     with as_process(gone()):
         left = [app.version() for _ in range(20)]
-    assert once(app, broker).delivered == 20
+    assert once(app, broker, tempo=Tempo(sweep=0.1)).delivered == 20
     assert [event.version for event in broker.events] == left
     assert app.rows() == 1
     assert living not in [event.version for event in broker.events]

@@ -1,0 +1,110 @@
+"""A broker in trouble is not felt by the writer, and everything arrives when the trouble is over.
+
+Bare commits and commits with the outbox take turns in one run. The bounds here leave room for a busy test machine;
+`python -m benchmarks.writer` measures the price without trouble.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import kombu
+import pytest
+from sqlalchemy import text
+
+from eventbus.dispatcher import Dispatcher
+from eventbus.outbox.account import Tempo
+from eventbus.publishers import AmqpPublisher
+from eventbus.publishers.link import Timeouts
+from tests.support.committing import Committer, committing
+from tests.support.tcp_proxy import Mode, TcpProxy
+
+COMMITS = 120
+
+
+@pytest.fixture
+def app(postgres_db: str) -> Iterator[Committer]:
+    with committing(postgres_db) as committer:
+        yield committer
+
+
+def timed(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def queue(url: str, name: str) -> int:
+    """Declare exchange and queue; how many messages are there."""
+    with kombu.Connection(url) as connection:
+        exchange = kombu.Exchange(name, type="topic", durable=True)
+        bound = kombu.Queue(name, exchange, routing_key="#", durable=True)(connection.default_channel)
+        bound.declare()
+        return int(bound.queue_declare(passive=True).message_count)
+
+
+@pytest.mark.parametrize("trouble", [Mode.REFUSE, Mode.RESET, Mode.BLACK_HOLE, Mode.SILENT, Mode.REPLIES_LOST])
+def test_no_state_of_the_broker_is_felt_by_the_writer(
+    app: Committer,
+    rabbitmq_url: str,
+    unique: str,
+    rabbitmq_remove: Any,
+    tcp_proxy: Callable[[str], TcpProxy],
+    trouble: Mode,
+) -> None:
+    queue(rabbitmq_url, unique)
+    rabbitmq_remove(queues=[unique], exchanges=[unique])
+    proxy = tcp_proxy(rabbitmq_url)
+    limits = Timeouts(connect=1.0, write=1.0, confirm=1.0, close=0.5)
+    dispatcher = Dispatcher(
+        lambda: AmqpPublisher(proxy.url, exchange=unique, service="crm", timeouts=limits),
+        tempo=Tempo(grace=30),
+        backoff_limit=0.5,
+    )
+    with app.engine.begin() as connection:
+        connection.execute(text("CREATE TABLE bare (id INT, value INT)"))
+        connection.execute(text("INSERT INTO bare VALUES (1, 0)"))
+
+    def bare() -> None:
+        with app.engine.begin() as connection:
+            connection.execute(text("UPDATE bare SET value = value + 1 WHERE id = 1"))
+
+    def with_events() -> None:
+        dispatcher.submit(app.commit())
+
+    for _ in range(10):
+        bare()
+        with_events()
+    dispatcher.flush(30)
+    proxy.mode = trouble
+    times: dict[Callable[[], None], list[float]] = {bare: [], with_events: []}
+    for order in itertools.islice(itertools.cycle(((bare, with_events), (with_events, bare))), COMMITS):
+        for work in order:
+            times[work].append(timed(work))
+    assert dispatcher.stats().pending_events >= COMMITS - 1
+    ratio = statistics.median(times[with_events]) / statistics.median(times[bare])
+    late = sorted(times[with_events])[-2] - sorted(times[bare])[-2]
+    assert ratio < 1.5
+    assert late < 0.1
+    proxy.mode = Mode.PASS
+    dispatcher.flush(60)
+    dispatcher.close()
+    assert app.rows() == 0
+    assert queue(rabbitmq_url, unique) >= COMMITS + 10
+
+
+def test_a_service_starts_and_commits_while_the_broker_is_down(tmp_path: Path, rabbitmq_url: str, unique: str) -> None:
+    with committing(f"sqlite:///{tmp_path / 'app.sqlite3'}") as app:
+        dispatcher = Dispatcher(lambda: AmqpPublisher("amqp://127.0.0.1:1//", exchange=unique, service="crm"))
+        for _ in range(20):
+            dispatcher.submit(app.commit())
+        assert app.rows() == 20
+        start = time.monotonic()
+        dispatcher.close(timeout=10)
+        assert time.monotonic() - start < 5, "a broker known to be down is not waited for"
+        assert app.rows() == 20

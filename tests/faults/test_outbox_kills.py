@@ -1,0 +1,100 @@
+"""Processes that die, fork or end: nothing that was committed is lost, nothing else is published."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, create_engine
+
+from eventbus.failpoints import NAMES, VARIABLE
+from eventbus.relay import main as relay
+from tests.faults import chaos
+from tests.faults.chaos import Inbox, Plan, Verdict, check, prepare, remove
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """An empty database, a broker with a queue, and what arrives there."""
+
+    database: str
+    broker: str
+    name: str
+    engine: Engine
+    inbox: Inbox
+
+    def run(self, module: str, *arguments: str, failpoint: str = "") -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", module, self.database, self.broker, self.name, *arguments],
+            cwd=ROOT,
+            env={**os.environ, VARIABLE: failpoint},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    def relay(self) -> None:
+        assert relay(["--database", self.database, "--url", self.broker, "--exchange", self.name, "--once"]) == 0
+
+    def verdict(self) -> Verdict:
+        self.inbox.until_quiet(1.0)
+        verdict = Verdict()
+        check(self.engine, self.inbox.events, verdict)
+        return verdict
+
+
+@pytest.fixture
+def scene(postgres_db: str, rabbitmq_url: str, unique: str) -> Iterator[Scene]:
+    engine = create_engine(postgres_db)
+    prepare(rabbitmq_url, engine, unique)
+    inbox = Inbox(rabbitmq_url, unique)
+    yield Scene(postgres_db, rabbitmq_url, unique, engine, inbox)
+    inbox.close()
+    remove(rabbitmq_url, unique)
+    engine.dispose()
+
+
+@pytest.mark.parametrize("point", NAMES)
+def test_kill_9_at_any_point_loses_and_invents_nothing(scene: Scene, point: str) -> None:
+    # The last passes are few: publishing and deleting is done for many commits together.
+    failpoint = f"{point}={2 if point in ('after_publish', 'after_confirm', 'before_delete') else 12}"
+    died = scene.run("tests.faults.chaos_worker", "1", "300", failpoint=failpoint)
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    scene.relay()
+    verdict = scene.verdict()
+    assert verdict.good, verdict
+
+
+def test_a_process_that_ends_right_after_its_last_commit_loses_nothing(scene: Scene) -> None:
+    """And leaves nothing for others to do."""
+    done = scene.run("tests.faults.chaos_worker", "1", "30")
+    assert done.returncode == 0, done.stderr
+    verdict = scene.verdict()
+    assert verdict.good, verdict
+    assert verdict.duplicates == 0
+
+
+@pytest.mark.parametrize("way", ["fork", "multiprocessing", "threads", "sigterm"])
+def test_forks_threads_and_signals_lose_nothing(scene: Scene, way: str) -> None:
+    done = scene.run("tests.faults.family", way)
+    assert done.returncode == (143 if way == "sigterm" else 0), done.stderr
+    scene.relay()
+    verdict = scene.verdict()
+    assert verdict.good, verdict
+    assert verdict.committed >= int(done.stdout.split()[-1]), "each of them did its work"
+
+
+def test_chaos_in_short(postgres_db: str, rabbitmq_url: str) -> None:
+    """`python -m tests.faults.chaos` is the long form."""
+    plan = Plan(postgres_db, rabbitmq_url, seconds=8, seed=7, writers=3, relays=2, quiet=True)
+    verdict = chaos.run(plan)
+    assert verdict.good, f"seed {plan.seed}: {verdict}"
