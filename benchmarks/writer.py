@@ -17,6 +17,7 @@ import statistics
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import kombu
 from sqlalchemy import Engine, String, create_engine, event, select
@@ -85,7 +86,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             with_bus = _turn(bus_sessions, BusContact, options.rows, update=options.update)
             turns = {"bare": bare, "eventbus": with_bus}
             if not options.no_peer:
-                turns["plain listener"] = _turn(_plain(engine, options.broker, name), PlainContact, options.rows, update=options.update)
+                turns["plain listener"] = _turn(
+                    _plain(engine, options.broker, name), PlainContact, options.rows, update=options.update
+                )
             times = _measure(turns, options.turns, options.pause / 1000)
             bus.flush(60)
             print(bus.stats())
@@ -97,10 +100,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _turn(sessions: Callable[[], Session], model: type[_Columns], rows: int, *, update: bool) -> Turn:
+def _turn(sessions: Callable[[], Session], model: type[Any], rows: int, *, update: bool) -> Turn:
     ids = itertools.count(1)
 
-    def contact(number: int) -> _Columns:
+    def contact(number: int) -> Any:
         return model(
             id=number, name=f"Contact {number}", mail=f"c{number}@example.org", phone=None, city="Brussels",
             street="Rue de la Loi", number=number, active=True,

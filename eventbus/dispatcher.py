@@ -381,7 +381,8 @@ class Dispatcher:
                     return self._take(state) if state.queue and time.monotonic() >= state.retry_at else []
 
     def _take(self, state: _State) -> list[_Job]:
-        jobs, events, size, queue = [], 0, 0, state.queue
+        jobs: list[_Job] = []
+        events, size, queue = 0, 0, state.queue
         while queue and (not jobs or (events + len(queue[0]) <= ROUND_EVENTS and size + queue[0].size <= ROUND_BYTES)):
             job = queue.popleft()
             jobs.append(job)
@@ -493,7 +494,7 @@ class Dispatcher:
             job.account.delivered([job.version])
 
     def _is_suspect(self, job: _Job, at: float) -> bool:
-        """Whether events of this kind were given up a moment ago: then each of them is tried once, not again and again."""
+        """Whether such events were given up a moment ago: then each of them is tried once, not again and again."""
         return at - self._suspects.get(job.reason, -1e9) < self._tempo.parked
 
     def _park(self, job: _Job, at: float) -> None:

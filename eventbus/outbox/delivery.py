@@ -12,7 +12,6 @@ from eventbus.envelope import Batch, Message, seal
 from eventbus.errors import BrokerUnavailable
 from eventbus.publishers.base import Outcome, Publisher
 
-
 _Head = tuple[str, str, str, str]  # routing key, id, correlation id, subject
 
 

@@ -75,7 +75,9 @@ class Keeper:
         elif self._store.exists():
             seen = self._store.leases([self._name]).get(self._name)
             mine = seen is not None and seen.holder == self._store.owner
-            held = (mine or seen is None or self._watch.is_dead(self._name, seen, at)) and self._store.take(self._name, seen)
+            held = (mine or seen is None or self._watch.is_dead(self._name, seen, at)) and self._store.take(
+                self._name, seen
+            )
         else:
             held = False
         with self._changed:

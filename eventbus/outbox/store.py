@@ -7,6 +7,7 @@ events are sent again, with the same ids and versions, so PostgreSQL need not wa
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
@@ -261,10 +262,9 @@ class Store:
             if connection.execute(mine).rowcount == 0 and name == self.owner:
                 connection.execute(insert(lease).values(name=name, holder=name, beat=ABANDONED))
 
-        try:
+        # Somebody may take it between the two statements: as good.
+        with contextlib.suppress(IntegrityError):
             self._run(work)
-        except IntegrityError:
-            pass  # Somebody took it between the two statements: as good.
 
     # connections
 
@@ -363,7 +363,8 @@ def _read(connection: Connection, after: int, owner: str | None, rows: int, size
 
 def _fitting(sizes: Sequence[Any], limit: int) -> list[int]:
     """Ids of the first rows that fit into so many bytes; always one."""
-    ids, total = [], 0
+    ids: list[int] = []
+    total = 0
     for row_id, size in sizes:
         total += size
         if ids and total > limit:

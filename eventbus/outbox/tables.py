@@ -85,7 +85,7 @@ lease = Table(
 event.listen(
     outbox,
     "after_create",
-    DDL(
+    DDL(  # type: ignore[no-untyped-call]
         "ALTER TABLE %(fullname)s SET (autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 1000, "
         "autovacuum_analyze_scale_factor = 0.0, autovacuum_analyze_threshold = 10000)"
     ).execute_if(dialect="postgresql"),
@@ -93,5 +93,7 @@ event.listen(
 event.listen(
     outbox,
     "after_create",
-    DDL("ALTER TABLE %(fullname)s ALTER COLUMN payload SET STORAGE EXTERNAL").execute_if(dialect="postgresql"),
+    DDL(  # type: ignore[no-untyped-call]
+        "ALTER TABLE %(fullname)s ALTER COLUMN payload SET STORAGE EXTERNAL"
+    ).execute_if(dialect="postgresql"),
 )

@@ -73,7 +73,7 @@ class Outbox:
         self._clock = VersionClock()
 
     def write(self, connection: Connection, batch: Batch) -> list[Entry]:
-        """Write the batch in the connection's transaction, in rows of bounded size; once committed, each has its version.
+        """Write the batch in the connection's transaction, in rows of bounded size; each has its version by the commit.
 
         To be called in the root transaction's commit, after the last flush. Works under sync and async drivers.
         Raises OutboxMissing where the tables are missing and may not be made, and SQLAlchemy's errors as they are.
@@ -404,7 +404,9 @@ def _complete(connection: Connection) -> bool:
 
 def _demand(create: bool, cause: Exception | None = None) -> None:
     if not create:
-        raise OutboxMissing(f"The database has no table {outbox.name}, and create_outbox=False. {_BOTH_WAYS}") from cause
+        raise OutboxMissing(
+            f"The database has no table {outbox.name}, and create_outbox=False. {_BOTH_WAYS}"
+        ) from cause
 
 
 def _create(connection: Connection) -> None:

@@ -7,11 +7,11 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from types import FrameType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import click
 from sqlalchemy import Engine, create_engine
@@ -23,6 +23,8 @@ from eventbus.outbox.account import Tempo
 from eventbus.publishers import publisher_for
 from eventbus.relay.service import Progress, Relay
 from eventbus.settings import Settings, reading_environment, redact
+
+T = TypeVar("T")
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 _STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
@@ -192,7 +194,7 @@ def _parked(store: Store, ids: list[int] | None) -> Iterator[ParkedRow]:
         after = rows[-1].id
 
 
-def _with_store(engine: Engine, work: Any) -> Any:
+def _with_store(engine: Engine, work: Callable[[Store], T]) -> T:
     store = Store(engine)
     try:
         return work(store)

@@ -79,8 +79,9 @@ class Verdict:
 
     def __str__(self) -> str:
         return (
-            f"committed {self.committed}, received {self.received} ({self.duplicates} duplicates with equal id, version "
-            f"and bytes), killed {self.kills}, cut {self.cuts}; LOST {len(self.lost)}, UNEXPECTED {len(self.unexpected)}, "
+            f"committed {self.committed}, received {self.received} ({self.duplicates} duplicates with equal id, "
+            f"version and bytes), killed {self.kills}, cut {self.cuts}; "
+            f"LOST {len(self.lost)}, UNEXPECTED {len(self.unexpected)}, "
             f"CHANGED DUPLICATES {len(self.changed_duplicates)}, DISORDERED {len(self.disordered)}, "
             f"LEFT {self.left_in_outbox}"
         )
@@ -199,7 +200,17 @@ class _Troop:
 
     def _relay(self) -> subprocess.Popen[bytes]:
         return self._start(
-            ["eventbus.relay", "--database", self._database, "--url", self._broker, "--exchange", self._name, "--grace", "5"],
+            [
+                "eventbus.relay",
+                "--database",
+                self._database,
+                "--url",
+                self._broker,
+                "--exchange",
+                self._name,
+                "--grace",
+                "5",
+            ],
             "",
         )
 

@@ -53,10 +53,18 @@ class Committer:
         with self.engine.begin() as connection:
             return self.write(connection, events, record=record, entity=entity)
 
-    def write(self, connection: Connection, events: int = 1, *, record: int = 1, entity: str = "contact") -> list[Entry]:
+    def write(
+        self, connection: Connection, events: int = 1, *, record: int = 1, entity: str = "contact"
+    ) -> list[Entry]:
         """The same within a transaction of the caller's."""
         connection.execute(text("UPDATE thing SET value = value + 1 WHERE id = 1"))
         return self.outbox.write(connection, batch(events, record=record, entity=entity))
+
+    def fail(self) -> None:
+        """A transaction that writes events and is rolled back by a ZeroDivisionError."""
+        with self.engine.begin() as connection:
+            self.write(connection)
+            raise ZeroDivisionError
 
     def version(self) -> int:
         """The version of one more commit."""

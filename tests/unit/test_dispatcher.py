@@ -59,7 +59,9 @@ def versions(broker: MemoryPublisher) -> list[int]:
     return [event.version for event in broker.events]
 
 
-def test_committed_events_are_published_and_their_rows_deleted(app: Committer, broker: MemoryPublisher, make: Make) -> None:
+def test_committed_events_are_published_and_their_rows_deleted(
+    app: Committer, broker: MemoryPublisher, make: Make
+) -> None:
     dispatcher = make()
     entries = [app.commit(2) for _ in range(5)]
     for entry in entries:
@@ -151,7 +153,9 @@ def test_a_silent_broker_holds_up_no_writer(app: Committer, make: Make) -> None:
     dispatcher.flush(5)
 
 
-def test_memory_is_bounded_and_the_rest_waits_in_the_outbox(app: Committer, broker: MemoryPublisher, make: Make) -> None:
+def test_memory_is_bounded_and_the_rest_waits_in_the_outbox(
+    app: Committer, broker: MemoryPublisher, make: Make
+) -> None:
     size = batch().size
     dispatcher = make(max_bytes=10 * size)
     broker.available = False
@@ -310,7 +314,9 @@ def test_of_two_who_find_rows_of_a_dead_process_one_delivers_them(app: Committer
     assert len(brokers[0].messages) + len(brokers[1].messages) == len(left) + 2
 
 
-def test_rows_committed_by_others_than_the_session_are_found(app: Committer, broker: MemoryPublisher, make: Make) -> None:
+def test_rows_committed_by_others_than_the_session_are_found(
+    app: Committer, broker: MemoryPublisher, make: Make
+) -> None:
     dispatcher = make(tempo=Tempo(sweep=3600))
     unseen, entries = app.commit(), app.commit()
     dispatcher.submit(entries)
@@ -463,6 +469,8 @@ for _ in range(20):
 
 def test_a_process_that_ends_after_its_last_commit_drains(app: Committer, tmp_path: Path) -> None:
     command = [sys.executable, "-c", _ENDS_AT_ONCE, str(app.engine.url), f"sqlite:///{tmp_path / 'broker.sqlite3'}"]
-    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert app.rows() == 0, done.stderr

@@ -36,8 +36,12 @@ def broker() -> MemoryPublisher:
     return MemoryPublisher()
 
 
-def once(app: Committer, broker: MemoryPublisher, ordering: Ordering = "fast", tempo: Tempo = QUICK) -> relay_package.Progress:
-    return Relay(app.engine, lambda: broker, ordering=ordering, tempo=tempo, patience=3).run(threading.Event(), once=True)
+def once(
+    app: Committer, broker: MemoryPublisher, ordering: Ordering = "fast", tempo: Tempo = QUICK
+) -> relay_package.Progress:
+    return Relay(app.engine, lambda: broker, ordering=ordering, tempo=tempo, patience=3).run(
+        threading.Event(), once=True
+    )
 
 
 class Running:

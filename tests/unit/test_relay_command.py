@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import kombu
 import pytest
 
@@ -145,8 +146,6 @@ def test_parked_rows_are_purged_after_a_yes(
 
 
 def _decline(*_: object, **__: object) -> None:
-    import click
-
     raise click.Abort
 
 
