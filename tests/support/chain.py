@@ -246,7 +246,7 @@ def reading_all(directory: Path) -> Iterator[list[int]]:
     stop, reads, broken = threading.Event(), [0], list[str]()
 
     def read() -> None:
-        while not stop.is_set():
+        while not stop.wait(0.002):
             for path in directory.rglob("[!.]*/*/*.json"):
                 try:
                     document = json.loads(path.read_bytes())
