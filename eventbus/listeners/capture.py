@@ -215,7 +215,7 @@ class _Flush:
 
     def _update(self, plan: Plan, entity: Entity, state: State) -> None:
         committed = state.committed_state
-        overwritten = self.overwritten.get(state)
+        overwritten = self.overwritten.get(state) if self.overwritten else None
         if not committed and overwritten is None:
             return
         dict_ = state.dict

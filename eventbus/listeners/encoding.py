@@ -7,7 +7,7 @@ events are then written into that form. That costs a third of encoding each even
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from operator import itemgetter
 from typing import Any, Final, Literal, NamedTuple
@@ -80,7 +80,7 @@ class Encoder:
         if found is None:
             serializer = entity.serializer(dialect)
             published = serializer.names
-            names = orjson.dumps([published[key] for key in changed if key in published])
+            names = orjson.dumps([published[key] for key in entity.keys if key in changed and key in published])
             found = _Changes(names, serializer.part(changed))
             if len(self._changes) < 10_000:  # combinations of columns are few, but nobody says so
                 self._changes[known] = found
@@ -119,14 +119,14 @@ class Writer:
         )
         self._kinds: dict[tuple[Entity, str], tuple[Serializer, _Form]] = {}
 
-    def encode(self, record: Recorded, changed: Sequence[str], index: int) -> bytes:
+    def encode(self, record: Recorded, changed: tuple[str, ...], index: int) -> bytes:
         """The unsealed event of one change."""
         try:
             return self._encode(record, changed, index)
         except SerializationError as error:
             return self._stub(record, index, self._encoder.refused(error))
 
-    def _encode(self, record: Recorded, changed: Sequence[str], index: int) -> bytes:
+    def _encode(self, record: Recorded, changed: tuple[str, ...], index: int) -> bytes:
         entity, op, after = record.entity, record.op, record.after
         kind = self._kinds.get((entity, op))
         serializer, form = self._kind(entity, op) if kind is None else kind
@@ -137,7 +137,7 @@ class Writer:
         if after is not None:
             content["after"] = serializer.after(after)
         if op == "u":
-            names, part = self._encoder.changes(entity, tuple(changed), self._dialect)
+            names, part = self._encoder.changes(entity, changed, self._dialect)
             content["before"] = part(record.before)
         elif op == "d":
             content["before"] = serializer.before(record.before)

@@ -45,7 +45,7 @@ class Sink(Protocol):
         """The transaction is committed. Must not block, raise or use the Session."""
 
 
-_Net = tuple[Recorded, Sequence[str]]
+_Net = tuple[Recorded, tuple[str, ...]]
 """A record that did change, and which of its keys."""
 
 
@@ -194,8 +194,10 @@ def _net(frame: TransactionFrame) -> list[_Net]:
     for record in frame:
         if record.op != "u":
             net.append((record, ()))
+        elif record.exact:
+            net.append((record, tuple(record.before)))
         elif changed := record.changed():
-            net.append((record, changed))
+            net.append((record, tuple(changed)))
     return net
 
 
@@ -223,7 +225,7 @@ def _deliveries(net: Sequence[_Net], shared: Envelope, first: int) -> Iterator[t
                 pk=record.pk,
                 before={key: value for key, value in _old(record, changed).items() if value is not MISSING},
                 after=None if after is None else _known(entity, after),
-                changed=tuple(changed),
+                changed=tuple(record.changed()),
                 author=shared.author,
                 transaction=shared.transaction,
                 index=index,
