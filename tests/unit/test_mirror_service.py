@@ -209,6 +209,18 @@ def test_what_was_blocked_is_looked_at_again_by_the_next_start(tmp_path: Path) -
     assert sorted(contents(tmp_path)) == ["crm/contact/a.json"]
 
 
+def test_what_is_blocked_stays_noted_while_other_batches_reach_the_disk(tmp_path: Path) -> None:
+    (tmp_path / "crm/contact/a.json").mkdir(parents=True)
+    with State(make_private(tmp_path) / "state.sqlite3") as state, Files(tmp_path, FailingFileSystem()) as files:
+        handle = Mirror(state, files)
+        handle([delivery("a", 1, {}), delivery("b", 1, {})])
+        wait(lambda: handle._syncer.synced == 1)
+        handle([delivery("c", 1, {})])
+        handle.turned()
+        assert "crm/contact/a.json" in state.pending()
+        handle.close()
+
+
 def test_a_directory_that_vanished_ends_the_mirror_without_an_answer(tmp_path: Path) -> None:
     errors: list[Exception] = []
     data_dir = tmp_path / "data"
