@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from pathlib import Path
 
 import kombu
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from consumers.base import DONE, ConsumerSettings, Delivery, Outcome, Retry, amqp_inbox, run
 from consumers.base.amqp_inbox import AmqpInbox
 from consumers.base.errors import Lost
+from consumers.base.line import Line
 from eventbus.errors import ConfigurationError
 from tests.conftest import StartRabbitNode
 from tests.support.consuming import Collector, Running, event_body, fresh, publish, ready, wait_for
@@ -68,6 +70,30 @@ def test_a_queue_that_was_deleted_is_made_anew(settings: ConsumerSettings) -> No
         wait_for(lambda: consumer.moments.connections == 2)
         consumes(settings, collector, 2)
     assert "queue was deleted" in consumer.moments.losses[0]
+
+
+def test_the_embedded_brokers_queue_is_made_anew_too(tmp_path: Path, unique: str) -> None:
+    settings = ConsumerSettings(url=f"sqlite:///{tmp_path}/broker.sqlite3", queue=unique)
+    collector = Collector()
+    with Running(settings, collector) as consumer:
+        consumes(settings, collector, 1)
+        line = Line(settings)
+        line.channel().queue_delete(settings.queue)
+        line.close()
+        wait_for(lambda: consumer.moments.connections == 2)
+        consumes(settings, collector, 2)
+
+
+def test_an_embedded_broker_whose_file_was_removed_is_made_anew(tmp_path: Path, unique: str) -> None:
+    settings = ConsumerSettings(url=f"sqlite:///{tmp_path}/broker.sqlite3", queue=unique)
+    collector = Collector()
+    with Running(settings, collector) as consumer:
+        consumes(settings, collector, 1)
+        for path in tmp_path.glob("broker.sqlite3*"):
+            if path.is_file():
+                path.unlink()
+        wait_for(lambda: consumer.moments.connections == 2)
+        consumes(settings, collector, 2)
 
 
 def test_a_queue_that_was_made_anew_by_others_otherwise_ends_it(settings: ConsumerSettings) -> None:

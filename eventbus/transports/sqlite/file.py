@@ -77,6 +77,7 @@ class BrokerFile:
     def changed(self) -> bool:
         """Whether another handle committed anything since the last call; True at the first."""
         with self._guarded() as database:
+            self._check_identity()  # nothing changes any more in a file that was removed under a sleeping consumer
             seen, self._seen = self._seen, database.execute("PRAGMA data_version").fetchone()[0]
             return seen != self._seen
 
