@@ -52,7 +52,8 @@ def run(
     0: stopped or drained. 1: `drain` could not reach the broker within `settings.drain_patience`. 2: this can never
     work (settings, permissions, a queue with other arguments); the log says what to do. Without `stop`, SIGTERM and
     SIGINT end the consumer once the batch at hand is settled. Without `drain` a broker that is away is waited for, for
-    ever. What the handler raises does not come out of here, except what is no `Exception`.
+    ever, and in any case a handler that answers Retry is. What the handler raises does not come out of here, except
+    what is no `Exception`.
     """
     with nullcontext(stop) if stop is not None else stop_on_signals() as until:
         try:
