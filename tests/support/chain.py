@@ -247,7 +247,7 @@ def reading_all(directory: Path) -> Iterator[list[int]]:
 
     def read() -> None:
         while not stop.wait(0.002):
-            for path in directory.rglob("[!.]*/*/*.json"):
+            for path in directory.glob("[!.]*/*/*.json"):
                 try:
                     document = json.loads(path.read_bytes())
                     assert document.keys() == {"fields", "model", "pk", "version"}
