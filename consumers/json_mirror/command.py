@@ -151,7 +151,7 @@ def _feed(settings: MirrorSettings, stack: ExitStack) -> Feed | None:
         return None
     to = cache.open(settings.cache_url)
     if isinstance(to, SqliteCache):
-        if to.path != settings.state_file:
+        if to.path.resolve() != settings.state_file.resolve():
             raise ConfigurationError(
                 f"EVENTBUS_CACHE_URL: the sqlite cache of this mirror is sqlite:///{settings.data_dir}"
             )
