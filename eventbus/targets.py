@@ -120,7 +120,7 @@ def _mappers_and_tables(models: Any) -> tuple[set[Mapper[Any]], list[Table]]:
             mappers.update(found.mappers)
         metadata = each if isinstance(each, MetaData) else getattr(each, "metadata", None)
         if isinstance(metadata, MetaData):
-            tables.update(dict.fromkeys(metadata.sorted_tables))
+            tables.update(dict.fromkeys(sorted(metadata.tables.values(), key=lambda table: table.fullname)))
         elif found is None:
             raise ConfigurationError(
                 f"{each!r} is neither a declarative base, a registry, a mapped class nor a MetaData"
