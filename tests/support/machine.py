@@ -261,7 +261,7 @@ class Machine(RuleBasedStateMachine):
     @rule(number=numbers)
     @step
     def update_core(self, number: int) -> None:
-        table = zoo.Vehicle.__table__
+        table: Any = zoo.Vehicle.__table__
         self.session.execute(update(table).where(table.c.id % 2 == number % 2).values(name=f"core {number}"))
 
     @rule(number=numbers)
@@ -388,8 +388,8 @@ class Machine(RuleBasedStateMachine):
 def empty(world: World) -> None:
     """No rows, nothing published."""
     with world.engine.begin() as connection:
-        connection.execute(update(zoo.Widget.__table__).values(favorite_id=None))
-        connection.execute(update(zoo.Node.__table__).values(parent_id=None))
+        connection.execute(update(zoo.Widget).values(favorite_id=None))
+        connection.execute(update(zoo.Node).values(parent_id=None))
         for table in reversed(zoo.Base.metadata.sorted_tables):
             connection.execute(delete(table))
     world.recording.take()
@@ -401,7 +401,7 @@ def run(world: World, *, examples: int, steps: int = 40, seed: int | None = None
     machine = type("Machine", (Machine,), {"world": world})
     if seed is not None:
         machine = reproducible(seed)(machine)
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         machine,
         settings=settings(
             max_examples=examples,
