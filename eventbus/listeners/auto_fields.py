@@ -45,7 +45,7 @@ class ShortIds:
     """Ids for people, of `length` characters of about 5 bits each.
 
     A new id is compared with those of the session and, one SELECT a flush, with those of the table. What remains is
-    two transactions that draw the same id at the same time: the second gets the database's IntegrityError and may retry.
+    two transactions that draw the same id at the same time: the second gets an IntegrityError and may retry.
     """
 
     may_collide = True
@@ -214,6 +214,8 @@ class _Plan:
         if len(mapper.primary_key) != 1:
             return
         (column,) = mapper.primary_key
+        if not isinstance(column, Column):
+            return
         if column.foreign_keys or _has_default(column) or not _holds_ids(column.type):
             return
         self.id_key, self.id_column = mapper.get_property_by_column(column).key, column
@@ -235,10 +237,10 @@ class _Plan:
         setattr(state.obj(), self.id_key, new)
 
     def ids_in(self, session: Session) -> set[Any]:
-        """Ids of this class's objects in the session."""
-        base, key = self.mapper.base_mapper, self.id_key
+        """Ids of this class's new objects in the session."""
+        base = self.mapper.base_mapper
         states = (each for each in session._new if each.mapper.base_mapper is base)
-        return {each.dict.get(key) for each in states}
+        return {each.dict.get(str(self.id_key)) for each in states}
 
     def ids_in_table(self, session: Session, ids: Iterable[str]) -> set[Any]:
         """Which of these ids the table has."""

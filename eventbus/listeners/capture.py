@@ -155,16 +155,18 @@ class _Flush:
                 if plan.links:
                     self._link(plan, state, is_delete=False)
         for state, (is_delete, list_only) in states.items():
-            if state in new:
-                continue
-            plan = plans[state.manager.mapper]
-            if plan.entity is not None:
-                if not is_delete:
-                    self._update(plan, plan.entity, state)
-                elif not list_only:
-                    self._delete(plan, plan.entity, state)
-            if plan.links:
-                self._link(plan, state, is_delete=is_delete)
+            if state not in new:
+                self._old_object(state, is_delete=is_delete, list_only=list_only)
+
+    def _old_object(self, state: State, *, is_delete: bool, list_only: bool) -> None:
+        plan = self.plans[state.manager.mapper]
+        if plan.entity is not None:
+            if not is_delete:
+                self._update(plan, plan.entity, state)
+            elif not list_only:
+                self._delete(plan, plan.entity, state)
+        if plan.links:
+            self._link(plan, state, is_delete=is_delete)
 
     def record(self) -> None:
         """Put into the frame what went away, then what came."""

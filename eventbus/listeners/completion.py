@@ -60,7 +60,7 @@ def _read(
 ) -> Iterator[tuple[Key, Sequence[Any]]]:
     columns = entity.columns
     primary = [columns[position] for position in entity.pk_index]
-    source: FromClause = entity.table if entity.mapper is None else entity.mapper.persist_selectable  # type: ignore[assignment]
+    source: FromClause = entity.table if entity.mapper is None else entity.mapper.persist_selectable
     statement = select(*primary, *(columns[position] for position in positions)).select_from(source)
     width = len(primary)
     for start in range(0, len(keys), _CHUNK):
@@ -93,8 +93,8 @@ def _vanish(records: Records, entity: Entity, pk: Key) -> None:
     else:
         records[pk] = Recorded("d", entity, pk, record.before, None)  # type: ignore[union-attr]
     warnings.warn(
-        f"A {entity.name} written in this transaction is gone before the commit: deleted by something the Session cannot "
-        "see (a trigger, a database cascade, SQL of your own). It is published as deleted.",
+        f"A {entity.name} written in this transaction is gone before the commit: deleted by something the Session "
+        "cannot see (a trigger, a database cascade, SQL of your own). It is published as deleted.",
         CaptureWarning,
         stacklevel=2,
     )

@@ -18,6 +18,7 @@ from eventbus import envelope, naming
 from eventbus.changes import MISSING, Entity, Key, Recorded, Values
 from eventbus.context import current_traceparent
 from eventbus.errors import EventTooLarge, SerializationError
+from eventbus.serialization import Serializer
 
 Policy = Literal["fail", "stub"]
 """What becomes of a record that cannot be published: the commit fails, or an event goes out that says so."""
@@ -25,9 +26,7 @@ POLICIES: Final[tuple[Policy, ...]] = ("fail", "stub")
 
 _NULL: Final = b"null"
 _MARK: Final = re.compile(rb"@(\w+)@")
-_MARKS: Final = (
-    b"index", b"subject", b"pk", b"content", b"changed", b"more", b"transaction", b"author", b"size", b"time", b"traceparent",
-)  # fmt: skip
+_MARKS: Final = tuple(b"index subject pk content changed more transaction author size time traceparent".split())
 """Marks of what differs from event to event, then of what all events of a transaction share."""
 
 
@@ -157,8 +156,8 @@ class Writer:
         parts = pk if isinstance(pk, list) else [pk]
         keys = [entity.keys[position] for position in entity.pk_index]
         shown = {serializer.names.get(key, key): part for key, part in zip(keys, parts, strict=True)}
-        old, new = None if record.op == "c" else {}, None if record.after is None else shown
-        text = orjson.dumps({"before": old, "after": new})[1:-1]
+        old: dict[str, Any] | None = None if record.op == "c" else {}
+        text = orjson.dumps({"before": old, "after": None if record.after is None else shown})[1:-1]
         key, subject = _key_texts(entity.name, pk)
         return form.fill((b"%d" % index, subject, key, text, b"[]", mark, *self._shared))
 
@@ -182,11 +181,12 @@ class _Form:
 
     def __init__(self, body: bytes) -> None:
         pieces = _MARK.split(body.replace(b"%", b"%%"))
-        self._order = itemgetter(*[_MARKS.index(mark) for mark in pieces[1::2]])
+        self._order: Callable[[Any], Any] = itemgetter(*[_MARKS.index(mark) for mark in pieces[1::2]])
         self._text = b"%b".join(pieces[::2])
 
     def fill(self, values: tuple[bytes, ...]) -> bytes:
-        return self._text % self._order(values)
+        body: bytes = self._text % self._order(values)
+        return body
 
 
 def _make_form(service: str, entity: Entity, op: str, *, traced: bool) -> _Form:

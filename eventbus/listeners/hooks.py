@@ -24,9 +24,14 @@ class _Hook(NamedTuple):
     operations: frozenset[str]
     callback: Callback
 
+    def concerns(self, entity: Entity) -> bool:
+        if isinstance(self.target, Table):
+            return self.target is entity.table
+        return entity.model is not None and issubclass(entity.model, self.target)
 
-_hooks: tuple[_Hook, ...] = ()
-"""All hooks of the process. They belong to models, not to a bus: `listens_for` stands beside a model, as a decorator."""
+
+_hooks: Final[list[_Hook]] = []
+"""All hooks of the process. They belong to models, not to a bus: `listens_for` decorates, beside a model."""
 
 
 def listens_for(target: type[Any] | Table, *operations: str) -> Callable[[AnyCallback], AnyCallback]:
@@ -43,8 +48,7 @@ def listens_for(target: type[Any] | Table, *operations: str) -> Callable[[AnyCal
     chosen = frozenset(OPERATIONS[each] for each in operations or OPERATIONS)
 
     def register(callback: AnyCallback) -> AnyCallback:
-        global _hooks
-        _hooks = (*_hooks, _Hook(target, chosen, callback))
+        _hooks.append(_Hook(target, chosen, callback))
         return callback
 
     return register
@@ -52,13 +56,12 @@ def listens_for(target: type[Any] | Table, *operations: str) -> Callable[[AnyCal
 
 def stop_listening(callback: Callback) -> None:
     """Take back all `listens_for` of that function."""
-    global _hooks
-    _hooks = tuple(hook for hook in _hooks if hook.callback is not callback)
+    _hooks[:] = [hook for hook in _hooks if hook.callback is not callback]
 
 
 def callbacks_for(entity: Entity, op: str) -> tuple[Callback, ...]:
     """The functions that want to know of this operation on this entity, in the order they were registered."""
-    return tuple(hook.callback for hook in _hooks if op in hook.operations and _concerns(hook.target, entity))
+    return tuple(hook.callback for hook in _hooks if op in hook.operations and hook.concerns(entity))
 
 
 def any_hooks() -> bool:
@@ -80,12 +83,6 @@ def call(callback: Callback, change: Change) -> None:
                 "transaction": change.transaction,
             },
         )
-
-
-def _concerns(target: type[Any] | Table, entity: Entity) -> bool:
-    if isinstance(target, Table):
-        return target is entity.table
-    return entity.model is not None and issubclass(entity.model, target)
 
 
 def _name(callback: Callback) -> str:

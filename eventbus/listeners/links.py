@@ -68,7 +68,7 @@ def link_rows(link: Link, flush_context: UOWTransaction, state: State, *, is_del
 
     The history is the one the flush itself acted upon; where it looked at none it wrote none.
     """
-    histories: dict[Any, Any] = flush_context.attributes  # type: ignore[assignment]
+    histories: dict[Any, Any] = flush_context.attributes
     cached = histories.get(("history", state, link.key))
     if cached is None or not cached[0]:
         return [], []

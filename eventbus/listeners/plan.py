@@ -48,8 +48,8 @@ class Plan:
     """What capture needs to know of one mapper."""
 
     __slots__ = (
-        "_blank", "_cascades", "_known_blank", "_mutable_index", "_needed", "_order", "_row", "entity", "equal", "links",
-        "mapper", "mutable", "pk", "pk_keys", "volatile",
+        "_blank", "_cascades", "_known_blank", "_mutable_index", "_needed", "_order", "_row", "entity", "equal",
+        "links", "mapper", "mutable", "pk", "pk_keys", "volatile",
     )  # fmt: skip
 
     entity: Entity | None
@@ -218,7 +218,7 @@ def _volatile(mapper: Mapper[Any], columns: Mapping[str, Column[Any]]) -> dict[s
     found: dict[str, Table | None] = {}
     for key, column in columns.items():
         if column.onupdate is not None or column.server_onupdate is not None:
-            found[key] = column.table  # type: ignore[assignment]
+            found[key] = column.table
         if column is mapper.version_id_col:
             # The counter rises with whichever table of the class is updated.
             found[key] = None
@@ -237,7 +237,7 @@ def _cascades(mapper: Mapper[Any]) -> tuple[str, ...]:
         for key in sorted(table.foreign_keys, key=str)
         if table not in tables
         and (key.ondelete or "").upper() in _CASCADING
-        and key.references(mapper.local_table)  # type: ignore[arg-type]
+        and key.references(mapper.local_table)
         and key.parent not in served
     ]
     return (*passive, *foreign)

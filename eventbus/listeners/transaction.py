@@ -209,7 +209,7 @@ def _by_connection(ledger: Ledger, net: list[_Net]) -> Iterator[tuple[Connection
         return
     parts: dict[Connection, list[_Net]] = {}
     for each in net:
-        parts.setdefault(connections[each.record.entity], []).append(each)
+        parts.setdefault(connections[each[0].entity], []).append(each)
     yield from parts.items()
 
 

@@ -40,18 +40,15 @@ def warn_of_hidden_commit(connection: Connection) -> None:
     connection.info[_SAVEPOINTS] = True
     if getattr(connection.connection.driver_connection, "isolation_level", None) is not None:
         warnings.warn(
-            "SAVEPOINT is the first statement of an SQLite transaction, so its release commits it, whatever becomes of the "
-            "transaction. Let SQLAlchemy send BEGIN: see 'Serializable isolation / Savepoints / Transactional DDL' in its "
-            "documentation of SQLite.",
+            "SAVEPOINT is the first statement of an SQLite transaction, so its release commits it, whatever becomes of "
+            "the transaction. Let SQLAlchemy send BEGIN: see 'Serializable isolation / Savepoints / Transactional DDL' "
+            "in its documentation of SQLite.",
             CaptureWarning,
             stacklevel=2,
         )
 
 
 def _driver_autocommits(connection: Connection) -> bool:
-    if connection.dialect.name == "sqlite":
-        # Its driver's setting says nothing: where the application sends BEGIN itself, it is autocommit on purpose.
-        return not getattr(connection.connection.driver_connection, "in_transaction", True)
     info = connection.info
     found = info.get(_AUTOCOMMIT)
     if found is None:
@@ -60,6 +57,9 @@ def _driver_autocommits(connection: Connection) -> bool:
 
 
 def _ask_driver(connection: Connection) -> bool:
+    if connection.dialect.name == "sqlite":
+        # Its driver's setting says nothing: where the application sends BEGIN itself, it is autocommit on purpose.
+        return not getattr(connection.connection.driver_connection, "in_transaction", True)
     raw: Any = connection.connection.dbapi_connection
     try:
         # Since SQLAlchemy 2.0.43; before that each driver calls it its own way.

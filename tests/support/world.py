@@ -14,7 +14,7 @@ from tests.support.zoo import Base
 
 
 def proper_engine(url: str, **options: Any) -> Engine:
-    """An engine; on SQLite with real transactions, as SQLAlchemy's documentation has it (else savepoints are not safe)."""
+    """An engine; on SQLite with real transactions, as SQLAlchemy's documentation has it: else savepoints are none."""
     engine = create_engine(url, **options)
     if engine.dialect.name == "sqlite":
 

@@ -129,9 +129,7 @@ class Part(Base):
     """The grandchild."""
 
     __tablename__ = "part"
-    __table_args__ = (
-        ForeignKeyConstraint(["order_id", "position"], ["order_line.order_id", "order_line.position"]),
-    )
+    __table_args__ = (ForeignKeyConstraint(["order_id", "position"], ["order_line.order_id", "order_line.position"]),)
 
     id: Mapped[int] = mapped_column(primary_key=True)
     order_id: Mapped[int]
@@ -195,7 +193,7 @@ class Person(Base):
     """Joined inheritance."""
 
     __tablename__ = "person"
-    __mapper_args__ = {"polymorphic_identity": "person", "polymorphic_on": "kind"}
+    __mapper_args__ = {"polymorphic_identity": "person", "polymorphic_on": "kind"}  # noqa: RUF012 - declarative reads it so
 
     id: Mapped[int] = mapped_column(primary_key=True)
     kind: Mapped[str] = mapped_column(String(20))
@@ -207,7 +205,7 @@ class Engineer(Person):
     """Has a second table."""
 
     __tablename__ = "engineer"
-    __mapper_args__ = {"polymorphic_identity": "engineer"}
+    __mapper_args__ = {"polymorphic_identity": "engineer"}  # noqa: RUF012 - declarative reads it so
 
     id: Mapped[int] = mapped_column(ForeignKey("person.id"), primary_key=True)
     language: Mapped[str | None] = mapped_column(String(50))
@@ -218,7 +216,7 @@ class Vehicle(Base):
     """Single-table inheritance."""
 
     __tablename__ = "vehicle"
-    __mapper_args__ = {"polymorphic_identity": "vehicle", "polymorphic_on": "kind"}
+    __mapper_args__ = {"polymorphic_identity": "vehicle", "polymorphic_on": "kind"}  # noqa: RUF012 - declarative reads it so
 
     id: Mapped[int] = mapped_column(primary_key=True)
     kind: Mapped[str] = mapped_column(String(20))
@@ -228,7 +226,7 @@ class Vehicle(Base):
 class Car(Vehicle):
     """Has columns of its own in the same table."""
 
-    __mapper_args__ = {"polymorphic_identity": "car"}
+    __mapper_args__ = {"polymorphic_identity": "car"}  # noqa: RUF012 - declarative reads it so
 
     doors: Mapped[int | None] = mapped_column(use_existing_column=True)
 
@@ -236,7 +234,7 @@ class Car(Vehicle):
 class Truck(Vehicle):
     """Another one."""
 
-    __mapper_args__ = {"polymorphic_identity": "truck"}
+    __mapper_args__ = {"polymorphic_identity": "truck"}  # noqa: RUF012 - declarative reads it so
 
     load: Mapped[int | None]
 
@@ -254,7 +252,7 @@ class Ferry(Boat):
     """A table with all columns."""
 
     __tablename__ = "ferry"
-    __mapper_args__ = {"concrete": True}
+    __mapper_args__ = {"concrete": True}  # noqa: RUF012 - declarative reads it so
 
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str | None] = mapped_column(String(50))
@@ -272,7 +270,7 @@ class Document(Base):
     code: Mapped[str] = mapped_column(String(20), primary_key=True)
     title: Mapped[str | None] = mapped_column(String(50))
     version: Mapped[int] = mapped_column()
-    __mapper_args__ = {"version_id_col": version}
+    __mapper_args__ = {"version_id_col": version}  # noqa: RUF012 - declarative reads it so
 
 
 class Counter(Base):

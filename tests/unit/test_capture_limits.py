@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import ForeignKey, String, event, text
+from sqlalchemy import Column, ForeignKey, Integer, String, Table, event, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship, sessionmaker
 
 from eventbus.errors import CaptureWarning, EventTooLarge, SerializationError
@@ -106,7 +105,7 @@ def test_a_row_that_went_away_unseen_is_published_as_deleted(library: Library, s
 @pytest.mark.parametrize("weight", [float("nan"), float("inf")])
 def test_what_json_cannot_hold_fails_the_commit_with_record_and_field(session: Session, weight: float) -> None:
     session.add(Shelf(id=1, weight=weight))
-    with pytest.raises(SerializationError, match="shelf/1.*weight") as caught:
+    with pytest.raises(SerializationError, match=r"shelf/1.*weight") as caught:
         session.commit()
     assert (caught.value.record, caught.value.field) == ("shelf/1", "weight")
     session.rollback()
@@ -162,8 +161,6 @@ def test_included_classes_alone_are_captured() -> None:
 def test_a_secondary_table_with_an_id_of_its_own_is_known_by_what_it_links() -> None:
     class Apart(DeclarativeBase):
         pass
-
-    from sqlalchemy import Column, Integer, Table
 
     link = Table(
         "link",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -15,7 +15,7 @@ class Kind:
     """As much of an entity as folding looks at."""
 
     keys = ("id", "a", "b")
-    positions = {"id": 0, "a": 1, "b": 2}
+    positions: ClassVar[dict[str, int]] = {"id": 0, "a": 1, "b": 2}
 
     def __init__(self, name: str) -> None:
         self.name = name

@@ -84,7 +84,7 @@ def test_an_async_factory_gets_a_sync_class_of_its_own_and_keeps_it(make: Any) -
         (Session(), "not one Session"),
         (create_engine("sqlite://"), "no session factory"),
         (dict, "no session factory"),
-        (lambda: Session(), "no session factory"),
+        (sessionmaker, "no session factory"),
     ],
 )
 def test_what_is_refused_with_the_reason(target: Any, reason: str) -> None:

@@ -278,11 +278,11 @@ def test_installed_on_two_factories_each_publishes_its_own(world: World) -> None
 
 
 def test_a_class_and_its_base_class_both_installed_capture_once(world: World) -> None:
-    class Base_(Session):
+    class Above(Session):
         pass
 
-    below = sessionmaker(world.engine, class_=Base_)
-    recordings = [Recording(Base_), Recording(below)]
+    below = sessionmaker(world.engine, class_=Above)
+    recordings = [Recording(Above), Recording(below)]
     with below() as session:
         savepoint = session.begin_nested()
         session.add(Team(id=1, title="t"))
