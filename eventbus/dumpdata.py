@@ -201,7 +201,7 @@ _COMPRESSED: Final[dict[str, Callable[[IO[bytes]], Any]]] = {
 
 @contextlib.contextmanager
 def open_output(path: str | None) -> Iterator[IO[bytes]]:
-    """Standard output, or a file that has its name only once it is whole; compressed by its suffix."""
+    """Standard output, or a file for its owner alone that has its name only once it is whole; compressed by suffix."""
     if path is None or path == "-":
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
@@ -209,12 +209,17 @@ def open_output(path: str | None) -> Iterator[IO[bytes]]:
     final = Path(path)
     temporary = final.with_name(f".{final.name}.{os.getpid()}.part")
     try:
-        with open(temporary, "xb") as raw, _compressed(final, raw) as stream:
+        with open(temporary, "xb", opener=_for_the_owner_alone) as raw, _compressed(final, raw) as stream:
             yield stream
         os.replace(temporary, final)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _for_the_owner_alone(path: str, flags: int) -> int:
+    """A dump holds secrets."""
+    return os.open(path, flags, 0o600)
 
 
 @contextlib.contextmanager

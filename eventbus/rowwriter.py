@@ -52,7 +52,8 @@ class Writer:
     def _execute(self, group: Group, rows: list[Any]) -> None:
         savepoint = self._connection.begin_nested()
         try:
-            self._run(group.statement, rows)
+            with _given_identities(self._connection, group.part.table):
+                self._run(group.statement, rows)
         except StatementError as error:
             savepoint.rollback()
             if self._retry and _is_missing_reference(error):
@@ -73,7 +74,8 @@ class Writer:
         """Find the row by writing one at a time; raises LoadError."""
         for row, origin in zip(rows, group.origins, strict=True):
             try:
-                self._run(group.statement, [row])
+                with _given_identities(self._connection, group.part.table):
+                    self._run(group.statement, [row])
             except StatementError as single:
                 raise failure(*origin, _database_says(single)) from single
         path, model, _ = group.origins[0]
@@ -172,6 +174,24 @@ class _Late:
                 except DBAPIError as error:
                     message = f"a reference {table.name}.{','.join(local)} leads nowhere: {_database_says(error)}"
                     raise LoadError(message, model=table.name) from error
+
+
+@contextlib.contextmanager
+def _given_identities(connection: Connection, table: Table) -> Iterator[None]:
+    """PostgreSQL refuses keys for GENERATED ALWAYS unless the INSERT insists, which SQLAlchemy cannot say."""
+    always = any(column.identity is not None and column.identity.always for column in table.columns)
+    if not always or connection.dialect.name != "postgresql":
+        yield
+        return
+
+    def insist(_c: object, _cursor: object, statement: str, parameters: Any, *_: object) -> tuple[str, Any]:
+        return statement.replace(") VALUES (", ") OVERRIDING SYSTEM VALUE VALUES (", 1), parameters
+
+    sa.event.listen(connection, "before_cursor_execute", insist, retval=True)
+    try:
+        yield
+    finally:
+        sa.event.remove(connection, "before_cursor_execute", insist)
 
 
 def _is_missing_reference(error: StatementError) -> bool:

@@ -47,6 +47,13 @@ class Task(Base):
     person_id: Mapped[int] = mapped_column(sa.ForeignKey("person.id"))
 
 
+class Ticket(Base):
+    """Its key is GENERATED ALWAYS where there is such a thing."""
+
+    __tablename__ = "ticket"
+    id: Mapped[int] = mapped_column(sa.Identity(always=True), primary_key=True)
+
+
 def record(model: str, pk: Any, /, **fields: Any) -> dict[str, Any]:
     return {"model": f"crm.{model}", "pk": pk, "fields": fields}
 
@@ -149,6 +156,14 @@ def test_the_next_row_gets_a_free_key_and_sequences_are_never_lowered(engine: sa
         session.add(person := Person(name="after"))
         session.commit()
         assert person.id == 501
+
+
+def test_keys_that_the_database_always_generates_are_kept(engine: sa.Engine, load: Load) -> None:
+    load(record("ticket", 7), record("ticket", 9))
+    with Session(engine) as session:
+        session.add(ticket := Ticket())
+        session.commit()
+        assert ticket.id == 10
 
 
 def test_the_checks_of_the_database_are_on_again_afterwards(engine: sa.Engine, tmp_path: Path) -> None:

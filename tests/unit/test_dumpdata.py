@@ -198,6 +198,13 @@ def test_a_file_has_its_name_only_once_it_is_whole(tmp_path: Path) -> None:
     assert path.read_text() == "before"
 
 
+def test_a_dump_is_for_its_owner_alone(tmp_path: Path) -> None:
+    path = tmp_path / "dump.json"
+    with open_output(str(path)) as stream:
+        stream.write(b"secrets")
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
 @pytest.fixture
 def where(engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     for name in ("DATABASE_URL", "EVENTBUS_MODELS", "EVENTBUS_SERVICE"):
