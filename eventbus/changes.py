@@ -50,6 +50,9 @@ class Entity(Protocol):
     @property
     def published(self) -> tuple[str, ...]: ...
 
+    @property
+    def read(self) -> tuple[str, ...]: ...
+
     def serializer(self, dialect: str) -> Any: ...
 
 

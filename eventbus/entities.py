@@ -87,6 +87,15 @@ class Entity:
         return self._schema.published
 
     @property
+    def read(self) -> tuple[str, ...]:
+        """The keys that must be known to publish a record: all, where a schema computes something or has hooks."""
+        own = self._schema.own
+        if own is None:
+            return self.published
+        plain = all((field.attribute or name) in self.positions for name, field in own.dump_fields.items())
+        return self.published if plain and not any(own._hooks.values()) else self.keys
+
+    @property
     def withheld(self) -> Mapping[str, str]:
         """The keys that stay home, each with the reason."""
         return self._schema.withheld

@@ -46,6 +46,23 @@ def complete(frame: Frame, entity: Entity, needed: Sequence[int], connection: Co
             _vanish(records, entity, pk)
 
 
+def forget_untouched(frame: Frame, entity: Entity) -> bool:
+    """Make what updated records did not set unknown, so that `complete` reads it; whether there is any such record.
+
+    An object may have been loaded before another transaction changed the same row in a column that this one leaves
+    alone. The row is locked since its UPDATE: what is read now is what will be committed.
+    """
+    any_updated = False
+    for record in frame.records[entity].values():
+        if type(record) is Recorded and record.op == "u" and record.after is not None:
+            any_updated = True
+            kept = {*record.before, *(entity.keys[position] for position in entity.pk_index)}
+            record.after = tuple(
+                [value if key in kept else MISSING for key, value in zip(entity.keys, record.after, strict=True)]
+            )
+    return any_updated
+
+
 def _lacks(record: Recorded | Values, needed: Sequence[int]) -> bool:
     after = _after(record)
     return after is not None and any(after[position] is MISSING for position in needed)

@@ -167,8 +167,8 @@ class Plan:
 
 
 def needed_positions(entity: Entity) -> tuple[int, ...]:
-    """The positions of what is published of an entity, and of its primary key."""
-    wanted = {*(entity.positions[key] for key in entity.published), *entity.pk_index}
+    """The positions of what must be known to publish a record of an entity, its primary key included."""
+    wanted = {*(entity.positions[key] for key in entity.read), *entity.pk_index}
     return tuple(sorted(wanted))
 
 

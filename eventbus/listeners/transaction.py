@@ -23,7 +23,7 @@ from eventbus.envelope import Batch
 from eventbus.listeners import hooks
 from eventbus.listeners.base import Listener
 from eventbus.listeners.capture import Capture
-from eventbus.listeners.completion import complete
+from eventbus.listeners.completion import complete, forget_untouched
 from eventbus.listeners.encoding import Encoder, Envelope, envelope_of
 from eventbus.listeners.ledger import Ledger, Sealed, TransactionFrame, drop_ledger, ledger_of, open_ledger
 from eventbus.listeners.outer import OuterTransactions
@@ -53,12 +53,25 @@ class Transactions(Listener):
     """Follows the Session's transactions and publishes those that commit.
 
     `listeners` are told of each change after the commit (`Listener.changed`), as are the functions of `listens_for`.
+
+    `reread`: at the commit, read the columns that an update left alone from the rows instead of taking them from the
+    objects. It costs one SELECT an entity, and is exact also where two transactions change different columns of one row
+    at a time, each with an object loaded before the other's commit.
     """
 
     critical = True
 
-    def __init__(self, capture: Capture, encoder: Encoder, sink: Sink, *, listeners: Sequence[Listener] = ()) -> None:
+    def __init__(
+        self,
+        capture: Capture,
+        encoder: Encoder,
+        sink: Sink,
+        *,
+        listeners: Sequence[Listener] = (),
+        reread: bool = False,
+    ) -> None:
         self._capture = capture
+        self._reread = reread
         self._encoder = encoder
         self._sink = sink
         self._outer = OuterTransactions()
@@ -156,7 +169,10 @@ class Transactions(Listener):
         frame.clear()
 
     def _complete(self, ledger: Ledger, frame: TransactionFrame) -> None:
-        for entity in frame.partial:
+        partial = frame.partial
+        if self._reread:
+            partial = partial | {entity for entity in frame.records if forget_untouched(frame, entity)}
+        for entity in partial:
             if frame.records.get(entity):
                 complete(frame, entity, self._capture.needed(entity), ledger.connections[entity])
 

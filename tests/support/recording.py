@@ -64,6 +64,7 @@ class Recording:
         bulk: Mode = "capture",
         policy: Any = "fail",
         max_bytes: int = 1 << 20,
+        reread: bool = False,
         **entities: Any,
     ) -> None:
         self.sink = RecordingSink()
@@ -79,7 +80,7 @@ class Recording:
             auto_fields=stamps,
             capture=self.capture,
             bulk=Bulk(self.capture, bulk),
-            transaction=Transactions(self.capture, encoder, self.sink, listeners=listeners),
+            transaction=Transactions(self.capture, encoder, self.sink, listeners=listeners, reread=reread),
             others=listeners,
         )
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from sqlalchemy import Column, ForeignKey, Integer, String, Table, event, text
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship, sessionmaker
+from marshmallow import Schema, fields
+from sqlalchemy import Column, ForeignKey, Integer, String, Table, event, select, text
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, load_only, mapped_column, relationship, sessionmaker
 
 from eventbus.errors import CaptureWarning, EventTooLarge, SerializationError
 from tests.support.recording import Recording, replay, tables
@@ -196,3 +197,26 @@ def test_a_secondary_table_with_an_id_of_its_own_is_known_by_what_it_links() -> 
     assert recording.short() == [("d", "link/[1,2]")]
     recording.uninstall()
     engine.dispose()
+
+
+def test_what_a_schema_computes_from_other_columns_is_read_for_it(library: Library) -> None:
+    class BookSchema(Schema):
+        id = fields.Integer()
+        label = fields.Method("make_label")
+
+        def make_label(self, book: Book) -> str:
+            return f"{book.title} on {book.shelf_id}"
+
+    library.recording.uninstall()
+    recording = Recording(library.maker, schemas={Book: BookSchema})
+    with library.maker() as session:
+        session.add_all([Shelf(id=1), Book(id=1, title="t", shelf_id=1)])
+        session.commit()
+        session.expunge_all()
+        book = session.scalars(select(Book).options(load_only(Book.shelf_id))).one()
+        recording.take()
+        book.shelf_id = None
+        session.commit()
+    (event_,) = recording.take()
+    assert event_.after == {"id": 1, "label": "t on None"}
+    recording.uninstall()

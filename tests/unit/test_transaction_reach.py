@@ -291,3 +291,28 @@ def test_a_class_and_its_base_class_both_installed_capture_once(world: World) ->
     assert sorted(len(recording.take()) for recording in recordings) == [0, 1]
     for recording in recordings:
         recording.uninstall()
+
+
+# -- two writers at one row -------------------------------------
+
+
+@pytest.mark.parametrize(("reread", "seen"), [(False, "one"), (True, "ONE")])
+def test_columns_another_transaction_changed_meanwhile(tmp_path: Path, reread: bool, seen: str) -> None:
+    """By default the object is believed, stale or not; with `reread` the row is."""
+    world = World(f"sqlite:///{tmp_path / 'db'}", reread=reread, session={"expire_on_commit": False})
+    with world.maker() as one, world.maker() as two:
+        one.add(Contact(id="a", name="one", phone="1"))
+        one.commit()
+        stale = two.get_one(Contact, "a")
+        two.commit()
+        one.get_one(Contact, "a").name = "ONE"
+        one.commit()
+        stale.phone = "2"
+        with world.statements() as statements:
+            two.commit()
+    event = world.recording.events[-1]
+    assert event.after is not None
+    assert (event.after["phone"], event.after["name"]) == ("2", seen)
+    assert event.changed == ["phone", "stamp"]
+    assert sum(each.startswith("SELECT") for each in statements) == 1
+    world.close()
