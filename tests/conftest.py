@@ -15,6 +15,7 @@ from typing import Protocol, TypeVar
 
 import kombu
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support.databases import fresh_mariadb, fresh_postgres
 from tests.support.discovery import NotFound, Server, Unavailable, environment_variable
@@ -29,6 +30,11 @@ from tests.support.tcp_proxy import TcpProxy
 
 AnyNode = TypeVar("AnyNode", bound=Node)
 _SERVICES = pytest.StashKey[Services]()
+
+
+# How long an example takes says nothing on a busy machine; what it finds must not depend on the day.
+settings.register_profile("eventbus", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("eventbus")
 
 
 def pytest_configure(config: pytest.Config) -> None:
