@@ -38,6 +38,7 @@ from eventbus.settings import redact
 ROUND_EVENTS: Final = 1000
 ROUND_BYTES: Final = 4 << 20
 _TICK: Final = 1.0
+_LINGER = 0.001
 _LOSS_LOG: Final = 10.0
 
 logger = logging.getLogger(__name__)
@@ -375,8 +376,11 @@ class Dispatcher:
                     return []
                 # While the broker is down nobody needs to wake us for one event more.
                 state.idle = not state.queue
-                self._wake.wait(due - at)
+                woken = self._wake.wait(due - at)
                 state.idle = False
+                if woken and not state.flushing and not state.closing:
+                    # The writer has just committed: let it go on, and take what others commit meanwhile too.
+                    self._wake.wait(_LINGER)
                 if state.flushing:
                     return self._take(state) if state.queue and time.monotonic() >= state.retry_at else []
 

@@ -23,9 +23,10 @@ from eventbus.outbox.store import ABANDONED, PAGE_BYTES, Lease, ParkedRow, Store
 from eventbus.publishers.base import Backoff
 
 DATABASE_ERRORS: Final = (SQLAlchemyError, OSError)
-_DELETE_ROWS: Final = 500
+_DELETE_ROWS: Final = 1000
 _PAGES_A_SWEEP: Final = 10
 _REASON: Final = 200
+_TROUBLE: Final = 3
 
 logger = logging.getLogger("eventbus.outbox")
 
@@ -34,11 +35,12 @@ logger = logging.getLogger("eventbus.outbox")
 class Tempo:
     """How often things are looked after, in seconds.
 
-    `delete`: delivered rows are deleted together, this long after the first. `grace`: an owner that does not move for
+    `delete`: delivered rows are deleted together, this long after the first (default: 0.25, on SQLite 1, where whoever
+    deletes holds up the writers). `grace`: an owner that does not move for
     this long is dead. `parked`: between two tries of a parked row. `sweep`: between two looks for rows of the dead.
     """
 
-    delete: float = 0.25
+    delete: float | None = None
     grace: float = 60.0
     parked: float = 60.0
     sweep: float = 15.0
@@ -129,6 +131,7 @@ class Account:
         self._own: _Source | None = None
         self._adopted: dict[str, _Source] = {}
         self._finished: list[str] = []
+        self._delete_after = tempo.delete if tempo.delete is not None else 1.0 if store.is_sqlite else 0.25
         self._delivered: list[int] = []
         self._delivered_at = 0.0
         self._to_park: dict[int, ParkedRow] = {}
@@ -182,7 +185,7 @@ class Account:
         """When `work` has something to do, by the monotonic clock."""
         times = [self._sweep.due, self._parked_check.due]
         if self._delivered:
-            times.append(self._delivered_at + self._tempo.delete)
+            times.append(self._delivered_at + self._delete_after)
         if self._to_park:
             times.append(at)
         if room:
@@ -199,11 +202,12 @@ class Account:
             parcels = self._work(at, room, hurry)
         except DATABASE_ERRORS as error:
             self._paused_until = at + self._backoff.next()
-            if not self.failing:
+            # Once or twice is nothing to speak of: a busy SQLite file is locked that long.
+            self.failing = self._backoff.failures >= _TROUBLE
+            if self._backoff.failures == _TROUBLE:
                 logger.warning(
                     "the outbox cannot be reached", extra={"outbox": repr(self.store), "reason": brief(error)}
                 )
-            self.failing = True
             return []
         if self.failing:
             logger.info("the outbox can be reached again", extra={"outbox": repr(self.store)})
@@ -271,7 +275,7 @@ class Account:
 
     def _work(self, at: float, room: Callable[[], int], hurry: bool) -> list[Parcel]:
         many = len(self._delivered) >= _DELETE_ROWS
-        if hurry or many or self._to_park or (self._delivered and at >= self._delivered_at + self._tempo.delete):
+        if hurry or many or self._to_park or (self._delivered and at >= self._delivered_at + self._delete_after):
             self._purge()
         if self._busy() and self._beat.ready(at):
             self._show_life()

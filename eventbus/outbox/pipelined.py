@@ -30,7 +30,7 @@ _UNNAMED: Final = b""
 # The last column guards against a table that was made anew while this connection lived: an id that is not above the
 # limit ends the transaction with a division by zero.
 _INSERT: Final = (
-    f"INSERT INTO {outbox.name} (owner, payload) VALUES ($1, $2) "  # noqa: S608
+    f"INSERT INTO {outbox.name} (owner, created_at, payload) VALUES ($1, $4, $2) "  # noqa: S608
     "RETURNING id / (CASE WHEN id > $3::bigint THEN 1 ELSE 0 END)"
 ).encode()
 _TEXT, _BINARY = 0, 1
@@ -50,6 +50,7 @@ class Row(NamedTuple):
 
     owner: bytes
     payload: bytes
+    created_at: int
     limit: int
     batch: Batch
     writer: Writer

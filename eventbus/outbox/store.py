@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-PAGE_ROWS: Final = 500
+PAGE_ROWS: Final = 1000
 PAGE_BYTES: Final = 8 << 20
 ABANDONED: Final = -1
 """The beat of a holder that ended in order: its rows may be taken at once."""
@@ -97,6 +97,11 @@ class Store:
     def owner(self) -> str:
         """The name under which this process writes rows there."""
         return self._owner.name
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether only one transaction at a time may write there."""
+        return self._engine.dialect.name == "sqlite"
 
     # rows
 

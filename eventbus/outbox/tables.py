@@ -7,12 +7,10 @@ has a row for each process that has rows outstanding for longer than a moment, a
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from sqlalchemy import DDL, BigInteger, Column, Identity, Index, Integer, LargeBinary, MetaData, String, Table, event
 from sqlalchemy.dialects.mysql import LONGBLOB
-from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.expression import ColumnElement
 from sqlalchemy.types import TypeEngine
 
 metadata = MetaData()
@@ -22,34 +20,12 @@ _PAYLOAD: Final[TypeEngine[bytes]] = LargeBinary().with_variant(LONGBLOB(), "mys
 _OWNER: Final[TypeEngine[str]] = String(64)
 
 
-class microseconds(ColumnElement[int]):  # noqa: N801 - a SQL function
-    """The database's clock in microseconds since 1970."""
-
-    type = BigInteger()
-    inherit_cache = True
-
-
-@compiles(microseconds)
-def _microseconds(element: microseconds, compiler: Any, **_: Any) -> str:
-    return "(CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT))"
-
-
-@compiles(microseconds, "sqlite")
-def _microseconds_sqlite(element: microseconds, compiler: Any, **_: Any) -> str:
-    return "(CAST((julianday('now') - 2440587.5) * 86400000000.0 AS INTEGER))"
-
-
-@compiles(microseconds, "mysql", "mariadb")
-def _microseconds_mariadb(element: microseconds, compiler: Any, **_: Any) -> str:
-    return "(CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS SIGNED))"
-
-
 outbox = Table(
     "eventbus_outbox",
     metadata,
     Column("id", _ID, Identity(), primary_key=True, comment="version of the events, near the clock in microseconds"),
     Column("owner", _OWNER, nullable=False, comment="process that wrote the row and publishes it"),
-    Column("created_at", BigInteger, nullable=False, server_default=microseconds(), comment="microseconds since 1970"),
+    Column("created_at", BigInteger, nullable=False, comment="by the writer's clock, microseconds since 1970"),
     Column("payload", _PAYLOAD, nullable=False, comment="unsealed events, one JSON document a line"),
     mysql_engine="InnoDB",
 )

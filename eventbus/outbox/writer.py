@@ -229,7 +229,7 @@ class _PostgresWriter(_TableWriter):
     def __init__(self, engine: Engine, owner: Owner, *, create: bool) -> None:
         super().__init__(engine, owner, create=create)
         table, marks = outbox.name, self._marks
-        self._insert = f"INSERT INTO {table} (owner, payload) VALUES ({marks[0]}, {marks[1]}) RETURNING id"  # noqa: S608
+        self._insert = f"INSERT INTO {table} (owner, created_at, payload) VALUES ({', '.join(marks[:3])}) RETURNING id"  # noqa: S608
         self._renumber = f"UPDATE {table} SET id = DEFAULT WHERE id = {marks[0]} RETURNING id"  # noqa: S608
         self._ready = False
         self._pipelined = pipelined.is_possible(engine)
@@ -238,8 +238,9 @@ class _PostgresWriter(_TableWriter):
 
     def write(self, connection: Connection, batch: Batch, *, fresh: bool) -> None:
         payload, seen = b"\n".join(batch.bodies), self._seen
-        if self._pipelined and self._ready and not fresh and _now() - seen < _MAX_LAG:
-            row = pipelined.Row(self.owner.name.encode(), payload, seen, batch, self)
+        now = _now()
+        if self._pipelined and self._ready and not fresh and now - seen < _MAX_LAG:
+            row = pipelined.Row(self.owner.name.encode(), payload, now, seen, batch, self)
             if pipelined.defer(connection, row):
                 return
         batch.version = self.insert(connection, payload, fresh=fresh)
@@ -257,7 +258,7 @@ class _PostgresWriter(_TableWriter):
             self._prepare()
         seen = self._seen
         try:
-            cursor = self._execute(connection, self._insert, (self.owner.name, payload))
+            cursor = self._execute(connection, self._insert, (self.owner.name, _now(), payload))
         except DBAPIError as error:
             # A failed statement fails the transaction here, so the table cannot be made on the way.
             self._ready = False
@@ -303,9 +304,9 @@ class _MariaWriter(_TableWriter):
     def __init__(self, engine: Engine, owner: Owner, *, create: bool) -> None:
         super().__init__(engine, owner, create=create)
         table, marks = outbox.name, self._marks
-        self._insert = f"INSERT INTO {table} (owner, payload) VALUES ({marks[0]}, {marks[1]})"  # noqa: S608
+        self._insert = f"INSERT INTO {table} (owner, created_at, payload) VALUES ({', '.join(marks[:3])})"  # noqa: S608
         self._delete = f"DELETE FROM {table} WHERE id = {marks[0]}"  # noqa: S608
-        self._explicit = f"INSERT INTO {table} (id, owner, payload) VALUES ({', '.join(marks)})"  # noqa: S608
+        self._explicit = f"INSERT INTO {table} (id, owner, created_at, payload) VALUES ({', '.join(marks)})"  # noqa: S608
 
     def insert(self, connection: Connection, payload: bytes, *, fresh: bool) -> int:
         seen = self._seen
@@ -318,7 +319,7 @@ class _MariaWriter(_TableWriter):
         return row_id
 
     def _insert_row(self, connection: Connection, payload: bytes) -> Any:
-        parameters = (self.owner.name, payload)
+        parameters = (self.owner.name, _now(), payload)
         try:
             return self._execute(connection, self._insert, parameters)
         except DBAPIError as error:
@@ -343,7 +344,7 @@ class _MariaWriter(_TableWriter):
         while True:
             lifted += 1
             try:
-                self._execute(connection, self._explicit, (lifted, self.owner.name, payload)).close()
+                self._execute(connection, self._explicit, (lifted, self.owner.name, _now(), payload)).close()
             except DBAPIError as error:
                 if error.connection_invalidated or _code(error) != _DUPLICATE_KEY:
                     raise
@@ -362,13 +363,14 @@ class _SqliteWriter(_TableWriter):
     def __init__(self, engine: Engine, owner: Owner, *, create: bool) -> None:
         super().__init__(engine, owner, create=create)
         self._insert = (
-            f"INSERT INTO {outbox.name} (id, owner, payload) SELECT max(?, "  # noqa: S608
+            f"INSERT INTO {outbox.name} (id, owner, created_at, payload) VALUES (max(?, "  # noqa: S608
             f"coalesce((SELECT max(id) FROM {outbox.name}), 0) + 1, "
-            f"coalesce((SELECT beat FROM {lease.name} WHERE name = 'floor'), 0) + 1), ?, ?"
+            f"coalesce((SELECT beat FROM {lease.name} WHERE name = 'floor'), 0) + 1), ?, ?, ?)"
         )
 
     def insert(self, connection: Connection, payload: bytes, *, fresh: bool) -> int:
-        parameters = (max(_now(), self._seen + 1), self.owner.name, payload)
+        now = _now()
+        parameters = (max(now, self._seen + 1), self.owner.name, now, payload)
         try:
             cursor = self._execute(connection, self._insert, parameters)
         except DBAPIError as error:
@@ -445,13 +447,14 @@ def _code(error: DBAPIError) -> Any:
     return error.orig.args[0] if error.orig is not None and error.orig.args else None
 
 
-def _marks(paramstyle: str) -> tuple[str, str, str]:
+def _marks(paramstyle: str) -> list[str]:
+    """Four placeholders."""
     if paramstyle == "qmark":
-        return ("?", "?", "?")
+        return ["?"] * 4
     if paramstyle.startswith("numeric"):
         sign = "$" if paramstyle == "numeric_dollar" else ":"
-        return (f"{sign}1", f"{sign}2", f"{sign}3")
-    return ("%s", "%s", "%s")
+        return [f"{sign}{number}" for number in range(1, 5)]
+    return ["%s"] * 4
 
 
 def _now() -> int:
