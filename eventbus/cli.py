@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any, Final, Protocol
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, Protocol, Self
 
 import click
 from sqlalchemy import Engine, create_engine
@@ -118,6 +120,15 @@ def make_engine(url: str) -> Engine:
         raise ConfigurationError(f"--database {redact(url)}: the driver {error.name} is missing{hint}") from error
 
 
+@contextlib.contextmanager
+def disposing(engine: Engine) -> Iterator[None]:
+    """Close an engine's connections at the end."""
+    try:
+        yield
+    finally:
+        engine.dispose()
+
+
 class Counted(Protocol):
     """What a command counts."""
 
@@ -129,7 +140,16 @@ class Progress:
 
     def __init__(self) -> None:
         self._shown = sys.stderr.isatty()
+        self._last = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._last:
+            click.echo("\r\033[K", nl=False, err=True)
 
     def __call__(self, counted: Counted) -> None:
-        if self._shown:
+        if self._shown and time.monotonic() - self._last > 0.1:
+            self._last = time.monotonic()
             click.echo(f"\r{counted.objects:,} objects … ", nl=False, err=True)

@@ -293,22 +293,19 @@ def _command(
     if chosen == "jsonl" and indent is not None:
         raise ConfigurationError("--indent is for lists; JSON lines have one record a line")
     found, engine = cli.models_and_engine(models, database)
-    try:
-        with open_output(output) as stream:
-            dumped = dumpdata(
-                engine,
-                stream,
-                models=found,
-                service=cli.service_name(service),
-                only=only,
-                exclude=exclude,
-                format=chosen,
-                indent=indent,
-                published=published,
-                progress=None if quiet else cli.Progress(),
-            )
-    finally:
-        engine.dispose()
+    with cli.disposing(engine), open_output(output) as stream, cli.Progress() as progress:
+        dumped = dumpdata(
+            engine,
+            stream,
+            models=found,
+            service=cli.service_name(service),
+            only=only,
+            exclude=exclude,
+            format=chosen,
+            indent=indent,
+            published=published,
+            progress=None if quiet else progress,
+        )
     if not quiet:
         click.echo(dumped, err=True)
         for column, reason in dumped.left_out.items():

@@ -281,7 +281,7 @@ def _command(
     for path in paths:
         if path != fixtures.STDIN and not os.path.exists(path):
             raise ConfigurationError(f"{path}: there is no such file or directory")
-    try:
+    with cli.disposing(engine), cli.Progress() as progress:
         loaded = loaddata(
             engine,
             paths,
@@ -290,9 +290,7 @@ def _command(
             existing=existing,
             ignore_nonexistent=ignorenonexistent,
             exclude=exclude,
-            progress=None if quiet else cli.Progress(),
+            progress=None if quiet else progress,
         )
-    finally:
-        engine.dispose()
     if not quiet:
         click.echo(loaded)

@@ -20,6 +20,8 @@ from eventbus.errors import LoadError
 from eventbus.rows import Group, Origin
 from eventbus.targets import Part, Targets
 
+BATCH: Final = 5_000
+"""Late references set at a time."""
 SEEN: Final = 1_000_000
 """Keys of a self-referring table that are remembered; beyond, its references are all set afterwards."""
 
@@ -136,7 +138,7 @@ class _Late:
             if all(column.nullable for column in constraint.columns):
                 self._constraints.setdefault(constraint.table, []).append(constraint)
         self._seen: dict[ForeignKeyConstraint, set[Any]] = {each: set() for each in targets.late}
-        self._updates: dict[tuple[Part, tuple[str, ...]], list[dict[str, Any]]] = {}
+        self._updates: dict[tuple[Part, tuple[str, ...]], list[tuple[dict[str, Any], Origin]]] = {}
 
     def hold_back(self, group: Group) -> list[dict[str, Any]]:
         """The rows with NULL for the references that have to wait."""
@@ -152,28 +154,42 @@ class _Late:
         seen = self._seen[constraint]
         primary = [column.key for column in group.part.table.primary_key]
         updates = self._updates.setdefault((group.part, tuple(local)), [])
-        for row in group.rows:
+        for row, origin in zip(group.rows, group.origins, strict=True):
             wanted = tuple(row[key] for key in local)
             itself = tuple(row.get(key) for key in remote) if own else None
             if own and len(seen) < SEEN:
                 seen.add(itself)
             if None in wanted or (own and (wanted in seen or wanted == itself)):
                 continue
-            updates.append({f"new_{key}": row[key] for key in local} | {f"old_{key}": row[key] for key in primary})
+            update = {f"new_{key}": row[key] for key in local} | {f"old_{key}": row[key] for key in primary}
+            updates.append((update, origin))
             row.update(dict.fromkeys(local))
 
     def set(self) -> None:
+        """Set what had to wait, now that all rows are there. Raises LoadError for a reference that leads nowhere."""
         for (part, local), updates in self._updates.items():
-            if updates:
-                table = part.table
-                statement = table.update().values({key: sa.bindparam(f"new_{key}") for key in local})
-                for column in table.primary_key:
-                    statement = statement.where(column == sa.bindparam(f"old_{column.key}"))
-                try:
-                    self._connection.execute(statement, updates)
-                except DBAPIError as error:
-                    message = f"a reference {table.name}.{','.join(local)} leads nowhere: {_database_says(error)}"
-                    raise LoadError(message, model=table.name) from error
+            statement = part.table.update().values({key: sa.bindparam(f"new_{key}") for key in local})
+            for column in part.table.primary_key:
+                statement = statement.where(column == sa.bindparam(f"old_{column.key}"))
+            for start in range(0, len(updates), BATCH):
+                self._set(statement, updates[start : start + BATCH])
+
+    def _set(self, statement: sa.Update, updates: Sequence[tuple[dict[str, Any], Origin]]) -> None:
+        savepoint = self._connection.begin_nested()
+        try:
+            self._connection.execute(statement, [update for update, _ in updates])
+        except DBAPIError:
+            savepoint.rollback()
+            self._blame(statement, updates)
+            raise
+        savepoint.commit()
+
+    def _blame(self, statement: sa.Update, updates: Sequence[tuple[dict[str, Any], Origin]]) -> None:
+        for update, origin in updates:
+            try:
+                self._connection.execute(statement, update)
+            except DBAPIError as error:
+                raise failure(*origin, _database_says(error)) from error
 
 
 @contextlib.contextmanager
