@@ -82,17 +82,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             include=[BusContact],
             auto_fields=False,
         ) as bus:
-            bare = _turn(sessionmaker(engine), BareContact, options.rows, update=options.update)
-            with_bus = _turn(bus_sessions, BusContact, options.rows, update=options.update)
+            bare = turn(sessionmaker(engine), BareContact, options.rows, update=options.update)
+            with_bus = turn(bus_sessions, BusContact, options.rows, update=options.update)
             turns = {"bare": bare, "eventbus": with_bus}
             if not options.no_peer:
-                turns["plain listener"] = _turn(
+                turns["plain listener"] = turn(
                     _plain(engine, options.broker, name), PlainContact, options.rows, update=options.update
                 )
-            times = _measure(turns, options.turns, options.pause / 1000)
+            times = measure(turns, options.turns, options.pause / 1000)
             bus.flush(60)
             print(bus.stats())
-        _report(times, options.rows)
+        report(times, options.rows)
     finally:
         _remove(options.broker, queue, name)
         Base.metadata.drop_all(engine)
@@ -100,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _turn(sessions: Callable[[], Session], model: type[Any], rows: int, *, update: bool) -> Turn:
+def turn(sessions: Callable[[], Session], model: type[Any], rows: int, *, update: bool) -> Turn:
     ids = itertools.count(1)
 
     def contact(number: int) -> Any:
@@ -149,7 +149,7 @@ def _plain(engine: Engine, broker: str, exchange: str) -> Callable[[], Session]:
     return sessions
 
 
-def _measure(turns: dict[str, Turn], count: int, pause: float) -> dict[str, list[float]]:
+def measure(turns: dict[str, Turn], count: int, pause: float) -> dict[str, list[float]]:
     times: dict[str, list[float]] = {name: [] for name in turns}
     orders = itertools.cycle(itertools.permutations(turns))
     for _ in range(min(20, count)):
@@ -166,7 +166,7 @@ def _measure(turns: dict[str, Turn], count: int, pause: float) -> dict[str, list
     return times
 
 
-def _report(times: dict[str, list[float]], rows: int) -> None:
+def report(times: dict[str, list[float]], rows: int) -> None:
     bare = times["bare"]
     for name, mine in times.items():
         median = statistics.median(mine)
