@@ -144,7 +144,8 @@ def _exchange(pgconn: Any, pending: _Pending) -> list[Any]:
     pgconn.enter_pipeline_mode()
     pgconn.send_prepare(_UNNAMED, _INSERT)
     for row in pending.rows:
-        pgconn.send_query_prepared(_UNNAMED, [row.owner, row.payload, b"%d" % row.limit], [_TEXT, _BINARY, _TEXT])
+        values = [row.owner, row.payload, b"%d" % row.limit, b"%d" % row.created_at]
+        pgconn.send_query_prepared(_UNNAMED, values, [_TEXT, _BINARY, _TEXT, _TEXT])
     pgconn.send_query_params(b"COMMIT", None)
     pgconn.pipeline_sync()
     # One for the preparation, one for the COMMIT, one for the sync.
