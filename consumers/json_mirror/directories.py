@@ -73,6 +73,8 @@ class Directories:
             descriptor = None
         if descriptor is None:
             descriptor = self._open[path] = self._enter(name, parent, make=make)
+            if make and not above:
+                self._fs.spread(descriptor)
         self._open.move_to_end(path)
         self._looked_at.add(path)
         self._close_oldest()

@@ -105,7 +105,8 @@ class Files:
             self._fs.sync(file)
 
     def _remove(self, directory: str, filename: str) -> None:
-        with suppress(FileNotFoundError):
+        # What is a directory is not ours, so there is nothing of ours to remove.
+        with suppress(FileNotFoundError, IsADirectoryError):
             where = self._directories.get(directory, make=False)
             self._fs.remove(filename, where)
             if self._durable:

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
+import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +25,11 @@ _UNNAMED: Final = os.O_WRONLY | getattr(os, "O_TMPFILE", 0) | os.O_CLOEXEC
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NO_UNNAMED: Final = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL})
 """How a file system or kernel without O_TMPFILE answers, or a host without /proc."""
+
+_GET_FLAGS: Final = 2 << 30 | struct.calcsize("l") << 16 | ord("f") << 8 | 1
+_SET_FLAGS: Final = 1 << 30 | struct.calcsize("l") << 16 | ord("f") << 8 | 2
+_TOP_DIRECTORY: Final = 0x00020000
+"""FS_IOC_GETFLAGS, FS_IOC_SETFLAGS and FS_TOPDIR_FL of linux/fs.h; `chattr +T` sets the same."""
 
 _syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
 
@@ -41,6 +49,17 @@ class FileSystem:
 
     def make_directory(self, name: str, parent: int) -> None:
         os.mkdir(name, DIRECTORY_MODE, dir_fd=parent)
+
+    def spread(self, directory: int) -> None:
+        """Ask the file system to lay the directories made in this one far apart, each with its files. Never raises.
+
+        Else ext4 puts them beside their neighbours', where, without a journal, it searches among the inodes of all that
+        was lately deleted: 50 µs a file become 1,000 after a clean-up nearby. Others ignore it.
+        """
+        with suppress(OSError):
+            flags = bytearray(struct.calcsize("l"))
+            fcntl.ioctl(directory, _GET_FLAGS, flags)
+            fcntl.ioctl(directory, _SET_FLAGS, struct.pack("l", struct.unpack("l", flags)[0] | _TOP_DIRECTORY))
 
     def create(self, name: str, directory: int) -> int:
         """A new, empty file; FileExistsError where the name is taken, by a dangling link too."""

@@ -123,13 +123,23 @@ class Mirror(Observer):
         self._syncer.written(self._batch, self._failures)
 
     def _write_file(self, path: str, file: _File) -> None:
+        obstacle = self._put(file)
+        if obstacle is None:
+            return
+        if len(self._blocked) >= MAX_BLOCKED:
+            raise obstacle
+        log.error("something foreign stands in a file's place", extra={"path": path, "reason": _reason(obstacle)})
+        self._blocked[path] = file
+
+    def _put(self, file: _File) -> OSError | None:
+        """Write the file; an obstacle in its place is returned, any other trouble raised."""
         try:
             self._files.put(file.directory, file.filename, file.document, existed=file.existed)
         except OSError as error:
-            if error.errno not in _OBSTACLES or len(self._blocked) >= MAX_BLOCKED:
+            if error.errno not in _OBSTACLES:
                 raise
-            log.error("something foreign stands in a file's place", extra={"path": path, "reason": _reason(error)})  # noqa: TRY400
-            self._blocked[path] = file
+            return error
+        return None
 
     def _write_pending_again(self) -> None:
         failures = self._syncer.failures
@@ -174,9 +184,12 @@ class Mirror(Observer):
 
     def _unblock(self) -> None:
         self._files.begin()
-        blocked, self._blocked = self._blocked, {}
-        for path, file in blocked.items():
-            self._write_file(path, file)
+        free = [path for path, file in self._blocked.items() if self._put(file) is None]
+        if free:
+            # Their batches may be settled already: nothing else waits for these files to reach the disk.
+            self._files.sync_all()
+        for path in free:
+            del self._blocked[path]
 
     def close(self) -> None:
         """Flush the files to the disk and note it, so that the next start has nothing to look at."""

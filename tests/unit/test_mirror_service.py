@@ -198,6 +198,25 @@ def test_something_foreign_in_a_files_place_stops_nobody_and_is_waited_out(
     assert sorted(contents(tmp_path)) == ["crm/contact/a.json", "crm/contact/b.json"]
 
 
+def test_trouble_while_blocked_files_are_tried_again_forgets_none(tmp_path: Path) -> None:
+    filesystem = FailingFileSystem()
+    obstacles = [tmp_path / f"crm/contact/{name}.json" for name in "abc"]
+    for obstacle in obstacles:
+        obstacle.mkdir(parents=True)
+    with mirror(tmp_path, filesystem) as handle:
+        handle([delivery(name, 1, {}) for name in "abc"])
+        for obstacle in obstacles:
+            obstacle.rmdir()
+        for nth in range(1, 30):
+            filesystem.nth = filesystem.calls + nth
+            handle._next_try = 0
+            handle.turned()
+        filesystem.nth = handle._next_try = 0
+        handle.turned()
+        assert handle._blocked == {}
+    assert len(contents(tmp_path)) == 3
+
+
 def test_what_was_blocked_is_looked_at_again_by_the_next_start(tmp_path: Path) -> None:
     obstacle = tmp_path / "crm/contact/a.json"
     obstacle.mkdir(parents=True)
