@@ -264,4 +264,4 @@ def reading_all(directory: Path) -> Iterator[list[int]]:
     finally:
         stop.set()
         thread.join()
-    assert not broken
+    assert not broken, broken[:3]
