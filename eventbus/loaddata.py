@@ -131,7 +131,9 @@ class _Loader:
         self._targets = targets
         self._options = options
         self._writer = writer
-        self._planner = Planner(connection.dialect, options.existing, ignore_unknown=options.ignore_nonexistent)
+        self._planner = Planner(
+            targets, connection.dialect, options.existing, ignore_unknown=options.ignore_nonexistent
+        )
         self._plans: dict[tuple[Target, bool, tuple[str, ...]], Plan] = {}
         self._groups: list[Group] = []
         self._models: dict[Any, Target | None] = {}
@@ -153,7 +155,7 @@ class _Loader:
     @property
     def used(self) -> list[Target]:
         """What records were loaded into, in dependency order."""
-        met = set(filter(None, self._models.values()))
+        met = {group.target for group in self._groups}
         return [target for target in self._targets if target in met]
 
     def _add(self, path: str, record: Any) -> None:
@@ -180,15 +182,13 @@ class _Loader:
         plan: Plan | None = None
         try:
             plan = self._plans.get((target, pk is not None, names)) or self._plan(target, pk is not None, names)
-            for group, row in plan.groups:
-                group.rows.append(row(pk, fields))
-                group.origins.append(origin)
+            plan.add(origin, fields)
         except Exception as error:
             raise failure(*origin, str(error) if plan is None else plan.explain(fields)) from error
 
     def _plan(self, target: Target, keyed: bool, names: tuple[str, ...]) -> Plan:
         plan = self._plans[target, keyed, names] = self._planner.plan(target, keyed, names)
-        self._groups += [group for group, _ in plan.groups]
+        self._groups += [group for group, _ in plan.groups] + [group for _, group, _ in plan.links]
         return plan
 
     def _meet(self, model: str) -> Target | None:

@@ -25,7 +25,7 @@ from eventbus import columns
 from eventbus.errors import LoadError
 from eventbus.fields import Amount, WholeNumber
 from eventbus.schemas import field_for
-from eventbus.targets import Part, Target
+from eventbus.targets import Link, Part, Target, Targets
 
 Read = Callable[[Any], Any]
 """A JSON value (None too) to a value for the column; raises ValueError, TypeError or ValidationError."""
@@ -58,6 +58,21 @@ class Plan:
 
     groups: Sequence[tuple[Group, MakeRow]]
     readers: Mapping[str, tuple[str, Read]]
+    links: Sequence[tuple[str, Group, MakeRow]]
+    """Fields that are lists of keys on the other side of a many-to-many relationship."""
+
+    def add(self, origin: Origin, values: Mapping[str, Any]) -> None:
+        """Add a record's rows to the groups. Raises whatever a value that does not fit raises."""
+        pk = origin[2]
+        for group, row in self.groups:
+            group.rows.append(row(pk, values))
+            group.origins.append(origin)
+        for name, group, row in self.links:
+            if not isinstance(values[name], list):
+                raise TypeError(name)
+            for other in values[name]:
+                group.rows.append(row((pk, other), {}))
+                group.origins.append(origin)
 
     def explain(self, values: Mapping[str, Any]) -> str:
         """Which field of a record is wrong, after its row could not be made."""
@@ -68,26 +83,36 @@ class Plan:
                 return f"field {key!r}: {' '.join(map(str, error.messages))}"
             except (ValueError, TypeError, ArithmeticError) as error:
                 return f"field {key!r}: {error}"
+        wrong = [name for name, _, _ in self.links if not isinstance(values[name], list)]
+        if wrong:
+            return f"field {wrong[0]!r}: not a list of keys"
         return "the pk does not fit the model's primary key"
 
 
 class Planner:
     """Makes plans, for one dialect and one way with existing keys."""
 
-    def __init__(self, dialect: Dialect, existing: Existing, *, ignore_unknown: bool) -> None:
+    def __init__(self, targets: Targets, dialect: Dialect, existing: Existing, *, ignore_unknown: bool) -> None:
+        self._targets = targets
         self._dialect = dialect
         self._existing = existing
         self._ignore_unknown = ignore_unknown
 
     def plan(self, target: Target, keyed: bool, names: Sequence[str]) -> Plan:
         """The plan for records with these fields, with or without a `pk`. Raises LoadError for unknown fields."""
-        sources = self._sources(target, names)
+        links = {name: link for name, link in self._targets.links(target).items() if name in names and keyed}
+        sources = self._sources(target, [name for name in names if name not in links])
         primary = target.primary if keyed else []
         if not primary and len(target.parts) > 1 and not sources.keys() >= set(target.primary):
             raise LoadError("a record over several tables (joined inheritance) needs its pk")
         types = dict(zip(target.entity.keys, target.entity.columns, strict=True))
         readers = {key: (source, reader(types[key].type, self._dialect.name)) for key, source in sources.items()}
-        return Plan([self._group(target, part, primary, sources) for part in target.parts], readers)
+        groups = [self._group(target, part, primary, sources) for part in target.parts]
+        return Plan(groups, readers, [(name, *self._link(link)) for name, link in links.items()])
+
+    def _link(self, link: Link) -> tuple[Group, MakeRow]:
+        primary = link.target.primary if link.owner_first else link.target.primary[::-1]
+        return self._group(link.target, link.target.parts[0], primary, {})
 
     def _sources(self, target: Target, names: Sequence[str]) -> dict[str, str]:
         """Attribute key to the name under which the record has it."""

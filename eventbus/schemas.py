@@ -197,6 +197,11 @@ def record_schema(
     of their own. Raises ConfigurationError where the schema is not one.
     """
     keys, columns, primary = tuple(keys), tuple(columns), frozenset(pk_index)
+    for position in primary:
+        if field_for(columns[position].type, "") is None:
+            raise ConfigurationError(
+                f"{entity}: the primary key {keys[position]!r} has no JSON form; exclude the model"
+            )
     reasons = {
         key: reason
         for position, (key, column) in enumerate(zip(keys, columns, strict=True))

@@ -1,7 +1,7 @@
 """What an application's models are to a dump: entities, the tables each fills, and the order of those tables.
 
 A model name is `<service>.<entity>`. In `fields` stand attribute keys; a foreign key may also stand under its
-relationship's name, as Django writes it.
+relationship's name, and the keys of a many-to-many relationship as a list, as Django writes them.
 """
 
 from __future__ import annotations
@@ -47,6 +47,14 @@ class Target:
         return [self.entity.keys[position] for position in self.entity.pk_index]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Link:
+    """A many-to-many relationship by its secondary table; `owner_first` tells the order of that table's key."""
+
+    target: Target
+    owner_first: bool
+
+
 class Targets:
     """All entities of an application's models, by the names that records may have.
 
@@ -83,6 +91,18 @@ class Targets:
     def model(self, target: Target) -> str:
         """The name of its records' model."""
         return f"{self.service or DEFAULT_SERVICE}.{target.entity.name}"
+
+    def links(self, target: Target) -> dict[str, Link]:
+        """Many-to-many relationships, under whose names Django writes the keys of the other side as a list."""
+        mapper = target.entity.mapper
+        by_table = {each.entity.table: each for each in self.by_entity.values() if each.entity.mapper is None}
+        found = {}
+        for relationship in () if mapper is None else mapper.relationships:
+            other = by_table.get(relationship.secondary)  # type: ignore[call-overload]
+            if other is not None and relationship.key not in target.entity.positions and len(other.primary) == 2:
+                _, column = relationship.synchronize_pairs[0]
+                found[relationship.key] = Link(other, owner_first=column.key == other.primary[0])
+        return found
 
     def _target(self, entity: Entity) -> Target:
         return Target(

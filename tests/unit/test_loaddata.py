@@ -156,6 +156,17 @@ def test_a_secondary_table_is_a_model(engine: sa.Engine, load: Load) -> None:
     assert rows(engine, "SELECT * FROM contact_tag") == [("a", 1)]
 
 
+def test_links_may_stand_as_a_list_under_their_relationship(engine: sa.Engine, load: Load) -> None:
+    load(record("crm.contact", "a", name="A", tags=[1, 2]), record("crm.tag", 1), record("crm.tag", 2))
+    load(record("crm.contact", "a", name="A", tags=[2]))
+    assert rows(engine, "SELECT * FROM contact_tag ORDER BY 2") == [("a", 1), ("a", 2)]
+    for wrong in (5, None, "12"):
+        with pytest.raises(LoadError, match="field 'tags': not a list of keys"):
+            load(record("crm.contact", "a", name="A", tags=wrong))
+    with pytest.raises(LoadError, match="tag_id refers to no tag"):
+        load(record("crm.contact", "a", name="A", tags=[99]))
+
+
 def test_a_subclass_fills_all_its_tables_and_knows_its_discriminator(engine: sa.Engine, load: Load) -> None:
     load(record("zoo.dog", 1, tricks=3), record("zoo.animal", 2, kind="animal"))
     assert rows(engine, "SELECT id, kind FROM animal") == [(1, "dog"), (2, "animal")]
