@@ -116,55 +116,58 @@ class Writer:
             shared.time.encode(),
             (shared.traceparent or "").encode(),
         )
-        self._kinds: dict[tuple[Entity, str], tuple[Serializer, _Form]] = {}
+        self._kinds: dict[tuple[Entity, str], _Kind] = {}
 
     def encode(self, record: Recorded, changed: tuple[str, ...], index: int) -> bytes:
         """The unsealed event of one change."""
+        kind = self._kinds.get((record.entity, record.op))
+        if kind is None:
+            kind = self._kind(record.entity, record.op)
         try:
-            return self._encode(record, changed, index)
+            return self._encode(kind, record, changed, index)
         except SerializationError as error:
-            return self._stub(record, index, self._encoder.refused(error))
+            return self._stub(kind, record, index, self._encoder.refused(error))
 
-    def _encode(self, record: Recorded, changed: tuple[str, ...], index: int) -> bytes:
-        entity, op, after = record.entity, record.op, record.after
-        kind = self._kinds.get((entity, op))
-        serializer, form = self._kind(entity, op) if kind is None else kind
-        values = _key_values(entity, record.pk) if after is None else after
-        key, subject = _key_texts(entity.name, serializer.pk(values))
-        names = b"[]"
-        content: dict[str, Any] = {"before": None, "after": None}
-        if after is not None:
-            content["after"] = serializer.after(after)
-        if op == "u":
-            names, part = self._encoder.changes(entity, changed, self._dialect)
-            content["before"] = part(record.before)
-        elif op == "d":
-            content["before"] = serializer.before(record.before)
+    def _encode(self, kind: _Kind, record: Recorded, changed: tuple[str, ...], index: int) -> bytes:
+        after, serializer = record.after, kind.serializer
+        values = _key_values(record.entity, record.pk) if after is None else after
+        key, subject = kind.key_texts(serializer.pk(values))
+        names, old = b"[]", None
+        if record.op == "u":
+            names, part = kind.changes.get(changed) or self._changes(kind, record.entity, changed)
+            old = part(record.before)
+        elif after is None:
+            old = serializer.before(record.before)
+        content = {"before": old, "after": None if after is None else serializer.after(after)}
         try:
             text = orjson.dumps(content)[1:-1]
         except TypeError as error:
             raise serializer.blame(values) from error
-        body = form.fill((b"%d" % index, subject, key, text, names, b"", *self._shared))
+        body: bytes = kind.text % kind.order((b"%d" % index, subject, key, text, names, b"", *self._shared))
         if len(body) > self._max_bytes:
             raise self._too_large(subject.decode(), len(body))
         return body
 
-    def _stub(self, record: Recorded, index: int, mark: bytes) -> bytes:
-        entity = record.entity
-        serializer, form = self._kind(entity, record.op)
+    def _stub(self, kind: _Kind, record: Recorded, index: int, mark: bytes) -> bytes:
+        entity, serializer = record.entity, kind.serializer
         pk = serializer.pk(_key_values(entity, record.pk))
         parts = pk if isinstance(pk, list) else [pk]
         keys = [entity.keys[position] for position in entity.pk_index]
         shown = {serializer.names.get(key, key): part for key, part in zip(keys, parts, strict=True)}
         old: dict[str, Any] | None = None if record.op == "c" else {}
         text = orjson.dumps({"before": old, "after": None if record.after is None else shown})[1:-1]
-        key, subject = _key_texts(entity.name, pk)
-        return form.fill((b"%d" % index, subject, key, text, b"[]", mark, *self._shared))
+        key, subject = kind.key_texts(pk)
+        body: bytes = kind.text % kind.order((b"%d" % index, subject, key, text, b"[]", mark, *self._shared))
+        return body
 
-    def _kind(self, entity: Entity, op: str) -> tuple[Serializer, _Form]:
-        serializer = entity.serializer(self._dialect)
-        kind = self._kinds[entity, op] = (serializer, self._encoder.form(entity, op, traced=self._traced))
+    def _kind(self, entity: Entity, op: str) -> _Kind:
+        form = self._encoder.form(entity, op, traced=self._traced)
+        kind = self._kinds[entity, op] = _Kind(entity, entity.serializer(self._dialect), form)
         return kind
+
+    def _changes(self, kind: _Kind, entity: Entity, changed: tuple[str, ...]) -> _Changes:
+        found = kind.changes[changed] = self._encoder.changes(entity, changed, self._dialect)
+        return found
 
     def _too_large(self, record: str, size: int) -> EventTooLarge:
         return EventTooLarge(
@@ -174,19 +177,34 @@ class Writer:
         )
 
 
-class _Form:
-    """An event with places for values, in the order of `_MARKS`."""
+class _Form(NamedTuple):
+    """An event with a place for each value; `order` puts the values of `_MARKS` in the order of the places."""
 
-    __slots__ = ("_order", "_text")
+    text: bytes
+    order: Callable[[Any], Any]
 
-    def __init__(self, body: bytes) -> None:
-        pieces = _MARK.split(body.replace(b"%", b"%%"))
-        self._order: Callable[[Any], Any] = itemgetter(*[_MARKS.index(mark) for mark in pieces[1::2]])
-        self._text = b"%b".join(pieces[::2])
 
-    def fill(self, values: tuple[bytes, ...]) -> bytes:
-        body: bytes = self._text % self._order(values)
-        return body
+class _Kind:
+    """What the events of one entity and operation in one transaction have in common."""
+
+    __slots__ = ("_name", "_prefix", "changes", "order", "serializer", "text")
+
+    def __init__(self, entity: Entity, serializer: Serializer, form: _Form) -> None:
+        self._name = entity.name
+        self._prefix = entity.name.encode() + b"/"
+        self.serializer = serializer
+        self.text, self.order = form
+        self.changes: dict[tuple[str, ...], _Changes] = {}
+
+    def key_texts(self, pk: Any) -> tuple[bytes, bytes]:
+        """The primary key as JSON, and the record's subject as the inside of a JSON string."""
+        if type(pk) is int:
+            key = b"%d" % pk
+            return key, self._prefix + key
+        key = orjson.dumps(pk)
+        if type(pk) is str:
+            return key, self._prefix + key[1:-1]
+        return key, orjson.dumps(naming.subject(self._name, pk))[1:-1]
 
 
 def _make_form(service: str, entity: Entity, op: str, *, traced: bool) -> _Form:
@@ -210,18 +228,8 @@ def _make_form(service: str, entity: Entity, op: str, *, traced: bool) -> _Form:
         data=data,
         traceparent="@traceparent@" if traced else None,
     )
-    return _Form(body.replace(b'"before":@content@', b"@content@"))
-
-
-def _key_texts(entity: str, pk: Any) -> tuple[bytes, bytes]:
-    """The primary key as JSON, and the record's subject as the inside of a JSON string."""
-    if type(pk) is int:
-        key = b"%d" % pk
-        return key, entity.encode() + b"/" + key
-    key = orjson.dumps(pk)
-    if type(pk) is str:
-        return key, entity.encode() + b"/" + key[1:-1]
-    return key, orjson.dumps(naming.subject(entity, pk))[1:-1]
+    pieces = _MARK.split(body.replace(b'"before":@content@', b"@content@").replace(b"%", b"%%"))
+    return _Form(b"%b".join(pieces[::2]), itemgetter(*[_MARKS.index(mark) for mark in pieces[1::2]]))
 
 
 def _key_values(entity: Entity, pk: Key) -> Values:
