@@ -35,7 +35,8 @@ def commands(directory: Path) -> list[tuple[str, list[str]]]:
         ("a row to JSON", ["benchmarks.serialization"]),
         ("confirmed publishing", ["benchmarks.publishing"]),
         ("a consumer that only acknowledges", ["benchmarks.consumer"]),
-        ("the mirror", ["benchmarks.mirror"]),
+        ("the mirror: throughput", ["benchmarks.mirror", "throughput"]),
+        ("the mirror: commit to file", ["benchmarks.mirror", "latency"]),
         ("loaddata", ["benchmarks.loaddata"]),
     ]
     return listed
