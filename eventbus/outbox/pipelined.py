@@ -5,9 +5,6 @@ libpq's pipeline mode together with the COMMIT that follows, by the dialect's `d
 it, where whatever goes wrong becomes SQLAlchemy's error as ever. If the row cannot be inserted, the server does not
 commit.
 
-The INSERT is sent with its text each time. A prepared statement would spare the server some 50 µs, but does not last:
-psycopg itself deallocates all of them after a rollback, also one to a savepoint, and after a DROP.
-
 Where that is not certain to be right, the row is inserted at once, as on every other database: within savepoints and
 two-phase transactions, in AUTOCOMMIT, and where the table might be another one than before (`_PostgresWriter`).
 """
@@ -21,12 +18,12 @@ from sqlalchemy import Connection, Engine, RootTransaction
 
 from eventbus.envelope import Batch
 from eventbus.errors import OutboxMissing
+from eventbus.outbox import prepared
 from eventbus.outbox.tables import outbox
 
 MAX_BYTES: Final = 64 << 10
 
 _KEY: Final = "eventbus.pipelined"
-_UNNAMED: Final = b""
 # The last column guards against a table that was made anew while this connection lived: an id that is not above the
 # limit ends the transaction with a division by zero.
 _INSERT: Final = (
@@ -46,7 +43,10 @@ class Writer(Protocol):
 
 
 class Row(NamedTuple):
-    """A row to go with the commit, which gives the batch its version. With an id not above `limit` the commit fails."""
+    """A row to go with the commit, which gives the batch its version. With an id not above `limit` the commit fails.
+
+    `lasting`: whether prepared statements may be relied on (`prepared.may_last`).
+    """
 
     owner: bytes
     payload: bytes
@@ -54,6 +54,7 @@ class Row(NamedTuple):
     limit: int
     batch: Batch
     writer: Writer
+    lasting: bool
 
 
 @final
@@ -123,7 +124,7 @@ def _in_transaction(connection: Any) -> bool:
 def _commit(connection: Any, pending: _Pending) -> None:
     raw = connection.driver_connection
     try:
-        results = _exchange(raw.pgconn, pending)
+        results = _exchange(raw, pending)
     except BaseException:
         # Interrupted in the middle of the exchange: the connection is of no more use.
         raw.close()
@@ -139,18 +140,21 @@ def _commit(connection: Any, pending: _Pending) -> None:
         row.writer.written(row_id)
 
 
-def _exchange(pgconn: Any, pending: _Pending) -> list[Any]:
+def _exchange(raw: Any, pending: _Pending) -> list[Any]:
     """Send all and read all results."""
+    pgconn = raw.pgconn
     pgconn.enter_pipeline_mode()
-    pgconn.send_prepare(_UNNAMED, _INSERT)
+    name, preparing = prepared.prepare(raw, _INSERT, lasting=pending.rows[0].lasting)
     for row in pending.rows:
         values = [row.owner, row.payload, b"%d" % row.limit, b"%d" % row.created_at]
-        pgconn.send_query_prepared(_UNNAMED, values, [_TEXT, _BINARY, _TEXT, _TEXT])
+        pgconn.send_query_prepared(name, values, [_TEXT, _BINARY, _TEXT, _TEXT])
     pgconn.send_query_params(b"COMMIT", None)
     pgconn.pipeline_sync()
-    # One for the preparation, one for the COMMIT, one for the sync.
-    results = _receive(pgconn, len(pending.rows) + 3)
+    # Two more: of the COMMIT and of the sync.
+    results = _receive(pgconn, preparing + len(pending.rows) + 2)
     pgconn.exit_pipeline_mode()
+    if not any(result.error_message for result in results):
+        prepared.prepared(raw, name)
     return results
 
 

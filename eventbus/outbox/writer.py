@@ -19,7 +19,7 @@ from sqlalchemy.schema import CreateTable
 
 from eventbus.envelope import Batch
 from eventbus.errors import ConfigurationError, OutboxMissing
-from eventbus.outbox import pipelined
+from eventbus.outbox import pipelined, prepared
 from eventbus.outbox.owner import Owner
 from eventbus.outbox.side import side_connection
 from eventbus.outbox.store import Store
@@ -240,7 +240,8 @@ class _PostgresWriter(_TableWriter):
         payload, seen = b"\n".join(batch.bodies), self._seen
         now = _now()
         if self._pipelined and self._ready and not fresh and now - seen < _MAX_LAG:
-            row = pipelined.Row(self.owner.name.encode(), payload, now, seen, batch, self)
+            lasting = prepared.may_last(self.engine)
+            row = pipelined.Row(self.owner.name.encode(), payload, now, seen, batch, self, lasting)
             if pipelined.defer(connection, row):
                 return
         batch.version = self.insert(connection, payload, fresh=fresh)

@@ -132,8 +132,51 @@ def test_in_autocommit_the_row_goes_at_once(postgres_db: str) -> None:
     engine.dispose()
 
 
+@pytest.mark.parametrize("loss", ["ROLLBACK", "savepoint", "DROP TABLE", "psycopg's own", "nothing"])
+def test_it_notices_when_prepared_statements_are_lost(postgres_db: str, loss: str) -> None:
+    """psycopg deallocates all of them after a rollback, also one to a savepoint, and after a DROP."""
+    engine = create_engine(postgres_db, pool_size=1, max_overflow=0)
+    app = Committer(engine)
+    for _ in range(4):
+        app.commit()
+        app.commit()
+        with engine.connect() as connection:
+            for number in range(10):  # so that psycopg has one of its own
+                connection.exec_driver_sql("SELECT %s::int", (number,))
+            if loss == "ROLLBACK":
+                connection.rollback()
+            if loss == "DROP TABLE":
+                connection.exec_driver_sql("DROP TABLE IF EXISTS no_such_table")
+            if loss == "psycopg's own":
+                connection.exec_driver_sql("DEALLOCATE ALL")
+            if loss == "savepoint":
+                connection.begin_nested().rollback()
+            app.write(connection)
+            connection.commit()
+    assert app.rows() == 12
+    engine.dispose()
+
+
+def test_the_statement_is_prepared_once(app: Committer) -> None:
+    app.commit()
+    with app.engine.begin() as connection:
+        before = connection.exec_driver_sql(
+            "SELECT prepare_time FROM pg_prepared_statements WHERE name ~ 'eventbus'"
+        ).all()
+        app.write(connection)
+    app.commit()
+    with app.engine.begin() as connection:
+        after = connection.exec_driver_sql(
+            "SELECT prepare_time FROM pg_prepared_statements WHERE name ~ 'eventbus'"
+        ).all()
+    assert len(before) == 1
+    assert before == after
+
+
 @pytest.mark.parametrize("options", [{}, {"connect_args": {"prepare_threshold": None}}], ids=["prepares", "pooler"])
-def test_it_rests_on_no_prepared_statement(postgres_db: str, options: dict[str, Any]) -> None:
+def test_it_rests_on_no_prepared_statement_where_others_reset_connections(
+    postgres_db: str, options: dict[str, Any]
+) -> None:
     # psycopg deallocates all prepared statements after a rollback, also one to a savepoint; so may a pool's reset.
     engine = create_engine(postgres_db, pool_size=1, max_overflow=0, **options)
     event.listen(engine, "reset", lambda connection, *_: connection.execute("DISCARD ALL") and connection.commit())
