@@ -20,6 +20,7 @@ from eventbus import failpoints
 from eventbus.changes import MISSING, Entity, Frame, Key, Values
 from eventbus.context import current_author
 from eventbus.entities import Entities
+from eventbus.errors import CaptureError
 from eventbus.listeners.base import Listener
 from eventbus.listeners.ledger import Ledger, open_ledger
 from eventbus.listeners.links import link_rows
@@ -238,11 +239,17 @@ class _Flush:
 
     def _rename(self, plan: Plan, entity: Entity, state: State, before: dict[str, Any], values: Values) -> None:
         """A primary key was changed: the old record has gone, a new one has come."""
+        pk = plan.pk(values)
+        if any(part is MISSING for part in pk):
+            raise CaptureError(
+                f"The primary key of a {entity.name} was set to an SQL expression that this database does not return: "
+                "set it to a value, or write within eventbus.muted(session)."
+            )
         known = {key: value for key, value in zip(entity.keys, values, strict=True) if value is not MISSING}
         known.update(before)
         old = {key: value for key, value in known.items() if value is not MISSING}
         self._gone(entity, plan.mapper, state.key[1], old)  # type: ignore[index]
-        self._came(plan, entity, plan.pk(values), values)
+        self._came(plan, entity, pk, values)
 
     def _delete(self, plan: Plan, entity: Entity, state: State) -> None:
         plan.warn_of_cascades()

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 from marshmallow import Schema, fields
-from sqlalchemy import Column, ForeignKey, Integer, String, Table, event, select, text
+from sqlalchemy import Column, ForeignKey, Integer, String, Table, event, func, select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, load_only, mapped_column, relationship, sessionmaker
 
 from eventbus.errors import CaptureWarning, EventTooLarge, SerializationError
 from tests.support.recording import Recording, replay, tables
 from tests.support.world import World, proper_engine
-from tests.support.zoo import Contact, Team
+from tests.support.zoo import Contact, Document, Team
 
 
 class Base(DeclarativeBase):
@@ -220,3 +220,16 @@ def test_what_a_schema_computes_from_other_columns_is_read_for_it(library: Libra
     (event_,) = recording.take()
     assert event_.after == {"id": 1, "label": "t on None"}
     recording.uninstall()
+
+
+def test_a_key_set_to_an_expression_is_told_of_where_the_database_returns_it() -> None:
+    world = World("sqlite://")
+    with world.maker() as session:
+        document = Document(code="a", title="t")
+        session.add(document)
+        session.commit()
+        world.follow()
+        document.code = func.upper("b")
+        session.commit()
+    assert sorted(world.follow()) == [("c", "document/B"), ("d", "document/a")]
+    world.close()

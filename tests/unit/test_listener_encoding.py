@@ -1,0 +1,118 @@
+"""The events of a transaction, written into forms, are what `envelope.encode` would have made of each."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import String, inspect
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from eventbus import envelope, naming
+from eventbus.changes import MISSING, Recorded
+from eventbus.entities import Entities, Entity
+from eventbus.listeners.encoding import Encoder, Envelope
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Thing(Base):
+    __tablename__ = "thing"
+
+    id: Mapped[str] = mapped_column(String(50), primary_key=True)
+    name: Mapped[str | None]
+    count: Mapped[int | None]
+
+
+class Pair(Base):
+    __tablename__ = "pair"
+
+    left: Mapped[str] = mapped_column(String(50), primary_key=True)
+    right: Mapped[int] = mapped_column(primary_key=True)
+
+
+class Überschrift(Base):  # noqa: PLC2401 - the name is the point
+    __tablename__ = "heading"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+
+
+ENTITIES = Entities("crm.%x")
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+AWKWARD = TEXT | st.sampled_from(["@pk@", "%b", "%%", '"', "\\", "a/b", "\u2028", "@index@", "é%C3"])
+
+
+def entity_of(model: type[Any]) -> Entity:
+    found = ENTITIES.for_mapper(inspect(model))
+    assert found is not None
+    return found
+
+
+def expected(record: Recorded, changed: tuple[str, ...], shared: Envelope, index: int) -> Any:
+    entity, serializer = record.entity, record.entity.serializer("sqlite")
+    values = [MISSING] * len(entity.keys)
+    for position, part in zip(entity.pk_index, record.pk, strict=True):
+        values[position] = part
+    pk = serializer.pk(tuple(values))
+    before = {
+        "c": None,
+        "u": serializer.before({key: record.before[key] for key in changed}) if record.op == "u" else None,
+        "d": serializer.before(record.before),
+    }[record.op]
+    body = envelope.encode(
+        id=f"{shared.transaction}-{index}",
+        source="/crm%2E%25x",
+        type=entity.routing_keys[record.op],
+        subject=naming.subject(entity.name, pk),
+        time=shared.time,
+        transaction=shared.transaction,
+        data={
+            "op": record.op,
+            "model": f"crm%2E%25x.{entity.name}",
+            "pk": pk,
+            "before": before,
+            "after": None if record.after is None else serializer.after(record.after),
+            "changed": list(changed),
+            "author": shared.author,
+            "transaction": {"id": shared.transaction, "index": index, "size": shared.size},
+        },
+        traceparent=shared.traceparent,
+    )
+    return orjson.loads(body)
+
+
+@given(AWKWARD, AWKWARD | st.none(), st.integers(-(2**40), 2**40), AWKWARD | st.none(), st.booleans())
+def test_forms_and_the_envelope_agree(pk: str, name: str | None, count: int, author: str | None, traced: bool) -> None:
+    shared = Envelope("01a2-b", author, 7, "2026-01-01T00:00:00.000000Z", "00-ab-cd-01" if traced else None)
+    writer = Encoder("crm.%x").writer(shared, "sqlite")
+    thing, pair = entity_of(Thing), entity_of(Pair)
+    cases: list[tuple[Recorded, tuple[str, ...]]] = [
+        (Recorded("c", thing, (pk,), {}, (pk, name, count)), ()),
+        (Recorded("u", thing, (pk,), {"name": name, "count": MISSING}, (pk, "x", count)), ("name", "count")),
+        (Recorded("u", thing, (pk,), {"id": pk, "name": name, "count": 1}, (pk, name, count)), ("count",)),
+        (Recorded("d", thing, (pk,), {"id": pk, "name": name}, None), ()),
+        (Recorded("c", pair, (pk, count), {}, (pk, count)), ()),
+        (Recorded("d", entity_of(Überschrift), (count,), {"id": count}, None), ()),
+    ]
+    for index, (record, changed) in enumerate(cases):
+        made = json.loads(writer.encode(record, changed, index))
+        assert made == expected(record, changed, shared, index)
+
+
+@pytest.mark.parametrize("op", ["c", "u", "d"])
+def test_a_stub_tells_key_and_reason_alone(op: Any) -> None:
+    shared = Envelope("t", "ann", 1, "2026-01-01T00:00:00.000000Z", None)
+    writer = Encoder("crm", policy="stub", max_bytes=300).writer(shared, "sqlite")
+    after = None if op == "d" else ("a", "x" * 500, 1)
+    before = {"u": {"name": "y"}, "d": {"name": "x" * 500}}.get(op, {})
+    data = json.loads(writer.encode(Recorded(op, entity_of(Thing), ("a",), before, after), ("name",), 0))["data"]
+    assert data["stub"] == {"reason": "EventTooLarge", "field": None}
+    assert data["after"] == (None if op == "d" else {"id": "a"})
+    assert data["before"] == (None if op == "c" else {})
+    assert (data["op"], data["pk"], data["changed"]) == (op, "a", [])
