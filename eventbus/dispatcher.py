@@ -234,7 +234,7 @@ class Dispatcher:
         with self._lock:
             left = state.events
         if left:
-            durable = all(job.account is not None for job in state.queue)
+            durable = _is_durable(state)
             logger.log(
                 logging.WARNING if durable else logging.ERROR,
                 "closed with events that the broker does not have",
@@ -274,6 +274,9 @@ class Dispatcher:
                 account.leave_in_outbox(batch.version)
                 return
             account.known.add(batch.version)
+        elif state.closing:
+            self._lose(len(job), "the dispatcher is closed")
+            return
         elif not self._make_room(state, job):
             return
         self._admit(state, job, account)
@@ -413,8 +416,7 @@ class Dispatcher:
     def _is_over(self, state: _State, at: float) -> bool:
         if at >= state.deadline or not state.open:
             return True
-        durable = all(job.account is not None for job in state.queue)
-        return durable and not state.connected and self._backoff.failures > 0
+        return self._backoff.failures > 0 and not state.connected and _is_durable(state)
 
     def _send(self, state: _State, jobs: list[_Job]) -> None:
         try:
@@ -570,6 +572,12 @@ class Dispatcher:
             state.publisher.abandon()
         _inherited.extend((state, [store.forget() for store in state.accounts]))
         self._reset()
+
+
+def _is_durable(state: _State) -> bool:
+    """Whether all that waits is in an outbox too."""
+    waiting = [*state.queue, *(job for _, _, job in state.delayed)]
+    return all(job.account is not None for job in waiting)
 
 
 def drain_on_sigterm() -> None:

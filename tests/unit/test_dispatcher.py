@@ -474,3 +474,17 @@ def test_a_process_that_ends_after_its_last_commit_drains(app: Committer, tmp_pa
     )
     assert done.returncode == 0, done.stderr
     assert app.rows() == 0, done.stderr
+
+
+def test_what_comes_after_close_waits_in_the_outbox_or_is_called_lost(
+    app: Committer, broker: MemoryPublisher, make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    dispatcher = make()
+    dispatcher.submit(app.commit())
+    dispatcher.close()
+    dispatcher.submit(app.commit())
+    assert app.rows() == 1
+    direct = Committer(app.engine, Outbox(durable=False))
+    dispatcher.submit(direct.commit())
+    assert dispatcher.stats().dropped == 1
+    assert "events are lost" in caplog.messages
