@@ -32,17 +32,16 @@ def items(**counts: int) -> dict[Any, Any]:
     return {key: {"id": key, "count": count} for key, count in counts.items()}
 
 
-@pytest.mark.parametrize("target", ["async_sessionmaker(engine)", "async_sessionmaker(engine, expire_on_commit=False)"])
-def test_an_async_service(place: Place, target: str) -> None:
+def test_an_async_service(place: Place) -> None:
     """Commits, a rollback and a cancelled task, all on one event loop that nothing blocks."""
     place.mirror()
     watch = place.watch()
     place.run(
         MODEL
-        + f"""
+        + """
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 engine = create_async_engine("sqlite+aiosqlite:///shop.sqlite3")
-Session = {target}
+Session = async_sessionmaker(engine)
 eventbus.install(Session)
 
 async def forever(session):

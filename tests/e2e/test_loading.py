@@ -58,18 +58,20 @@ def place(tmp_path: Path) -> Iterator[Place]:
 
 
 @pytest.fixture
-def dump(place: Place) -> Path:
-    """Of a database of 1,000 people, of which each but the first is led by a later one: references point forward."""
-    place.run("""
-        from models import *
-        with sessions("source.sqlite3").begin() as s:
-            s.add_all(Person(id=f"p{n}", name=f"é {n}", boss_id=f"p{n + 1}" if n < 999 else None, last_author="ann")
-                      for n in range(1000))
-    """)
-    path = place.directory / "dump.json"
-    place.command([script("eventbus-dumpdata"), "--database", "sqlite:///source.sqlite3", "-o", str(path)])
-    assert len(json.loads(path.read_bytes())) == 1000
-    return path
+def dump(place: Place) -> list[Any]:
+    """`dump.json`: 1,000 people, each led by a later one: references point forward. `broken.json`: one too many."""
+    people = [
+        {
+            "model": "staff.person",
+            "pk": f"p{n}",
+            "fields": {"name": f"é {n}", "boss_id": f"p{n + 1}" if n < 999 else None, "last_author": "ann"},
+        }
+        for n in range(1000)
+    ]
+    broken = {"model": "staff.person", "pk": "p5000", "fields": {"name": None}}
+    (place.directory / "dump.json").write_text(json.dumps(people))
+    (place.directory / "broken.json").write_text(json.dumps([*people, broken]))
+    return people
 
 
 def people(place: Place, database: str) -> list[Any]:
@@ -81,25 +83,34 @@ def people(place: Place, database: str) -> list[Any]:
 
 
 def test_a_dump_fills_an_empty_database_and_publishes_nothing_and_the_session_publishes_afterwards(
-    place: Place, dump: Path
+    place: Place,
 ) -> None:
     watch = place.watch()
-    place.run("from models import *; sessions('target.sqlite3')")
-    command = [script("eventbus-loaddata"), str(dump), "--database", "sqlite:///target.sqlite3"]
+    place.run("""
+        from models import *
+        sessions("target.sqlite3")
+        with sessions("source.sqlite3").begin() as s:
+            s.add_all(Person(id=f"p{n}", name=f"é {n}", boss_id=f"p{n + 1}" if n < 999 else None) for n in range(1000))
+    """)
+    place.command([script("eventbus-dumpdata"), "--database", "sqlite:///source.sqlite3", "-o", "of-source.json"])
+    command = [script("eventbus-loaddata"), "of-source.json", "--database", "sqlite:///target.sqlite3"]
     assert "Installed 1000 object(s)" in place.command(command)
     assert people(place, "target.sqlite3") == people(place, "source.sqlite3")
-    place.run(SERVICE + "with Session.begin() as s: s.get(Person, 'p7').name = 'changed'")
-    place.run(SERVICE + "with Session.begin() as s: s.add(Person(id='last', name='x'))")
+    place.run(
+        SERVICE
+        + """
+with Session.begin() as s: s.get(Person, 'p7').name = 'changed'
+with Session.begin() as s: s.add(Person(id='last', name='x'))
+"""
+    )
     assert [(event.pk, event.op, event.after["name"]) for event in watch.events_until("last")] == [
         ("p7", "u", "changed")
     ]
 
 
-def test_a_load_within_a_session_that_publishes_is_silent_and_only_that(place: Place, dump: Path) -> None:
+def test_a_load_within_a_session_that_publishes_is_silent_and_only_that(place: Place, dump: list[Any]) -> None:
     """What is pending before is published; a load that fails half-way takes back itself only, and the bus goes on."""
     watch = place.watch()
-    broken = [*json.loads(dump.read_bytes()), {"model": "staff.person", "pk": "p5000", "fields": {"name": None}}]
-    (place.directory / "broken.json").write_text(json.dumps(broken))
     place.run(
         SERVICE
         + """
@@ -126,15 +137,14 @@ with Session() as s:
     events = [(event.pk, event.op) for event in watch.events_until("last")]
     assert sorted(events[:2]) == [("after-failure", "c"), ("pending", "c")]
     assert events[2:] == [("p7", "u")]
-    assert len(people(place, "target.sqlite3")) == 1003
+    assert len(people(place, "target.sqlite3")) == len(dump) + 3
 
 
-def test_the_command_says_which_record_failed_and_leaves_the_database_empty(place: Place, dump: Path) -> None:
-    broken = [*json.loads(dump.read_bytes()), {"model": "staff.person", "pk": "p5000", "fields": {"name": None}}]
-    (place.directory / "broken.json").write_text(json.dumps(broken))
+@pytest.mark.usefixtures("dump")
+def test_the_command_says_which_record_failed_and_leaves_the_database_empty(place: Place) -> None:
     place.run("from models import *; sessions('target.sqlite3')")
     command = [script("eventbus-loaddata"), "broken.json", "--database", "sqlite:///target.sqlite3"]
-    place.command(command, code_expected=1)
+    assert "p5000" in place.command(command, code_expected=1)
     assert people(place, "target.sqlite3") == []
     watch = place.watch()
     place.run(SERVICE + "with Session.begin() as s: s.add(Person(id='last', name='x'))")

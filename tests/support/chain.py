@@ -64,7 +64,7 @@ class Place:
         return self.command([sys.executable, "-W", "error", "-c", textwrap.dedent(code)], code_expected, **environment)
 
     def command(self, command: Sequence[str], code_expected: int = 0, **environment: str) -> str:
-        """What a command printed."""
+        """What a command printed; of one that is to fail, what it complained of."""
         done = subprocess.run(
             command,
             cwd=self.directory,
@@ -75,7 +75,7 @@ class Place:
             check=False,
         )
         assert done.returncode == code_expected, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
-        return done.stdout
+        return done.stderr if code_expected else done.stdout
 
     def start(self, code: str, **environment: str) -> Service:
         """A Python process that runs the code; it is killed at the end if it still lives."""
@@ -246,7 +246,7 @@ def reading_all(directory: Path) -> Iterator[list[int]]:
     stop, reads, broken = threading.Event(), [0], list[str]()
 
     def read() -> None:
-        while not stop.wait(0.002):
+        while not stop.wait(0.05):
             for path in directory.glob("[!.]*/*/*.json"):
                 try:
                     document = json.loads(path.read_bytes())
