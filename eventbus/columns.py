@@ -192,7 +192,7 @@ def _numeric(type_: Any, dialect: str) -> Normaliser:
         if isinstance(value, float) and dialect == "postgresql":
             value = f"{value:.15g}"
         number = to_decimal(value)
-        return number.quantize(quantum, context=CONTEXT) + 0 if number.is_finite() else number
+        return CONTEXT.plus(number.quantize(quantum, context=CONTEXT)) if number.is_finite() else number
 
     return normal
 

@@ -14,6 +14,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship, scoped_session, sessionmaker
 
+from eventbus import fixtures
 from eventbus import loaddata as command
 from eventbus.errors import ConfigurationError, LoadError
 from eventbus.loaddata import Loaded, loaddata
@@ -324,6 +325,25 @@ def test_a_failed_load_takes_back_only_itself_and_the_session_publishes_again(
         assert not is_muted(session)
         session.commit()
     assert rows(engine, "SELECT id FROM tag") == [(7,)]
+
+
+def test_what_was_written_before_the_failure_is_taken_back_too(
+    engine: sa.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "WINDOW", 1)
+    monkeypatch.setattr(fixtures, "CHUNK", 50)
+    written: list[int] = []
+    with Session(engine) as session:
+        session.add(Tag(id=700))
+        with pytest.raises(LoadError):
+            Load(session, tmp_path / "dump.json")(
+                *(record("crm.tag", n) for n in range(50)),
+                record("crm.tag", "x"),
+                progress=lambda loaded: written.append(loaded.objects),
+            )
+        session.commit()
+    assert len(written) > 10, "it failed half-way"
+    assert rows(engine, "SELECT id FROM tag") == [(700,)]
 
 
 def test_a_loaded_row_replaces_what_the_session_remembers(engine: sa.Engine, load: Load, tmp_path: Path) -> None:
