@@ -90,6 +90,8 @@ def test_a_savepoint_released_goes_with_its_parent(world: World, session: Sessio
 
 def test_inner_released_and_outer_rolled_back(world: World, session: Session) -> None:
     outer = session.begin_nested()
+    session.add(Team(id=3, title="t"))
+    session.flush()
     with session.begin_nested():
         session.add(Team(id=1, title="t"))
     outer.rollback()
