@@ -108,3 +108,34 @@ def test_a_service_starts_and_commits_while_the_broker_is_down(tmp_path: Path, r
         dispatcher.close(timeout=10)
         assert time.monotonic() - start < 5, "a broker known to be down is not waited for"
         assert app.rows() == 20
+
+
+@pytest.mark.slow
+def test_a_broker_that_blocks_publishers_and_restarts_loses_nothing(
+    app: Committer, private_rabbitmq: Any, unique: str
+) -> None:
+    """A memory alarm for the time of many commits, then the end of the alarm; then a restart of the node."""
+    node = private_rabbitmq()
+    queue(node.url, unique)
+    limits = Timeouts(connect=2.0, write=2.0, confirm=2.0, close=0.5)
+    dispatcher = Dispatcher(
+        lambda: AmqpPublisher(node.url, exchange=unique, service="crm", timeouts=limits), backoff_limit=0.5
+    )
+    dispatcher.submit(app.commit())
+    dispatcher.flush(30)
+    node.rabbitmqctl("set_vm_memory_high_watermark", "0")
+    commits = [timed(lambda: dispatcher.submit(app.commit())) for _ in range(COMMITS)]
+    assert sorted(commits)[-3] < 0.25
+    assert dispatcher.stats().pending_events >= COMMITS - 1
+    node.rabbitmqctl("set_vm_memory_high_watermark", "0.6")
+    dispatcher.flush(60)
+    assert app.rows() == 0
+    node.kill()
+    for _ in range(20):
+        dispatcher.submit(app.commit())
+    assert app.rows() == 20
+    node.start()
+    dispatcher.flush(90)
+    dispatcher.close()
+    assert app.rows() == 0
+    assert queue(node.url, unique) >= COMMITS + 21

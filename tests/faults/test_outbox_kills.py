@@ -93,6 +93,7 @@ def test_forks_threads_and_signals_lose_nothing(scene: Scene, way: str) -> None:
     assert verdict.committed >= int(done.stdout.split()[-1]), "each of them did its work"
 
 
+@pytest.mark.slow
 def test_chaos_in_short(postgres_db: str, rabbitmq_url: str) -> None:
     """`python -m tests.faults.chaos` is the long form."""
     plan = Plan(postgres_db, rabbitmq_url, seconds=8, seed=7, writers=3, relays=2, quiet=True)
