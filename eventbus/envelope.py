@@ -67,9 +67,9 @@ class Batch:
 
 def encode(  # the names are CloudEvents' own
     *,
-    id: str,  # noqa: A002
+    id: str,
     source: str,
-    type: str,  # noqa: A002
+    type: str,
     subject: str,
     time: str,
     transaction: str,

@@ -224,8 +224,8 @@ class Hit:
             new = tuple(sets.get(name, part) for name, part in zip(self.pk_keys, key, strict=True))
             if any(part is MISSING for part in new):
                 raise CaptureError(
-                    f"{self.name}: this UPDATE lets the database compute primary keys, so the records' new keys are "
-                    "not known; set them to values, row by row"
+                    f"{self.name}: the database is to compute new primary keys, which are then not known here; "
+                    "give them as values, row by row"
                 )
             moves.append((entity, new))
         self.deleted(frame, known)

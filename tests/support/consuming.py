@@ -172,7 +172,7 @@ class Running:
 
 
 class ListInbox(Inbox):
-    """A queue made of a list; what was taken and not acknowledged is in `held`. `lost` makes every method raise Lost."""
+    """A queue made of a list; what was taken and not acknowledged is in `held`. `lost`: all methods raise Lost."""
 
     def __init__(self, queue: list[Delivery]) -> None:
         self.queue = queue
