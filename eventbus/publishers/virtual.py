@@ -45,6 +45,9 @@ class VirtualPublisher(Publisher):
         queue: str,
         key: Key | None = None,
     ) -> None:
+        # Not opened: what cannot be meant is an error here. And what it takes is imported by now: a fork while another
+        # thread imports a module leaves the child with half of it, for ever.
+        transports.connection(url).get_transport_cls()
         self._url = url
         self._exchange = exchange
         self._service = service

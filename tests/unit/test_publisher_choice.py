@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from eventbus import signing
@@ -30,7 +33,19 @@ def test_each_kind_of_url_has_its_publisher_which_does_not_connect_yet(url: str,
     publisher.close()
 
 
-@pytest.mark.parametrize("url", ["redis://h", "postgresql://h/d", "h:5672", "", "amqp://a//;amqp://b//"])
+@pytest.mark.parametrize("url", ["sqlite:///broker.sqlite3", "memory://", "amqp://h//"])
+def test_once_made_a_publisher_imports_nothing_more_so_that_a_fork_finds_no_half_of_a_module(url: str) -> None:
+    program = (
+        "import sys; from eventbus.publishers import publisher_for; from eventbus.settings import Settings\n"
+        f"publisher = publisher_for(Settings(url={url!r}, service='crm')); before = set(sys.modules)\n"
+        f"from eventbus import transports; transports.connection({url!r}).get_transport_cls()\n"
+        "print(sorted(set(sys.modules) - before))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("url", ["redis://h", "postgresql://h/d", "h:5672", "", "amqp://a//;amqp://b//", "sqlite://"])
 def test_other_urls_are_a_configuration_error(url: str) -> None:
     with pytest.raises(ConfigurationError):
         publisher_for(Settings(url=url, service="crm"))
