@@ -27,7 +27,7 @@ from eventbus.listeners.bulk import Bulk, Mode
 from eventbus.listeners.capture import Capture
 from eventbus.listeners.encoding import POLICIES, Encoder, Policy
 from eventbus.listeners.targets import resolve
-from eventbus.listeners.transaction import Transactions
+from eventbus.listeners.transaction import Joined, Transactions
 from eventbus.outbox import Entry, Outbox, Store
 from eventbus.publishers import Publisher, publisher_for
 from eventbus.settings import DEFAULT_SERVICE, Settings, redact
@@ -54,6 +54,8 @@ def install(
     auto_fields: bool | AutoFields = True,
     new_id: IdGenerator = uuid7,
     on_unfit: Policy = "fail",
+    reread: bool = False,
+    joined: Joined = "wait",
     listeners: Sequence[Listener] = (),
     settings: Settings | None = None,
     publisher: Callable[[], Publisher] | Publisher | None = None,
@@ -74,6 +76,10 @@ def install(
     * `auto_fields`: fill in ids, authors and timestamps; an `AutoFields` of your own names the fields.
     * `new_id`: makes ids for records without one.
     * `on_unfit`: what becomes of a record no event can hold; "fail" the commit, or publish a marked "stub".
+    * `reread`: read updated rows once more at the commit, one SELECT an entity. Without it the columns that an update
+      left alone come from the object, which is stale if another transaction changed them after the object was loaded.
+    * `joined`: a Session bound to a Connection with a transaction of its own waits for that one's commit; "deliver"
+      publishes at the Session's commit, for tests that roll everything back.
     * `listeners`: objects told of each moment of a Session (see `Listener`).
     * `publisher`: an own publisher, or what makes one, in place of the URL's.
 
@@ -101,7 +107,7 @@ def install(
             auto_fields=auto_fields or None,
             capture=capture,
             bulk=Bulk(capture, bulk),
-            transaction=Transactions(capture, encoder, sink, listeners=listeners),
+            transaction=Transactions(capture, encoder, sink, listeners=listeners, reread=reread, joined=joined),
             others=listeners,
         )
         bus = Bus(settings, entities, delivery, resolved.session_class, (uninstall, resolved.release))

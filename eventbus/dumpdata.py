@@ -28,10 +28,10 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.orm import Mapper
 
 from eventbus import cli
+from eventbus.dumps.targets import Target, Targets
 from eventbus.errors import ConfigurationError
 from eventbus.schemas import RecordSchema, field_for
 from eventbus.serialization import Serializer, build_serializer
-from eventbus.targets import Target, Targets
 
 Format = Literal["json", "jsonl"]
 ROWS: Final = 1_000

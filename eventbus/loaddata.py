@@ -18,12 +18,13 @@ import click
 from sqlalchemy import Connection, Engine
 from sqlalchemy.orm import Session, scoped_session
 
-from eventbus import cli, fixtures, references
+from eventbus import cli
+from eventbus.dumps import files, references
+from eventbus.dumps.rows import Existing, Group, Origin, Plan, Planner
+from eventbus.dumps.targets import Target, Targets
+from eventbus.dumps.writer import Sorter, TooEarlyError, Writer, failure
 from eventbus.errors import ConfigurationError, LoadError
 from eventbus.muting import muted
-from eventbus.rows import Existing, Group, Origin, Plan, Planner
-from eventbus.rowwriter import Sorter, TooEarlyError, Writer, failure
-from eventbus.targets import Target, Targets
 
 WINDOW: Final = 5_000
 """Records gathered before they are written."""
@@ -101,7 +102,7 @@ def _load_in_file_order(
 ) -> _Loader | None:
     """None, with nothing changed, where a record refers to one that comes too late in the files."""
     sortable = connection.dialect.name == "postgresql"
-    if sortable and fixtures.STDIN in map(os.fspath, paths):
+    if sortable and files.STDIN in map(os.fspath, paths):
         return None  # standard input cannot be read again
     loader = _Loader(connection, targets, options, Writer(connection, targets, retry=sortable))
     savepoint = connection.begin_nested()
@@ -141,9 +142,9 @@ class _Loader:
 
     def load(self, paths: Sequence[Any]) -> None:
         waiting = size = 0
-        for batch in fixtures.read(paths):
+        for batch in files.read(paths):
             for item in batch.records:
-                self._add(*fixtures.origin(batch.path, item))
+                self._add(*files.origin(batch.path, item))
             waiting += len(batch.records)
             size += batch.size
             if waiting >= WINDOW or size >= WINDOW_BYTES:
@@ -279,7 +280,7 @@ def _command(
 ) -> None:
     found, engine = cli.models_and_engine(models, database)
     for path in paths:
-        if path != fixtures.STDIN and not os.path.exists(path):
+        if path != files.STDIN and not os.path.exists(path):
             raise ConfigurationError(f"{path}: there is no such file or directory")
     with cli.disposing(engine), cli.Progress() as progress:
         loaded = loaddata(

@@ -11,7 +11,7 @@
 
 The events are those of the real thing: captured, serialised, sealed, published and decoded again; only broker and
 outbox are left out. A Session bound to a Connection whose own transaction goes on (the fixture that rolls everything
-back) publishes when that transaction commits, and so never in such a fixture.
+back at its end) publishes at its own commits here, as if they were real; `joined="wait"` changes that.
 """
 
 from __future__ import annotations
@@ -88,7 +88,9 @@ def capture_events(target: Any, *, service: str = DEFAULT_SERVICE, **options: An
     """
     publisher = MemoryPublisher()
     settings = Settings(url=f"memory://{uuid7()}", service=service)  # a bus with these settings is this one
-    bus = install(target, **{"settings": settings, "outbox": False, "publisher": publisher, **options})
+    bus = install(
+        target, **{"settings": settings, "outbox": False, "joined": "deliver", "publisher": publisher, **options}
+    )
     if bus.settings != settings:
         raise ConfigurationError(
             f"{target!r} has {bus!r} already: install that one with publisher=MemoryPublisher() in tests, and look at"

@@ -13,8 +13,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
 import eventbus
-from eventbus import fixtures
 from eventbus import loaddata as command
+from eventbus.dumps import files as fixtures
 from eventbus.errors import LoadError
 from eventbus.loaddata import Loaded, loaddata
 

@@ -293,7 +293,7 @@ def test_data_dir_is_the_volume(pod: Spec, objects: list[Spec]) -> None:
 def test_probes_ask_the_mirror_itself(pod: Spec) -> None:
     (container,) = pod["containers"]
     for probe in ("startupProbe", "livenessProbe"):
-        assert container[probe]["exec"]["command"] == [*container["command"], "--health"]
+        assert container[probe]["exec"]["command"] == ["python", "-m", "consumers.json_mirror.health"]
         assert container[probe]["timeoutSeconds"] > 1  # the default is less than Python takes on a busy node
 
 

@@ -14,8 +14,8 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship, scoped_session, sessionmaker
 
-from eventbus import fixtures
 from eventbus import loaddata as command
+from eventbus.dumps import files as fixtures
 from eventbus.errors import ConfigurationError, LoadError
 from eventbus.loaddata import Loaded, loaddata
 from eventbus.muting import is_muted

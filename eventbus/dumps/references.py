@@ -14,8 +14,8 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, ForeignKeyConstraint, Table
 from sqlalchemy.dialects import postgresql
 
+from eventbus.dumps.targets import Target, Targets
 from eventbus.errors import LoadError
-from eventbus.targets import Target, Targets
 
 
 @contextlib.contextmanager

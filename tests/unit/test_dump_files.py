@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventbus import fixtures
+from eventbus.dumps import files
 from eventbus.errors import LoadError
 
 JSON = st.recursive(
@@ -45,7 +45,7 @@ def records(count: int) -> list[dict[str, Any]]:
 
 
 def read(*paths: Path | str) -> list[Any]:
-    return [fixtures.origin(batch.path, item)[1] for batch in fixtures.read(list(paths)) for item in batch.records]
+    return [files.origin(batch.path, item)[1] for batch in files.read(list(paths)) for item in batch.records]
 
 
 WRITERS: dict[str, Callable[[list[Any]], bytes]] = {
@@ -63,8 +63,8 @@ WRITERS: dict[str, Callable[[list[Any]], bytes]] = {
 @pytest.fixture(params=[64, 1000, 1 << 19])
 def chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """Also chunks smaller than a record, so that every cut is met."""
-    monkeypatch.setattr(fixtures, "CHUNK", request.param)
-    monkeypatch.setattr(fixtures, "_TAIL", 100)
+    monkeypatch.setattr(files, "CHUNK", request.param)
+    monkeypatch.setattr(files, "_TAIL", 100)
     return int(request.param)
 
 
@@ -78,12 +78,12 @@ def test_every_shape_gives_the_records(shape: str, chunk: int, tmp_path: Path) -
 
 @given(items=RECORDS, size=st.integers(1, 60), shape=st.sampled_from(sorted(WRITERS)))
 def test_any_records_cut_anywhere(items: list[Any], size: int, shape: str) -> None:
-    before, fixtures.CHUNK = fixtures.CHUNK, size  # type: ignore[misc]
+    before, files.CHUNK = files.CHUNK, size  # type: ignore[misc]
     try:
         stream = io.BytesIO(WRITERS[shape](items))
-        assert [record for batch in fixtures._parse("x", stream) for record in batch.records] == items
+        assert [record for batch in files._parse("x", stream) for record in batch.records] == items
     finally:
-        fixtures.CHUNK = before  # type: ignore[misc]
+        files.CHUNK = before  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(
@@ -125,8 +125,8 @@ def test_a_mirror_directory_is_read_by_name_without_hidden_ones(tmp_path: Path) 
         "crm/contact/1.json",
         "crm/contact/2.json",
     ]
-    (batch,) = fixtures.read([tmp_path])
-    assert fixtures.origin(batch.path, batch.records[0])[0] == str(tmp_path / "crm/company/9.json")
+    (batch,) = files.read([tmp_path])
+    assert files.origin(batch.path, batch.records[0])[0] == str(tmp_path / "crm/company/9.json")
 
 
 @pytest.mark.parametrize(
@@ -178,15 +178,15 @@ class Endless(io.RawIOBase):
 
 @pytest.mark.parametrize("between", [b",", b",\n  "])
 def test_memory_does_not_grow_with_the_file(between: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fixtures, "CHUNK", 1 << 16)
+    monkeypatch.setattr(files, "CHUNK", 1 << 16)
     record = orjson.dumps(records(1)[0]) + between
-    block = record * (fixtures.CHUNK // len(record))
+    block = record * (files.CHUNK // len(record))
 
     def peak(blocks: int) -> int:
         parts = iter([b"[", *[block] * blocks, b"{}]"])
         tracemalloc.start()
         try:
-            for _ in fixtures._parse("x", Endless(parts)):  # type: ignore[arg-type]
+            for _ in files._parse("x", Endless(parts)):  # type: ignore[arg-type]
                 pass
             return tracemalloc.get_traced_memory()[1]
         finally:
@@ -196,7 +196,7 @@ def test_memory_does_not_grow_with_the_file(between: bytes, monkeypatch: pytest.
 
 
 def test_broken_json_is_not_read_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fixtures, "LARGEST", 1 << 21)
+    monkeypatch.setattr(files, "LARGEST", 1 << 21)
 
     def parts() -> Iterator[bytes]:
         yield b"["
@@ -204,4 +204,4 @@ def test_broken_json_is_not_read_to_the_end(monkeypatch: pytest.MonkeyPatch) -> 
             yield b'{"a": ' * 100_000
 
     with pytest.raises(LoadError, match="no end of record"):
-        list(fixtures._parse("x", Endless(parts())))  # type: ignore[arg-type]
+        list(files._parse("x", Endless(parts())))  # type: ignore[arg-type]

@@ -22,10 +22,10 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeEngine
 
 from eventbus import columns
+from eventbus.dumps.targets import Link, Part, Target, Targets
 from eventbus.errors import LoadError
 from eventbus.fields import Amount, WholeNumber
 from eventbus.schemas import field_for
-from eventbus.targets import Link, Part, Target, Targets
 
 Read = Callable[[Any], Any]
 """A JSON value (None too) to a value for the column; raises ValueError, TypeError or ValidationError."""

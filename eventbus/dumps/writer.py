@@ -16,9 +16,9 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, ForeignKeyConstraint, Table
 from sqlalchemy.exc import DBAPIError, StatementError
 
+from eventbus.dumps.rows import Group, Origin
+from eventbus.dumps.targets import Part, Targets
 from eventbus.errors import LoadError
-from eventbus.rows import Group, Origin
-from eventbus.targets import Part, Targets
 
 BATCH: Final = 5_000
 """Late references set at a time."""
