@@ -31,7 +31,6 @@ from kombu.exceptions import OperationalError
 from eventbus import transports
 from eventbus.publishers.flight import Flight
 from eventbus.publishers.frames import METHOD, Frame, FrameReader, FrameWriter
-from eventbus.transports import amqp as amqp_transport
 
 LOST: Final = (AMQPError, OperationalError, OSError, StructError, AttributeError, LookupError, TypeError, ValueError)
 """What py-amqp raises where the peer is gone, silent or no AMQP broker: besides its own errors those of its parser."""
@@ -122,7 +121,7 @@ class Link:
 
     def _client(self, url: str, service: str, insecure_tls: bool) -> kombu.Connection:
         limits = self._timeouts
-        client = transports.connection(
+        return transports.connection(
             url,
             insecure_tls=insecure_tls,
             connect_timeout=limits.connect,
@@ -135,8 +134,6 @@ class Link:
                 "on_unblocked": self._on_unblocked,
             },
         )
-        client.transport.Connection = _Connection
-        return client
 
     def _prepare(self, exchange: str) -> Any:
         """The channel to publish on."""
@@ -252,17 +249,6 @@ class Link:
     def _on_unblocked(self) -> None:
         self.blocked = False
         logger.info("the broker takes messages again")
-
-
-class _Connection(amqp_transport.Connection):
-    """Leaves no socket behind when connecting fails, whatever the peer answered."""
-
-    def connect(self, callback: Callable[[], object] | None = None) -> object:
-        try:
-            return super().connect(callback)
-        except BaseException:
-            self.collect()
-            raise
 
 
 def _declare(connection: Any, exchange: str) -> None:

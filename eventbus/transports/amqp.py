@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from kombu.transport import pyamqp
 
 from eventbus.transports.raw import RawMessage
@@ -18,9 +20,16 @@ class Channel(pyamqp.Channel):
 
 
 class Connection(pyamqp.Connection):
-    """A connection that makes such channels."""
+    """Makes such channels, and leaves no socket behind when connecting fails, whatever the peer answered."""
 
     Channel = Channel
+
+    def connect(self, callback: Callable[[], object] | None = None) -> object:
+        try:
+            return super().connect(callback)
+        except BaseException:
+            self.collect()
+            raise
 
 
 class Transport(pyamqp.Transport):

@@ -138,8 +138,9 @@ def test_a_message_without_a_queue_is_told_once_and_delivered_after_repair(
     publisher = publisher_to(node.url, unique)
     assert publisher.publish(messages(2)) == [UNROUTABLE] * 2
     assert publisher.publish(messages(2)) == [UNROUTABLE] * 2
-    assert caplog.messages == ["no queue takes messages of this routing key"], "once, not with every try"
-    record = vars(caplog.records[0])
+    told = [each for each in caplog.records if each.levelno >= logging.WARNING]
+    assert [each.message for each in told] == ["no queue takes messages of this routing key"], "not with every try"
+    record = vars(told[0])
     assert (record["routing_key"], record["exchange"], record["count"]) == ("crm.contact.updated", unique, 2)
     topology(channel, unique)
     assert publisher.publish(messages(2)) == [CONFIRMED] * 2
