@@ -36,7 +36,7 @@ def commands(directory: Path) -> list[tuple[str, list[str]]]:
         ("confirmed publishing", ["benchmarks.publishing"]),
         ("a consumer that only acknowledges", ["benchmarks.consumer"]),
         ("the mirror: throughput", ["benchmarks.mirror", "throughput"]),
-        ("the mirror: commit to file", ["benchmarks.mirror", "latency"]),
+        ("the mirror: published to file", ["benchmarks.mirror", "latency"]),
         ("loaddata", ["benchmarks.loaddata"]),
     ]
     return listed

@@ -103,6 +103,10 @@ def _head(version: int) -> bytes:
     return b'{"sequence":"%020d",' % version
 
 
+SEAL_BYTES: Final = len(_head(0)) - 1
+"""What sealing adds to a body."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What a body may hold before it is refused: bytes, nesting levels, object keys, digits of an integer."""

@@ -144,8 +144,9 @@ class Writer:
         except TypeError as error:
             raise serializer.blame(values) from error
         body: bytes = kind.text % kind.order((b"%d" % index, subject, key, text, names, b"", *self._shared))
-        if len(body) > self._max_bytes:
-            raise self._too_large(subject.decode(), len(body))
+        size = len(body) + envelope.SEAL_BYTES
+        if size > self._max_bytes:
+            raise self._too_large(subject.decode(), size)
         return body
 
     def _stub(self, kind: _Kind, record: Recorded, index: int, mark: bytes) -> bytes:
