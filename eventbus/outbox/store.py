@@ -31,6 +31,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.exc import IntegrityError
 
+from eventbus.outbox.fork import undisturbed
 from eventbus.outbox.owner import Owner
 from eventbus.outbox.side import side_engine
 from eventbus.outbox.tables import lease, outbox, parked
@@ -299,7 +300,8 @@ class Store:
         if side is None:
             side = self._side = _tuned(side_engine(self._engine))
         if not side.dialect.is_async:
-            with side.connect() as connection, connection.begin():
+            guard = undisturbed() if side.dialect.name == "sqlite" else contextlib.nullcontext()
+            with guard, side.connect() as connection, connection.begin():
                 return work(connection)
         if self._runner is None:
             self._runner = asyncio.Runner()
