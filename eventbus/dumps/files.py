@@ -16,6 +16,7 @@ import os
 import re
 import sys
 import zipfile
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -158,11 +159,10 @@ def _parse(path: str, stream: IO[bytes]) -> Iterator[Batch]:
 
 def _skip_space(stream: IO[bytes]) -> bytes:
     """The first bytes that are not white space (or a byte order mark); empty at the end."""
-    while data := stream.read(CHUNK):
-        data = data.removeprefix(b"\xef\xbb\xbf").lstrip(_SPACE)
-        if data:
-            return data
-    return b""
+    data = stream.read(max(CHUNK, len(BOM_UTF8))).removeprefix(BOM_UTF8)
+    while data and not (data := data.lstrip(_SPACE)):
+        data = stream.read(CHUNK)
+    return data
 
 
 class _List:

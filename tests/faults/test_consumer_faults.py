@@ -175,8 +175,8 @@ def test_connections_closed_by_the_broker_and_its_restart_are_survived(node: Rab
         node.rabbitmqctl("close_all_connections", "test")
         wait_for(lambda: consumer.moments.connections == 2)
         consumes(settings, collector, 2)
-        node.kill()
-        node.start()
+        # In order: RabbitMQ 3.10 that is killed soon after a quorum queue was declared may never find its leader again.
+        node.restart()
         wait_for(lambda: consumer.moments.connections == 3, timeout=60)
         consumes(settings, collector, 3)
 
