@@ -160,8 +160,10 @@ def _parse(path: str, stream: IO[bytes]) -> Iterator[Batch]:
 def _skip_space(stream: IO[bytes]) -> bytes:
     """The first bytes that are not white space (or a byte order mark); empty at the end."""
     data = stream.read(max(CHUNK, len(BOM_UTF8))).removeprefix(BOM_UTF8)
-    while data and not (data := data.lstrip(_SPACE)):
+    while not (data := data.lstrip(_SPACE)):
         data = stream.read(CHUNK)
+        if not data:
+            break
     return data
 
 
