@@ -6,10 +6,11 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
-from typing import Any, Final, final
+from typing import Any, Final, final, get_args
 from weakref import WeakKeyDictionary
 
 from marshmallow import Schema
@@ -19,7 +20,7 @@ from sqlalchemy.orm import Session
 from eventbus.dispatcher import Dispatcher, Stats
 from eventbus.entities import Entities
 from eventbus.envelope import Batch
-from eventbus.errors import ConfigurationError, FlushTimeout
+from eventbus.errors import ConfigurationError, FlushTimeout, InstallError, counted
 from eventbus.ids import uuid7
 from eventbus.listeners.auto_fields import AutoFields, IdGenerator
 from eventbus.listeners.base import Listener, register
@@ -87,6 +88,8 @@ def install(
     """
     if on_unfit not in POLICIES:
         raise ConfigurationError(f"install(on_unfit={on_unfit!r}): use one of {', '.join(POLICIES)}")
+    if joined not in get_args(Joined):
+        raise ConfigurationError(f"install(joined={joined!r}): use one of {', '.join(get_args(Joined))}")
     settings = settings or Settings.from_env()
     settings = replace(settings, service=service or settings.service, url=url or settings.url)
     with _lock:
@@ -110,9 +113,17 @@ def install(
             transaction=Transactions(capture, encoder, sink, listeners=listeners, reread=reread, joined=joined),
             others=listeners,
         )
-        bus = Bus(settings, entities, delivery, resolved.session_class, (uninstall, resolved.release))
+        bus = Bus(settings, entities, encoder, sink, resolved.session_class, (uninstall, resolved.release))
         _installed[resolved.session_class] = bus
     _announce(bus, publisher)
+    return bus
+
+
+def installed(target: Any) -> Bus:
+    """The bus that `install(target)` made. Raises InstallError where there is none."""
+    bus = _installed.get(resolve(target).session_class)
+    if bus is None:
+        raise InstallError(f"eventbus.install() was not called for {target!r}")
     return bus
 
 
@@ -124,13 +135,16 @@ class Bus:
         self,
         settings: Settings,
         entities: Entities,
-        delivery: _Delivery,
+        encoder: Encoder,
+        sink: _Sink,
         session_class: type[Session],
         undo: Sequence[Callable[[], None]],
     ) -> None:
         self.settings = settings
         self.entities = entities
-        self._delivery = delivery
+        self.encoder = encoder
+        self.sink = sink
+        self._delivery = sink.delivery
         self._session_class = session_class
         self._undo = list(undo)
 
@@ -180,29 +194,35 @@ class _Relayed:
     def submit(self, entries: Sequence[Entry]) -> None:
         for batch, store in entries:
             if store is not None:
-                self._last[store] = batch.version
+                self._last[store] = max(batch.version, self._last.get(store, 0))
 
     def nudge(self, store: Store) -> None:
         """The relay looks by itself."""
 
     def flush(self, timeout: float) -> None:
         deadline = time.monotonic() + timeout
-        for store, last in list(self._last.items()):
+        for last, store in self._readers():
             while waiting := [row for row in store.ids(store.owner) if row <= last]:
                 if time.monotonic() > deadline:
+                    rows = counted(len(waiting), "row")
                     raise FlushTimeout(
-                        f"{len(waiting)} rows still wait in the outbox after {timeout:g} s: is eventbus-relay running?",
+                        f"still in the outbox after {timeout:g} s: {rows}; is eventbus-relay running?",
                         pending=len(waiting),
                     )
                 time.sleep(_POLL)
 
     def close(self, _timeout: float) -> None:
-        for store in self._last:
-            store.close()
+        """Nothing is open."""
 
     def stats(self) -> Stats:
-        waiting = sum(len(store.ids(store.owner)) for store in self._last)
+        waiting = sum(len(store.ids(store.owner)) for _, store in self._readers())
         return Stats(pending_rows=waiting, waiting_in_outbox=waiting > 0)
+
+    def _readers(self) -> Iterator[tuple[int, Store]]:
+        """For one call only: its thread may be any, and a fork must find no connection."""
+        for store, last in list(self._last.items()):
+            with closing(store.copy()) as reader:
+                yield last, reader
 
 
 _Delivery = Dispatcher | _Relayed
@@ -213,10 +233,15 @@ class _Sink:
 
     def __init__(self, outbox: Outbox, delivery: _Delivery) -> None:
         self._outbox = outbox
+        self.delivery = delivery
         self.submit = delivery.submit
 
     def write(self, connection: Connection, batch: Batch) -> list[Entry]:
         return self._outbox.write(connection, batch)
+
+    def doubt(self, entries: Sequence[Entry]) -> None:
+        for store in {entry.store for entry in entries if entry.store is not None}:
+            self.delivery.nudge(store)
 
 
 def _delivery(settings: Settings, publisher: Callable[[], Publisher] | Publisher | None, *, durable: bool) -> _Delivery:

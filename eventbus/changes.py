@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol
 
-Op = Literal["c", "u", "d"]
+Op = Literal["c", "u", "d", "r"]
+"""Created, updated, deleted; read, for a snapshot, which is no change and never in a frame."""
 Key = tuple[Any, ...]
 """A primary key in mapper order, always a tuple."""
 Values = tuple[Any, ...]
@@ -52,6 +53,9 @@ class Entity(Protocol):
 
     @property
     def read(self) -> tuple[str, ...]: ...
+
+    @property
+    def quiet(self) -> frozenset[str]: ...
 
     def serializer(self, dialect: str) -> Any: ...
 
@@ -251,7 +255,8 @@ class Change:
     """One committed change, as in-process hooks see it: plain captured values, before marshmallow.
 
     `before` and `after` map attribute keys to Python values; `after` is None for a deletion; `before` holds the old
-    values as far as they were loaded. `index` and `size` are its place in the transaction.
+    values as far as they were loaded. `index` and `size` are its place among the transaction's events; an update of
+    which nothing is published comes after them (`index >= size`).
     """
 
     op: Literal["created", "updated", "deleted"]
@@ -305,12 +310,15 @@ def _delete(earlier: Recorded, before: Mapping[str, Any]) -> None:
 
 
 def _overlay(entity: Entity, older: Values, newer: Values, touched: Mapping[str, Any]) -> Values:
-    """The newer values; where one is not known, the older one, unless the column was set since (to an expression)."""
-    if all(value is not MISSING for value in newer):
+    """The newer values, where both are known or the column was set since; else what is older, known or not.
+
+    What was not known stays so: a statement may have changed it, and the object that was flushed since need not know.
+    """
+    if all(value is not MISSING for value in (*older, *newer)):
         return newer
     return tuple(
         [
-            old if new is MISSING and key not in touched else new
+            new if key in touched or (old is not MISSING and new is not MISSING) else old
             for key, old, new in zip(entity.keys, older, newer, strict=True)
         ]
     )

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import logging
 import threading
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from marshmallow import Schema
 from sqlalchemy import Column, Table, inspect
 from sqlalchemy.exc import NoInspectionAvailable
-from sqlalchemy.orm import Mapper, configure_mappers
+from sqlalchemy.orm import Mapper, RelationshipProperty, configure_mappers, registry
+from sqlalchemy.sql.selectable import FromClause
 
 from eventbus import naming
-from eventbus.errors import ConfigurationError, InstallError
+from eventbus.errors import CaptureWarning, ConfigurationError, InstallError
 from eventbus.schemas import RecordSchema, record_schema
 from eventbus.serialization import Serializer, build_serializer
 
@@ -28,8 +30,9 @@ class Entity:
     """One kind of record: a mapped class, or a bare secondary table.
 
     `keys` are the attribute keys of its columns (for a table: column keys) in mapper order; every tuple of captured
-    values is aligned with it. `pk_index` are the positions of the primary key in `keys`, in mapper order. Entities are
-    compared by identity: one registry makes one Entity a model.
+    values is aligned with it. `pk_index` are the positions of the primary key in `keys`, in mapper order. `quiet` are
+    the keys of which nothing is published: an update of these alone makes no event. Entities are compared by identity:
+    one registry makes one Entity a model.
     """
 
     __slots__ = (
@@ -42,6 +45,7 @@ class Entity:
         "name",
         "pk_index",
         "positions",
+        "quiet",
         "routing_keys",
         "table",
     )
@@ -70,6 +74,7 @@ class Entity:
             name, mapper or table, self.keys, self.columns, self.pk_index, schema
         )
         self._serializers: dict[str, Serializer] = {}
+        self.quiet = frozenset(self.keys).difference(self.read)
 
     def __repr__(self) -> str:
         return f"<Entity {self.name} of {self.table.name}>"
@@ -126,6 +131,7 @@ class Entities:
         self._met: set[Any] = set()
         self._secondary: set[Any] = set()
         self._linked: dict[Table, set[Any]] = {}
+        self._tableless: set[Mapper[Any]] = set()
         for model in (*self._include.models, *self._exclude.models, *self._schemas):
             self._check_model(model)
 
@@ -143,14 +149,26 @@ class Entities:
         except KeyError:
             return self._meet_table(table)
 
+    def is_tableless(self, mapper: Mapper[Any]) -> bool:
+        """Whether a class that was met is not captured for being mapped to a join or the like: whose row is whose?"""
+        return mapper in self._tableless
+
+    def for_links(self, table: Table) -> Entity | None:
+        """The entity of a secondary table's rows, or None where they are not captured.
+
+        Nor are they where a class with a key of its own is mapped to the table: rows that a collection wrote have one
+        that no Session ever sees.
+        """
+        entity = self.for_table(table)
+        return None if entity is None or self._has_key_of_its_own(entity) else entity
+
+    def _has_key_of_its_own(self, entity: Entity) -> bool:
+        keys = {entity.columns[position] for position in entity.pk_index}
+        return not keys <= self._linked.get(entity.table, keys)
+
     def is_secondary(self, table: Table) -> bool:
         """Whether the table, which no class is mapped to, carries a many-to-many relationship of a class met so far."""
         return table in self._secondary
-
-    def meet(self, models: Iterable[type[Any]]) -> None:
-        """Prepare these models now instead of at their first flush, so that errors show at the start."""
-        for model in models:
-            self.for_mapper(inspect(model))
 
     def __iter__(self) -> Iterator[Entity]:
         return iter(list(self._by_name.values()))
@@ -181,6 +199,55 @@ class Entities:
         self._secondary.update(link.secondary for link in links if isinstance(link.secondary, Table))
         for table in self._secondary:
             self._meet_table(table)
+        for link in links:
+            if isinstance(link.secondary, Table):
+                self._warn_of_unknown_keys(link, link.secondary)
+        self._warn_of_shared_tables(mappers)
+        self._warn_of_unknown_names(mapper.registry)
+
+    def _warn_of_unknown_names(self, models: registry) -> None:
+        """With the first registry, and in the log alone: a name may be of one that is met later."""
+        if len(self._met) > 1:
+            return
+        mapped = {each.local_table for each in models.mappers if each.inherits is None}
+        metadata = {models.metadata, *(table.metadata for table in mapped if isinstance(table, Table))}
+        known = {_name_of(each) for each in models.mappers}
+        known |= {naming.quote(t.name) for each in metadata for t in each.tables.values() if t not in mapped}
+        for option, selection in (("include", self._include), ("exclude", self._exclude)):
+            for name in sorted(selection.names - known):
+                log.warning(
+                    "install(%s=[%r]): no model or table met with the first one has this name; they are: %s",
+                    option,
+                    name,
+                    ", ".join(sorted(known)[:20]),
+                )
+
+    def _warn_of_shared_tables(self, mappers: Iterable[Mapper[Any]]) -> None:
+        first: dict[Any, Entity] = {}
+        for mapper in mappers:
+            entity = self._by_mapper[mapper]
+            if entity is None or mapper.inherits is not None:
+                continue
+            other = first.setdefault(mapper.local_table, entity)
+            if other is not entity:
+                warnings.warn(
+                    f"{_describe(other)} and {_describe(entity)} are mapped to the same table: what is changed through "
+                    "one of them is no event of the other. Leave one out with install(…, exclude=[…])",
+                    CaptureWarning,
+                    stacklevel=2,
+                )
+
+    def _warn_of_unknown_keys(self, link: RelationshipProperty[Any], table: Table) -> None:
+        entity = self.for_table(table)
+        if entity is not None and self._has_key_of_its_own(entity):
+            warnings.warn(
+                f"{link} has secondary={table.name!r}, to which {_describe(entity)} is mapped with a primary key of "
+                "its own. A Session never sees the keys of rows that it writes for the relationship, so changes made "
+                f"through {link} are not captured. Make it viewonly=True and change {_describe(entity)} objects, or "
+                "make the foreign keys the primary key.",
+                CaptureWarning,
+                stacklevel=2,
+            )
 
     def _meet_table(self, table: Table) -> Entity | None:
         with self._lock:
@@ -190,8 +257,11 @@ class Entities:
             return self._by_table[table]
 
     def _register(self, mapper: Mapper[Any]) -> Entity | None:
-        name = naming.quote(naming.snake_case(mapper.class_.__name__))
-        if not isinstance(mapper.local_table, Table) or not self._wanted(name, mapper.class_, mapper.local_table):
+        name = _name_of(mapper)
+        if not self._wanted(name, mapper.class_, mapper.local_table):
+            return None
+        if not isinstance(mapper.local_table, Table):
+            self._tableless.add(mapper)
             return None
         columns = {
             str(prop.key): prop.columns[0] for prop in mapper.column_attrs if isinstance(prop.columns[0], Column)
@@ -227,7 +297,7 @@ class Entities:
             Entity(name, self._service, table=table, columns=columns, primary_key=keys, mapper=None, schema=schema)
         )
 
-    def _wanted(self, name: str, model: type[Any] | None, table: Table) -> bool:
+    def _wanted(self, name: str, model: type[Any] | None, table: FromClause) -> bool:
         if self._include and not self._include.holds(name, model, table):
             return False
         return not self._exclude.holds(name, model, table)
@@ -266,10 +336,14 @@ class _Selection:
     def __bool__(self) -> bool:
         return bool(self.names or self.tables or self.models)
 
-    def holds(self, name: str, model: type[Any] | None, table: Table) -> bool:
+    def holds(self, name: str, model: type[Any] | None, table: FromClause) -> bool:
         if name in self.names or table in self.tables:
             return True
         return model is not None and issubclass(model, self.models)
+
+
+def _name_of(mapper: Mapper[Any]) -> str:
+    return naming.quote(naming.snake_case(mapper.class_.__name__))
 
 
 def _describe(entity: Entity) -> str:

@@ -123,6 +123,9 @@ DEFAULT_LIMITS: Final = Limits()
 class Event(NamedTuple):
     """A decoded event. `after` is None for a deletion; `version` is the integer of `sequence`.
 
+    `stub` is None but where the service could not publish the record (`install(on_unfit="stub")`): then `after` holds
+    its key alone, and `stub` says why, as `{"reason": …, "field": …}`.
+
     A named tuple, since making a frozen dataclass of this size costs several times as much.
     """
 
@@ -141,6 +144,7 @@ class Event(NamedTuple):
     author: str | None
     transaction: Mapping[str, Any]
     traceparent: str | None
+    stub: Mapping[str, Any] | None = None
 
     @property
     def service(self) -> str:
@@ -189,6 +193,7 @@ def decode(body: bytes, limits: Limits = DEFAULT_LIMITS) -> Event:
         author=_optional_text(data, "author"),
         transaction=transaction if type(transaction) is dict else {},
         traceparent=_optional_text(document, "traceparent"),
+        stub=_values(data, "stub", optional=True),
     )
 
 

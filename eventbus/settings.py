@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from environs import EnvError, FileAwareEnv
+from environs import EnvError, EnvValidationError, FileAwareEnv
 
 from eventbus import naming
 from eventbus.errors import ConfigurationError
@@ -62,11 +62,6 @@ class Settings:
         """CloudEvents `source`: the quoted service name as a path."""
         return f"/{naming.quote(self.service)}"
 
-    @property
-    def embedded(self) -> bool:
-        """Whether the broker is the SQLite file."""
-        return self.url.startswith("sqlite:")
-
     def __repr__(self) -> str:
         url = redact(self.url)
         return f"Settings({url=}, service={self.service!r}, exchange={self.exchange!r}, queue={self.queue!r})"
@@ -107,8 +102,10 @@ class reading_environment:  # noqa: N801 - a context manager that reads as a fun
         if error is None:
             try:
                 self._env.seal()
-            except EnvError as wrong:
-                raise ConfigurationError(f"environment: {wrong}") from wrong
+            except EnvValidationError as wrong:
+                by_name: Any = wrong.error_messages
+                texts = [f"{name}: {' '.join(said)}" for name, said in by_name.items()]
+                raise ConfigurationError(" ".join(texts)) from wrong
 
 
 def redact(text: str) -> str:

@@ -94,7 +94,8 @@ def register(
     hooks.add("after_begin", "begin", transaction, *theirs)
     # Objects are written: fields are filled in, then SQL runs, then what it did is noted.
     hooks.add("before_flush", "before_flush", *theirs, auto_fields, capture)
-    hooks.add("after_flush", "after_flush", *theirs, capture)
+    # What another listener does to the objects after the flush is not in the rows.
+    hooks.add("after_flush", "after_flush", capture, *theirs, first=True)
     # A statement is executed.
     hooks.add("do_orm_execute", "execute", *theirs, bulk)
     # The commit: one change a record, to bytes, into the outbox.

@@ -10,9 +10,10 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, Literal, get_args
 
-from sqlalchemy import CursorResult, Delete, Insert, Result, TextClause, Update
+from sqlalchemy import Connection, CursorResult, Delete, Insert, Result, TextClause, Update
 from sqlalchemy.engine.result import null_result
 from sqlalchemy.orm import FromStatement, Mapper, ORMExecuteState, Session
 from sqlalchemy.orm.attributes import instance_state
@@ -22,6 +23,7 @@ from eventbus.errors import CaptureError, CaptureWarning, ConfigurationError
 from eventbus.listeners.base import Listener
 from eventbus.listeners.capture import Capture
 from eventbus.listeners.rows import Hit, Known, Rows, literal_of, parameter_sets
+from eventbus.listeners.transactional import check_transactional
 from eventbus.listeners.upsert import is_upsert, rows_in_conflict
 
 Mode = Literal["capture", "warn", "raise", "ignore"]
@@ -78,51 +80,98 @@ class Bulk(Listener):
         if hit is None:
             return None
         if mode == "capture":
-            return self._run(state, statement, hit)
+            _flush_as_the_statement_would(state)
+            connection = state.session.connection(bind_arguments=dict(state.bind_arguments))
+            self._check_place(state.session, hit, connection)
+            return self._run(state, statement, hit, connection)
         self._leave_out(mode, f"{type(statement).__name__.upper()} of {hit.name}")
         return None
 
-    def _run(self, state: ORMExecuteState, statement: Update | Delete | Insert, hit: Hit) -> Result[Any]:
+    def _run(
+        self, state: ORMExecuteState, statement: Update | Delete | Insert, hit: Hit, connection: Connection
+    ) -> Result[Any]:
         if isinstance(statement, Insert):
-            return self._insert(state, statement, hit)
-        _flush_as_the_statement_would(state)
-        sets = _columns_set(statement, state, hit) if isinstance(statement, Update) else {}
-        known = hit.read_hit(state, statement, sets)
+            return self._insert(state, statement, hit, connection)
+        sets = self._columns_set(statement, state, hit) if isinstance(statement, Update) else {}
+        known = hit.read_hit(connection, state, statement, sets)
         result = state.invoke_statement()
-        _check_count(result, known, hit)
+        count = _check_count(result, known, hit)
         if isinstance(statement, Delete):
-            self._record(state.session, hit, lambda frame: hit.deleted(frame, known))
+            if 0 <= count < len(known):  # DELETE … LIMIT
+                left = hit.read_keys(connection, list(known), {})
+                known = {key: known[key] for key in known if key not in left}
+            self._record(state.session, hit, connection, lambda frame: hit.deleted(frame, known))
         elif not sets.keys().isdisjoint(hit.pk_keys):
-            self._record(state.session, hit, lambda frame: hit.renamed(frame, known, sets))
+            self._record(state.session, hit, connection, lambda frame: hit.renamed(frame, known, sets))
+        elif hit.reclassifies(sets):
+            now = hit.read_keys(connection, list(known), {})
+            self._record(state.session, hit, connection, lambda frame: hit.reclassified(frame, known, now))
         else:
-            self._record(state.session, hit, lambda frame: hit.updated(frame, known))
+            self._record(state.session, hit, connection, lambda frame: hit.updated(frame, known))
         return result
 
-    def _insert(self, state: ORMExecuteState, statement: Insert, hit: Hit) -> Result[Any]:
+    def _columns_set(self, statement: Update, state: ORMExecuteState, hit: Hit) -> dict[str, Any]:
+        """The attribute keys that the statement sets, with their values (MISSING: an expression, or several values)."""
+        sets: dict[str, Any] = {}
+        for column, value in _pairs(statement):
+            key = hit.key_of_column(column)
+            if key is not None:
+                sets[key] = literal_of(value)
+            else:
+                self._check_column(column, hit)
+        by_key = state.is_orm_statement and isinstance(state.parameters, list)
+        for parameters in parameter_sets(state):
+            for name in parameters:
+                key = hit.key_of_column(name)
+                if key is not None and not (by_key and key in hit.pk_keys):
+                    sets.setdefault(key, MISSING)
+        return sets
+
+    def _check_column(self, column: Any, hit: Hit) -> None:
+        """A column that the class does not map may be left out, but not one of another table (MySQL sets these too)."""
+        table = getattr(column, "table", None)
+        if table is not None and table is not hit.table and self._rows.hit_through(table) is not None:
+            raise CaptureError(f"UPDATE of {hit.name} sets {column} too: write one statement for each table")
+
+    def _insert(self, state: ORMExecuteState, statement: Insert, hit: Hit, connection: Connection) -> Result[Any]:
         if hit.partial_row:
             raise CaptureError(
                 f"INSERT into {hit.name} makes one part of a record of a joined class: insert through the class"
             )
-        _flush_as_the_statement_would(state)
-        earlier = rows_in_conflict(state, statement, hit) if is_upsert(statement) else {}
-        result, keys = _insert_returning(state, statement, hit)
+        earlier = rows_in_conflict(connection, state, statement, hit) if is_upsert(statement) else {}
+        result, keys = _insert_returning(connection, state, statement, hit)
 
-        made = hit.made(state.session, [key for key in keys if key not in earlier])
+        made = hit.made(connection, [key for key in keys if key not in earlier])
+        passed = [key for key in earlier if key not in keys]
+        # Left alone; or replaced (OR REPLACE), or given another key.
+        left = hit.read_keys(connection, passed, {}) if passed else {}
 
         def record(frame: Frame) -> None:
+            hit.deleted(frame, {key: earlier[key] for key in passed if key not in left})
             hit.updated(frame, {key: earlier[key] for key in keys if key in earlier})
             hit.created(frame, made)
 
-        self._record(state.session, hit, record)
+        self._record(state.session, hit, connection, record)
         return result
 
-    def _record(self, session: Session, hit: Hit, note: Callable[[Frame], None]) -> None:
+    def _check_place(self, session: Session, hit: Hit, connection: Connection) -> None:
+        """Raise CaptureError, before anything is written, if its events could not be written along."""
+        check_transactional(session, connection)
+        ledger = self._capture.open(session)
+        for entity in hit.entities:
+            if ledger is not None and ledger.connections.get(entity, connection) is not connection:
+                raise CaptureError(
+                    f"{hit.name}: this transaction has written such rows on another connection already: use one "
+                    "transaction for each database"
+                )
+
+    def _record(self, session: Session, hit: Hit, connection: Connection, note: Callable[[Frame], None]) -> None:
         ledger = self._capture.open(session)
         if ledger is None:
             return
         for entity in hit.entities:
             if entity not in ledger.connections:
-                self._capture.bind(ledger, entity, hit.connection(session))
+                self._capture.bind(session, ledger, entity, connection)
         note(ledger.frame(session))
         self._capture.settle(session, ledger)
 
@@ -131,62 +180,62 @@ class Bulk(Listener):
     def _bulk_insert_mappings(self, run: Callable[..., Any], session: Session, *args: Any, **kwargs: Any) -> None:
         call = _arguments(("mapper", "mappings", "return_defaults", "render_nulls"), args, kwargs)
         mappings = call["mappings"] = list(call["mappings"])
-        hit = self._legacy_hit(session, call["mapper"], "bulk_insert_mappings")
-        if hit is None:
+        place = self._legacy_hit(session, call["mapper"], "bulk_insert_mappings")
+        if place is None:
             run(session, **call)
             return
+        hit, connection = place
         if any(key not in mapping for mapping in mappings for key in hit.pk_keys):
             call["return_defaults"] = True
         run(session, **call)
-        made = hit.made(session, [hit.key_of(mapping) for mapping in mappings])
-        self._record(session, hit, lambda frame: hit.created(frame, made))
+        made = hit.made(connection, [hit.key_of(mapping) for mapping in mappings])
+        self._record(session, hit, connection, lambda frame: hit.created(frame, made))
 
     def _bulk_update_mappings(self, run: Callable[..., Any], session: Session, *args: Any, **kwargs: Any) -> None:
         call = _arguments(("mapper", "mappings"), args, kwargs)
         mappings = call["mappings"] = list(call["mappings"])
-        hit = self._legacy_hit(session, call["mapper"], "bulk_update_mappings")
-        if hit is None:
+        place = self._legacy_hit(session, call["mapper"], "bulk_update_mappings")
+        if place is None:
             run(session, **call)
             return
+        hit, connection = place
         sets = dict.fromkeys((key for mapping in mappings for key in mapping if key not in hit.pk_keys), MISSING)
-        known = hit.read_keys(session, [hit.key_of(mapping) for mapping in mappings], sets)
+        known = hit.read_keys(connection, [hit.key_of(mapping) for mapping in mappings], sets)
         run(session, **call)
-        self._record(session, hit, lambda frame: hit.updated(frame, known))
+        self._record(session, hit, connection, lambda frame: hit.updated(frame, known))
 
     def _bulk_save_objects(self, run: Callable[..., Any], session: Session, *args: Any, **kwargs: Any) -> None:
         call = _arguments(("objects", "return_defaults", "update_changed_only", "preserve_order"), args, kwargs)
         objects = call["objects"] = list(call["objects"])
         states = [instance_state(each) for each in objects]
-        parts: list[tuple[Hit, list[Any], Known]] = []
+        parts: list[tuple[Hit, Connection, list[Any], Known]] = []
         for mapper in dict.fromkeys(state.mapper for state in states):
-            hit = self._legacy_hit(session, mapper, "bulk_save_objects")
-            if hit is not None:
+            place = self._legacy_hit(session, mapper, "bulk_save_objects")
+            if place is not None:
+                hit, connection = place
                 ours = [state for state in states if state.mapper is mapper]
                 new = [state for state in ours if state.key is None]
                 old = [state.key[1] for state in ours if state.key is not None]
-                parts.append((hit, new, hit.read_keys(session, old, dict.fromkeys(hit.keys, MISSING))))
-        if any(new for _, new, _ in parts):
+                known = hit.read_keys(connection, old, dict.fromkeys(hit.keys, MISSING))
+                parts.append((hit, connection, new, known))
+        if any(new for _, _, new, _ in parts):
             call["return_defaults"] = True
         run(session, **call)
-        for hit, new, known in parts:
-            self._record_saved(session, hit, [hit.key_of(state.dict) for state in new], known)
+        for hit, connection, new, known in parts:
+            made = hit.made(connection, [hit.key_of(state.dict) for state in new])
+            self._record(session, hit, connection, partial(_note_saved, hit, made, known))
 
-    def _record_saved(self, session: Session, hit: Hit, new: Sequence[Key], known: Known) -> None:
-        made = hit.made(session, new)
-
-        def record(frame: Frame) -> None:
-            hit.created(frame, made)
-            hit.updated(frame, known)
-
-        self._record(session, hit, record)
-
-    def _legacy_hit(self, session: Session, model: Any, what: str) -> Hit | None:
-        """What a legacy method writes to, or None where it is not to be captured."""
+    def _legacy_hit(self, session: Session, model: Any, what: str) -> tuple[Hit, Connection] | None:
+        """What a legacy method writes to, and where, or None where it is not to be captured."""
         if self._mode == "ignore" or self._capture.open(session) is None:
             return None
         hit = self._rows.hit_of(model if isinstance(model, Mapper) else model.__mapper__)
-        if hit is None or self._mode == "capture":
-            return hit
+        if hit is None:
+            return None
+        if self._mode == "capture":
+            connection = hit.connection(session)
+            self._check_place(session, hit, connection)
+            return hit, connection
         self._leave_out(self._mode, f"{what} of {hit.name}")
         return None
 
@@ -222,6 +271,11 @@ class Bulk(Listener):
             )
 
 
+def _note_saved(hit: Hit, made: Sequence[Any], known: Known, frame: Frame) -> None:
+    hit.created(frame, made)
+    hit.updated(frame, known)
+
+
 def _wrapped(original: Callable[..., Any], capture: Callable[..., Any]) -> Callable[..., Any]:
     def method(session: Session, *args: Any, **kwargs: Any) -> Any:
         return capture(original, session, *args, **kwargs)
@@ -237,24 +291,8 @@ def _arguments(names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, A
 def _flush_as_the_statement_would(state: ORMExecuteState) -> None:
     """Autoflush happens after this event, but our look at the rows has to come after what it writes."""
     session = state.session
-    if session.autoflush and state.execution_options.get("autoflush", True):
+    if session.autoflush and not session._flushing and state.execution_options.get("autoflush", True):
         session.flush()
-
-
-def _columns_set(statement: Update, state: ORMExecuteState, hit: Hit) -> dict[str, Any]:
-    """The attribute keys that the statement sets, each with its value (MISSING: an expression, or several values)."""
-    sets: dict[str, Any] = {}
-    for column, value in _pairs(statement):
-        key = hit.key_of_column(column)
-        if key is not None:
-            sets[key] = literal_of(value)
-    by_key = state.is_orm_statement and isinstance(state.parameters, list)
-    for parameters in parameter_sets(state):
-        for name in parameters:
-            key = hit.key_of_column(name)
-            if key is not None and not (by_key and key in hit.pk_keys):
-                sets.setdefault(key, MISSING)
-    return sets
 
 
 def _pairs(statement: Update) -> Iterable[tuple[Any, Any]]:
@@ -265,8 +303,11 @@ def _pairs(statement: Update) -> Iterable[tuple[Any, Any]]:
             yield from each.items() if isinstance(each, Mapping) else ()
 
 
-def _check_count(result: Result[Any], known: Mapping[Key, Any], hit: Hit) -> None:
-    """More rows than were seen under lock: another transaction's came in between, which READ COMMITTED allows."""
+def _check_count(result: Result[Any], known: Mapping[Key, Any], hit: Hit) -> int:
+    """How many rows were changed, -1 where the driver does not tell.
+
+    More than were seen under lock: another transaction's came in between, which READ COMMITTED allows.
+    """
     count = result.rowcount if isinstance(result, CursorResult) else -1
     if count > len(known):
         raise CaptureError(
@@ -274,9 +315,12 @@ def _check_count(result: Result[Any], known: Mapping[Key, Any], hit: Hit) -> Non
             "transaction committed in between. Nothing is wrong with the data: roll back and run the transaction "
             "again, or use REPEATABLE READ for it"
         )
+    return count
 
 
-def _insert_returning(state: ORMExecuteState, statement: Insert, hit: Hit) -> tuple[Result[Any], list[Key]]:
+def _insert_returning(
+    connection: Connection, state: ORMExecuteState, statement: Insert, hit: Hit
+) -> tuple[Result[Any], list[Key]]:
     """Run the INSERT; its result as the caller expects it, and the primary keys of the rows it made."""
     columns = hit.pk_columns
     wanted = len(statement._returning)
@@ -286,7 +330,7 @@ def _insert_returning(state: ORMExecuteState, statement: Insert, hit: Hit) -> tu
         if made is not None and all(part is not None for part in made):
             return result, [hit.arrange(tuple(made))]
         raise CaptureError(f"INSERT into {hit.name}: the database does not tell the primary key of the new row")
-    if not hit.returns(state.session):
+    if not connection.dialect.insert_returning:
         raise CaptureError(
             f"INSERT into {hit.name}: this database has no RETURNING, so the keys of the new rows are not known"
         )

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import ClauseElement, Connection
-from sqlalchemy.orm import InstanceState, LoaderCallableStatus, Mapper, Session, UOWTransaction
+from sqlalchemy.orm import InstanceState, LoaderCallableStatus, Mapper, Session, UOWTransaction, object_mapper
 
 from eventbus import failpoints
 from eventbus.changes import MISSING, Entity, Frame, Key, Values
@@ -25,7 +25,7 @@ from eventbus.listeners.base import Listener
 from eventbus.listeners.ledger import Ledger, open_ledger
 from eventbus.listeners.links import link_rows
 from eventbus.listeners.plan import ATOMS, Plan, Plans, needed_positions
-from eventbus.listeners.transactional import check_transactional
+from eventbus.listeners.transactional import any_autocommit, autocommitting, check_transactional
 from eventbus.muting import is_muted
 
 _OVERWRITTEN: Final = "eventbus.overwritten"
@@ -80,6 +80,8 @@ class Capture(Listener):
         """Keep the old values that the flush will overwrite without leaving a history."""
         if is_muted(session):
             return
+        if any_autocommit(session):
+            self.check_flush(session)
         overwritten: dict[State, Overwritten] = {}
         plans = self.plans
         for state in session.identity_map._modified:
@@ -108,15 +110,24 @@ class Capture(Listener):
         flushed.record()
         for entity, mapper in flushed.touched.items():
             if entity not in ledger.connections:
-                self.bind(ledger, entity, _connection(flush_context, mapper))
+                self.bind(session, ledger, entity, _connection(flush_context, mapper))
         self.settle(session, ledger)
         failpoints.hit("after_flush")
 
-    def bind(self, ledger: Ledger, entity: Entity, connection: Connection) -> None:
+    def bind(self, session: Session, ledger: Ledger, entity: Entity, connection: Connection) -> None:
         """Note where an entity's rows are written. Raises CaptureError on a connection without transactions."""
-        if connection not in ledger.connections.values():
-            check_transactional(connection)
+        check_transactional(session, connection)
         ledger.connections[entity] = connection
+
+    def check_flush(self, session: Session) -> None:
+        """Raise CaptureError if the flush is about to write on a connection without transactions."""
+        for connection in autocommitting(session):
+            changed = (each for each in session.dirty if session.is_modified(each))
+            for mapper in {object_mapper(each) for each in (*session.new, *session.deleted, *changed)}:
+                plan = self.plans[mapper]
+                written = plan.entity is not None or plan.links
+                if written and session.get_bind(mapper=mapper).engine is connection.engine:
+                    check_transactional(session, connection)
 
 
 class _Flush:
@@ -181,7 +192,7 @@ class _Flush:
                 frame.created_rows(entity, rows, whole=entity not in self.partial)
 
     def _insert(self, plan: Plan, entity: Entity, state: State) -> None:
-        values, whole = plan.inserted(state.dict)
+        values, whole = plan.inserted(state)
         pk = plan.pk(values)
         if self.old and self._switch(plan, entity, state, pk):
             return
@@ -213,7 +224,8 @@ class _Flush:
         kept = {key: value for key, value in known.items() if key not in unknown}
         after = tuple([dict_.get(key, kept.get(key, MISSING)) for key in entity.keys])
         self.touched[entity] = plan.mapper
-        self.frame.updated(entity, pk, before, plan.frozen(after), whole=plan.is_whole(after))
+        values, whole = plan.seen(after, plan.is_whole(after))
+        self.frame.updated(entity, pk, before, values, whole=whole)
         return True
 
     def _update(self, plan: Plan, entity: Entity, state: State) -> None:
@@ -227,18 +239,24 @@ class _Flush:
             before.update(overwritten.expressions)
         if not before:
             return
+        if plan.rewritten:
+            before.update((key, MISSING) for key in plan.rewritten if key in before)
         if plan.volatile:
             plan.add_volatile(before, {} if overwritten is None else overwritten.volatile)
         values, whole = plan.loaded(dict_)
-        if not plan.pk_keys.isdisjoint(before):
-            self._rename(plan, entity, state, before, values)
-            return
+        if not plan.identity.isdisjoint(before):
+            now = self.plans[plan.mapper_of(dict_)]
+            if now is not plan or not plan.pk_keys.isdisjoint(before):
+                self._move(plan, now, state, before, values)
+                return
         self.touched[entity] = plan.mapper
-        exact = not plan.volatile and (overwritten is None or not overwritten.expressions)
+        exact = not plan.volatile and not plan.rewritten and (overwritten is None or not overwritten.expressions)
         self.frame.updated(entity, state.key[1], before, values, whole=whole, exact=exact)  # type: ignore[index]
 
-    def _rename(self, plan: Plan, entity: Entity, state: State, before: dict[str, Any], values: Values) -> None:
-        """A primary key was changed: the old record has gone, a new one has come."""
+    def _move(self, plan: Plan, now: Plan, state: State, before: dict[str, Any], values: Values) -> None:
+        """A primary key or the discriminator was changed: the old record has gone, a new one has come."""
+        entity = plan.entity
+        assert entity is not None
         pk = plan.pk(values)
         if any(part is MISSING for part in pk):
             raise CaptureError(
@@ -249,7 +267,10 @@ class _Flush:
         known.update(before)
         old = {key: value for key, value in known.items() if value is not MISSING}
         self._gone(entity, plan.mapper, state.key[1], old)  # type: ignore[index]
-        self._came(plan, entity, pk, values)
+        if now is plan:
+            self._came(plan, entity, pk, values)
+        elif now.entity is not None:
+            self._came(now, now.entity, pk, now.loaded(state.dict)[0])
 
     def _delete(self, plan: Plan, entity: Entity, state: State) -> None:
         plan.warn_of_cascades()

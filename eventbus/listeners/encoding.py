@@ -7,8 +7,8 @@ events are then written into that form. That costs a third of encoding each even
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from operator import itemgetter
 from typing import Any, Final, Literal, NamedTuple
 
@@ -42,8 +42,25 @@ class Envelope(NamedTuple):
 
 def envelope_of(transaction: str, author: str | None, size: int) -> Envelope:
     """The envelope of a transaction that commits now."""
-    time = datetime.now(UTC).isoformat(timespec="microseconds")[:26] + "Z"
-    return Envelope(transaction, author, size, time, current_traceparent())
+    return Envelope(transaction, author, size, _clock.now(), current_traceparent())
+
+
+class _Clock:
+    """Moments as text (RFC 3339, UTC, microseconds). The second is kept: the next event is mostly of the same one."""
+
+    def __init__(self) -> None:
+        self._second = (0, "")
+
+    def now(self) -> str:
+        seconds, rest = divmod(time.time_ns(), 1_000_000_000)
+        known, text = self._second
+        if known != seconds:
+            text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+            self._second = (seconds, text)
+        return f"{text}.{rest // 1000:06}Z"
+
+
+_clock: Final = _Clock()
 
 
 class Encoder:
@@ -58,32 +75,17 @@ class Encoder:
         self._service = naming.quote(service)
         self._max_bytes = max_bytes
         self._policy = policy
-        self._forms: dict[tuple[Entity, str, bool], _Form] = {}
-        self._changes: dict[tuple[Entity, str, tuple[str, ...]], _Changes] = {}
+        self._kinds: dict[tuple[str, bool], _Kinds] = {}
 
     def writer(self, shared: Envelope, dialect: str) -> Writer:
         """What writes the events of one transaction on one kind of database."""
-        return Writer(self, shared, dialect, self._max_bytes)
+        return Writer(self, shared, self._kinds_of(dialect, traced=shared.traceparent is not None), self._max_bytes)
 
-    def form(self, entity: Entity, op: str, *, traced: bool) -> _Form:
-        """The form of an entity's events of one operation."""
-        form = self._forms.get((entity, op, traced))
-        if form is None:
-            form = self._forms[entity, op, traced] = _make_form(self._service, entity, op, traced=traced)
-        return form
-
-    def changes(self, entity: Entity, changed: tuple[str, ...], dialect: str) -> _Changes:
-        """What records of an entity that changed alike have in common."""
-        known = (entity, dialect, changed)
-        found = self._changes.get(known)
-        if found is None:
-            serializer = entity.serializer(dialect)
-            published = serializer.names
-            names = orjson.dumps([published[key] for key in entity.keys if key in changed and key in published])
-            found = _Changes(names, serializer.part(changed))
-            if len(self._changes) < 10_000:  # combinations of columns are few, but nobody says so
-                self._changes[known] = found
-        return found
+    def _kinds_of(self, dialect: str, *, traced: bool) -> _Kinds:
+        kinds = self._kinds.get((dialect, traced))
+        if kinds is None:
+            kinds = self._kinds[dialect, traced] = _Kinds(self._service, dialect, traced=traced)
+        return kinds
 
     def refused(self, error: SerializationError) -> bytes:
         """The mark of a stub, or the error, as the policy says."""
@@ -92,23 +94,15 @@ class Encoder:
         return b',"stub":' + orjson.dumps({"reason": type(error).__name__, "field": error.field})
 
 
-class _Changes(NamedTuple):
-    """Records of an entity that changed alike: the published names as JSON, and what writes their old values."""
-
-    names: bytes
-    part: Callable[[Mapping[str, Any]], dict[str, Any]]
-
-
 class Writer:
     """Writes the events of one transaction."""
 
-    __slots__ = ("_dialect", "_encoder", "_kinds", "_max_bytes", "_shared", "_traced")
+    __slots__ = ("_encoder", "_kinds", "_max_bytes", "_shared")
 
-    def __init__(self, encoder: Encoder, shared: Envelope, dialect: str, max_bytes: int) -> None:
+    def __init__(self, encoder: Encoder, shared: Envelope, kinds: _Kinds, max_bytes: int) -> None:
         self._encoder = encoder
-        self._dialect = dialect
+        self._kinds = kinds
         self._max_bytes = max_bytes
-        self._traced = shared.traceparent is not None
         self._shared = (
             shared.transaction.encode(),
             _NULL if shared.author is None else orjson.dumps(shared.author),
@@ -116,13 +110,10 @@ class Writer:
             shared.time.encode(),
             (shared.traceparent or "").encode(),
         )
-        self._kinds: dict[tuple[Entity, str], _Kind] = {}
 
     def encode(self, record: Recorded, changed: tuple[str, ...], index: int) -> bytes:
         """The unsealed event of one change."""
-        kind = self._kinds.get((record.entity, record.op))
-        if kind is None:
-            kind = self._kind(record.entity, record.op)
+        kind = self._kinds[record.entity, record.op]
         try:
             return self._encode(kind, record, changed, index)
         except SerializationError as error:
@@ -130,11 +121,11 @@ class Writer:
 
     def _encode(self, kind: _Kind, record: Recorded, changed: tuple[str, ...], index: int) -> bytes:
         after, serializer = record.after, kind.serializer
-        values = _key_values(record.entity, record.pk) if after is None else after
+        values = key_values(record.entity, record.pk) if after is None else after
         key, subject = kind.key_texts(serializer.pk(values))
         names, old = b"[]", None
         if record.op == "u":
-            names, part = kind.changes.get(changed) or self._changes(kind, record.entity, changed)
+            names, part = kind.changes.get(changed) or kind.change(changed)
             old = part(record.before)
         elif after is None:
             old = serializer.before(record.before)
@@ -151,24 +142,15 @@ class Writer:
 
     def _stub(self, kind: _Kind, record: Recorded, index: int, mark: bytes) -> bytes:
         entity, serializer = record.entity, kind.serializer
-        pk = serializer.pk(_key_values(entity, record.pk))
+        pk = serializer.pk(key_values(entity, record.pk))
         parts = pk if isinstance(pk, list) else [pk]
         keys = [entity.keys[position] for position in entity.pk_index]
         shown = {serializer.names.get(key, key): part for key, part in zip(keys, parts, strict=True)}
-        old: dict[str, Any] | None = None if record.op == "c" else {}
+        old: dict[str, Any] | None = {} if record.op in "ud" else None
         text = orjson.dumps({"before": old, "after": None if record.after is None else shown})[1:-1]
         key, subject = kind.key_texts(pk)
         body: bytes = kind.text % kind.order((b"%d" % index, subject, key, text, b"[]", mark, *self._shared))
         return body
-
-    def _kind(self, entity: Entity, op: str) -> _Kind:
-        form = self._encoder.form(entity, op, traced=self._traced)
-        kind = self._kinds[entity, op] = _Kind(entity, entity.serializer(self._dialect), form)
-        return kind
-
-    def _changes(self, kind: _Kind, entity: Entity, changed: tuple[str, ...]) -> _Changes:
-        found = kind.changes[changed] = self._encoder.changes(entity, changed, self._dialect)
-        return found
 
     def _too_large(self, record: str, size: int) -> EventTooLarge:
         return EventTooLarge(
@@ -185,17 +167,49 @@ class _Form(NamedTuple):
     order: Callable[[Any], Any]
 
 
-class _Kind:
-    """What the events of one entity and operation in one transaction have in common."""
+class _Change(NamedTuple):
+    """What updates of the same columns have in common: their published names as JSON, and what writes old values."""
 
-    __slots__ = ("_name", "_prefix", "changes", "order", "serializer", "text")
+    names: bytes
+    part: Callable[[Mapping[str, Any]], dict[str, Any]]
+
+
+class _Kinds(dict[tuple[Entity, str], "_Kind"]):
+    """The kinds of events on one kind of database, made as they first occur."""
+
+    def __init__(self, service: str, dialect: str, *, traced: bool) -> None:
+        super().__init__()
+        self._service = service
+        self._dialect = dialect
+        self._traced = traced
+
+    def __missing__(self, key: tuple[Entity, str]) -> _Kind:
+        entity, op = key
+        form = _make_form(self._service, entity, op, traced=self._traced)
+        kind = self[key] = _Kind(entity, entity.serializer(self._dialect), form)
+        return kind
+
+
+class _Kind:
+    """What the events of one entity and operation have in common."""
+
+    __slots__ = ("_entity", "_prefix", "changes", "order", "serializer", "text")
 
     def __init__(self, entity: Entity, serializer: Serializer, form: _Form) -> None:
-        self._name = entity.name
+        self._entity = entity
         self._prefix = entity.name.encode() + b"/"
         self.serializer = serializer
         self.text, self.order = form
-        self.changes: dict[tuple[str, ...], _Changes] = {}
+        self.changes: dict[tuple[str, ...], _Change] = {}
+
+    def change(self, changed: tuple[str, ...]) -> _Change:
+        """What updates of these columns have in common."""
+        published = self.serializer.names
+        names = [published[key] for key in self._entity.keys if key in changed and key in published]
+        change = _Change(orjson.dumps(names), self.serializer.part(changed))
+        if len(self.changes) < 10_000:  # combinations of columns are few, but nobody says so
+            self.changes[changed] = change
+        return change
 
     def key_texts(self, pk: Any) -> tuple[bytes, bytes]:
         """The primary key as JSON, and the record's subject as the inside of a JSON string."""
@@ -205,7 +219,7 @@ class _Kind:
         key = orjson.dumps(pk)
         if type(pk) is str:
             return key, self._prefix + key[1:-1]
-        return key, orjson.dumps(naming.subject(self._name, pk))[1:-1]
+        return key, orjson.dumps(naming.subject(self._entity.name, pk))[1:-1]
 
 
 def _make_form(service: str, entity: Entity, op: str, *, traced: bool) -> _Form:
@@ -233,7 +247,8 @@ def _make_form(service: str, entity: Entity, op: str, *, traced: bool) -> _Form:
     return _Form(b"%b".join(pieces[::2]), itemgetter(*[_MARKS.index(mark) for mark in pieces[1::2]]))
 
 
-def _key_values(entity: Entity, pk: Key) -> Values:
+def key_values(entity: Entity, pk: Key) -> Values:
+    """A row of which only the primary key is known."""
     values: list[Any] = [MISSING] * len(entity.keys)
     for position, part in zip(entity.pk_index, pk, strict=True):
         values[position] = part

@@ -69,16 +69,23 @@ class Ledger:
     `closing`: the root commit has begun and written its events; what still comes is written at once.
     """
 
-    __slots__ = ("author", "closing", "connections", "frames", "owner", "size", "transaction")
+    __slots__ = ("_transaction", "author", "closing", "connections", "frames", "owner", "size")
 
     def __init__(self, owner: object) -> None:
         self.owner = owner
         self.frames: dict[SessionTransaction, TransactionFrame] = {}
         self.connections: dict[Entity, Connection] = {}
         self.author: str | None = None
-        self.transaction = uuid7()
         self.size = 0
         self.closing = False
+        self._transaction = ""
+
+    @property
+    def transaction(self) -> str:
+        """The id of the transaction. Made at its first use: one that changes nothing needs none."""
+        if not self._transaction:
+            self._transaction = uuid7()
+        return self._transaction
 
     def frame(self, session: Session) -> TransactionFrame:
         """The frame of the innermost savepoint, or of the transaction."""

@@ -45,7 +45,7 @@ def links_of(mapper: Mapper[Any], entities: Entities) -> tuple[Link, ...]:
 
 
 def _link(relationship: RelationshipProperty[Any], secondary: Table, entities: Entities) -> Link | None:
-    entity = entities.for_table(secondary)
+    entity = entities.for_links(secondary)
     if entity is None:
         return None
     position: dict[Any, int] = {column: index for index, column in enumerate(entity.columns)}

@@ -48,8 +48,9 @@ class Plan:
     """What capture needs to know of one mapper."""
 
     __slots__ = (
-        "_blank", "_cascades", "_known_blank", "_mutable_index", "_needed", "_order", "_row", "entity", "equal",
-        "links", "mapper", "mutable", "pk", "pk_keys", "volatile",
+        "_blank", "_cascades", "_kind", "_known_blank", "_mutable_index", "_needed", "_order", "_row", "_touched_up",
+        "entity", "equal", "identity", "links", "mapper", "mutable", "pk", "pk_keys", "rewritten",
+        "volatile",
     )  # fmt: skip
 
     entity: Entity | None
@@ -57,10 +58,14 @@ class Plan:
     pk: Callable[[Values], Key]
     """The primary key within a row."""
     pk_keys: frozenset[str]
+    identity: frozenset[str]
+    """Those, and the key of the discriminator: setting one of them may make another record of the row."""
     equal: dict[str, Callable[[Any, Any], bool]]
     """For each column's key how the flush tells whether a set value differs from the old one."""
     mutable: frozenset[str]
     """Keys whose values may be changed in place later, so they are copied."""
+    rewritten: frozenset[str]
+    """Keys of columns whose type wraps values into SQL (`bind_expression`): what they hold is never what was set."""
     volatile: dict[str, Table | None]
     """Keys that an UPDATE sets by itself (onupdate, computed, version counter), with the table whose UPDATE does."""
     links: tuple[Link, ...]
@@ -69,10 +74,17 @@ class Plan:
         self.mapper = mapper
         self.entity = entity = entities.for_mapper(mapper)
         self.links = links_of(mapper, entities)
-        self.volatile, self.equal, self.mutable = {}, {}, frozenset()
+        self.volatile, self.equal, self.mutable, self.rewritten = {}, {}, frozenset(), frozenset()
         self._cascades: tuple[str, ...] = ()
         if entity is not None:
             self._prepare(mapper, entity)
+        elif entities.is_tableless(mapper):
+            warnings.warn(
+                f"{mapper.class_.__name__} is mapped to a join or subquery: what is changed through it is not "
+                "captured. Change the rows through classes that are mapped to the tables",
+                CaptureWarning,
+                stacklevel=2,
+            )
 
     def _prepare(self, mapper: Mapper[Any], entity: Entity) -> None:
         columns: dict[str, Column[Any]] = dict(zip(entity.keys, entity.columns, strict=True))
@@ -80,9 +92,14 @@ class Plan:
         self._order = entity.keys
         self.pk = _getter(entity.pk_index)
         self.pk_keys = frozenset(entity.keys[position] for position in entity.pk_index)
+        on = mapper.polymorphic_on
+        self._kind = next((prop.key for prop in mapper.column_attrs if on is not None and on in prop.columns), None)
+        self.identity = self.pk_keys if self._kind is None else self.pk_keys | {self._kind}
         self.equal = {key: comparison(column) for key, column in columns.items()}
         self.mutable = frozenset(key for key, column in columns.items() if _may_mutate(column))
         self._mutable_index = tuple(entity.positions[key] for key in self.mutable)
+        self.rewritten = frozenset(key for key, column in columns.items() if column.type._has_bind_expression)
+        self._touched_up = bool(self.mutable or self.rewritten)
         self.volatile = _volatile(mapper, columns)
         self._blank = tuple((key, _blank(column)) for key, column in columns.items())
         self._needed = needed_positions(entity)
@@ -91,15 +108,20 @@ class Plan:
         )
         self._cascades = _cascades(mapper)
 
-    def inserted(self, dict_: Mapping[str, Any]) -> Row:
+    def inserted(self, state: State) -> Row:
         """The row of a new object. A column that was not set and has no default is NULL."""
+        dict_ = state.dict
         try:
             values, whole = self._row(dict_), True
         except KeyError:
-            get = dict_.get
-            values = tuple([get(key, blank) for key, blank in self._blank])
-            whole = self._known_blank or self.is_whole(values)
-        return (self.frozen(values) if self._mutable_index else values), whole
+            get, computed = dict_.get, state.expired_attributes
+            if computed:  # set to expressions, for one
+                values = tuple([get(key, MISSING if key in computed else blank) for key, blank in self._blank])
+                whole = self.is_whole(values)
+            else:
+                values = tuple([get(key, blank) for key, blank in self._blank])
+                whole = self._known_blank or self.is_whole(values)
+        return self.seen(values, whole) if self._touched_up else (values, whole)
 
     def loaded(self, dict_: Mapping[str, Any]) -> Row:
         """The row as far as it is loaded."""
@@ -109,7 +131,17 @@ class Plan:
             get = dict_.get
             values = tuple([get(key, MISSING) for key in self._order])
             whole = self.is_whole(values)
-        return (self.frozen(values) if self._mutable_index else values), whole
+        return self.seen(values, whole) if self._touched_up else (values, whole)
+
+    def seen(self, values: Values, whole: bool) -> Row:
+        """The row with copies of what may be changed in place, without what SQL makes something else of."""
+        values = self.frozen(values)
+        if self.rewritten:
+            values = tuple(
+                [MISSING if key in self.rewritten else value for key, value in zip(self._order, values, strict=True)]
+            )
+            whole = self.is_whole(values)
+        return values, whole
 
     def known(self, state: State) -> dict[str, Any]:
         """What is known of the row as it was before the flush; the primary key always is."""
@@ -122,11 +154,17 @@ class Plan:
                 known.pop(key, None)
             else:
                 known[key] = old
+        for key in self.rewritten:
+            known.pop(key, None)
         for key in mutable.intersection(known):
             known[key] = self.freeze(known[key])
         if state.key is not None and self.entity is not None:
             known.update(zip([self._order[i] for i in self.entity.pk_index], state.key[1], strict=True))
         return known
+
+    def mapper_of(self, dict_: Mapping[str, Any]) -> Mapper[Any]:
+        """The class whose record a row is, by its discriminator."""
+        return self.mapper.polymorphic_map.get(dict_.get(self._kind or ""), self.mapper)
 
     def is_whole(self, values: Values) -> bool:
         """Whether all that is published of the row is known."""

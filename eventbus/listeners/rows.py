@@ -12,6 +12,7 @@ from typing import Any, Final
 from sqlalchemy import (
     BindParameter,
     ClauseElement,
+    Column,
     Connection,
     Delete,
     Insert,
@@ -21,6 +22,7 @@ from sqlalchemy import (
     and_,
     or_,
     select,
+    update,
 )
 from sqlalchemy.orm import Mapper, ORMExecuteState, Session, mapperlib
 
@@ -29,8 +31,8 @@ from eventbus.entities import Entities
 from eventbus.errors import CaptureError
 
 _CHUNK: Final = 500
-Known = dict[Key, tuple[Entity, dict[str, Any]]]
-"""Rows by primary key: whose record each is, and its values by attribute key."""
+Known = dict[Key, tuple[Entity | None, dict[str, Any]]]
+"""Rows by primary key: whose record each is (None: a class that is not captured), and its values by attribute key."""
 
 
 class Rows:
@@ -45,7 +47,10 @@ class Rows:
         mapper = _mapper_of(statement)
         if mapper is not None:
             return self.hit_of(mapper)
-        table = statement.table
+        return self.hit_through(statement.table)
+
+    def hit_through(self, table: Any) -> Hit | None:
+        """What a statement on a table writes to."""
         if not isinstance(table, Table):
             return None
         if table not in self._hits:
@@ -84,6 +89,8 @@ class Hit:
     keys: tuple[str, ...]
     pk_keys: tuple[str, ...]
     partial_row = False
+    kind: frozenset[str] = frozenset()
+    """The attribute key of what tells whose record a row is, where there are several classes."""
     _columns: dict[str, Any]
     _key_by_column: dict[Any, str]
     _wanted: frozenset[str]
@@ -99,22 +106,25 @@ class Hit:
         return [self._columns[key] for key in self.pk_keys]
 
     def connection(self, session: Session) -> Connection:
-        """The connection that writes there."""
-        raise NotImplementedError
+        """The connection that the Session's own bulk methods write on."""
+        return session.connection(bind_arguments={**self._bind_arguments(), "clause": update(self.table)})
+
+    def _bind_arguments(self) -> dict[str, Any]:
+        return {}
 
     def arrange(self, table_key: Key) -> Key:
         """A primary key in the table's order, put into mapper order."""
         raise NotImplementedError
+
+    def reclassifies(self, sets: Mapping[str, Any]) -> bool:
+        """Whether setting these columns may make rows another class's records."""
+        return False
 
     def _entity_of(self, row: Mapping[str, Any]) -> Entity | None:
         raise NotImplementedError
 
     def _select(self, columns: Sequence[Any]) -> Select[Any]:
         raise NotImplementedError
-
-    def returns(self, session: Session) -> bool:
-        """Whether the database tells what an INSERT made."""
-        return bool(self.connection(session).dialect.insert_returning)
 
     def key_of_column(self, column: Any) -> str | None:
         """The attribute key of a column, attribute or name as statements use them; None for what is not ours."""
@@ -125,7 +135,7 @@ class Hit:
             key if key in self._columns else self._key_by_column.get(getattr(column, "_deannotate", lambda: column)())
         )
 
-    def made(self, session: Session, keys: Sequence[Key]) -> list[tuple[Entity, Key]]:
+    def made(self, connection: Connection, keys: Sequence[Key]) -> list[tuple[Entity | None, Key]]:
         """Whose records the rows are that an INSERT made."""
         raise NotImplementedError
 
@@ -135,30 +145,32 @@ class Hit:
 
     # reading
 
-    def read_hit(self, state: ORMExecuteState, statement: Update | Delete, sets: Mapping[str, Any]) -> Known:
+    def read_hit(
+        self, connection: Connection, state: ORMExecuteState, statement: Update | Delete, sets: Mapping[str, Any]
+    ) -> Known:
         """The rows that the statement is about to hit, locked."""
         parameters = parameter_sets(state)
         if isinstance(state.parameters, list) and state.is_orm_statement:
             self._check_keys(parameters)
-            return self.read_keys(state.session, [self.key_of(each) for each in parameters], sets)
+            return self.read_keys(connection, [self.key_of(each) for each in parameters], sets)
         query = self._select(self._chosen(sets)).options(*statement._with_options)
         if statement.whereclause is not None:
             query = query.where(statement.whereclause)
-        connection = self._locked(state.session)
+        self._lock(connection)
         known: Known = {}
         for each in parameters or [{}]:
             known.update(self._rows(connection, query, sets, each))
         return known
 
-    def read_keys(self, session: Session, keys: Sequence[Key], sets: Mapping[str, Any]) -> Known:
+    def read_keys(self, connection: Connection, keys: Sequence[Key], sets: Mapping[str, Any]) -> Known:
         """The rows of these primary keys, locked; those that exist."""
-        return self.read_where(session, self.pk_keys, keys, sets) if keys else {}
+        return self.read_where(connection, self.pk_keys, keys, sets) if keys else {}
 
     def read_where(
-        self, session: Session, names: Sequence[str], tuples: Sequence[tuple[Any, ...]], sets: Mapping[str, Any]
+        self, connection: Connection, names: Sequence[str], tuples: Sequence[tuple[Any, ...]], sets: Mapping[str, Any]
     ) -> Known:
         """The rows whose columns `names` have one of these combinations of values, locked."""
-        connection = self._locked(session)
+        self._lock(connection)
         columns = [self._columns[name] for name in names]
         known: Known = {}
         for chunk in _chunks(tuples):
@@ -166,14 +178,12 @@ class Hit:
             known.update(self._rows(connection, self._select(self._chosen(sets)).where(matching), sets, {}))
         return known
 
-    def _locked(self, session: Session) -> Connection:
-        connection = self.connection(session)
+    def _lock(self, connection: Connection) -> None:
         if connection.dialect.name == "sqlite":
             # SQLite locks the file with the first write, and pysqlite begins no transaction for a SELECT: without this
             # another process could commit between our look at the rows and the statement.
             table = connection.dialect.identifier_preparer.format_table(self.table)
             connection.exec_driver_sql(f"DELETE FROM {table} WHERE 0")  # noqa: S608 - a quoted name
-        return connection
 
     def _chosen(self, sets: Mapping[str, Any]) -> list[Any]:
         return [self._columns[key].label(f"c{index}") for index, key in enumerate(self._names(sets))]
@@ -183,14 +193,17 @@ class Hit:
 
     def _rows(
         self, connection: Connection, query: Select[Any], sets: Mapping[str, Any], parameters: Mapping[str, Any]
-    ) -> Iterator[tuple[Key, tuple[Entity, dict[str, Any]]]]:
+    ) -> Iterator[tuple[Key, tuple[Entity | None, dict[str, Any]]]]:
         names = self._names(sets)
         query = query.with_for_update() if connection.dialect.name != "sqlite" else query
         for values in connection.execute(query, dict(parameters)):
             row = dict(zip(names, values, strict=True))
             entity = self._entity_of(row)
+            key = self.key_of(row)
             if entity is not None:
-                yield self.key_of(row), (entity, row)
+                # Columns that only another class of the same table has are no part of this record.
+                row = {name: row[name] for name in names if name in entity.positions}
+            yield key, (entity, row)
 
     def _check_keys(self, mappings: Iterable[Mapping[str, Any]]) -> None:
         for mapping in mappings:
@@ -202,24 +215,34 @@ class Hit:
 
     # recording
 
-    def created(self, frame: Frame, made: Iterable[tuple[Entity, Key]]) -> None:
+    def created(self, frame: Frame, made: Iterable[tuple[Entity | None, Key]]) -> None:
         """These rows are new; what they hold is read at the commit."""
         for entity, key in made:
-            frame.created(entity, key, _unread(entity, key))
+            if entity is not None:
+                frame.created(entity, key, _unread(entity, key))
 
     def updated(self, frame: Frame, known: Known) -> None:
         """These rows may have changed in any of the columns that were read; what they hold is read at the commit."""
         for key, (entity, row) in known.items():
-            frame.updated(entity, key, dict(row), _unread(entity, key))
+            if entity is not None:
+                frame.updated(entity, key, dict(row), _unread(entity, key))
+
+    def reclassified(self, frame: Frame, known: Known, now: Known) -> None:
+        """These rows may be another class's records now."""
+        same = {key for key, (entity, _) in known.items() if key in now and now[key][0] is entity}
+        self.deleted(frame, {key: known[key] for key in known if key not in same})
+        self.created(frame, [(now[key][0], key) for key in now if key not in same])
+        self.updated(frame, {key: known[key] for key in known if key in same})
 
     def deleted(self, frame: Frame, known: Known) -> None:
         """These rows have gone."""
         for key, (entity, row) in known.items():
-            frame.deleted(entity, key, row)
+            if entity is not None:
+                frame.deleted(entity, key, row)
 
     def renamed(self, frame: Frame, known: Known, sets: Mapping[str, Any]) -> None:
         """These rows got other primary keys."""
-        moves: list[tuple[Entity, Key]] = []
+        moves: list[tuple[Entity | None, Key]] = []
         for key, (entity, _) in known.items():
             new = tuple(sets.get(name, part) for name, part in zip(self.pk_keys, key, strict=True))
             if any(part is MISSING for part in new):
@@ -245,26 +268,38 @@ class _MappedHit(Hit):
         self.partial_row = (
             through_table and (mapper.inherits is not None or len(mapper.tables) > 1) and not _single(mapper)
         )
-        self._columns = {prop.key: getattr(mapper.class_, prop.key) for prop in mapper.column_attrs if _is_column(prop)}
-        self._key_by_column = {column: key for key in self._columns for column in mapper.attrs[key].columns}
+        self._columns = {}
+        self._key_by_column = {}
+        for each in self._by_mapper:
+            self._add_columns(each)
+        self.kind = self._discriminator()
         self._through_table = through_table
         self.keys = tuple(self._columns)
         self.pk_keys = tuple(mapper.get_property_by_column(column).key for column in mapper.primary_key)
         published = {key for entity in found for key in entity.published}
-        self._wanted = frozenset(published | set(self.pk_keys) | self._discriminator())
+        self._wanted = frozenset(published | set(self.pk_keys) | self.kind)
+
+    def _add_columns(self, mapper: Mapper[Any]) -> None:
+        """Those of the class; of a subclass those that it adds to the same table."""
+        own = mapper is self._mapper
+        for prop in mapper.column_attrs:
+            column = prop.columns[0]
+            if prop.key not in self._columns and _is_column(prop) and (own or column.table is self.table):
+                # The subclass's own attribute would narrow a SELECT to that subclass.
+                self._columns[prop.key] = getattr(mapper.class_, prop.key) if own else column
+                self._key_by_column.update(dict.fromkeys(prop.columns, prop.key))
 
     @property
     def table(self) -> Table:
         return self._mapper.local_table  # type: ignore[return-value]
 
-    def made(self, session: Session, keys: Sequence[Key]) -> list[tuple[Entity, Key]]:
-        if self._through_table and self._discriminator():
-            return [(entity, key) for key, (entity, _) in self.read_keys(session, keys, {}).items()]
-        own = self._by_mapper[self._mapper]
-        return [] if own is None else [(own, key) for key in keys]
+    def made(self, connection: Connection, keys: Sequence[Key]) -> list[tuple[Entity | None, Key]]:
+        if self._through_table and self.kind:
+            return [(entity, key) for key, (entity, _) in self.read_keys(connection, keys, {}).items()]
+        return [(self._by_mapper[self._mapper], key) for key in keys]
 
-    def connection(self, session: Session) -> Connection:
-        return session.connection(bind_arguments={"mapper": self._mapper})
+    def _bind_arguments(self) -> dict[str, Any]:
+        return {"mapper": self._mapper}
 
     def arrange(self, table_key: Key) -> Key:
         by_column: dict[Any, Any] = dict(zip(self.table.primary_key, table_key, strict=True))
@@ -275,17 +310,24 @@ class _MappedHit(Hit):
     def _select(self, columns: Sequence[Any]) -> Select[Any]:
         return select(*columns).select_from(self._mapper)
 
-    def _discriminator(self) -> set[str]:
+    def _discriminator(self) -> frozenset[str]:
         on = self._mapper.polymorphic_on
         if on is None or len(self._by_mapper) == 1:
-            return set()
-        return {prop.key for prop in self._mapper.column_attrs if on in prop.columns}
+            return frozenset()
+        (prop,) = (prop for prop in self._mapper.column_attrs if on in prop.columns)
+        self._columns.setdefault(prop.key, on)  # it may be an expression over columns
+        return frozenset([prop.key])
+
+    def reclassifies(self, sets: Mapping[str, Any]) -> bool:
+        if not self.kind or isinstance(self._mapper.polymorphic_on, Column):
+            return not self.kind.isdisjoint(sets)
+        return True
 
     def _entity_of(self, row: Mapping[str, Any]) -> Entity | None:
-        keys = self._discriminator()
-        if not keys:
+        if not self.kind:
             return self._by_mapper[self._mapper]
-        kind = self._mapper.polymorphic_map.get(row[keys.pop()])
+        (key,) = self.kind
+        kind = self._mapper.polymorphic_map.get(row[key])
         return self._by_mapper.get(kind) if kind is not None else self._by_mapper[self._mapper]
 
 
@@ -306,11 +348,8 @@ class _TableHit(Hit):
     def table(self) -> Table:
         return self._entity.table  # type: ignore[no-any-return]
 
-    def made(self, session: Session, keys: Sequence[Key]) -> list[tuple[Entity, Key]]:
+    def made(self, connection: Connection, keys: Sequence[Key]) -> list[tuple[Entity | None, Key]]:
         return [(self._entity, key) for key in keys]
-
-    def connection(self, session: Session) -> Connection:
-        return session.connection(bind_arguments={"clause": self._entity.table})
 
     def arrange(self, table_key: Key) -> Key:
         return table_key

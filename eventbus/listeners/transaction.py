@@ -27,7 +27,7 @@ from eventbus.listeners.completion import complete, forget_untouched
 from eventbus.listeners.encoding import Encoder, Envelope, envelope_of
 from eventbus.listeners.ledger import Ledger, Sealed, TransactionFrame, drop_ledger, ledger_of, open_ledger
 from eventbus.listeners.outer import OuterTransactions
-from eventbus.listeners.transactional import warn_of_hidden_commit
+from eventbus.listeners.transactional import note_autocommit, warn_of_hidden_commit
 from eventbus.muting import is_muted
 
 log = logging.getLogger(__name__)
@@ -45,6 +45,9 @@ class Sink(Protocol):
 
     def submit(self, entries: Sequence[Any]) -> None:
         """The transaction is committed. Must not block, raise or use the Session."""
+
+    def doubt(self, entries: Sequence[Any]) -> None:
+        """The commit failed, or only the database's answer was lost. Must not block, raise or use the Session."""
 
 
 _Net = tuple[Recorded, tuple[str, ...]]
@@ -86,8 +89,11 @@ class Transactions(Listener):
         capture.settle = self.settle
 
     def begin(self, session: Session, transaction: SessionTransaction, connection: Connection) -> None:
-        """Look at savepoints that come before anything was written."""
-        if transaction.nested and not is_muted(session):
+        """Look at connections without transactions, and at savepoints that come before anything was written."""
+        if not transaction.nested:
+            if note_autocommit(session, connection) and session._flushing and not is_muted(session):
+                self._capture.check_flush(session)
+        elif not is_muted(session):
             ledger = ledger_of(session)
             if ledger is None or connection not in ledger.connections.values():
                 warn_of_hidden_commit(connection)
@@ -98,7 +104,8 @@ class Transactions(Listener):
             self._count_commit(session)
             return
         session.flush()
-        ledger = self._ledger(session)
+        # Also where nothing has changed so far: a listener after us may begin to.
+        ledger = open_ledger(session, self._capture)
         if ledger is not None:
             ledger.closing = True
             self._write(ledger, ledger.frame(session))
@@ -127,8 +134,11 @@ class Transactions(Listener):
         frame = ledger.frames.pop(transaction, None)
         if parent is None:
             drop_ledger(session)
-            if frame is not None and frame.committed and frame.sealed is not None:
-                self._publish(frame.sealed)
+            if frame is not None and frame.sealed is not None:
+                if frame.committed:
+                    self._publish(frame.sealed)
+                else:
+                    self._sink.doubt(frame.sealed.entries)
         elif frame is not None and frame.committed:
             self._release(ledger, parent, frame)
 
@@ -158,8 +168,9 @@ class Transactions(Listener):
         if not frame.records:
             return
         self._complete(ledger, frame)
-        net = _net(frame)
-        if net:
+        net, quiet = _net(frame)
+        told = self._told or hooks.any_hooks()
+        if net or (quiet and told):
             shared = envelope_of(ledger.transaction, ledger.author, ledger.size + len(net))
             sealed = frame.seal()
             index = ledger.size
@@ -170,8 +181,10 @@ class Transactions(Listener):
                 sealed.connections.add(connection)
                 index += len(part)
             sealed.entries += entries
-            if self._told or hooks.any_hooks():
-                sealed.records += _deliveries([each for _, part in parts for each in part], shared, ledger.size)
+            if told:
+                sealed.connections.update(ledger.connections[record.entity] for record, _ in quiet)
+                written = [each for _, part in parts for each in part]
+                sealed.records += _deliveries([*written, *quiet], shared, ledger.size)
             ledger.size = index
         frame.clear()
 
@@ -199,7 +212,8 @@ class Transactions(Listener):
     def _deliver(self, sealed: Sealed) -> None:
         """After the commit nothing may raise: the rows are there, whatever we do."""
         try:
-            self._sink.submit(sealed.entries)
+            if sealed.entries:
+                self._sink.submit(sealed.entries)
         except Exception:
             log.exception("events not handed over; they wait in the outbox", extra={"entries": len(sealed.entries)})
         for entity, change in sealed.records:
@@ -212,16 +226,20 @@ class Transactions(Listener):
             hooks.call(listener.changed, change)
 
 
-def _net(frame: TransactionFrame) -> list[_Net]:
+def _net(frame: TransactionFrame) -> tuple[list[_Net], list[_Net]]:
+    """The records that did change; apart from them those of which nothing published did."""
     net: list[_Net] = []
+    quiet: list[_Net] = []
     for record in frame:
         if record.op != "u":
             net.append((record, ()))
-        elif record.exact:
-            net.append((record, tuple(record.before)))
-        elif changed := record.changed():
-            net.append((record, tuple(changed)))
-    return net
+            continue
+        changed = tuple(record.before) if record.exact else tuple(record.changed())
+        if not record.entity.quiet.issuperset(changed):
+            net.append((record, changed))
+        elif changed:
+            quiet.append((record, changed))
+    return net, quiet
 
 
 def _by_connection(ledger: Ledger, net: list[_Net]) -> Iterator[tuple[Connection, list[_Net]]]:

@@ -1,11 +1,17 @@
-"""Connections on which a rollback would undo nothing: refused, since what they commit and what not cannot be told."""
+"""Connections on which a rollback would undo nothing: refused, since what they commit and what not cannot be told.
+
+They are told when a Session takes them, and refused before the first row is written: reading on them is no harm.
+"""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from typing import Any, Final
+from weakref import WeakSet
 
 from sqlalchemy import Connection
+from sqlalchemy.orm import Session
 
 from eventbus.errors import CaptureError, CaptureWarning
 
@@ -13,15 +19,33 @@ _AUTOCOMMIT: Final = "eventbus.autocommit"
 _SAVEPOINTS: Final = "eventbus.savepoints"
 
 
-def check_transactional(connection: Connection) -> None:
-    """Raise CaptureError if each statement commits by itself on this connection, which has just run one.
+def note_autocommit(session: Session, connection: Connection) -> bool:
+    """Note a connection that the Session begins to use, if each statement commits by itself there.
 
     Looks at the isolation level SQLAlchemy was given, and once a DBAPI connection at the driver's own setting.
     """
-    chosen = connection.get_execution_options().get("isolation_level")
-    if chosen is None:
-        chosen = connection.dialect._on_connect_isolation_level
-    if chosen == "AUTOCOMMIT" or (chosen is None and _driver_autocommits(connection)):
+    if not _autocommits(connection):
+        return False
+    session.info.setdefault(_AUTOCOMMIT, WeakSet()).add(connection)
+    return True
+
+
+def any_autocommit(session: Session) -> bool:
+    """Whether the Session has ever used such a connection."""
+    return _AUTOCOMMIT in session.info
+
+
+def autocommitting(session: Session) -> Iterator[Connection]:
+    """Those that the Session uses now."""
+    for connection in session.info.get(_AUTOCOMMIT, ()):
+        # The application's own Connection may have been given another isolation level since.
+        if not connection.closed and _autocommits(connection):
+            yield connection
+
+
+def check_transactional(session: Session, connection: Connection) -> None:
+    """Raise CaptureError if a rollback of the Session would not undo what is written on this connection."""
+    if _AUTOCOMMIT in session.info and connection in autocommitting(session):
         raise CaptureError(
             "This Session writes on an AUTOCOMMIT connection: a rollback undoes nothing there, so events of committed "
             "changes cannot be told from others. Use another isolation level for this engine, or write within "
@@ -48,6 +72,13 @@ def warn_of_hidden_commit(connection: Connection) -> None:
         )
 
 
+def _autocommits(connection: Connection) -> bool:
+    chosen = connection.get_execution_options().get("isolation_level")
+    if chosen is None:
+        chosen = connection.dialect._on_connect_isolation_level
+    return chosen == "AUTOCOMMIT" or (chosen is None and _driver_autocommits(connection))
+
+
 def _driver_autocommits(connection: Connection) -> bool:
     info = connection.info
     found = info.get(_AUTOCOMMIT)
@@ -57,16 +88,18 @@ def _driver_autocommits(connection: Connection) -> bool:
 
 
 def _ask_driver(connection: Connection) -> bool:
+    raw: Any = connection.connection.driver_connection
     if connection.dialect.name == "sqlite":
-        # Its driver's setting says nothing: where the application sends BEGIN itself, it is autocommit on purpose.
-        return not getattr(connection.connection.driver_connection, "in_transaction", True)
-    raw: Any = connection.connection.dbapi_connection
+        # Without an isolation level the driver sends no BEGIN: then the application may have sent it.
+        silent = getattr(raw, "isolation_level", "") is None and not raw.in_transaction
+        return silent or getattr(raw, "autocommit", None) is True
     try:
         # Since SQLAlchemy 2.0.43; before that each driver calls it its own way.
         detect = connection.dialect.detect_autocommit_setting
     except AttributeError:
-        return getattr(raw, "autocommit", False) is True
+        ask = getattr(raw, "get_autocommit", None)
+        return (ask() if ask else getattr(raw, "autocommit", False)) is True
     try:
-        return bool(detect(raw))
+        return bool(detect(connection.connection.dbapi_connection))  # type: ignore[arg-type]
     except NotImplementedError:
         return False

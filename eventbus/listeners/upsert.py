@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from sqlalchemy import Insert, UniqueConstraint
+from sqlalchemy import Connection, Insert, UniqueConstraint
 from sqlalchemy.orm import ORMExecuteState
 
 from eventbus.changes import MISSING
@@ -18,7 +18,7 @@ def is_upsert(statement: Insert) -> bool:
     return statement._post_values_clause is not None or bool(statement._prefixes)
 
 
-def rows_in_conflict(state: ORMExecuteState, statement: Insert, hit: Hit) -> Known:
+def rows_in_conflict(connection: Connection, state: ORMExecuteState, statement: Insert, hit: Hit) -> Known:
     """The rows that share a primary or unique key with one that is to be inserted, locked.
 
     Raises CaptureError where the new rows come from a SELECT: what they conflict with cannot be told. A key that the
@@ -34,7 +34,7 @@ def rows_in_conflict(state: ORMExecuteState, statement: Insert, hit: Hit) -> Kno
     for names in _unique_keys(hit):
         tuples = [tuple(row.get(name) for name in names) for row in given]
         definite = [each for each in tuples if not any(part is None or part is MISSING for part in each)]
-        known.update(hit.read_where(state.session, names, definite, {}))
+        known.update(hit.read_where(connection, names, definite, {}))
     return known
 
 

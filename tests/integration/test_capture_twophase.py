@@ -1,17 +1,22 @@
-"""What only real database servers can do: two-phase commit, cascading key changes, deferred constraints."""
+"""What only real servers and drivers do: two-phase commit, cascading key changes, deferred constraints, autocommit."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
-from sqlalchemy import ForeignKey, String, create_engine, text
+from sqlalchemy import ForeignKey, String, create_engine, delete, insert, make_url, select, text, update
 from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship, sessionmaker
 
+from eventbus.errors import CaptureError
+from tests.support import zoo
 from tests.support.recording import Recording, replay, tables
 from tests.support.world import World
-from tests.support.zoo import Team
+from tests.support.zoo import Boat, Team
 
 
 @pytest.fixture(params=["postgres", "mariadb"])
@@ -121,3 +126,64 @@ def test_a_connection_killed_during_the_transaction_publishes_nothing(postgres_d
     assert recording.short() == [("c", "country/nl")]
     recording.uninstall()
     engine.dispose()
+
+
+@pytest.mark.parametrize("database", ["postgres", "mariadb"])
+@pytest.mark.parametrize("how", ["engine", "driver"])
+def test_autocommit_is_refused_before_a_row_is_written(database: str, how: str, request: pytest.FixtureRequest) -> None:
+    url = request.getfixturevalue(f"{database}_db")
+    chosen: Any = {"isolation_level": "AUTOCOMMIT"} if how == "engine" else {"connect_args": {"autocommit": True}}
+    engine = create_engine(url, **chosen)
+    zoo.Base.metadata.create_all(engine)
+    maker = sessionmaker(engine)
+    recording = Recording(maker)
+    with maker() as session:
+        assert session.scalars(select(Team)).all() == []
+        session.add(Team(title="t"))
+        with pytest.raises(CaptureError, match="AUTOCOMMIT"):
+            session.commit()
+    with maker() as session, pytest.raises(CaptureError, match="AUTOCOMMIT"):
+        session.execute(insert(Team).values(title="t"))
+    with engine.connect() as connection:
+        assert connection.scalars(select(Team.id)).all() == []
+    recording.uninstall()
+    engine.dispose()
+
+
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
+def test_autocommit_is_refused_in_an_event_loop(postgres_db: str, driver: str) -> None:
+    async def main() -> None:
+        url = make_url(postgres_db).set(drivername=f"postgresql+{driver}")
+        engine = create_async_engine(url, isolation_level="AUTOCOMMIT")
+        async with engine.begin() as connection:
+            await connection.run_sync(Base.metadata.create_all)
+        maker = async_sessionmaker(engine)
+        recording = Recording(maker)
+        async with maker() as session:
+            session.add(Country(code="a"))
+            with pytest.raises(CaptureError, match="AUTOCOMMIT"):
+                await session.commit()
+        async with maker() as session:
+            with pytest.raises(CaptureError, match="AUTOCOMMIT"):
+                await session.execute(insert(Country).values(code="a"))
+        async with engine.connect() as connection:
+            assert (await connection.scalars(select(Country.code))).all() == []
+        recording.uninstall()
+        await engine.dispose()
+
+    asyncio.run(main())
+
+
+def test_mariadb_deletes_no_more_than_it_is_told_and_updates_one_table_at_a_time(mariadb_db: str) -> None:
+    world = World(mariadb_db)
+    with world.maker() as session:
+        session.add_all([*(Team(id=number, title="t") for number in (1, 2, 3)), Boat(id=1, name="b")])
+        session.commit()
+        world.follow()
+        session.execute(delete(Team).with_dialect_options(mysql_limit=2))
+        session.commit()
+        assert [op for op, _ in world.follow()] == ["d", "d"]
+        both: Any = update(Team).where(Boat.id == Team.id).values({Team.title: "x", Boat.name: "y"})
+        with pytest.raises(CaptureError, match="one statement for each table"):
+            session.execute(both, execution_options={"synchronize_session": False})
+    world.close()

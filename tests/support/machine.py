@@ -20,6 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from sqlalchemy import delete, func, insert, inspect, select, update
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.exc import CompileError, IntegrityError, InvalidRequestError
+from sqlalchemy.orm import Session, make_transient
 from sqlalchemy.orm.exc import FlushError, ObjectDeletedError, StaleDataError
 
 from tests.support import zoo
@@ -98,7 +99,8 @@ class Machine(RuleBasedStateMachine):
     @rule(name=texts, number=numbers)
     @step
     def add_contact(self, name: str, number: int) -> None:
-        contact = zoo.Contact(name=name, data={"n": number}, live={"a": [number]}, notes=name or None)
+        given = func.upper(name) if number % 5 == 0 else name
+        contact = zoo.Contact(name=given, data={"n": number}, live={"a": [number]}, notes=name or None)
         team = self.pick(zoo.Team, number)
         if team is not None and number % 2:
             contact.teams.append(team)
@@ -173,18 +175,72 @@ class Machine(RuleBasedStateMachine):
 
     @rule(number=numbers)
     @step
+    def change_in_place_in_vain(self, number: int) -> None:
+        """What was written stays; what is done to the same dict afterwards never reaches the database."""
+        found = self.pick(zoo.Contact, number)
+        if found is not None:
+            found.data, found.live = {"kept": [number]}, {"kept": [number]}
+            self.session.flush()
+            found.data["kept"].append("unseen")
+            found.live["unseen"] = True
+            self.session.expunge(found)
+
+    @rule(number=numbers, name=texts)
+    @step
+    def keep_a_secret(self, number: int, name: str) -> None:
+        found = self.pick(zoo.Node, number)
+        if found is not None:
+            found.password = name
+
+    @rule(model=st.sampled_from([zoo.Contact, zoo.Boat, zoo.Engineer, zoo.Node]), number=numbers)
+    @step
+    def look_again(self, model: type[Any], number: int) -> None:
+        found = self.pick(model, number)
+        if found is None:
+            return
+        found.name = "overwritten"
+        if number % 3 == 0:
+            self.session.refresh(found)
+        elif number % 3 == 1:
+            self.session.expire(found, ["name"])
+        else:
+            self.session.scalars(select(model), execution_options={"populate_existing": True}).all()
+
+    @rule(number=numbers)
+    @step
     def set_to_an_expression(self, number: int) -> None:
         counter, contact = self.pick(zoo.Counter, number), self.pick(zoo.Contact, number)
         if counter is not None:
             counter.total = zoo.Counter.total + 1
         if contact is not None:
             contact.name = func.lower(zoo.Contact.name)
+        paper = self.pick(zoo.Paper, number)
+        if paper is not None:
+            paper.title = select(func.max(zoo.Order.title)).scalar_subquery()
 
     @rule(model=st.sampled_from(ANY), number=numbers)
     @step
     def remove(self, model: type[Any], number: int) -> None:
         found = self.pick(model, number)
         if found is not None:
+            self.session.delete(found)
+
+    @rule(model=st.sampled_from([zoo.Contact, zoo.Boat, zoo.Node]), number=numbers, loaded=st.booleans())
+    @step
+    def remove_what_was_changed(self, model: type[Any], number: int, *, loaded: bool) -> None:
+        found = self.pick(model, number)
+        if found is None:
+            return
+        if not loaded:
+            self.session.expire(found)
+        found.name = "gone"
+        if model is zoo.Contact:
+            found.teams, live = [], found.live
+            self.session.delete(found)
+            self.session.flush()
+            if live is not None:
+                live["unseen"] = True
+        else:
             self.session.delete(found)
 
     # relationships
@@ -246,6 +302,62 @@ class Machine(RuleBasedStateMachine):
             self.session.delete(document)
             self.session.add(zoo.Document(code=document.code, title=f"switched {number}"))
 
+    @rule(number=numbers, flushed=st.booleans())
+    @step
+    def switch_owner(self, number: int, *, flushed: bool) -> None:
+        contact = self.pick(zoo.Contact, number)
+        if contact is None:
+            return
+        self.session.delete(contact)
+        if flushed:
+            self.session.flush()
+        self.session.add(zoo.Contact(id=contact.id, name="switched", teams=list(contact.teams) if number % 2 else []))
+
+    @rule(number=numbers)
+    @step
+    def switch_class(self, number: int) -> None:
+        vehicle = self.pick(zoo.Vehicle, number)
+        if vehicle is not None:
+            self.session.delete(vehicle)
+            self.session.add(zoo.Car(id=vehicle.id, name="switched", doors=number))
+
+    @rule(number=numbers)
+    @step
+    def make_new_again(self, number: int) -> None:
+        boat = self.pick(zoo.Boat, number)
+        if boat is not None:
+            before, boat.name = boat.name, "soon gone"
+            self.session.flush()
+            self.session.delete(boat)
+            self.session.flush()
+            make_transient(boat)
+            boat.name = "again" if number % 2 else before
+            self.session.add(boat)
+
+    @rule(number=numbers)
+    @step
+    def pass_keys_on(self, number: int) -> None:
+        """In one flush, in the order in which the flush writes."""
+        rows = self.session.scalars(select(zoo.Document).order_by(zoo.Document.code)).all()
+        if len(rows) > 1:
+            code = rows[0].code
+            rows[0].code, rows[1].code = f"d{10 + number}", code
+
+    @rule(number=numbers, place=numbers)
+    @step
+    def move_line(self, number: int, place: int) -> None:
+        line = self.pick(zoo.OrderLine, number)
+        if line is not None and not line.parts:
+            line.position = place
+
+    @rule(number=numbers, place=numbers)
+    @step
+    def change_key_by_statement(self, number: int, place: int) -> None:
+        document = self.pick(zoo.Document, number)
+        if document is not None:
+            chosen = zoo.Document.code == document.code
+            self.session.execute(update(zoo.Document).where(chosen).values(code=f"d{place % 6}"))
+
     @rule(number=numbers)
     @step
     def merge_a_copy(self, number: int) -> None:
@@ -263,6 +375,20 @@ class Machine(RuleBasedStateMachine):
     def update_core(self, number: int) -> None:
         table: Any = zoo.Vehicle.__table__
         self.session.execute(update(table).where(table.c.id % 2 == number % 2).values(name=f"core {number}"))
+
+    @rule(number=numbers, street=texts)
+    @step
+    def update_behind_its_back(self, number: int, street: str) -> None:
+        """The object does not know of the statement, and is written after it."""
+        found = self.pick(zoo.Contact, number)
+        if found is not None:
+            if number % 2:
+                found.name = "before"
+            chosen = update(zoo.Contact).where(zoo.Contact.id == found.id).values(phone=f"{number}")
+            self.session.execute(chosen, execution_options={"synchronize_session": False})
+            found.street = street
+            self.session.flush()
+            self.session.expire(found)
 
     @rule(number=numbers)
     @step
@@ -285,6 +411,27 @@ class Machine(RuleBasedStateMachine):
         self.session.execute(insert(zoo.Counter), [{"double": number}] * (1 + number % 3))
         self.session.execute(insert(zoo.Paper).values(title="inserted"))
         self.session.execute(insert(zoo.Person), [{"name": "bulk"}])
+
+    @rule(model=st.sampled_from(UPDATABLE), name=texts, gone=st.booleans())
+    @step
+    def query(self, model: type[Any], name: str, *, gone: bool) -> None:
+        chosen = self.session.query(model).filter(model.name == name)
+        if gone and model in LEAVES:
+            chosen.delete()
+        else:
+            chosen.update({"name": model.name + "q"})
+
+    @rule(number=numbers)
+    @step
+    def from_other_rows(self, number: int) -> None:
+        source = select(zoo.Vehicle.name).where(zoo.Vehicle.id % 3 == number % 3)
+        self.session.execute(update(zoo.Boat).values(name=source.order_by(zoo.Vehicle.id).limit(1).scalar_subquery()))
+        if self.session.get_bind().dialect.insert_returning:
+            self.session.execute(insert(zoo.Boat).from_select(["name"], source))
+            self.session.scalars(insert(zoo.Truck).returning(zoo.Truck), [{"name": "a"}, {"name": "b"}]).all()
+            table: Any = zoo.Vehicle.__table__
+            self.session.execute(insert(table), [{"kind": kind, "doors": number} for kind in ("car", "vehicle")])
+            self.session.execute(update(table).where(table.c.kind == "car").values(doors=table.c.doors + 1))
 
     @rule(number=numbers)
     @step
@@ -310,7 +457,11 @@ class Machine(RuleBasedStateMachine):
         if number % 3 == 0:
             self.session.execute(delete(table).where(table.c.role == "core"))
         elif contact is not None and team is not None:
-            self.session.execute(insert(table).values(contact_id=contact.id, team_id=team.id, role="core"))
+            chosen = (table.c.contact_id == contact.id) & (table.c.team_id == team.id)
+            if self.session.execute(select(table).where(chosen)).first() is None:
+                self.session.execute(insert(table).values(contact_id=contact.id, team_id=team.id, role="core"))
+            else:
+                self.session.execute(update(table).where(chosen).values(role=f"core {number}"))
 
     @rule(number=numbers)
     @step
@@ -320,6 +471,11 @@ class Machine(RuleBasedStateMachine):
         found = self.pick(zoo.Boat, number)
         if found is not None:
             self.session.bulk_update_mappings(inspect(zoo.Boat), [{"id": found.id, "name": f"bulk {number}"}])
+        saved = self.pick(zoo.Truck, number)
+        if saved is not None:
+            self.session.expunge(saved)
+            saved.load = number
+            self.session.bulk_save_objects([saved, zoo.Truck(name="saved")])
 
     # transactions
 
@@ -345,6 +501,26 @@ class Machine(RuleBasedStateMachine):
     def back_to_savepoint(self) -> None:
         self.session.get_nested_transaction().rollback()  # type: ignore[union-attr]
 
+    @rule(number=numbers, ends=st.lists(st.sampled_from(["release", "roll back"]), min_size=1, max_size=3))
+    @step
+    def change_at_every_depth(self, number: int, ends: list[str]) -> None:
+        """One record, at each depth in another way."""
+        boat = self.pick(zoo.Boat, number)
+        ways: list[Callable[[Any], Any]] = [
+            lambda row: setattr(row, "name", f"deep {number}"),
+            lambda row: self.session.execute(update(zoo.Boat).where(zoo.Boat.id == row.id).values(name="deeper")),
+            self.session.delete,
+        ]
+        for depth, _ in enumerate(ends):
+            if boat is None or boat not in self.session:
+                return
+            ways[(number + depth) % 3](boat)
+            self.session.begin_nested()
+        for end in ends:
+            savepoint = self.session.get_nested_transaction()
+            assert savepoint is not None
+            savepoint.commit() if end == "release" else savepoint.rollback()
+
     @rule(often=st.integers(0, 9))
     def finish(self, often: int) -> None:
         if often == 0:
@@ -362,13 +538,37 @@ class Machine(RuleBasedStateMachine):
             self.session.rollback()
         self.world.follow()
 
+    @rule(number=numbers, name=texts)
+    def commit_with_an_afterthought(self, number: int, name: str) -> None:
+        """Another listener goes on changing things once ours has written its events."""
+
+        def change(session: Session) -> None:
+            session.add(zoo.Boat(name=name))
+            found = session.scalars(select(zoo.Person).order_by(zoo.Person.id)).all()
+            if found:
+                found[number % len(found)].name = name
+            session.flush()
+            if number % 2:
+                with session.begin_nested():
+                    session.execute(delete(zoo.Boat).where(zoo.Boat.name == name))
+            if number % 5 == 0:
+                raise InvalidRequestError("the commit is stopped")
+
+        with self.world.afterthought(change):
+            self.commit()
+
     @rule()
     def commit_now(self) -> None:
         self.commit()
 
     @rule()
-    def commit_again(self) -> None:
-        self.commit()
+    @step
+    def commit_by_the_handle(self) -> None:
+        """Whatever savepoints are open."""
+        transaction = self.session.get_transaction()
+        if transaction is not None:
+            transaction.commit()
+            self.world.follow()
 
     @rule()
     @step

@@ -6,7 +6,7 @@ Bytes go through the real encoder and are decoded again; only outbox and broker 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import orjson
@@ -49,6 +49,9 @@ class RecordingSink:
         if "submit" in self.fail:
             raise self.fail.pop("submit")
         self.submitted += entries
+
+    def doubt(self, entries: Sequence[Written]) -> None:
+        """There is no outbox to look into."""
 
 
 class Recording:
@@ -118,19 +121,41 @@ Store = dict[tuple[str, str], Any]
 
 
 def replay(events: Sequence[Event], store: Store) -> Store:
-    """Apply events to a store as a strict mirror would: nothing is created twice, nothing absent is changed."""
+    """Apply events to a store as a strict mirror would: nothing is created twice, nothing absent is changed.
+
+    What they tell of the old record has to be what the store holds: one writer at a time, with nothing stale, has no
+    excuse.
+    """
+    seen: dict[Any, int] = {}
     for event in events:
         key = (event.entity, json.dumps(event.pk))
+        assert event.transaction["index"] >= seen.get(event.transaction["id"], 0), f"{event.id} is out of order"
+        seen[event.transaction["id"]] = event.transaction["index"] + 1
         if event.op == "c":
             assert key not in store, f"{key} was created twice"
             store[key] = event.after
-        elif event.op == "u":
-            assert key in store, f"{key} was updated without being there"
+            continue
+        assert key in store, f"{key} was changed or deleted without being there"
+        old = store.pop(key)
+        assert event.before is not None
+        assert {**old, **event.before} == old, f"{key}: {event.before} was never so: {old}"
+        if event.op == "u":
+            check_changed(event, old)
             store[key] = event.after
-        else:
-            assert key in store, f"{key} was deleted without being there"
-            del store[key]
     return store
+
+
+def check_changed(event: Event, old: Mapping[str, Any]) -> None:
+    """An update names at least one field, none twice, all that differ, and none that is known not to.
+
+    Times may look alike that are not: MariaDB cuts off fractions of a second.
+    """
+    before, after, changed = event.before or {}, event.after or {}, set(event.changed)
+    assert len(event.changed) == len(changed) > 0, event
+    assert before.keys() <= changed, event
+    assert {name for name in after if after[name] != old.get(name)} <= changed, (event, old)
+    alike = {name for name in before if name in after and before[name] == after[name]}
+    assert alike <= {"created_at"}, event
 
 
 def tables(recording: Recording, engine: Engine) -> Store:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Generator
+from typing import Any
 
 import pytest
 
-from tests.support.discovery import KINDS, NotFound
+from tests.support.discovery import KINDS
 from tests.support.services import Services
 
 _FIXTURES = {
@@ -27,10 +27,14 @@ def services_of(item: pytest.Item) -> set[str]:
 
 
 class ServiceReport:
-    """A pytest plugin: marks tests by the services they need, counts their outcomes, prints a section at the end."""
+    """A pytest plugin: marks tests by the services they need, counts their outcomes, prints a section at the end.
+
+    Where pytest-xdist shares the tests out, the workers find the services and tell the one that reports.
+    """
 
     def __init__(self, services: Services) -> None:
         self._services = services
+        self._told: dict[str, set[str]] = {kind: set() for kind in KINDS}
         self._outcomes: Counter[tuple[str, str]] = Counter()
 
     @pytest.hookimpl(tryfirst=True)
@@ -40,15 +44,24 @@ class ServiceReport:
             for kind in services_of(item):
                 item.add_marker(kind)
 
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Count a test once: by its call, or by the set-up that kept it from being called."""
-        report = yield
         if report.when == "call" or (report.when == "setup" and not report.passed):
             for kind in KINDS:
-                if item.get_closest_marker(kind):
+                if kind in report.keywords:
                     self._outcomes[kind, report.outcome] += 1
-        return report
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """In a worker: hand over where the services were found."""
+        if hasattr(session.config, "workeroutput"):
+            session.config.workeroutput["services"] = {kind: str(it) for kind, it in self._services.found().items()}
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """A worker has ended; one that crashed has told nothing."""
+        for kind, where in getattr(node, "workeroutput", {}).get("services", {}).items():
+            self._told[kind].add(where)
 
     @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
@@ -62,12 +75,9 @@ class ServiceReport:
         return [f"{kind}: {self._where(kind)}, {self._count(kind)}" for kind in KINDS]
 
     def _where(self, kind: str) -> str:
-        result = self._services.found().get(kind)
-        if isinstance(result, NotFound):
-            return str(result)
-        if result is not None:
-            return str(result)
-        return "nodes of the tests' own" if self._total(kind) else "not needed"
+        found = self._services.found()
+        where = self._told[kind] | ({str(found[kind])} if kind in found else set())
+        return " and ".join(sorted(where)) or ("nodes of the tests' own" if self._total(kind) else "not needed")
 
     def _count(self, kind: str) -> str:
         if not self._total(kind):

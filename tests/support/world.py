@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -45,6 +45,21 @@ class World:
         replay(events, self.store)
         assert self.store == tables(self.recording, self.engine)
         return [(event.op, event.subject) for event in events]
+
+    @contextmanager
+    def afterthought(self, change: Callable[[Session], None]) -> Iterator[None]:
+        """Call it in `before_commit` of the root transactions that commit inside, after all listeners."""
+
+        def late(session: Session) -> None:
+            if not session.in_nested_transaction():
+                change(session)
+
+        session_class = type(self.maker())
+        event.listen(session_class, "before_commit", late)
+        try:
+            yield
+        finally:
+            event.remove(session_class, "before_commit", late)
 
     def close(self) -> None:
         """Take the listeners away and leave the database."""

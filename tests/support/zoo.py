@@ -176,12 +176,13 @@ class Entry(Base):
 
 
 class Node(Base):
-    """A tree."""
+    """A tree, of which each node keeps a secret."""
 
     __tablename__ = "node"
 
     id: Mapped[str] = mapped_column(String(36), primary_key=True)
     name: Mapped[str] = mapped_column(String(50))
+    password: Mapped[str | None] = mapped_column(String(50))
     parent_id: Mapped[str | None] = mapped_column(ForeignKey("node.id"))
     children: Mapped[list[Node]] = relationship(cascade="all", backref=backref("parent", remote_side=lambda: Node.id))
 

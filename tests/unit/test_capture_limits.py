@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from marshmallow import Schema, fields
 from sqlalchemy import Column, ForeignKey, Integer, String, Table, event, func, select, text
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, load_only, mapped_column, relationship, sessionmaker
+from sqlalchemy.orm import (
+    DeclarativeBase,
+    Mapped,
+    Session,
+    column_property,
+    load_only,
+    mapped_column,
+    relationship,
+    sessionmaker,
+)
 
 from eventbus.errors import CaptureWarning, EventTooLarge, SerializationError
-from tests.support.recording import Recording, replay, tables
+from tests.support.recording import Recording, Store, replay, tables
 from tests.support.world import World, proper_engine
 from tests.support.zoo import Contact, Document, Team
 
@@ -34,6 +44,18 @@ class Book(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     title: Mapped[str | None] = mapped_column(String(100))
     shelf_id: Mapped[int | None] = mapped_column(ForeignKey("shelf.id", ondelete="CASCADE", onupdate="CASCADE"))
+
+
+class Lowered(String):
+    def bind_expression(self, bindvalue: Any) -> Any:
+        return func.lower(bindvalue)
+
+
+class Tag(Base):
+    __tablename__ = "tag"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    text: Mapped[str | None] = mapped_column(Lowered(20))
 
 
 class Loan(Base):
@@ -103,6 +125,30 @@ def test_a_row_that_went_away_unseen_is_published_as_deleted(library: Library, s
     assert library.recording.short() == [("d", "shelf/1")]
 
 
+def test_what_a_type_has_sql_make_of_a_value_is_read_at_the_commit(library: Library) -> None:
+    store: Store = {}
+
+    def follow() -> list[Any]:
+        events = library.recording.take()
+        assert replay(events, store) == tables(library.recording, library.engine)
+        return [(event.op, event.before, event.after and event.after["text"]) for event in events]
+
+    with library.maker(expire_on_commit=False) as session:
+        session.add(Tag(id=1, text="A"))
+        session.commit()
+        assert follow() == [("c", None, "a")]
+        session.get_one(Tag, 1).text = "B"
+        session.commit()
+        assert follow() == [("u", {}, "b")]
+        session.delete(session.get_one(Tag, 1))
+        session.add(Tag(id=1, text="C"))
+        session.commit()
+        assert follow() == [("u", {}, "c")]
+        session.delete(session.get_one(Tag, 1))
+        session.commit()
+        assert follow() == [("d", {"id": 1}, None)]
+
+
 @pytest.mark.parametrize("weight", [float("nan"), float("inf")])
 def test_what_json_cannot_hold_fails_the_commit_with_record_and_field(session: Session, weight: float) -> None:
     session.add(Shelf(id=1, weight=weight))
@@ -159,6 +205,23 @@ def test_included_classes_alone_are_captured() -> None:
     world.close()
 
 
+@pytest.mark.parametrize("option", ["include", "exclude"])
+def test_names_of_nothing_are_told_of_once(option: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A model goes by its entity's name, not its table's; a link table by its own."""
+    world = World("sqlite://", **{option: ["team", "membership", "contacts", "conatct", Contact]})
+    for number in (1, 2):
+        with world.maker() as session:
+            session.add(Team(id=number, title="t"))
+            session.commit()
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [text.partition(":")[0] for text in told] == [
+        f"install({option}=['conatct'])",
+        f"install({option}=['contacts'])",
+    ]
+    assert "contact, " in told[0]
+    world.close()
+
+
 def test_a_secondary_table_with_an_id_of_its_own_is_known_by_what_it_links() -> None:
     class Apart(DeclarativeBase):
         pass
@@ -196,6 +259,132 @@ def test_a_secondary_table_with_an_id_of_its_own_is_known_by_what_it_links() -> 
         session.commit()
     assert recording.short() == [("d", "link/[1,2]")]
     recording.uninstall()
+    engine.dispose()
+
+
+@pytest.mark.filterwarnings("ignore:Object of type <Book> not in session:sqlalchemy.exc.SAWarning")
+def test_links_that_one_side_knows_are_told_of_as_far_as_they_are_written() -> None:
+    class Base(DeclarativeBase):
+        pass
+
+    lending = Table(
+        "lending",
+        Base.metadata,
+        Column("reader_id", ForeignKey("reader.id"), primary_key=True),
+        Column("book_id", ForeignKey("book.id"), primary_key=True),
+    )
+
+    class Reader(Base):
+        __tablename__ = "reader"
+
+        id: Mapped[int] = mapped_column(primary_key=True)
+        books: Mapped[list[Any]] = relationship("Book", secondary=lending, cascade="")
+
+    class Book(Base):
+        __tablename__ = "book"
+
+        id: Mapped[int] = mapped_column(primary_key=True)
+
+    engine = proper_engine("sqlite://")
+    Base.metadata.create_all(engine)
+    maker = sessionmaker(engine, expire_on_commit=False)
+    recording = Recording(maker)
+    with maker() as session:
+        one, two = Book(id=1), Book(id=2)
+        reader = Reader(id=1, books=[one, two, Book(id=3)])
+        session.add_all([reader, one, two])
+        session.commit()
+        links = [event for event in recording.short() if event[1].startswith("lending")]
+        assert links == [("c", "lending/[1,1]"), ("c", "lending/[1,2]")]
+        reader.books.remove(one)
+        session.delete(reader)
+        session.commit()
+        assert sorted(recording.short()) == [("d", "lending/[1,1]"), ("d", "lending/[1,2]"), ("d", "reader/1")]
+    recording.uninstall()
+    engine.dispose()
+
+
+def test_a_mapped_secondary_with_a_key_of_its_own_is_warned_of_and_captured_as_objects_alone() -> None:
+    class Base(DeclarativeBase):
+        pass
+
+    class Seat(Base):
+        __tablename__ = "seat"
+
+        id: Mapped[int] = mapped_column(primary_key=True)
+        guest_id: Mapped[int | None] = mapped_column(ForeignKey("guest.id"))
+        dinner_id: Mapped[int] = mapped_column(ForeignKey("dinner.id"))
+
+    class Guest(Base):
+        __tablename__ = "guest"
+
+        id: Mapped[int] = mapped_column(primary_key=True)
+        dinners: Mapped[list[Any]] = relationship("Dinner", secondary="seat")
+        seen: Mapped[list[Any]] = relationship("Dinner", secondary="seat", viewonly=True)
+
+    class Dinner(Base):
+        __tablename__ = "dinner"
+
+        id: Mapped[int] = mapped_column(primary_key=True)
+
+    engine = proper_engine("sqlite://")
+    Base.metadata.create_all(engine)
+    maker = sessionmaker(engine)
+    recording = Recording(maker)
+    with maker() as session:
+        session.add(Guest(id=1, dinners=[Dinner(id=1), Dinner(id=2)]))
+        with pytest.warns(CaptureWarning) as warned:
+            session.commit()
+        assert sorted(recording.short()) == [("c", "dinner/1"), ("c", "dinner/2"), ("c", "guest/1")]
+        assert [str(each.message).split(" has ")[0] for each in warned] == ["Guest.dinners"]
+        session.add_all([Dinner(id=3), Seat(id=7, guest_id=1, dinner_id=3)])
+        session.commit()
+        assert sorted(recording.short()) == [("c", "dinner/3"), ("c", "seat/7")]
+        session.get_one(Guest, 1).dinners = []
+        with warnings.catch_warnings(action="error"):
+            session.commit()
+        assert recording.short() == []
+    recording.uninstall()
+    engine.dispose()
+
+
+def test_classes_that_share_a_table_or_have_none_are_warned_of() -> None:
+    class Base(DeclarativeBase):
+        pass
+
+    table = Table("shared", Base.metadata, Column("id", Integer, primary_key=True), Column("name", String(20)))
+    other = Table("other", Base.metadata, Column("shared_id", ForeignKey("shared.id"), primary_key=True))
+
+    class One(Base):
+        __table__ = table
+
+    class Two(Base):
+        __table__ = table
+
+    class Both(Base):
+        __table__ = table.join(other)
+        id = column_property(table.c.id, other.c.shared_id)
+
+    engine = proper_engine("sqlite://")
+    Base.metadata.create_all(engine)
+    maker = sessionmaker(engine)
+    recording = Recording(maker)
+    with maker() as session:
+        session.add(Both(id=1))
+        with pytest.warns(CaptureWarning) as warned:
+            session.commit()
+    assert [str(each.message).partition(":")[0].replace(f"{__name__}.", "") for each in warned] == [
+        f"{One.__qualname__} and {Two.__qualname__} are mapped to the same table",
+        "Both is mapped to a join or subquery",
+    ]
+    assert recording.events == []
+    recording.uninstall()
+    silent = Recording(maker, exclude=[Two, Both])
+    with maker() as session, warnings.catch_warnings(action="error"):
+        session.add_all([Both(id=2), One(id=3)])
+        session.commit()
+    assert silent.short() == [("c", "one/3")]
+    silent.uninstall()
     engine.dispose()
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select, text
+from sqlalchemy import func, insert, select, text
 from sqlalchemy.orm import Session, defer, load_only, make_transient, raiseload
 
 from tests.support.world import World
@@ -31,19 +30,6 @@ from tests.support.zoo import (
     Vehicle,
     Widget,
 )
-
-
-@pytest.fixture
-def world() -> Iterator[World]:
-    world = World("sqlite://")
-    yield world
-    world.close()
-
-
-@pytest.fixture
-def session(world: World) -> Iterator[Session]:
-    with world.maker() as session:
-        yield session
 
 
 def test_an_insert_is_created_with_the_whole_row(world: World, session: Session) -> None:
@@ -193,6 +179,19 @@ def test_delete_flush_and_add_of_one_key_is_an_update(world: World, session: Ses
     assert world.follow() == [("u", "contact/a")]
 
 
+def test_a_row_that_came_back_unseen_and_is_changed_is_an_update(world: World, session: Session) -> None:
+    boat = Boat(name="a")
+    session.add(boat)
+    session.commit()
+    world.follow()
+    session.delete(boat)
+    session.flush()
+    session.connection().execute(insert(Boat.__table__).values(id=boat.id, name="b"))  # type: ignore[arg-type]
+    session.get_one(Boat, boat.id).name = "c"
+    session.commit()
+    assert world.follow() == [("u", "boat/1")]
+
+
 def test_a_changed_key_is_a_deletion_and_a_creation(world: World, session: Session) -> None:
     document = Document(code="a", title="t")
     session.add(document)
@@ -230,6 +229,18 @@ def test_sql_expressions_and_what_the_database_fills_in_are_read_at_the_commit(w
     assert update.before == {"visits": 0, "stamp": None}
     assert update.changed == ["visits", "stamp"]
     assert len(world.follow()) == 2
+
+
+def test_a_new_object_may_be_set_to_expressions(world: World, session: Session) -> None:
+    team = Team(title="t")
+    session.add(team)
+    session.flush()
+    session.add(Contact(id="a", name=func.upper("ann"), phone=select(Team.title).scalar_subquery(), visits=3))
+    session.commit()
+    created = world.recording.events[-1].after
+    assert created is not None
+    assert (created["name"], created["phone"], created["visits"]) == ("ANN", "t", 3)
+    assert world.follow() == [("c", "team/1"), ("c", "contact/a")]
 
 
 def test_an_expression_in_a_second_flush_wins_over_the_known_value_of_the_first(world: World, session: Session) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 import eventbus
@@ -14,7 +15,7 @@ from eventbus.changes import Change
 from eventbus.errors import ConfigurationError
 from eventbus.listeners.base import Listener
 from tests.support.world import World
-from tests.support.zoo import Contact, Engineer, Person, Team, membership
+from tests.support.zoo import Contact, Engineer, Node, Person, Team, membership
 
 
 @pytest.fixture
@@ -81,6 +82,30 @@ def test_a_hook_hears_of_links_by_their_table(world: World, heard: Heard) -> Non
         session.add(Contact(id="a", teams=[Team(title="t")]))
         session.commit()
     assert heard.ops() == [("created", ("a", 1))]
+
+
+def test_a_hook_hears_of_what_is_not_published_after_what_is(world: World, heard: Heard) -> None:
+    eventbus.listens_for(Node)(heard)
+    with world.maker() as session:
+        first, second = Node(id="a", name="a", password="1"), Node(id="b", name="b")
+        session.add_all([first, second])
+        session.commit()
+        assert first.password == "1"
+        first.password, second.name = "2", "c"
+        session.commit()
+        first.password = "3"
+        session.commit()
+        session.execute(update(Node).values(password="4"))
+        session.commit()
+    assert world.recording.short() == [("c", "node/a"), ("c", "node/b"), ("u", "node/b")]
+    assert [(*change.pk, *change.changed, change.index, change.size) for change in heard.changes[2:]] == [
+        ("b", "name", 0, 1),
+        ("a", "password", 1, 1),
+        ("a", "password", 0, 0),
+        ("a", "password", 0, 0),
+        ("b", "password", 1, 0),
+    ]
+    assert [change.before for change in heard.changes[3::2]] == [{"password": "1"}, {"password": "3"}]
 
 
 def test_a_hook_hears_nothing_of_a_rollback(world: World, heard: Heard) -> None:

@@ -15,7 +15,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from eventbus import envelope, naming
 from eventbus.changes import MISSING, Recorded
 from eventbus.entities import Entities, Entity
-from eventbus.listeners.encoding import Encoder, Envelope
+from eventbus.listeners.encoding import Encoder, Envelope, envelope_of
 
 
 class Base(DeclarativeBase):
@@ -116,3 +116,17 @@ def test_a_stub_tells_key_and_reason_alone(op: Any) -> None:
     assert data["after"] == (None if op == "d" else {"id": "a"})
     assert data["before"] == (None if op == "c" else {})
     assert (data["op"], data["pk"], data["changed"]) == (op, "a", [])
+
+
+@pytest.mark.parametrize(
+    ("nanoseconds", "text"),
+    [
+        (1_763_884_800_000_000_000, "2025-11-23T08:00:00.000000Z"),
+        (1_763_884_800_000_017_999, "2025-11-23T08:00:00.000017Z"),
+        (1_763_884_801_999_999_999, "2025-11-23T08:00:01.999999Z"),
+        (1_763_884_799_500_000_000, "2025-11-23T07:59:59.500000Z"),
+    ],
+)
+def test_the_time_is_utc_to_the_microsecond(monkeypatch: pytest.MonkeyPatch, nanoseconds: int, text: str) -> None:
+    monkeypatch.setattr("eventbus.listeners.encoding.time.time_ns", lambda: nanoseconds)
+    assert envelope_of("tx", None, 1).time == text

@@ -12,7 +12,8 @@ from sqlalchemy import create_engine, event
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
-from eventbus.errors import InstallError
+from eventbus.bus import install
+from eventbus.errors import ConfigurationError, InstallError
 from eventbus.listeners.targets import resolve
 from tests.support.recording import Recording
 from tests.support.zoo import Base, Team
@@ -90,6 +91,13 @@ def test_an_async_factory_gets_a_sync_class_of_its_own_and_keeps_it(make: Any) -
 def test_what_is_refused_with_the_reason(target: Any, reason: str) -> None:
     with pytest.raises(InstallError, match=reason):
         resolve(target)
+
+
+@pytest.mark.parametrize("option", ["bulk", "joined", "on_unfit"])
+def test_an_option_with_a_value_nobody_knows_is_refused(option: str) -> None:
+    wrong: dict[str, Any] = {option: "sometimes"}
+    with pytest.raises(ConfigurationError, match=rf"install\({option}='sometimes'\): use one of \w+"):
+        install(sessionmaker(), url="memory://", **wrong)
 
 
 def test_uninstalling_takes_every_listener_away() -> None:

@@ -17,7 +17,6 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_a_setting_the_broker_is_a_file_in_the_working_directory() -> None:
     settings = Settings.from_env()
     assert settings.url == "sqlite:///eventbus-broker.sqlite3"
-    assert settings.embedded
     assert (settings.service, settings.exchange, settings.queue) == ("app", "eventbus", "json-mirror")
 
 
@@ -37,7 +36,7 @@ def test_a_secret_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, tm
 def test_all_wrong_variables_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EVENTBUS_MAX_EVENT_BYTES", "many")
     monkeypatch.setenv("EVENTBUS_INSECURE_TLS", "perhaps")
-    with pytest.raises(ConfigurationError, match=r"EVENTBUS_MAX_EVENT_BYTES.*EVENTBUS_INSECURE_TLS"):
+    with pytest.raises(ConfigurationError, match=r"^EVENTBUS_MAX_EVENT_BYTES: \w.*EVENTBUS_INSECURE_TLS: \w"):
         Settings.from_env()
 
 

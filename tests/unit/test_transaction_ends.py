@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from contextlib import nullcontext
 
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import event, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from eventbus.muting import muted
 from tests.support.world import World
 from tests.support.zoo import Contact, Order, OrderLine, Team
-
-
-@pytest.fixture
-def world() -> Iterator[World]:
-    world = World("sqlite://")
-    yield world
-    world.close()
-
-
-@pytest.fixture
-def session(world: World) -> Iterator[Session]:
-    with world.maker() as session:
-        yield session
 
 
 def test_a_commit_publishes_once(world: World, session: Session) -> None:
@@ -224,6 +211,20 @@ def test_what_another_listener_changes_during_the_commit_is_published_too(world:
     first, second = world.recording.sink.submitted
     assert (first.batch.first_index, second.batch.first_index) == (0, 1)
     assert world.follow() == [("c", "team/1"), ("c", "team/2")]
+
+
+@pytest.mark.parametrize("savepoint", [False, True])
+def test_what_is_first_changed_by_another_listener_during_the_commit_is_published(
+    world: World, session: Session, savepoint: bool
+) -> None:
+    def change(session: Session) -> None:
+        with session.begin_nested() if savepoint else nullcontext():
+            session.add(Team(id=1, title="late"))
+
+    session.scalars(select(Team)).all()
+    with world.afterthought(change):
+        session.commit()
+    assert world.follow() == [("c", "team/1")]
 
 
 def test_another_listener_that_stops_the_commit_leaves_nothing_written_twice(world: World, session: Session) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, create_engine
+from sqlalchemy import Connection, Delete, Update, create_engine, delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
@@ -17,7 +17,7 @@ from eventbus import acting_as, muted
 from eventbus.errors import CaptureError, CaptureWarning
 from tests.support.recording import Recording, replay, tables
 from tests.support.world import World, proper_engine
-from tests.support.zoo import Base, Contact, Team
+from tests.support.zoo import Base, Contact, Counter, Team, membership
 
 
 @pytest.fixture
@@ -122,11 +122,81 @@ def test_events_go_where_a_routing_session_writes() -> None:
     recording.uninstall()
 
 
+def test_statements_are_followed_to_where_a_routing_session_sends_them() -> None:
+    """The recipe of SQLAlchemy's documentation (Custom Vertical Partitioning)."""
+    leader, follower = proper_engine("sqlite://"), proper_engine("sqlite://")
+    for engine in (leader, follower):
+        Base.metadata.create_all(engine)
+        with engine.begin() as connection:
+            connection.execute(insert(Team.__table__), {"id": 1, "title": "leader" if engine is leader else "follower"})
+
+    class Routing(Session):
+        def get_bind(self, mapper: Any = None, *, clause: Any = None, **_: Any) -> Any:
+            return leader if self._flushing or isinstance(clause, Update | Delete) else follower
+
+    recording = Recording(Routing)
+    for write in (
+        lambda: session.execute(update(Team).values(title="a")),
+        lambda: session.bulk_update_mappings(Team, [{"id": 1, "title": "b"}]),
+        lambda: session.execute(delete(Team)),
+    ):
+        with Routing() as session:
+            write()
+            session.commit()
+    assert [entry.connection.engine for entry in recording.sink.submitted] == [leader] * 3
+    assert [event.before for event in recording.take()] == [
+        {"title": "leader"},
+        {"title": "a"},
+        {"id": 1, "title": "b"},
+    ]
+    recording.uninstall()
+
+
+def test_a_statement_may_name_its_bind_unless_the_rows_are_written_elsewhere_too(world: World) -> None:
+    other = proper_engine("sqlite://")
+    Base.metadata.create_all(other)
+    with other.begin() as connection:
+        connection.execute(insert(Team.__table__), {"id": 1, "title": "a"})
+    with world.maker() as session:
+        session.execute(update(Team).values(title="b"), bind_arguments={"bind": other})
+        session.commit()
+        (entry,) = world.recording.sink.submitted
+        assert entry.connection.engine is other
+        assert world.recording.short() == [("u", "team/1")]
+        session.add(Team(id=1, title="t"))
+        with pytest.raises(CaptureError, match="on another connection"):
+            session.execute(update(Team).values(title="c"), bind_arguments={"bind": other})
+        session.commit()
+    assert world.follow() == [("c", "team/1")]
+    other.dispose()
+
+
 # -- connections without transactions ---------------------------
 
 
+WRITES: dict[str, Callable[[Session], Any]] = {
+    "flush": lambda session: session.add(Team(title="t")),
+    "flush after reading": lambda session: setattr(session.get_one(Team, 1), "title", "t"),
+    "deletion": lambda session: session.delete(session.get_one(Team, 1)),
+    "link": lambda session: setattr(session.get_one(Contact, "a"), "teams", [session.get_one(Team, 1)]),
+    "update": lambda session: session.execute(update(Team).values(title="t")),
+    "update of a table": lambda session: session.execute(update(Team.__table__).values(title="t")),
+    "delete": lambda session: session.execute(delete(Team)),
+    "insert": lambda session: session.execute(insert(Team).values(title="t")),
+    "legacy": lambda session: session.bulk_save_objects([Team(title="t")]),
+}
+
+
+def commit(session: Session, write: Callable[[Session], Any]) -> None:
+    write(session)
+    session.commit()
+
+
 @pytest.mark.parametrize("how", ["engine", "connection", "driver"])
-def test_autocommit_is_refused_before_the_commit(how: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+def test_autocommit_is_refused_before_a_row_is_written(
+    how: str, write: Callable[[Session], Any], tmp_path: Path
+) -> None:
     url = f"sqlite:///{tmp_path / 'db'}"
     engine = create_engine(url, isolation_level="AUTOCOMMIT") if how == "engine" else create_engine(url)
     if how == "connection":
@@ -136,15 +206,63 @@ def test_autocommit_is_refused_before_the_commit(how: str, tmp_path: Path) -> No
     Base.metadata.create_all(engine)
     maker = sessionmaker(engine)
     recording = Recording(maker)
-    with maker() as session:
-        session.add(Team(id=1, title="t"))
-        with pytest.raises(CaptureError, match="AUTOCOMMIT"):
-            session.commit()
+
+    def rows() -> list[Any]:
+        with engine.connect() as connection:
+            return [connection.execute(select(table)).all() for table in (Team.__table__, membership)]
+
     with maker() as session, muted(session):
-        session.add(Team(id=2, title="t"))
+        session.add_all([Team(id=1, title="a"), Contact(id="a")])
         session.commit()
+    before = rows()
+    with maker() as session, pytest.raises(CaptureError, match="AUTOCOMMIT"):
+        commit(session, write)
+    assert rows() == before
+    with maker() as session:
+        assert session.get_one(Team, 1).title == "a"
+        session.commit()
+    assert recording.take() == []
     recording.uninstall()
     engine.dispose()
+
+
+def test_only_what_is_captured_is_refused_with_autocommit(tmp_path: Path) -> None:
+    captured, other = (
+        proper_engine("sqlite://"),
+        create_engine(f"sqlite:///{tmp_path / 'db'}").execution_options(isolation_level="AUTOCOMMIT"),
+    )
+    for engine in (captured, other):
+        Base.metadata.create_all(engine)
+    maker = sessionmaker(binds={Team: captured, Counter: other, Contact: other})
+    recording = Recording(maker, exclude=[Counter])
+    with maker() as session:
+        session.add_all([Team(id=1, title="t"), Counter(id=1)])
+        session.flush()
+        session.add_all([Team(id=2, title="t"), Counter(id=2)])
+        session.commit()
+        assert recording.short() == [("c", "team/1"), ("c", "team/2")]
+        session.add(Contact(id="a"))
+        with pytest.raises(CaptureError, match="AUTOCOMMIT"):
+            session.commit()
+    recording.uninstall()
+    captured.dispose()
+    other.dispose()
+
+
+def test_autocommit_is_refused_in_an_event_loop(tmp_path: Path) -> None:
+    async def main() -> None:
+        engine, maker, recording = await _async_world(tmp_path / "db")
+        maker.configure(bind=engine.execution_options(isolation_level="AUTOCOMMIT"))
+        for write in (WRITES["flush"], WRITES["insert"]):
+            async with maker() as session:
+                with pytest.raises(CaptureError, match="AUTOCOMMIT"):
+                    await session.run_sync(commit, write)
+        async with engine.connect() as connection:
+            assert (await connection.execute(select(Team.__table__))).all() == []
+        recording.uninstall()
+        await engine.dispose()
+
+    asyncio.run(main())
 
 
 def test_a_savepoint_that_sqlite_would_commit_is_warned_of_once() -> None:

@@ -1,0 +1,423 @@
+"""Statements and bulk methods are changes like others, one a row. Every test ends with store == tables."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+from sqlalchemy import Insert, bindparam, case, delete, event, func, insert, select, text, update
+from sqlalchemy.dialects import mysql, postgresql, sqlite
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
+
+from eventbus.errors import CaptureError, CaptureWarning, ConfigurationError
+from tests.support.recording import Recording
+from tests.support.world import World, proper_engine
+from tests.support.zoo import (
+    Boat,
+    Car,
+    Contact,
+    Counter,
+    Document,
+    Engineer,
+    Paper,
+    Person,
+    Team,
+    Truck,
+    Vehicle,
+    membership,
+)
+
+VEHICLES: Any = Vehicle.__table__
+UPSERTS: dict[str, Callable[..., Any]] = {
+    "sqlite": sqlite.insert,
+    "postgresql": postgresql.insert,
+    "mysql": mysql.insert,
+}
+
+
+def have(world: World, session: Session, *objects: Any) -> None:
+    """These rows are there, and known to the store."""
+    session.add_all(objects)
+    session.commit()
+    world.follow()
+    session.expunge_all()
+
+
+def test_an_update_tells_old_and_new_values_of_the_rows_it_changed(world: World, session: Session) -> None:
+    have(world, session, Team(id=1, title="a"), Team(id=2, title="b"), Team(id=3, title="c"))
+    session.execute(update(Team).where(Team.id < 3).values(title=func.upper("b")))
+    session.execute(update(Team).where(Team.id == 2).values(title="b"))
+    session.commit()
+    (updated,) = world.recording.events
+    assert (updated.pk, updated.before, updated.changed) == (1, {"title": "a"}, ["title"])
+    assert world.follow() == [("u", "team/1")]
+
+
+def test_an_update_of_an_object_that_is_loaded_and_changed_too(world: World, session: Session) -> None:
+    have(world, session, Contact(id="a", name="one", phone="1"))
+    contact = session.get_one(Contact, "a")
+    contact.name = "two"
+    session.execute(update(Contact).values(phone="2"))
+    contact.street = "s"
+    session.commit()
+    (updated,) = world.recording.events
+    assert updated.before == {"name": "one", "phone": "1", "street": None, "stamp": None}
+    assert world.follow() == [("u", "contact/a")]
+
+
+BEHIND_ITS_BACK: list[Callable[[Session], Any]] = [
+    lambda session: session.execute(update(Contact.__table__).values(phone="2")),  # type: ignore[arg-type]
+    lambda session: session.execute(
+        update(Contact).values(phone="2"), execution_options={"synchronize_session": False}
+    ),
+    lambda session: session.bulk_update_mappings(Contact, [{"id": "a", "phone": "2"}]),  # type: ignore[arg-type]
+]
+
+
+@pytest.mark.parametrize("statement", BEHIND_ITS_BACK)
+@pytest.mark.parametrize("when", ["before", "between", "in a savepoint", "new"])
+def test_an_object_that_does_not_know_of_a_statement_hides_nothing_of_it(
+    world: World, session: Session, statement: Callable[[Session], Any], when: str
+) -> None:
+    contact = Contact(id="a", name="one", phone="1")
+    session.add(contact)
+    if when != "new":
+        session.commit()
+        world.follow()
+    session.flush()
+    session.refresh(contact)
+    if when == "between":
+        contact.name = "two"
+        session.flush()
+    with session.begin_nested() if when == "in a savepoint" else nullcontext():
+        statement(session)
+    contact.street = "s"
+    assert contact.phone == "1"
+    session.commit()
+    after = world.recording.events[-1].after
+    assert after is not None
+    assert (after["phone"], after["street"]) == ("2", "s")
+    assert world.follow() == [("c" if when == "new" else "u", "contact/a")]
+
+
+def test_values_given_beside_the_statement(world: World, session: Session) -> None:
+    have(world, session, *[Paper(id=number, title="t") for number in (1, 2, 3)])
+    session.execute(update(Paper), [{"id": 1, "title": "by key"}, {"id": 2, "title": "t"}])
+    table: Any = Paper.__table__
+    chosen = update(table).where(table.c.id == bindparam("chosen")).values(title=bindparam("given"))
+    session.execute(chosen, [{"chosen": 2, "given": "core"}, {"chosen": 9, "given": "nobody"}])
+    session.commit()
+    assert world.follow() == [("u", "paper/1"), ("u", "paper/2")]
+
+
+def test_a_deletion_tells_what_was_there(world: World, session: Session) -> None:
+    have(world, session, Team(id=1, title="a"), Team(id=2, title="b"))
+    session.query(Team).filter(Team.title == "b").delete()
+    session.commit()
+    (deleted,) = world.recording.events
+    assert (deleted.pk, deleted.before) == (2, {"id": 2, "title": "b"})
+    assert world.follow() == [("d", "team/2")]
+
+
+def test_inserts_of_one_of_many_and_from_other_rows(world: World, session: Session) -> None:
+    session.execute(insert(Team).values(title="one"))
+    session.execute(insert(Counter), [{"double": 1}, {"double": 2}])
+    assert session.scalars(insert(Team).returning(Team.title), [{"title": "x"}, {"title": "y"}]).all() == ["x", "y"]
+    session.execute(insert(Boat).from_select(["name"], select(Team.title).where(Team.title != "x")))
+    session.commit()
+    assert [op for op, _ in world.follow()] == ["c"] * 7
+
+
+def test_a_changed_key_is_a_deletion_and_a_creation(world: World, session: Session) -> None:
+    have(world, session, Document(code="a", title="t"))
+    session.execute(update(Document).values(code="b"))
+    session.commit()
+    assert world.follow() == [("d", "document/a"), ("c", "document/b")]
+    with pytest.raises(CaptureError, match="compute new primary keys"):
+        session.execute(update(Document).values(code=func.upper(Document.code)))
+
+
+def test_rows_of_a_secondary_table(world: World, session: Session) -> None:
+    have(world, session, Contact(id="a"), Team(id=1, title="t"))
+    session.execute(insert(membership).values(contact_id="a", team_id=1))
+    session.commit()
+    session.execute(update(membership).values(role="boss"))
+    session.commit()
+    session.execute(delete(membership))
+    session.commit()
+    assert [op for op, _ in world.follow()] == ["c", "u", "d"]
+
+
+# -- classes ----------------------------------------------------
+
+
+def test_a_row_is_a_record_of_its_own_class(world: World, session: Session) -> None:
+    have(world, session, Person(id=1, name="p"), Engineer(id=2, name="e", language="x"))
+    session.execute(update(Person).values(name="all"))
+    session.execute(update(Engineer).values(language="y"))
+    session.commit()
+    assert world.follow() == [("u", "person/1"), ("u", "engineer/2")]
+    have(world, session, Vehicle(id=1), Car(id=2), Truck(id=3))
+    session.execute(delete(Vehicle).where(Vehicle.id > 1))
+    session.commit()
+    assert world.follow() == [("d", "car/2"), ("d", "truck/3")]
+
+
+def test_columns_that_only_a_subclass_has_in_the_same_table(world: World, session: Session) -> None:
+    have(world, session, Vehicle(id=1), Car(id=2, doors=4), Truck(id=3, load=1))
+    session.execute(update(VEHICLES).where(VEHICLES.c.id > 1).values(doors=5))
+    session.execute(insert(VEHICLES).values(id=4, kind="car", doors=2))
+    session.commit()
+    first, _ = world.recording.events
+    assert (first.subject, first.before, first.after) == (
+        "car/2",
+        {"doors": 4},
+        {"id": 2, "kind": "car", "name": None, "doors": 5},
+    )
+    assert world.follow() == [("u", "car/2"), ("c", "car/4")]
+    session.execute(update(Vehicle).where(Vehicle.id == 2).values({Car.doors: 3}))
+    session.commit()
+    assert world.follow() == [("u", "car/2")]
+
+
+def test_a_row_given_to_another_class_is_another_record(world: World, session: Session) -> None:
+    have(world, session, Vehicle(id=1, name="v"), Car(id=2, doors=4))
+    session.execute(update(Vehicle).values(kind="car"))
+    session.commit()
+    assert world.follow() == [("d", "vehicle/1"), ("c", "car/1")]
+
+
+@pytest.mark.filterwarnings("ignore:Flushing object:sqlalchemy.exc.SAWarning")
+def test_an_object_given_to_another_class_is_another_record(world: World, session: Session) -> None:
+    have(world, session, Vehicle(id=1, name="v"), Car(id=2, doors=4))
+    session.get_one(Vehicle, 1).kind = "car"
+    session.get_one(Vehicle, 2).name = "renamed"
+    session.commit()
+    assert sorted(world.follow()) == [("c", "car/1"), ("d", "vehicle/1"), ("u", "car/2")]
+
+
+def test_classes_told_apart_by_an_expression() -> None:
+    class Base(DeclarativeBase):
+        pass
+
+    class Parcel(Base):
+        __tablename__ = "parcel"
+
+        id: Mapped[int] = mapped_column(primary_key=True)
+        weight: Mapped[int] = mapped_column()
+        __mapper_args__ = {  # noqa: RUF012 - declarative reads it so
+            "polymorphic_identity": "light",
+            "polymorphic_on": case((weight.column > 5, "heavy"), else_="light"),
+        }
+
+    class Heavy(Parcel):
+        __mapper_args__ = {"polymorphic_identity": "heavy"}  # noqa: RUF012 - declarative reads it so
+
+    engine = proper_engine("sqlite://")
+    Base.metadata.create_all(engine)
+    maker = sessionmaker(engine)
+    recording = Recording(maker)
+    with maker() as session:
+        session.add_all([Parcel(id=1, weight=1), Parcel(id=2, weight=3), Heavy(id=3, weight=9)])
+        session.commit()
+        assert recording.short() == [("c", "parcel/1"), ("c", "parcel/2"), ("c", "heavy/3")]
+        session.execute(update(Parcel).values(weight=Parcel.weight + 3))
+        session.commit()
+        assert sorted(recording.short()) == [("c", "heavy/2"), ("d", "parcel/2"), ("u", "heavy/3"), ("u", "parcel/1")]
+        session.execute(delete(Parcel.__table__))  # type: ignore[arg-type]
+        session.commit()
+        assert sorted(recording.short()) == [("d", "heavy/2"), ("d", "heavy/3"), ("d", "parcel/1")]
+    recording.uninstall()
+    engine.dispose()
+
+
+def test_rows_of_a_class_that_is_not_captured_are_passed_over() -> None:
+    world = World("sqlite://", exclude=[Truck])
+    with world.maker() as session:
+        have(world, session, Car(id=1, doors=4), Truck(id=2))
+        session.execute(update(Vehicle).values(name="n"))
+        session.commit()
+        assert world.follow() == [("u", "car/1")]
+        session.execute(delete(Vehicle))
+        session.commit()
+        assert world.follow() == [("d", "car/1")]
+    world.close()
+
+
+def test_one_part_of_a_joined_record_is_not_inserted_alone(session: Session) -> None:
+    with pytest.raises(CaptureError, match="insert through the class"):
+        session.execute(insert(Engineer.__table__).values(id=1))  # type: ignore[arg-type]
+
+
+# -- upserts ----------------------------------------------------
+
+
+def upsert(session: Session, *rows: dict[str, Any]) -> Any:
+    statement = UPSERTS[session.get_bind().dialect.name](Document).values(list(rows))
+    if isinstance(statement, mysql.Insert):
+        return statement.on_duplicate_key_update(title=statement.inserted.title)
+    return statement.on_conflict_do_update(index_elements=["code"], set_={"title": statement.excluded.title})
+
+
+def test_an_upsert_creates_some_rows_and_updates_others(world: World, session: Session) -> None:
+    have(world, session, Document(code="a", title="old"), Document(code="b", title="same"))
+    rows = [{"code": code, "title": title, "version": 1} for code, title in (("a", "new"), ("b", "same"), ("c", "c"))]
+    session.execute(upsert(session, *rows))
+    session.commit()
+    assert world.recording.events[0].before == {"title": "old"}
+    assert world.follow() == [("u", "document/a"), ("c", "document/c")]
+
+
+def test_an_upsert_that_gives_another_key(world: World, session: Session) -> None:
+    have(world, session, Document(code="a", title="old", version=1))
+    statement: Any = upsert(session, {"code": "a", "title": "new", "version": 1})
+    if isinstance(statement, mysql.Insert):
+        statement = mysql.insert(Document).values(code="a", version=1).on_duplicate_key_update(code="b")
+    else:
+        statement = UPSERTS[session.get_bind().dialect.name](Document).values(code="a", version=1)
+        statement = statement.on_conflict_do_update(index_elements=["code"], set_={"code": "b"})
+    session.execute(statement)
+    session.commit()
+    assert world.follow() == [("d", "document/a"), ("c", "document/b")]
+
+
+def test_rows_that_an_insert_leaves_alone_are_nothing(world: World, session: Session) -> None:
+    have(world, session, Document(code="a", title="old"))
+    statement: Any = UPSERTS[session.get_bind().dialect.name](Document)
+    ignoring = statement.prefix_with("IGNORE") if isinstance(statement, mysql.Insert) else statement
+    if not isinstance(statement, mysql.Insert):
+        ignoring = statement.on_conflict_do_nothing()
+    session.execute(ignoring, [{"code": "a", "title": "n", "version": 1}, {"code": "b", "title": "n", "version": 1}])
+    session.commit()
+    assert world.follow() == [("c", "document/b")]
+
+
+# -- the Session's bulk methods ---------------------------------
+
+
+def test_bulk_methods(world: World, session: Session) -> None:
+    have(world, session, Boat(name="a"), Truck(id=1, name="a"))
+    truck = session.get_one(Truck, 1)
+    session.expunge(truck)
+    truck.load = 2
+    session.bulk_insert_mappings(Boat, [{"name": "m"}, {"name": "n"}])  # type: ignore[arg-type]
+    session.bulk_update_mappings(Boat, [{"id": 1, "name": "b"}])  # type: ignore[arg-type]
+    session.bulk_save_objects([truck, Engineer(name="e", language="l"), Car(id=7, doors=1)])
+    session.commit()
+    assert world.recording.events[2].before == {"name": "a"}
+    assert world.follow() == [
+        ("c", "boat/2"),
+        ("c", "boat/3"),
+        ("u", "boat/1"),
+        ("u", "truck/1"),
+        ("c", "engineer/1"),
+        ("c", "car/7"),
+    ]
+
+
+# -- modes ------------------------------------------------------
+
+STATEMENTS: list[Callable[[Session], Any]] = [
+    lambda session: session.execute(update(Team).values(title="x")),
+    lambda session: session.execute(insert(Team).values(title="x")),
+    lambda session: session.execute(delete(Team)),
+    lambda session: session.bulk_save_objects([Team(title="x")]),
+]
+
+
+@pytest.mark.parametrize("statement", STATEMENTS)
+def test_statements_may_be_warned_of_refused_or_ignored(statement: Callable[[Session], Any]) -> None:
+    for mode in ("warn", "raise", "ignore"):
+        world = World("sqlite://", bulk=mode)
+        with world.maker() as session:
+            have(world, session, Team(id=1, title="a"))
+            if mode == "warn":
+                with pytest.warns(CaptureWarning, match="not captured"):
+                    statement(session)
+            elif mode == "raise":
+                with pytest.raises(CaptureError, match="refuses"):
+                    statement(session)
+                assert session.scalars(select(Team.title)).all() == ["a"]
+            else:
+                with warnings.catch_warnings(action="error"):
+                    statement(session)
+            session.commit()
+        assert world.recording.events == []
+        world.close()
+
+
+def test_one_statement_may_choose_for_itself(world: World, session: Session) -> None:
+    have(world, session, Team(id=1, title="a"))
+    session.execute(update(Team).values(title="b"), execution_options={"eventbus_bulk": "ignore"})
+    session.commit()
+    assert world.recording.take() == []
+    with pytest.raises(CaptureError, match="eventbus_bulk='never'"):
+        session.execute(update(Team).values(title="c"), execution_options={"eventbus_bulk": "never"})
+    with pytest.raises(ConfigurationError, match="bulk='never'"):
+        World("sqlite://", bulk="never")
+
+
+def test_text_that_writes_is_warned_of_once(world: World, session: Session) -> None:
+    for number in range(2):
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            session.execute(text("DELETE FROM team"))
+            session.execute(text("SELECT 1"))
+        assert len(warned) == 1 - number
+
+
+# -- the moment -------------------------------------------------
+
+
+def test_a_statement_sees_what_is_pending_where_it_would_have_been_flushed(world: World, session: Session) -> None:
+    session.add(Team(id=1, title="a"))
+    session.execute(update(Team).values(title="b"))
+    with session.no_autoflush:
+        session.add(Team(id=2, title="a"))
+        session.execute(update(Team).values(title="c"))
+    session.commit()
+    assert [(each.pk, each.after) for each in world.recording.events] == [
+        (1, {"id": 1, "title": "c"}),
+        (2, {"id": 2, "title": "a"}),
+    ]
+    assert world.follow() == [("c", "team/1"), ("c", "team/2")]
+
+
+@pytest.mark.parametrize("earlier", [True, False])
+def test_a_statement_within_another_listener_of_the_flush(world: World, session: Session, earlier: bool) -> None:
+    def rename(session: Session, _: Any) -> None:
+        session.execute(update(Team).where(Team.id == 1).values(title="renamed"))
+        for each in session.new:
+            if isinstance(each, Boat):
+                each.name = "set too late to be written"
+
+    if earlier:
+        world.recording.uninstall()
+    event.listen(world.maker, "after_flush", rename)
+    if earlier:
+        world.recording = Recording(world.maker)
+    session.add_all([Team(id=1, title="a"), Boat(id=1, name="a")])
+    session.commit()
+    assert world.recording.events[-1].after == {"id": 1, "name": "a"}
+    assert world.follow() == [("c", "team/1"), ("c", "boat/1")]
+
+
+def test_rows_of_a_statement_within_a_savepoint_go_with_it(world: World, session: Session) -> None:
+    have(world, session, Team(id=1, title="a"), Team(id=2, title="a"))
+    with session.begin_nested():
+        session.execute(update(Team).where(Team.id == 1).values(title="b"))
+    savepoint = session.begin_nested()
+    session.execute(delete(Team))
+    savepoint.rollback()
+    session.commit()
+    assert world.follow() == [("u", "team/1")]
+
+
+def test_an_insert_keeps_its_result(session: Session) -> None:
+    one: Insert = insert(Team).values(title="one")
+    assert session.execute(one).inserted_primary_key is not None  # type: ignore[attr-defined]
+    assert session.execute(insert(Counter), [{"double": 1}] * 3).rowcount == 3  # type: ignore[attr-defined]
+    assert [team.title for team in session.scalars(insert(Team).returning(Team), [{"title": "o"}])] == ["o"]
