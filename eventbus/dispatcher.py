@@ -23,16 +23,17 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from types import FrameType
 from typing import Any, Final, Literal, final
 
+from eventbus.backoff import Backoff
 from eventbus.envelope import Batch
-from eventbus.errors import BrokerUnavailable, FlushTimeout
+from eventbus.errors import BrokerUnavailable, FlushTimeout, counted
 from eventbus.outbox import Entry, Store
 from eventbus.outbox.account import Account, Tempo
 from eventbus.outbox.delivery import Parcel, deliver
-from eventbus.outbox.store import ParkedRow
-from eventbus.publishers.base import Backoff, Outcome, Publisher
+from eventbus.publishers.base import Outcome, Publisher
 from eventbus.settings import redact
 
 ROUND_EVENTS: Final = 1000
@@ -40,6 +41,8 @@ ROUND_BYTES: Final = 4 << 20
 _TICK: Final = 1.0
 _LINGER = 0.001
 _LOSS_LOG: Final = 10.0
+_OVERHEAD: Final = 1000
+"""Bytes that Python needs for a row beside its events; measured."""
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +71,7 @@ class Stats:
 
 
 class _Job(Parcel):
-    """A parcel in the dispatcher's hands; `charge`: bytes of memory it is accounted for."""
+    """A parcel in the dispatcher's hands; `charge`: bytes of memory it is accounted for, 0 when it is settled."""
 
     __slots__ = ("account", "charge", "count", "number")
 
@@ -112,7 +115,8 @@ class _State:
 class Dispatcher:
     """Takes over what was committed and answers for its delivery.
 
-    `make_publisher` is called in the dispatcher's thread. `max_bytes` bounds the events held in memory. `tries`: how
+    `make_publisher` is called in the dispatcher's thread. `max_bytes` bounds the events held in memory, `max_rows` the
+    outbox rows they belong to: Python's garbage collector stops all threads to walk over what it finds. `tries`: how
     often the broker may refuse an event before it is parked. `exit_timeout`: seconds the interpreter's exit may wait.
     Thread-safe; a fork begins with an empty dispatcher of its own.
     """
@@ -122,6 +126,7 @@ class Dispatcher:
         make_publisher: Callable[[], Publisher],
         *,
         max_bytes: int = 64 << 20,
+        max_rows: int = 10_000,
         unroutable: Literal["keep", "drop"] = "keep",
         tries: int = 5,
         tempo: Tempo = Tempo(),
@@ -130,6 +135,7 @@ class Dispatcher:
     ) -> None:
         self._make_publisher = make_publisher
         self._max_bytes = max_bytes
+        self._max_rows = max_rows
         self._unroutable = unroutable
         self._tries = tries
         self._tempo = tempo
@@ -168,7 +174,7 @@ class Dispatcher:
             logger.exception("committed events could not be taken over; the outbox has them, if there is one")
 
     def nudge(self, store: Store) -> None:
-        """Look for rows of this process that were committed without being submitted (external transactions)."""
+        """Look for rows of this process that may be committed without having been submitted."""
         try:
             with self._lock:
                 self._account(store).look_soon(time.monotonic() + 0.5)
@@ -211,8 +217,8 @@ class Dispatcher:
             refused = self._counters.given_up - given_up
         if refused:
             raise FlushTimeout(
-                f"{refused} events were not taken by the broker ({state.last_error}); `eventbus-relay --parked list` "
-                "shows what is kept in the outbox",
+                f"not taken by the broker: {counted(refused, 'event')} ({state.last_error}); "
+                "`eventbus-relay --parked list` shows what is kept in the outbox",
                 pending=refused,
             )
 
@@ -270,8 +276,10 @@ class Dispatcher:
                 return
             if batch.version in account.known:
                 return
-            if account.behind or state.closing or state.bytes + job.size > self._max_bytes:
-                account.leave_in_outbox(batch.version)
+            full = not self._fits(state, job) or len(state.open) >= self._max_rows
+            if account.behind or state.closing or full:
+                because = "the dispatcher is closed" if state.closing else "memory is full"
+                account.leave_in_outbox(batch.version, because)
                 return
             account.known.add(batch.version)
         elif state.closing:
@@ -283,16 +291,19 @@ class Dispatcher:
         state.queue.append(job)
 
     def _admit(self, state: _State, job: _Job, account: Account | None) -> None:
-        job.account, job.charge, job.count = account, job.size, len(job)
+        job.account, job.charge, job.count = account, job.size + _OVERHEAD, len(job)
         state.number += 1
         job.number = state.number
         state.open[job.number] = time.monotonic()
         state.bytes += job.charge
         state.events += job.count
 
+    def _fits(self, state: _State, job: _Job) -> bool:
+        return not state.bytes or state.bytes + job.size + _OVERHEAD <= self._max_bytes
+
     def _make_room(self, state: _State, job: _Job) -> bool:
         """Direct mode: the oldest events give way to newer ones."""
-        while state.bytes + job.size > self._max_bytes:
+        while not self._fits(state, job):
             victim = next((each for each in state.queue if each.account is None), None)
             if victim is None:
                 self._lose(len(job), "memory is full")
@@ -314,7 +325,7 @@ class Dispatcher:
         at = time.monotonic()
         if at - self._loss_logged > _LOSS_LOG or not self._loss_logged:
             self._loss_logged = at
-            logger.error("events are lost", extra={"reason": reason, "dropped_so_far": self._counters.dropped})
+            logger.error("events are lost: %s", reason, extra={"dropped_so_far": self._counters.dropped})
 
     def _is_confirmed(self, state: _State, target: int) -> bool:
         oldest = next(iter(state.open), None)
@@ -327,7 +338,9 @@ class Dispatcher:
 
     def _flush_timeout(self, state: _State, timeout: float) -> FlushTimeout:
         pending, because = state.events, f": {state.last_error}" if state.last_error else ""
-        return FlushTimeout(f"{pending} events were not confirmed within {timeout:g} s{because}", pending=pending)
+        return FlushTimeout(
+            f"not confirmed within {timeout:g} s: {counted(pending, 'event')}{because}", pending=pending
+        )
 
     # the thread
 
@@ -400,6 +413,9 @@ class Dispatcher:
     def _due(self, state: _State, at: float) -> float:
         room = self._room(state) > 0
         times = [account.due(at, room=room) for account in state.accounts.values()]
+        # Parked rows are tried when others would be.
+        reachable = 0.0 if state.connected else state.retry_at
+        times += [max(account.parked_due, reachable) for account in state.accounts.values()]
         times.append(self._tick_at if state.connected else at + 60.0)
         if state.queue:
             times.append(state.retry_at)
@@ -411,7 +427,8 @@ class Dispatcher:
 
     def _room(self, state: _State) -> int:
         """Bytes that may be read back: none before half of the memory is free, so that it is done in long stretches."""
-        return self._max_bytes - state.bytes if state.bytes <= self._max_bytes // 2 else 0
+        half_empty = state.bytes <= self._max_bytes // 2 and len(state.open) <= self._max_rows // 2
+        return self._max_bytes - state.bytes if half_empty else 0
 
     def _is_over(self, state: _State, at: float) -> bool:
         if at >= state.deadline or not state.open:
@@ -433,7 +450,7 @@ class Dispatcher:
     def _came_through(self, state: _State) -> None:
         if self._backoff.failures:
             logger.info("the broker can be reached again")
-        self._backoff.failures = 0
+        self._backoff.reset()
         state.connected = True
         state.retry_at = 0.0
         self._tick_at = time.monotonic() + _TICK
@@ -445,7 +462,8 @@ class Dispatcher:
         state.last_error = redact(str(error))
         state.retry_at = time.monotonic() + delay
         if first:
-            logger.warning("the broker cannot be reached, events wait", extra={"reason": state.last_error})
+            trouble = getattr(error, "trouble", BrokerUnavailable.trouble)
+            logger.warning("the broker %s, events wait: %s", trouble, state.last_error)
 
     def _sort_out(self, state: _State, jobs: list[_Job]) -> None:
         done: dict[Account, list[int]] = {}
@@ -506,7 +524,7 @@ class Dispatcher:
     def _park(self, job: _Job, at: float) -> None:
         assert job.account is not None
         if not self._is_suspect(job, at):
-            logger.warning("events are parked in the outbox", extra={"reason": job.reason, "row": job.version})
+            logger.warning("events are parked in the outbox: %s", job.reason, extra={"row": job.version})
         if len(self._suspects) > 1000:
             self._suspects.clear()
         self._suspects[job.reason] = at
@@ -522,37 +540,34 @@ class Dispatcher:
             self._tick_at = at + _TICK
         for account in list(state.accounts.values()):
             hurry = state.flushing > 0 and not state.queue
-            for parcel in account.work(at, room=lambda: self._room(state), hurry=hurry):
-                self._read_back(state, parcel, account)
-            if state.connected or self._backoff.failures == 0:
+            take = partial(self._read_back, state, account)
+            account.work(at, room=lambda: self._room(state), take=take, hurry=hurry)
+            if state.connected or at >= state.retry_at:
                 self._retry_parked(state, account, at)
 
-    def _read_back(self, state: _State, parcel: Parcel, account: Account) -> None:
-        with self._lock:
-            job = _Job.of_parcel(parcel)
-            self._admit(state, job, account)
-            state.queue.append(job)
+    def _read_back(self, state: _State, account: Account, parcel: Parcel) -> None:
+        job = _Job.of_parcel(parcel)
+        self._admit(state, job, account)
+        state.queue.append(job)
 
     def _retry_parked(self, state: _State, account: Account, at: float) -> None:
-        rows = account.claim_parked(at)
-        if not rows:
+        claimed = account.claim_parked(at)
+        if not claimed:
             return
+        before = sum(len(parcel) for _, parcel in claimed)
         if state.publisher is None:
             state.publisher = self._make_publisher()
-        claimed = _readable(rows)
         try:
             deliver(state.publisher, [parcel for _, parcel in claimed])
         except BrokerUnavailable as error:
             self._stand_back(state, error)
         else:
             self._came_through(state)
-        delivered = [row.id for row, parcel in claimed if not len(parcel)]
-        if delivered:
+        if any(not len(parcel) for _, parcel in claimed):
             self._suspects.clear()
-        left = [(row, parcel) for row, parcel in claimed if len(parcel)]
         with self._lock:
-            self._counters.published += sum(row.payload.count(b"\n") + 1 for row in rows if row.id in set(delivered))
-        account.settle_parked(delivered, left)
+            self._counters.published += before - sum(len(parcel) for _, parcel in claimed)
+        account.settle_parked(claimed)
 
     def _leave(self, state: _State) -> None:
         for account in list(state.accounts.values()):
@@ -594,16 +609,6 @@ def drain_on_sigterm() -> None:
             sys.exit(128 + number)
 
     signal.signal(signal.SIGTERM, handle)
-
-
-def _readable(rows: list[ParkedRow]) -> list[tuple[ParkedRow, Parcel]]:
-    claimed = []
-    for row in rows:
-        try:
-            claimed.append((row, Parcel.of_payload(row.id, row.payload)))
-        except ValueError:
-            logger.warning("a parked row is not readable", extra={"id": row.id})
-    return claimed
 
 
 _dispatchers: weakref.WeakSet[Dispatcher] = weakref.WeakSet()

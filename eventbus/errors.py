@@ -10,6 +10,11 @@ from collections.abc import Sequence
 from typing import Any
 
 
+def counted(count: int, what: str) -> str:
+    """`1 event`, `2,000 events`: for messages."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
 class EventBusError(Exception):
     """Root of all errors of this library."""
 
@@ -57,9 +62,18 @@ class BrokerUnavailable(PublishError):
     and None for the others: those may or may not have arrived and must be sent again.
     """
 
+    trouble = "cannot be reached"
+    """What the broker does or does not, for logs."""
+
     def __init__(self, message: str, *, outcomes: Sequence[Any] = ()) -> None:
         super().__init__(message)
         self.outcomes = list(outcomes)
+
+
+class ExchangeRefused(BrokerUnavailable):
+    """The broker can be reached, but its exchange of this name is of another kind: somebody has to mend that."""
+
+    trouble = "refuses the exchange"
 
 
 class FlushTimeout(EventBusError):

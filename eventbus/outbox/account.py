@@ -17,10 +17,10 @@ from typing import Final, final
 from sqlalchemy.exc import SQLAlchemyError
 
 from eventbus import failpoints
+from eventbus.backoff import Backoff
 from eventbus.outbox.delivery import Parcel
 from eventbus.outbox.owner import is_alive, is_dead
-from eventbus.outbox.store import ABANDONED, PAGE_BYTES, Lease, ParkedRow, Store, brief, now
-from eventbus.publishers.base import Backoff
+from eventbus.outbox.store import ABANDONED, PAGE_BYTES, Lease, ParkedRow, Row, Store, brief, now
 
 DATABASE_ERRORS: Final = (SQLAlchemyError, OSError)
 _DELETE_ROWS: Final = 1000
@@ -145,6 +145,7 @@ class Account:
         self._sweep = _Timer(tempo.sweep)
         self._beat = _Timer(tempo.beat)
         self._parked_check = _Timer(tempo.parked)
+        self._more_parked: bool | None = None
         self._paused_until = 0.0
         self._backoff = Backoff(first=0.1, limit=5.0)
 
@@ -155,11 +156,11 @@ class Account:
         """Whether rows of ours wait in the outbox because memory was full; those after them must wait there too."""
         return self._own is not None
 
-    def leave_in_outbox(self, row_id: int) -> None:
-        """Memory is full: this row is read back later."""
+    def leave_in_outbox(self, row_id: int, because: str) -> None:
+        """This row is read back later, or by another process."""
         if self._own is None:
             self._own = _Source(self.store.owner, row_id - 1)
-            logger.warning("memory is full, events wait in the outbox", extra={"outbox": repr(self.store)})
+            logger.warning("%s, events wait in the outbox", because, extra={"outbox": repr(self.store)})
         else:
             self._own.cursor = min(self._own.cursor, row_id - 1)
         self._own.turn += 1
@@ -183,7 +184,7 @@ class Account:
 
     def due(self, at: float, *, room: bool) -> float:
         """When `work` has something to do, by the monotonic clock."""
-        times = [self._sweep.due, self._parked_check.due]
+        times = [self._sweep.due]
         if self._delivered:
             times.append(self._delivered_at + self._delete_after)
         if self._to_park:
@@ -194,61 +195,93 @@ class Account:
             times.append(self._beat.due)
         return max(min(times), self._paused_until)
 
-    def work(self, at: float, *, room: Callable[[], int], hurry: bool) -> list[Parcel]:
-        """Do what is due; returns parcels that were read back, at most about `room()` bytes."""
+    @property
+    def parked_due(self) -> float:
+        """When parked rows are to be tried, by the monotonic clock."""
+        return max(self._parked_check.due, self._paused_until)
+
+    def work(self, at: float, *, room: Callable[[], int], take: Callable[[Parcel], None], hurry: bool) -> None:
+        """Do what is due. What is read back, at most about `room()` bytes, is handed to `take` under the lock."""
         if at < self._paused_until and not hurry:
-            return []
+            return
         try:
-            parcels = self._work(at, room, hurry)
+            self._work(at, room, take, hurry)
         except DATABASE_ERRORS as error:
             self._paused_until = at + self._backoff.next()
             # Once or twice is nothing to speak of: a busy SQLite file is locked that long.
             self.failing = self._backoff.failures >= _TROUBLE
+            if self.failing:
+                self.close()  # a server that became a replica stays one; a new connection may find the primary
             if self._backoff.failures == _TROUBLE:
-                logger.warning(
-                    "the outbox cannot be reached", extra={"outbox": repr(self.store), "reason": brief(error)}
-                )
-            return []
+                logger.warning("the outbox cannot be reached: %s", brief(error), extra={"outbox": repr(self.store)})
+            return
         if self.failing:
             logger.info("the outbox can be reached again", extra={"outbox": repr(self.store)})
         self.failing = False
-        self._backoff.failures = 0
-        return parcels
+        self._backoff.reset()
 
     @property
     def quiet(self) -> bool:
         """Whether all was looked through, and nothing is left that this process could deliver, now or soon."""
-        return self._swept and not (self.known or self._own or self._adopted or self._watch.undecided)
+        waiting = self.known or self._own or self._adopted or self._watch.undecided
+        return self._swept and self._more_parked is False and not waiting
 
     def look_soon(self, at: float) -> None:
         """Rows of ours may have been committed without our knowing."""
         self._sweep.due = min(self._sweep.due, at)
 
-    def claim_parked(self, at: float) -> list[ParkedRow]:
+    def claim_parked(self, at: float) -> list[tuple[ParkedRow, Parcel]]:
         """Parked rows whose time has come, if it is time to look; no other process gets them meanwhile."""
         if at < self._paused_until or not self._parked_check.ready(at):
             return []
         try:
             if not self.store.exists():
                 return []
-            self.parked = self.store.count_parked()
-            return self.store.claim_parked(now(), self._retry_at()) if self.parked else []
+            if not self._more_parked:
+                self.parked = self.store.count_parked()
+            rows = self.store.claim_parked(now(), self._retry_at()) if self.parked else []
+            claimed = self._readable(rows)
+            if not claimed:
+                self._look_on(more=bool(rows))
+            return claimed
         except DATABASE_ERRORS as error:
             self._paused_until = at + self._backoff.next()
-            logger.warning("the outbox cannot be reached", extra={"reason": brief(error)})
+            logger.warning("the outbox cannot be reached: %s", brief(error), extra={"outbox": repr(self.store)})
             return []
 
-    def settle_parked(self, delivered: list[int], again: list[tuple[ParkedRow, Parcel]]) -> None:
-        """What became of claimed rows. Where one got through, the others may too, so they are tried at once."""
+    def settle_parked(self, claimed: list[tuple[ParkedRow, Parcel]]) -> None:
+        """What became of claimed rows. Where one got through, the others may too, so they are tried at once.
+
+        A row of whose events the broker said nothing is due as before.
+        """
+        delivered = [row.id for row, parcel in claimed if not len(parcel)]
+        left = [(row, parcel) for row, parcel in claimed if len(parcel)]
+        refused = [(row, parcel) for row, parcel in left if parcel.outcome is not None]
+        unknown = [row._replace(payload=parcel.payload) for row, parcel in left if parcel.outcome is None]
         try:
             self.store.delete_parked(delivered)
-            self.store.park([self._parked_again(row, parcel) for row, parcel in again])
-            if delivered and not again:
+            self.store.park([*unknown, *(self._parked_again(row, parcel) for row, parcel in refused)])
+            if delivered and not left:
                 self.store.wake_parked()
-                self._parked_check.due = 0.0
-            self.parked = self.store.count_parked()
         except DATABASE_ERRORS as error:
-            logger.warning("the outbox cannot be reached", extra={"reason": brief(error)})
+            logger.warning("the outbox cannot be reached: %s", brief(error), extra={"outbox": repr(self.store)})
+        self.parked -= len(delivered)
+        self._look_on(more=bool(delivered or unknown))
+
+    def _look_on(self, *, more: bool) -> None:
+        self._more_parked = more
+        if more:
+            self._parked_check.due = 0.0
+
+    def _readable(self, rows: list[ParkedRow]) -> list[tuple[ParkedRow, Parcel]]:
+        claimed = []
+        for row in rows:
+            try:
+                claimed.append((row, Parcel.of_payload(row.id, row.payload)))
+            except ValueError as error:
+                logger.warning("a parked row is not readable", extra={"id": row.id})
+                self.store.park([_unreadable(row.id, row.created_at, row.payload, error)])
+        return claimed
 
     def leave(self) -> None:
         """This process goes: what is left may be taken by whoever comes first."""
@@ -263,7 +296,7 @@ class Account:
             for owner in self._adopted:
                 self.store.abandon(owner)
         except DATABASE_ERRORS as error:
-            logger.warning("the outbox cannot be reached", extra={"reason": brief(error)})
+            logger.warning("the outbox cannot be reached: %s", brief(error), extra={"outbox": repr(self.store)})
         self.close()
 
     def close(self) -> None:
@@ -273,7 +306,7 @@ class Account:
         except DATABASE_ERRORS:
             logger.debug("closing the outbox's connection failed", exc_info=True)
 
-    def _work(self, at: float, room: Callable[[], int], hurry: bool) -> list[Parcel]:
+    def _work(self, at: float, room: Callable[[], int], take: Callable[[Parcel], None], hurry: bool) -> None:
         many = len(self._delivered) >= _DELETE_ROWS
         if hurry or many or self._to_park or (self._delivered and at >= self._delivered_at + self._delete_after):
             self._purge()
@@ -282,7 +315,7 @@ class Account:
         if self._sweep.ready(at) and self.store.exists():
             self._look_at_own(at)
             self._adopt(at)
-        return self._read_back(at, room)
+        self._read_back(at, room, take)
 
     def _busy(self) -> bool:
         """Whether rows stay here long enough that others must be told that we live."""
@@ -298,6 +331,8 @@ class Account:
 
     def _purge(self) -> None:
         ids, parking = self._delivered, list(self._to_park.values())
+        if not ids and not parking:
+            return
         failpoints.hit("before_delete")
         self.store.delete(ids)
         self.store.park(parking)
@@ -332,34 +367,33 @@ class Account:
         sources = list(self._adopted.values())
         return [self._own, *sources] if self._own is not None else sources
 
-    def _read_back(self, at: float, room: Callable[[], int]) -> list[Parcel]:
-        parcels: list[Parcel] = []
-        taken = 0
+    def _read_back(self, at: float, room: Callable[[], int], take: Callable[[Parcel], None]) -> None:
         for source in self._sources():
-            left = room() - taken
+            left = room()
             if at >= source.due and left > 0:
-                found = self._read(source, at, left)
-                taken += sum(parcel.size for parcel in found)
-                parcels += found
+                self._read(source, at, left, take)
         self._release_finished()
-        return parcels
 
-    def _read(self, source: _Source, at: float, room: int) -> list[Parcel]:
+    def _read(self, source: _Source, at: float, room: int, take: Callable[[Parcel], None]) -> None:
         turn, cursor = source.turn, source.cursor
         rows = self.store.read(after=cursor, owner=source.owner, size=min(room, PAGE_BYTES))
         with self._lock:
-            new = [row for row in rows if row.id not in self.known]
-            self.known.update(row.id for row in new)
+            for row in rows:
+                if row.id not in self.known:
+                    self._take(row, take)
             if source.turn == turn:
                 self._advance(source, rows[-1].id if rows else None, at)
-        parcels = []
-        for row in new:
-            try:
-                parcels.append(Parcel.of_payload(row.id, row.payload))
-            except ValueError as error:
-                logger.exception("a row of the outbox is not readable", extra={"id": row.id})
-                self._to_park[row.id] = _unreadable(row.id, row.created_at, row.payload, error)
-        return parcels
+
+    def _take(self, row: Row, take: Callable[[Parcel], None]) -> None:
+        """Known is what is in somebody's hands: a row that only was known would never be delivered."""
+        try:
+            parcel = Parcel.of_payload(row.id, row.payload)
+        except ValueError as error:
+            logger.exception("a row of the outbox is not readable", extra={"id": row.id})
+            self._to_park[row.id] = _unreadable(row.id, row.created_at, row.payload, error)
+        else:
+            take(parcel)
+        self.known.add(row.id)
 
     def _advance(self, source: _Source, last: int | None, at: float) -> None:
         """Where to go on, under the lock. Nothing left of our own: new rows come through memory again."""
@@ -416,7 +450,9 @@ class Account:
         leases = self.store.leases(owners)
         for owner in owners:
             lease = leases.get(owner)
-            if self._watch.is_dead(owner, lease, at) and self.store.take(owner, lease):
+            # Ours already, where the database's answer to our taking it was lost.
+            mine = lease is not None and lease.holder == self.store.owner and lease.beat != ABANDONED
+            if mine or (self._watch.is_dead(owner, lease, at) and self.store.take(owner, lease)):
                 self._adopted[owner] = _Source(owner, 0)
                 logger.info("taking over events of an ended process", extra={"owner": owner})
 

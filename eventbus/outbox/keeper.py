@@ -33,6 +33,7 @@ class Keeper:
         self._stop = threading.Event()
         self._changed = threading.Condition()
         self._good_until = 0.0
+        self._waiting = False
         self._thread = threading.Thread(target=self._run, name=f"eventbus-{name}-lease", daemon=True)
 
     def start(self) -> None:
@@ -59,11 +60,13 @@ class Keeper:
         failing = False
         while not self._stop.is_set():
             try:
+                if failing:
+                    self._store.close()  # a server that became a replica stays one
                 self._turn()
                 failing = False
             except DATABASE_ERRORS as error:
                 if not failing:
-                    logger.warning("the database cannot be reached", extra={"reason": brief(error)})
+                    logger.warning("the database cannot be reached: %s", brief(error))
                 failing = True
             self._stop.wait(self._patience / 5)
         self._release()
@@ -80,6 +83,9 @@ class Keeper:
             )
         else:
             held = False
+            if not self._waiting:
+                self._waiting = True
+                logger.info("waiting: this database has no outbox yet; a service's first commit makes it")
         with self._changed:
             self._good_until = at + self._patience * 0.7 if held else 0.0
             self._changed.notify_all()
@@ -91,4 +97,4 @@ class Keeper:
                 self._store.release(self._name)
             self._store.close()
         except DATABASE_ERRORS as error:
-            logger.warning("the lease could not be given back", extra={"reason": brief(error)})
+            logger.warning("the lease could not be given back: %s", brief(error))

@@ -31,6 +31,7 @@ _INSERT: Final = (
     "RETURNING id / (CASE WHEN id > $3::bigint THEN 1 ELSE 0 END)"
 ).encode()
 _TEXT, _BINARY = 0, 1
+_IDLE, _INTRANS, _INERROR = 0, 2, 3
 _DIVISION_BY_ZERO: Final = "22012"
 
 
@@ -82,7 +83,7 @@ def install(dialect: Any) -> None:
 
     def do_commit(connection: Any) -> None:
         pending = _pop(connection)
-        if pending is None or not pending.transaction.is_active or not _in_transaction(connection):
+        if pending is None or not pending.transaction.is_active or not _can_commit(connection):
             plain_commit(connection)
         else:
             _commit(connection, pending)
@@ -116,9 +117,10 @@ def _pop(connection: Any) -> _Pending | None:
     return info.pop(_KEY, None) if type(info) is dict else None
 
 
-def _in_transaction(connection: Any) -> bool:
-    # The enum's INTRANS: neither failed already (then COMMIT rolls back, and says so to nobody) nor idle.
-    return bool(connection.driver_connection.pgconn.transaction_status == 2)
+def _can_commit(connection: Any) -> bool:
+    # Idle: nothing was sent yet in this transaction, or it was ended by a COMMIT of the application's own; the row is
+    # committed all the same. A failed transaction is rolled back by COMMIT, which tells nobody.
+    return connection.driver_connection.pgconn.transaction_status in (_IDLE, _INTRANS)
 
 
 def _commit(connection: Any, pending: _Pending) -> None:
@@ -133,6 +135,8 @@ def _commit(connection: Any, pending: _Pending) -> None:
     if failed is not None:
         for row in pending.rows:
             row.writer.failed()
+        if raw.pgconn.transaction_status == _INERROR:
+            raw.rollback()  # SQLAlchemy takes a transaction whose COMMIT failed for ended
         raise _error(raw, failed)
     ids = [int(result.get_value(0, 0)) for result in results if result.ntuples]
     for row, row_id in zip(pending.rows, ids, strict=True):

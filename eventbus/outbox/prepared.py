@@ -11,6 +11,7 @@ Not where others may deallocate: connections that a pool's own events reset, and
 from __future__ import annotations
 
 from collections import OrderedDict
+from functools import cache
 from typing import Any, Final
 
 from sqlalchemy import Engine
@@ -55,6 +56,7 @@ def _counts(raw: Any) -> OrderedDict[Any, int] | None:
     return counts if usable else None
 
 
+@cache
 def _can_close() -> bool:
     from psycopg import capabilities  # noqa: PLC0415  # an optional package
 

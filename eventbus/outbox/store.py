@@ -33,7 +33,7 @@ from sqlalchemy.exc import IntegrityError
 
 from eventbus.outbox.fork import undisturbed
 from eventbus.outbox.owner import Owner
-from eventbus.outbox.side import side_engine
+from eventbus.outbox.side import begin_immediate, missing_file, side_engine
 from eventbus.outbox.tables import lease, outbox, parked
 from eventbus.settings import redact
 
@@ -94,6 +94,10 @@ class Store:
     def __repr__(self) -> str:
         return f"<Store {redact(self._engine.url.render_as_string(hide_password=True))}>"
 
+    def copy(self) -> Store:
+        """The same for another thread, with connections of its own."""
+        return Store(self._engine, self._owner)
+
     @property
     def owner(self) -> str:
         """The name under which this process writes rows there."""
@@ -107,8 +111,8 @@ class Store:
     # rows
 
     def exists(self) -> bool:
-        """Whether the tables are there; asked of the database until they are."""
-        if not self._exists:
+        """Whether the tables are there; asked of the database until they are. Makes no file."""
+        if not self._exists and missing_file(self._engine) is None:
             self._exists = self._run(lambda connection: inspect(connection).has_table(lease.name))
         return self._exists
 
@@ -127,8 +131,9 @@ class Store:
         """Remove rows whose events are all with the broker."""
 
         def work(connection: Connection) -> None:
+            begin_immediate(connection)
+            _do_not_wait_for_disk(connection)
             if connection.dialect.name == "sqlite":
-                _begin_immediate(connection)
                 _raise_floor(connection, max(ids))
             for some in _slices(ids):
                 _delete(connection, outbox, some)
@@ -145,19 +150,14 @@ class Store:
         seen = sum(row[3] for row in found)
         return {row[0]: row[1] for row in found}, max(row[2] for row in found) if seen >= rows else None
 
-    def backlog(self) -> tuple[int, int | None]:
-        """How many rows wait, and the oldest one's `created_at`. Counts the table: for people, not for loops."""
-        statement = select(func.count(), func.min(outbox.c.created_at)).select_from(outbox)
-        count, oldest = self._run(lambda connection: connection.execute(statement).one())
-        return count, oldest
-
     # parked rows
 
     def park(self, rows: Sequence[ParkedRow]) -> None:
         """Move rows out of the way; a row parked before gets the new payload, reason and times."""
 
         def work(connection: Connection) -> None:
-            _begin_immediate(connection)
+            begin_immediate(connection)
+            _do_not_wait_for_disk(connection)
             ids = [row.id for row in rows]
             for some in _slices(ids):
                 # In this order a crash between two autocommitted statements loses nothing.
@@ -175,7 +175,7 @@ class Store:
         """Parked rows that are due, by id, none of which another process gets before `until`."""
 
         def work(connection: Connection) -> list[ParkedRow]:
-            _begin_immediate(connection)
+            begin_immediate(connection)
             query = (
                 select(parked.c.id, func.length(parked.c.payload))
                 .where(parked.c.retry_at <= now)
@@ -210,6 +210,7 @@ class Store:
         """Remove parked rows: delivered, or given up by a person. Returns how many there were."""
 
         def work(connection: Connection) -> int:
+            _do_not_wait_for_disk(connection)
             return sum(_delete(connection, parked, some) for some in _slices(ids))
 
         return self._run(work) if ids else 0
@@ -323,18 +324,15 @@ async def _run_async(engine: AsyncEngine, work: Callable[[Connection], T]) -> T:
 
 
 def _tuned(side: Engine) -> Engine:
-    if side.dialect.name == "postgresql":
-        event.listen(side.pool, "connect", _do_not_wait_for_disk)
-    elif side.dialect.name == "sqlite":
+    if side.dialect.name == "sqlite":
         event.listen(side.pool, "connect", _do_not_wait_for_lock)
     return side
 
 
-def _do_not_wait_for_disk(connection: Any, record: Any) -> None:
-    cursor = connection.cursor()
-    cursor.execute("SET synchronous_commit TO off")
-    cursor.close()
-    connection.commit()
+def _do_not_wait_for_disk(connection: Connection) -> None:
+    """In this transaction only: behind a pooler the next one on the server's end may be the application's."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("SET LOCAL synchronous_commit TO off")
 
 
 def _do_not_wait_for_lock(connection: Any, record: Any) -> None:
@@ -346,14 +344,6 @@ def _do_not_wait_for_lock(connection: Any, record: Any) -> None:
         # Safe in WAL mode: a power cut may undo the last deletions, never harm the file.
         cursor.execute("PRAGMA synchronous = NORMAL")
     cursor.close()
-
-
-def _begin_immediate(connection: Connection) -> None:
-    """On SQLite take the write lock first: a transaction that reads before it writes may fail at once and for good."""
-    if connection.dialect.name == "sqlite":
-        raw: Any = connection.connection.driver_connection
-        if not raw.in_transaction:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def _read(connection: Connection, after: int, owner: str | None, rows: int, size: int) -> list[Row]:

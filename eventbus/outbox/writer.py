@@ -69,7 +69,6 @@ class Outbox:
         self._chunk_events = chunk_events
         self._chunk_bytes = chunk_bytes
         self._writers: dict[int, _Writer] = {}
-        self.owner = Owner()
         self._clock = VersionClock()
 
     def write(self, connection: Connection, batch: Batch) -> list[Entry]:
@@ -114,7 +113,8 @@ class Outbox:
             raise ConfigurationError(
                 f"No outbox for {name}: use SQLite, PostgreSQL or MariaDB, or install(..., outbox=False)"
             )
-        return kind(engine, self.owner, create=self.create)
+        # Another engine of the same database is another owner, or each would take the other's rows for forgotten ones.
+        return kind(engine, Owner(), create=self.create)
 
     def _chunks(self, batch: Batch) -> Iterator[Batch]:
         bodies = batch.bodies
@@ -327,8 +327,9 @@ class _MariaWriter(_TableWriter):
             if not _is_missing_table(error):
                 raise
             _demand(self.create, error)
-            # DDL would commit the writer's transaction.
+            # DDL would commit the writer's transaction. Who finds a table missing that another is about to make waits.
             with side_connection(self.engine) as side:
+                side.execute(text("SELECT GET_LOCK(:table, 60)"), {"table": outbox.name})
                 _create(side)
             return self._execute(connection, self._insert, parameters)
 

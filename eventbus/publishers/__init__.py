@@ -6,13 +6,14 @@ from urllib.parse import urlsplit
 
 from eventbus.errors import ConfigurationError
 from eventbus.publishers.amqp import AmqpPublisher
-from eventbus.publishers.base import Backoff, Outcome, Publisher
+from eventbus.publishers.base import Outcome, Publisher
 from eventbus.publishers.memory import MemoryPublisher
 from eventbus.publishers.virtual import VirtualPublisher
-from eventbus.settings import Settings
+from eventbus.settings import Settings, redact
 from eventbus.signing import parse_keys
+from eventbus.transports import KINDS
 
-__all__ = ["AmqpPublisher", "Backoff", "MemoryPublisher", "Outcome", "Publisher", "VirtualPublisher", "publisher_for"]
+__all__ = ["AmqpPublisher", "MemoryPublisher", "Outcome", "Publisher", "VirtualPublisher", "publisher_for"]
 
 
 def publisher_for(settings: Settings) -> Publisher:
@@ -27,6 +28,4 @@ def publisher_for(settings: Settings) -> Publisher:
         )
     if scheme in ("sqlite", "memory"):
         return VirtualPublisher(url, exchange=exchange, service=service, queue=settings.queue, key=key)
-    raise ConfigurationError(
-        f"EVENTBUS_URL begins with {scheme or 'no scheme'!r}: use amqp://, amqps://, sqlite:/// or memory://"
-    )
+    raise ConfigurationError(f"broker URL {redact(url)!r}: use {KINDS}")

@@ -28,7 +28,7 @@ from amqp.exceptions import (
 
 from eventbus import failpoints, transports
 from eventbus.envelope import Message
-from eventbus.errors import BrokerUnavailable
+from eventbus.errors import BrokerUnavailable, ExchangeRefused
 from eventbus.publishers.base import Outcome, Publisher
 from eventbus.publishers.flight import Flight
 from eventbus.publishers.headers import headers_for
@@ -45,8 +45,8 @@ _BEAT: Final = 1.0
 """Seconds between two looks at the heartbeat while waiting."""
 
 _COMPLAINTS: Final = {
-    Outcome.UNROUTABLE: "no queue takes messages of this routing key",
-    Outcome.REFUSED: "messages are refused; is a queue full?",
+    Outcome.UNROUTABLE: "no queue takes messages of routing key %s",
+    Outcome.REFUSED: "messages of routing key %s are refused; is a queue full?",
 }
 
 logger = logging.getLogger(__name__)
@@ -119,7 +119,7 @@ class AmqpPublisher(Publisher):
             self._link.beat()
         except LOST as error:
             self._drop()
-            logger.warning("the idle connection to the broker is lost", extra={"reason": _text(error)})
+            logger.warning("the idle connection to the broker is lost: %s", _text(error))
 
     def close(self) -> None:
         self._leave_parent()
@@ -155,16 +155,20 @@ class AmqpPublisher(Publisher):
             self._refuse_culprit(flight, error)
         if flight.open or not isinstance(error, Blocked):
             self._drop()
-        return BrokerUnavailable(f"broker {redact(self._url)}: {redact(_text(error))}", outcomes=flight.outcomes)
+        where, reason = redact(self._url), redact(_text(error))
+        if _blames_exchange(error):
+            return ExchangeRefused(
+                f"broker {where}: {reason}. What to do: delete the exchange {self._sender.exchange!r} and bind its "
+                "queues anew, or choose another name with EVENTBUS_EXCHANGE",
+                outcomes=flight.outcomes,
+            )
+        return BrokerUnavailable(f"broker {where}: {reason}", outcomes=flight.outcomes)
 
     def _refuse_culprit(self, flight: Flight, error: Exception) -> None:
         position = flight.sole()
         if position is not None:
             flight.refuse(position)
-            logger.warning(
-                "the broker refuses a message",
-                extra={"id": flight.messages[position].id, "reason": _text(error)},
-            )
+            logger.warning("the broker refuses a message: %s", _text(error), extra={"id": flight.messages[position].id})
 
     def _settled(self, flight: Flight) -> list[Outcome]:
         """All outcomes. Failures are logged when they begin, not again with every try."""
@@ -174,12 +178,8 @@ class AmqpPublisher(Publisher):
             first = flight.messages[outcomes.index(outcome)]
             logger.warning(
                 _COMPLAINTS[outcome],
-                extra={
-                    "exchange": self._sender.exchange,
-                    "routing_key": first.routing_key,
-                    "id": first.id,
-                    "count": outcomes.count(outcome),
-                },
+                first.routing_key,
+                extra={"exchange": self._sender.exchange, "id": first.id, "count": outcomes.count(outcome)},
             )
         self._told = failed
         return outcomes
@@ -207,7 +207,7 @@ class _Delivery:
                 frames = link.frames.publication(message, timestamp)
             except ValueError as error:
                 flight.refuse(position)
-                logger.warning("a message does not fit AMQP", extra={"id": message.id, "reason": str(error)})
+                logger.warning("a message does not fit AMQP: %s", error, extra={"id": message.id})
                 continue
             self._make_room(len(frames))
             self._frames.append(frames)
@@ -279,7 +279,12 @@ def _blames_message(error: Exception) -> bool:
     """Whether the broker closed the channel for the sake of one message, and not of exchange or login."""
     if isinstance(error, AccessRefused):
         return "access to topic '" in str(error.reply_text)
-    return isinstance(error, PreconditionFailed | ContentTooLarge)
+    return isinstance(error, PreconditionFailed | ContentTooLarge) and not _blames_exchange(error)
+
+
+def _blames_exchange(error: Exception) -> bool:
+    """Whether the exchange is there already, with another type or other arguments."""
+    return isinstance(error, PreconditionFailed) and error.method_name == "Exchange.declare"
 
 
 def _text(error: Exception) -> str:

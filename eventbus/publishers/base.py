@@ -1,13 +1,10 @@
-"""What every publisher promises, and the values that go with it."""
+"""What every publisher promises, and what can become of a message."""
 
 from __future__ import annotations
 
-import random
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from enum import Enum
-from typing import final
 
 from eventbus.envelope import Message
 
@@ -51,34 +48,3 @@ class Publisher(ABC):
 
     def abandon(self) -> None:  # noqa: B027  # as above
         """Forget the connection without a word to the broker: it is the parent process's. For a child after fork."""
-
-
-@final
-@dataclass(slots=True)
-class Backoff:
-    """How long to wait before the next try: doubling from `first` to `limit` seconds, each shortened by up to `jitter`.
-
-    The jitter keeps many services from coming back at one instant. With a `seed` the delays are the same in every run.
-    """
-
-    first: float = 0.1
-    limit: float = 30.0
-    jitter: float = 0.5
-    seed: int | None = None
-    failures: int = field(default=0, init=False)
-    _random: random.Random = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        if not 0 < self.first <= self.limit or not 0 <= self.jitter < 1:
-            raise ValueError("Backoff needs 0 < first <= limit and 0 <= jitter < 1")
-        self._random = random.Random(self.seed)  # noqa: S311  # spreads load, guards nothing
-
-    def next(self) -> float:
-        """Count one more failure; the seconds to wait after it, above 0 and at most `limit`."""
-        delay = min(self.limit, self.first * 2.0 ** min(self.failures, 62))
-        self.failures += 1
-        return delay * (1 - self.jitter * self._random.random())
-
-    def reset(self) -> None:
-        """Something worked: begin again at `first`."""
-        self.failures = 0

@@ -244,7 +244,7 @@ class Link:
 
     def _on_blocked(self, reason: str) -> None:
         self.blocked = True
-        logger.warning("the broker blocks publishers", extra={"reason": reason})
+        logger.warning("the broker blocks publishers: %s", reason)
 
     def _on_unblocked(self) -> None:
         self.blocked = False

@@ -11,15 +11,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from types import FrameType
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 import click
-from sqlalchemy import Engine, create_engine
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
 
-from eventbus.errors import ConfigurationError, EventBusError
+from eventbus.cli import make_engine
+from eventbus.errors import ConfigurationError, EventBusError, counted
 from eventbus.outbox import ParkedRow, Store
 from eventbus.outbox.account import Tempo
+from eventbus.outbox.side import missing_file
 from eventbus.publishers import publisher_for
 from eventbus.relay.service import Progress, Relay
 from eventbus.settings import Settings, reading_environment, redact
@@ -27,6 +29,7 @@ from eventbus.settings import Settings, reading_environment, redact
 T = TypeVar("T")
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+_CLEAR: Final = "\r\x1b[K"
 _STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
 _HELP = """Deliver committed events that wait in a database's outbox.
@@ -122,35 +125,34 @@ def _database(url: str | None) -> Iterator[Engine]:
     url = url or _database_url()
     if not url:
         raise ConfigurationError("Which database? Give --database URL, or set DATABASE_URL.")
-    try:
-        engine = create_engine(url, hide_parameters=True)
-    except (ArgumentError, ImportError) as error:
-        raise ConfigurationError(f"--database: {error}") from error
+    engine = make_engine(url)
     try:
         yield engine
     finally:
-        if not engine.dialect.is_async:
-            engine.dispose()
+        engine.dispose()
 
 
 def _relay(engine: Engine, settings: Settings, *, once: bool, grace: float) -> int:
     publisher_for(settings).close()  # wrong settings are told at once
-    relay = Relay(
-        engine,
-        lambda: publisher_for(settings),
-        ordering=settings.ordering,
-        tempo=Tempo(grace=grace, sweep=min(2.0, grace / 2)),
-        on_progress=_Display().show if sys.stderr.isatty() else lambda _: None,
-    )
     if once:
         _demand_outbox(engine)
-    with _stopped_by_signals() as stop:
+    with _Display() as display, _stopped_by_signals() as stop:
+        relay = Relay(
+            engine,
+            lambda: publisher_for(settings),
+            ordering=settings.ordering,
+            tempo=Tempo(grace=grace, sweep=min(2.0, grace / 2)),
+            on_progress=display.show,
+        )
         done = relay.run(stop, once=once)
-    click.echo(f"Delivered {done.delivered} events; {done.parked} rows are parked.", err=True)
+    click.echo(f"Delivered {counted(done.delivered, 'event')}; {counted(done.parked, 'row')} parked.", err=True)
     return 0
 
 
 def _demand_outbox(engine: Engine) -> None:
+    file = missing_file(engine)
+    if file is not None:
+        raise ConfigurationError(f"--database: there is no database file {file}")
     if not _with_store(engine, lambda store: store.exists()):
         raise ConfigurationError(
             "This database has no outbox. Is it the right one? The outbox is made at a service's first commit."
@@ -163,14 +165,14 @@ def _treat_parked(engine: Engine, what: str, ids: list[int] | None, *, yes: bool
         return _with_store(engine, lambda store: _list_parked(store, ids))
     if what == "retry":
         count = _with_store(engine, lambda store: store.wake_parked(ids))
-        click.echo(f"{count} rows are due now; the next service or relay that looks will try them.")
+        click.echo(f"Due now: {counted(count, 'row')}. The next service or relay that looks tries again.")
         return 0
     if ids is None:
         ids = _with_store(engine, lambda store: [row.id for row in _parked(store, None)])
     if ids and not yes:
-        click.confirm(f"Give up {len(ids)} parked rows for good?", abort=True, err=True)
+        click.confirm(f"Give up {counted(len(ids), 'parked row')} for good?", abort=True, err=True)
     purged = _with_store(engine, lambda store: store.delete_parked(ids))
-    click.echo(f"{purged} rows purged.")
+    click.echo(f"{counted(purged, 'row')} purged.")
     return 0
 
 
@@ -212,26 +214,35 @@ def _database_url() -> str:
 
 
 class _Display:
-    """One line on the terminal, rewritten as the relay goes on."""
+    """One line on the terminal, rewritten as the relay goes on; nothing where standard error is none."""
 
     def __init__(self) -> None:
+        self._shown = sys.stderr.isatty()
         self._last: Progress | None = None
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._shown:
+            click.echo(_CLEAR, err=True, nl=False)
+
     def show(self, progress: Progress) -> None:
-        if progress == self._last:
+        if not self._shown or progress == self._last:
             return
         self._last = progress
-        state = "delivering" if progress.active else "waiting: another relay is active"
-        click.echo(f"\r\x1b[K{state} · {progress.delivered:,} events · {progress.parked:,} parked", err=True, nl=False)
+        state = "delivering" if progress.active else "waiting: not the active relay"
+        done = f"{counted(progress.delivered, 'event')} · {progress.parked:,} parked"
+        click.echo(f"{_CLEAR}{state} · {done}", err=True, nl=False)
 
 
 class _Formatter(logging.Formatter):
-    """The constant text of an event, and its data as `key=value`."""
+    """The text of an event, and its data as `key=value`; on a terminal, in place of the line that counts."""
 
     def format(self, record: logging.LogRecord) -> str:
         data = " ".join(f"{key}={value}" for key, value in vars(record).items() if key not in _STANDARD)
         text = super().format(record)
-        return redact(f"{text} {data}" if data else text)
+        return (_CLEAR if sys.stderr.isatty() else "") + redact(f"{text} {data}" if data else text)
 
 
 def _log_to_stderr(*, verbose: bool) -> logging.Handler:

@@ -7,13 +7,14 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Final, final
 
+from eventbus.backoff import Backoff
 from eventbus.dispatcher import ROUND_BYTES, ROUND_EVENTS
 from eventbus.errors import BrokerUnavailable
 from eventbus.outbox import ParkedRow, Row, Store
 from eventbus.outbox.account import DATABASE_ERRORS, Tempo
 from eventbus.outbox.delivery import Parcel, deliver
 from eventbus.outbox.store import brief, now
-from eventbus.publishers.base import Backoff, Publisher
+from eventbus.publishers.base import Publisher
 from eventbus.settings import redact
 
 _TRIES: Final = 4
@@ -46,22 +47,24 @@ class InOrder:
 
     def work(self) -> bool:
         try:
+            if self._failing:
+                self._store.close()  # a server that became a replica stays one
             done = self._step()
         except DATABASE_ERRORS as error:
             if not self._failing:
-                logger.warning("the outbox cannot be reached", extra={"reason": brief(error)})
+                logger.warning("the outbox cannot be reached: %s", brief(error))
             self._failing = True
             time.sleep(_MOMENT)
             return False
         except BrokerUnavailable as error:
             if not self._backoff.failures:
-                logger.warning("the broker cannot be reached, events wait", extra={"reason": redact(str(error))})
+                logger.warning("the broker %s, events wait: %s", error.trouble, redact(str(error)))
             self.trouble = redact(str(error))
             time.sleep(self._backoff.next())
             return False
         self._failing = False
         self.trouble = None
-        self._backoff.failures = 0
+        self._backoff.reset()
         return done
 
     def close(self) -> None:
@@ -118,7 +121,7 @@ class InOrder:
         assert self._held is not None
         park = {parcel.version: parcel for parcel in held}
         for parcel in refused:
-            logger.warning("events are parked in the outbox", extra={"row": parcel.version, "reason": parcel.reason})
+            logger.warning("events are parked in the outbox: %s", parcel.reason, extra={"row": parcel.version})
             self._held.update(parcel.subjects)
             earlier = park.get(parcel.version)
             park[parcel.version] = parcel if earlier is None else parcel.joined(earlier)

@@ -156,4 +156,5 @@ class _LeftBehind:
 
     def close(self) -> None:
         self._dispatcher.close()
-        self.delivered = self._dispatcher.stats().published
+        stats = self._dispatcher.stats()
+        self.delivered, self.parked = stats.published, stats.parked

@@ -21,6 +21,7 @@ _TRANSPORTS: Final = {
     "sqlite": "sqlite",
     "memory": "memory",
 }
+KINDS: Final = "amqp://user:password@host//, amqps://…, sqlite:///file or, in tests, memory://"
 _MEMORY_POLL: Final = 0.01
 
 TRANSPORT_ALIASES["sqlite"] = "eventbus.transports.sqlite:Transport"  # kombu has no other way to register one
@@ -51,9 +52,9 @@ def connection(
     """
     if ";" in url:
         raise ConfigurationError("broker URL: one only; a cluster is reached through one host name or a load balancer")
-    scheme = url.partition(":")[0].lower()
-    if scheme not in _TRANSPORTS:
-        raise ConfigurationError(f"broker URL {redact(url)!r}: use {', '.join(f'{known}://' for known in _TRANSPORTS)}")
+    scheme, separator, _ = url.lower().partition("://")
+    if scheme not in _TRANSPORTS or not separator:
+        raise ConfigurationError(f"broker URL {redact(url)!r}: use {KINDS}")
     options: dict[str, Any] = {"max_retries": 0, **(transport_options or {})}
     security: Mapping[str, Any] | None = None
     if scheme in ("amqp", "amqps"):

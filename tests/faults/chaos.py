@@ -18,6 +18,7 @@ import argparse
 import contextlib
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -98,7 +99,7 @@ def run(plan: Plan) -> Verdict:
         with contextlib.ExitStack() as stack:
             stack.callback(inbox.close)
             broker = stack.enter_context(TcpProxy(plan.broker))
-            database = stack.enter_context(TcpProxy(plan.database.replace("+psycopg", "")))
+            database = stack.enter_context(TcpProxy(re.sub(r"\+\w+(?=://)", "", plan.database)))
             troop = _Troop(plan, name, broker.url, _with_driver(database.url, plan.database))
             stack.callback(troop.kill_all)
             _until_working(engine)
@@ -245,10 +246,7 @@ def _rage(plan: Plan, troop: _Troop, broker: TcpProxy, database: TcpProxy, verdi
             troop.kill_one()
         else:
             proxy = broker if dice < 0.8 else database
-            mode = source.choice([Mode.RESET, Mode.BLACK_HOLE, Mode.REPLIES_LOST, Mode.REFUSE])
-            if proxy is database and mode is Mode.REPLIES_LOST:
-                mode = Mode.RESET  # a database driver waits for an answer without end
-            proxy.mode = mode
+            proxy.mode = source.choice([Mode.RESET, Mode.BLACK_HOLE, Mode.REPLIES_LOST, Mode.REFUSE])
             time.sleep(source.uniform(0.05, 0.8))
             proxy.mode = Mode.PASS
             verdict.cuts += 1
@@ -354,7 +352,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--writers", type=int, default=8)
     parser.add_argument("--relays", type=int, default=2)
-    parser.add_argument("--database", required=True, help="an empty PostgreSQL database; its tables are dropped")
+    parser.add_argument("--database", required=True, help="PostgreSQL or MariaDB; tables are dropped")
     parser.add_argument("--broker", default="amqp://guest:guest@127.0.0.1:5672//")
     parser.add_argument("--verbose", action="store_true", help="show what the processes log")
     options = parser.parse_args(argv)

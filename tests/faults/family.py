@@ -11,6 +11,7 @@ import random
 import signal
 import sys
 import threading
+from collections.abc import Callable
 
 from sqlalchemy import create_engine
 from sqlalchemy.orm import Session, sessionmaker
@@ -21,7 +22,7 @@ from eventbus.settings import Settings
 from tests.faults.chaos_worker import Counter, History
 
 CHILDREN = 4
-COMMITS = 25
+COMMITS = 100
 
 
 def change(sessions: sessionmaker[Session], seed: str, commits: int = COMMITS) -> None:
@@ -40,19 +41,21 @@ def main(database: str, broker: str, name: str, way: str) -> None:
     engine = create_engine(database)
     sessions = sessionmaker(engine)
     settings = Settings(url=broker, service="chaos", exchange=name, queue=name)
-    eventbus.install(sessions, settings=settings, include=[Counter], auto_fields=False)
+    bus = eventbus.install(sessions, settings=settings, include=[Counter], auto_fields=False)
     change(sessions, "before", 5)  # thread and connections are there when it forks
     if way == "fork":
-        _fork(engine, sessions)
+        _fork(engine, sessions, lambda: bus.flush(60))
+    elif way == "fork without farewell":
+        _fork(engine, sessions, lambda: None)
     elif way == "multiprocessing":
         _multiprocessing(engine, sessions)
     elif way == "threads":
-        threads = [threading.Thread(target=change, args=(sessions, f"thread {n}", 7)) for n in range(16)]
+        threads = [threading.Thread(target=change, args=(sessions, f"thread {n}", 25)) for n in range(16)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        print(16 * 7 + 5)
+        print(16 * 25 + 5)
     else:
         drain_on_sigterm()
         change(sessions, "last")
@@ -60,14 +63,15 @@ def main(database: str, broker: str, name: str, way: str) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _fork(engine: object, sessions: sessionmaker[Session]) -> None:
+def _fork(engine: object, sessions: sessionmaker[Session], farewell: Callable[[], None]) -> None:
     children = []
     for number in range(CHILDREN):
         child = os.fork()
         if child == 0:
             engine.dispose(close=False)  # type: ignore[attr-defined]
             change(sessions, f"child {number}")
-            os._exit(0)  # without a farewell: what is not delivered is left to the others
+            farewell()
+            os._exit(0)  # nothing that runs at an orderly exit
         children.append(child)
     change(sessions, "parent")
     for child in children:

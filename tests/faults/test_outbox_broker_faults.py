@@ -1,7 +1,7 @@
 """A broker in trouble is not felt by the writer, and everything arrives when the trouble is over.
 
-Bare commits and commits with the outbox take turns in one run. The bounds here leave room for a busy test machine;
-`python -m benchmarks.writer` measures the price without trouble.
+Bare commits and commits with the outbox take turns in one run. The bounds here leave room for a busy test machine: a
+writer that waits for a broker waits for much longer. `python -m benchmarks.outage` measures the price.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def test_no_state_of_the_broker_is_felt_by_the_writer(
     assert dispatcher.stats().pending_events >= COMMITS - 1
     ratio = statistics.median(times[with_events]) / statistics.median(times[bare])
     late = sorted(times[with_events])[-2] - sorted(times[bare])[-2]
-    assert ratio < 1.5
+    assert ratio < 3
     assert late < 0.1
     proxy.mode = Mode.PASS
     dispatcher.flush(60)

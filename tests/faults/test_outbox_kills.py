@@ -85,8 +85,18 @@ def test_a_process_that_ends_right_after_its_last_commit_loses_nothing(scene: Sc
 
 @pytest.mark.parametrize("way", ["fork", "multiprocessing", "threads", "sigterm"])
 def test_forks_threads_and_signals_lose_nothing(scene: Scene, way: str) -> None:
+    """And leave nothing for others to do: what the children commit they deliver themselves."""
     done = scene.run("tests.faults.family", way)
     assert done.returncode == (143 if way == "sigterm" else 0), done.stderr
+    verdict = scene.verdict()
+    assert verdict.good, verdict
+    assert verdict.duplicates == 0
+    assert verdict.committed >= int(done.stdout.split()[-1]), "each of them did its work"
+
+
+def test_what_forked_children_leave_when_they_end_without_a_farewell_is_delivered(scene: Scene) -> None:
+    done = scene.run("tests.faults.family", "fork without farewell")
+    assert done.returncode == 0, done.stderr
     scene.relay()
     verdict = scene.verdict()
     assert verdict.good, verdict

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import socket
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.orm import Session
 
 from eventbus.dispatcher import Dispatcher
 from eventbus.errors import OutboxMissing
 from eventbus.outbox import Outbox, ParkedRow, Store, metadata
 from eventbus.outbox.account import Tempo
+from eventbus.outbox.side import side_engine
 from eventbus.publishers.memory import MemoryPublisher
+from eventbus.relay import Relay
 from tests.support.committing import Committer, as_process, batch, committing, eventually, gone
 
 QUICK = Tempo(delete=0.02, grace=0.6, parked=0.2, sweep=0.1)
@@ -172,6 +177,30 @@ def test_a_transaction_that_commits_late_is_delivered_too(app: Committer) -> Non
     dispatcher.close()
 
 
+@servers
+def test_a_transaction_that_commits_late_is_delivered_in_strict_ordering_too(app: Committer, database_url: str) -> None:
+    """Its row has a lower id than those the relay has seen."""
+    broker, stop = MemoryPublisher(), threading.Event()
+    app.commit()
+    engine = create_engine(database_url)
+    relay = Relay(engine, lambda: broker, ordering="strict", tempo=QUICK)
+    thread = threading.Thread(target=relay.run, args=(stop,))
+    thread.start()
+    try:
+        with app.engine.connect() as late, late.begin(), late.begin_nested():
+            late_entries = app.outbox.write(late, batch(record=7))
+            early = app.commit()
+            broker.wait_for(2)
+        broker.wait_for(3)
+    finally:
+        stop.set()
+        thread.join()
+        engine.dispose()
+    assert [event.version for event in broker.events[1:]] == [early[0].batch.version, late_entries[0].batch.version]
+    assert early[0].batch.version > late_entries[0].batch.version
+    assert app.rows() == 0
+
+
 def test_a_pool_of_one_is_enough(database_url: str) -> None:
     engine = create_engine(database_url, pool_size=1, max_overflow=0, pool_timeout=1)
     app = Committer(engine)
@@ -201,6 +230,42 @@ def test_a_large_transaction_is_read_back_as_it_was_written(app: Committer, stor
     assert [row.id for row in store.read(after=rows[0].id)] == [row.id for row in rows[1:]]
     store.delete([row.id for row in rows])
     assert app.rows() == 0
+
+
+def test_nothing_stays_set_on_connections_that_a_pooler_may_hand_to_others(postgres_db: str) -> None:
+    """A commit of the application that the disk has not seen would be lost with the server."""
+    engine = create_engine(postgres_db)
+    app, store, seen = Committer(engine), Store(engine), []
+
+    @event.listens_for(Engine, "checkin")
+    def look(raw: Any, record: object) -> None:
+        seen.append(raw.execute("SHOW synchronous_commit").fetchone()[0])
+        raw.rollback()
+
+    try:
+        entries = app.commit()
+        store.park([ParkedRow(1, 1, 1, 0, 1, "", b"")])
+        store.delete([entries[0].batch.version])
+        store.delete_parked([1])
+    finally:
+        event.remove(Engine, "checkin", look)
+        store.close()
+        engine.dispose()
+    assert len(seen) > 4
+    assert set(seen) == {"on"}
+
+
+@servers
+def test_a_server_that_went_without_a_word_is_noticed_in_seconds(app: Committer) -> None:
+    """The kernel's part of it, that is; to lose packets takes a network of one's own."""
+    side = side_engine(app.engine)
+    with side.connect() as connection:
+        raw: Any = connection.connection.driver_connection
+        with socket.socket(fileno=os.dup(getattr(raw, "_sock", raw).fileno())) as sock:
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 15_000
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert connection.scalar(text("SELECT 1")) == 1
+    side.dispose()
 
 
 def test_the_owners_of_rows_are_found_page_by_page(app: Committer, store: Store) -> None:

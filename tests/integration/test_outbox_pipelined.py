@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from sqlalchemy import create_engine, event, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
+import eventbus
+from eventbus.errors import OutboxMissing
 from eventbus.outbox import Outbox
+from eventbus.publishers import MemoryPublisher
 from tests.support.committing import Committer, batch, committing
+from tests.support.tcp_proxy import Mode, TcpProxy
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Contact(Base):
+    __tablename__ = "contact"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
 
 
 @pytest.fixture
@@ -132,6 +147,18 @@ def test_in_autocommit_the_row_goes_at_once(postgres_db: str) -> None:
     engine.dispose()
 
 
+@pytest.mark.parametrize("before", ["", "SELECT 1", "COMMIT"])
+def test_the_row_is_written_whatever_went_before_it(app: Committer, before: str) -> None:
+    """Nothing was sent to the server yet; or what was is committed already."""
+    with app.engine.begin() as connection:
+        if before:
+            connection.exec_driver_sql(before)
+        (entry,) = app.outbox.write(connection, batch())
+    assert entry.batch.version > 0
+    assert app.rows() == 2
+    assert app.version() > entry.batch.version
+
+
 @pytest.mark.parametrize("loss", ["ROLLBACK", "savepoint", "DROP TABLE", "psycopg's own", "nothing"])
 def test_it_notices_when_prepared_statements_are_lost(postgres_db: str, loss: str) -> None:
     """psycopg deallocates all of them after a rollback, also one to a savepoint, and after a DROP."""
@@ -201,6 +228,49 @@ def test_sessions_commit_with_it(app: Committer) -> None:
         session.execute(text("SELECT 1"))
         session.rollback()
     assert app.rows() == 2
+
+
+def test_a_session_whose_commit_failed_gives_back_a_connection_fit_for_the_next(app: Committer) -> None:
+    with Session(app.engine) as session:
+        app.write(session.connection())
+        with app.engine.connect() as other:
+            other.exec_driver_sql("DROP TABLE eventbus_outbox")
+            other.commit()
+        with pytest.raises(OutboxMissing):
+            session.commit()
+    assert app.engine.pool.checkedin() == 2
+    with app.engine.connect() as connection, app.engine.connect() as another:
+        assert connection.scalar(text("SELECT value FROM thing")) == 1
+        assert another.scalar(text("SELECT value FROM thing")) == 1
+    assert app.version() > 0
+
+
+def test_events_of_a_commit_whose_answer_was_lost_are_delivered_soon(
+    app: Committer, postgres_db: str, tcp_proxy: Callable[[str], TcpProxy]
+) -> None:
+    """The application is told of a failure; the server has committed."""
+    broker = MemoryPublisher()
+    proxy = tcp_proxy(postgres_db.replace("+psycopg", ""))
+    engine = create_engine(proxy.url.replace("postgresql:", "postgresql+psycopg:"))
+    sessions = sessionmaker(engine)
+    Base.metadata.create_all(app.engine)
+    with eventbus.install(sessions, publisher=broker, service="crm"):
+        with sessions() as session:
+            session.add(Contact())
+            session.commit()
+        broker.wait_for(1)
+        session = sessions()
+        session.add(Contact())
+        session.flush()
+        proxy.mode = Mode.REPLIES_LOST
+        threading.Timer(0.2, lambda: setattr(proxy, "mode", Mode.PASS)).start()
+        with pytest.raises(OperationalError):
+            session.commit()
+        session.invalidate()
+        with app.engine.connect() as connection:
+            assert connection.scalar(text("SELECT count(*) FROM contact")) == 2
+        broker.wait_for(2)
+    engine.dispose()
 
 
 def test_two_phase_transactions_write_at_once(app: Committer, private_postgres: Any) -> None:

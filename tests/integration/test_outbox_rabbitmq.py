@@ -62,14 +62,14 @@ def test_what_no_queue_takes_waits_parked_until_one_does(
         versions.append(entries[0].batch.version)
         dispatcher.submit(entries)
     eventually(lambda: (app.rows(), app.parked()) == (0, 5), timeout=20)
-    assert "events are parked in the outbox" in caplog.messages
+    assert "events are parked in the outbox: unroutable: " in caplog.text
     declare(rabbitmq_url, unique)
     eventually(lambda: app.parked() == 0, timeout=20)
     assert sorted(take(rabbitmq_url, unique)) == versions
 
 
 def test_a_deleted_exchange_ends_in_delivery(
-    app: Committer, dispatcher: Dispatcher, rabbitmq_url: str, unique: str
+    app: Committer, dispatcher: Dispatcher, rabbitmq_url: str, unique: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     declare(rabbitmq_url, unique)
     dispatcher.submit(app.commit())
@@ -79,13 +79,14 @@ def test_a_deleted_exchange_ends_in_delivery(
     late = app.commit()
     dispatcher.submit(late)
     eventually(lambda: dispatcher.stats().last_error is not None, timeout=20)
+    assert f"no exchange '{unique}'" in caplog.text
     declare(rabbitmq_url, unique)
     eventually(lambda: (app.rows(), app.parked()) == (0, 0), timeout=20)
     assert late[0].batch.version in take(rabbitmq_url, unique)
 
 
 def test_a_full_queue_refuses_and_ends_in_delivery(
-    app: Committer, dispatcher: Dispatcher, rabbitmq_url: str, unique: str
+    app: Committer, dispatcher: Dispatcher, rabbitmq_url: str, unique: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     declare(rabbitmq_url, unique, **{"x-max-length": 3, "x-overflow": "reject-publish"})
     versions = []
@@ -94,6 +95,7 @@ def test_a_full_queue_refuses_and_ends_in_delivery(
         versions.append(entries[0].batch.version)
         dispatcher.submit(entries)
     eventually(lambda: app.rows() == 0 and app.parked() > 0, timeout=20)
+    assert "routing key crm.contact.updated are refused; is a queue full?" in caplog.text
     found: set[int] = set()
 
     def all_came() -> bool:

@@ -8,15 +8,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import create_engine
+from sqlalchemy.exc import OperationalError
 
 from eventbus.dispatcher import Dispatcher
 from eventbus.envelope import Batch, Message
-from eventbus.errors import BrokerUnavailable, FlushTimeout
-from eventbus.outbox import Entry, Outbox
-from eventbus.outbox.account import Tempo
+from eventbus.errors import BrokerUnavailable, ExchangeRefused, FlushTimeout
+from eventbus.outbox import Entry, Lease, Outbox, Row, Store
+from eventbus.outbox.account import Account, Tempo
 from eventbus.publishers.base import Outcome, Publisher
 from eventbus.publishers.memory import MemoryPublisher
 from tests.support.committing import Committer, as_process, batch, committing, elsewhere, eventually, gone
@@ -111,6 +113,26 @@ def test_a_flush_fails_with_the_number_of_events_while_the_broker_is_down(
     assert app.rows() == 0
 
 
+def test_an_exchange_that_is_refused_is_no_broker_that_is_away(
+    app: Committer,
+    broker: MemoryPublisher,
+    make: Make,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(messages: Sequence[Message]) -> list[Outcome]:
+        raise ExchangeRefused("of another type", outcomes=[None] * len(messages))
+
+    dispatcher = make()
+    with monkeypatch.context() as patch:
+        patch.setattr(broker, "publish", refuse)
+        dispatcher.submit(app.commit())
+        eventually(lambda: dispatcher.stats().last_error is not None)
+    dispatcher.flush(5)
+    assert "the broker refuses the exchange, events wait: of another type" in caplog.messages
+    assert "cannot be reached" not in caplog.text
+
+
 def test_only_what_is_not_known_to_have_arrived_is_sent_again(
     app: Committer, broker: MemoryPublisher, make: Make
 ) -> None:
@@ -153,11 +175,11 @@ def test_a_silent_broker_holds_up_no_writer(app: Committer, make: Make) -> None:
     dispatcher.flush(5)
 
 
+@pytest.mark.parametrize("bound", [{"max_bytes": 10 * batch().size}, {"max_rows": 10}], ids=["bytes", "rows"])
 def test_memory_is_bounded_and_the_rest_waits_in_the_outbox(
-    app: Committer, broker: MemoryPublisher, make: Make
+    app: Committer, broker: MemoryPublisher, make: Make, bound: dict[str, int]
 ) -> None:
-    size = batch().size
-    dispatcher = make(max_bytes=10 * size)
+    dispatcher = make(**bound)
     broker.available = False
     expected = []
     for _ in range(50):
@@ -165,7 +187,7 @@ def test_memory_is_bounded_and_the_rest_waits_in_the_outbox(
         expected.append(entries[0].batch.version)
         dispatcher.submit(entries)
     stats = dispatcher.stats()
-    assert stats.pending_bytes <= 10 * size + 100
+    assert stats.pending_rows <= 10
     assert stats.waiting_in_outbox
     assert app.rows() == 50
     broker.available = True
@@ -245,6 +267,56 @@ def test_parked_events_arrive_once_the_broker_takes_them(app: Committer, broker:
     assert sorted(versions(broker)) == [entry.batch.version for entry in entries]
 
 
+def test_all_parked_events_are_tried_once_some_get_through(app: Committer, broker: MemoryPublisher, make: Make) -> None:
+    """However many there are, and without waiting for the next time."""
+    broker.answer = bad("poison")
+    dispatcher = make(tries=1, tempo=Tempo(delete=0.02, parked=3600))
+    dispatcher.submit([app.commit(entity="poison")[0] for _ in range(250)])
+    eventually(lambda: app.parked() == 250)
+    dispatcher.close()
+    broker.answer = lambda _: Outcome.CONFIRMED
+    store = Store(app.engine)
+    assert store.wake_parked() == 250
+    store.close()
+    another = make(tempo=Tempo(delete=0.02, parked=3600))
+    another.submit(app.commit())
+    broker.wait_for(251)
+    eventually(lambda: (app.parked(), another.stats().parked) == (0, 0))
+
+
+def test_parked_events_of_an_idle_process_are_tried_again_after_the_broker_was_away(
+    app: Committer, broker: MemoryPublisher, make: Make
+) -> None:
+    broker.answer = bad("poison")
+    dispatcher = make(tries=1)
+    dispatcher.submit(app.commit(entity="poison"))
+    eventually(lambda: app.parked() == 1)
+    broker.available = False
+    eventually(lambda: not dispatcher.stats().connected)
+    broker.answer, broker.available = (lambda _: Outcome.CONFIRMED), True
+    broker.wait_for(1)
+    eventually(lambda: app.parked() == 0)
+
+
+def test_a_broker_that_is_down_keeps_nobody_busy(
+    app: Committer, broker: MemoryPublisher, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the dispatcher burns while it waits, the service's own threads go without."""
+    rounds: list[float] = []
+    work = Account.work
+
+    def counted(self: Account, at: float, **options: Any) -> None:
+        rounds.append(at)
+        work(self, at, **options)
+
+    monkeypatch.setattr(Account, "work", counted)
+    broker.available = False
+    dispatcher = make(tempo=Tempo(parked=0.05))
+    dispatcher.submit(app.commit())
+    eventually(lambda: rounds and rounds[-1] - rounds[0] > 1.0)
+    assert len(rounds) < 100
+
+
 def test_unroutable_events_are_dropped_where_asked_for(app: Committer, broker: MemoryPublisher, make: Make) -> None:
     broker.answer = bad("poison")
     dispatcher = make(unroutable="drop")
@@ -263,6 +335,52 @@ def test_rows_of_a_dead_process_of_this_machine_are_delivered_at_once(
     dispatcher.submit(app.commit())
     eventually(lambda: left in versions(broker))
     eventually(lambda: app.rows() == 0 and not app.leases())
+
+
+def test_a_database_lost_while_rows_are_read_back_loses_none_of_those_read(
+    app: Committer, broker: MemoryPublisher, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        with as_process(gone()):
+            app.commit()
+    owners: list[str | None] = []
+    read = Store.read
+
+    def unsteady(self: Store, *, owner: str | None = None, **page: int) -> list[Row]:
+        owners.append(owner)
+        if len(owners) == 2:
+            raise OperationalError("SELECT", None, OSError("connection reset"))
+        return read(self, owner=owner, **page)
+
+    monkeypatch.setattr(Store, "read", unsteady)
+    make().submit(app.commit())
+    broker.wait_for(3)
+    eventually(lambda: app.rows() == 0)
+    assert len(set(owners[:2])) == 2, "the first one's rows were read when the second one's failed"
+
+
+@pytest.mark.parametrize("holds", [True, False])
+def test_rows_taken_over_just_before_the_database_was_lost_wait_for_no_grace_time(
+    app: Committer, broker: MemoryPublisher, make: Make, monkeypatch: pytest.MonkeyPatch, holds: bool
+) -> None:
+    """Whether the lease was taken is not known then."""
+    with as_process(gone()):
+        app.commit()
+    lost: list[str] = []
+    take = Store.take
+
+    def unsteady(self: Store, name: str, seen: Lease | None) -> bool:
+        if lost:
+            return take(self, name, seen)
+        lost.append(name)
+        if holds:
+            take(self, name, seen)
+        raise OperationalError("INSERT", None, OSError("connection reset"))
+
+    monkeypatch.setattr(Store, "take", unsteady)
+    make(tempo=Tempo(delete=0.02, grace=3600, sweep=0.1)).submit(app.commit())
+    broker.wait_for(2)
+    eventually(lambda: (app.rows(), app.leases()) == (0, set()))
 
 
 def test_rows_of_a_process_elsewhere_are_taken_after_the_grace_time_only(
@@ -369,7 +487,9 @@ def test_direct_mode_keeps_the_newest_and_says_what_is_lost(
     stats = dispatcher.stats()
     assert stats.dropped >= 19
     assert stats.dropped + stats.published == 30
-    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == ["events are lost"]
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == [
+        "events are lost: memory is full"
+    ]
 
 
 def test_direct_mode_gives_up_what_is_refused_too_often(broker: MemoryPublisher, make: Make) -> None:
@@ -416,6 +536,29 @@ def test_a_locked_database_delays_the_deletion_only(app: Committer, broker: Memo
     assert len(broker.messages) == 1
 
 
+def test_a_connection_that_fails_again_and_again_is_made_anew(
+    app: Committer, broker: MemoryPublisher, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database failed over, and the old primary goes on as a replica that takes no deletion."""
+    closed: list[Store] = []
+    close, delete = Store.close, Store.delete
+
+    def note(self: Store) -> None:
+        closed.append(self)
+        close(self)
+
+    def refuse(self: Store, ids: Sequence[int]) -> None:
+        if not closed:
+            raise OperationalError("DELETE", None, Exception("cannot execute DELETE in a read-only transaction"))
+        delete(self, ids)
+
+    monkeypatch.setattr(Store, "close", note)
+    monkeypatch.setattr(Store, "delete", refuse)
+    make().submit(app.commit())
+    eventually(lambda: app.rows() == 0)
+    assert len(broker.messages) == 1
+
+
 def test_sixteen_threads_lose_nothing(tmp_path: Path, broker: MemoryPublisher, make: Make) -> None:
     engine = create_engine(f"sqlite:///{tmp_path / 'threads.sqlite3'}", connect_args={"timeout": 60})
     app = Committer(engine)
@@ -457,6 +600,7 @@ def test_an_unreadable_row_is_parked_and_stops_nothing(
 _ENDS_AT_ONCE = """
 import sys
 from sqlalchemy import create_engine
+from sqlalchemy.exc import OperationalError
 from eventbus.dispatcher import Dispatcher
 from eventbus.publishers.virtual import VirtualPublisher
 from tests.support.committing import Committer
@@ -484,7 +628,8 @@ def test_what_comes_after_close_waits_in_the_outbox_or_is_called_lost(
     dispatcher.close()
     dispatcher.submit(app.commit())
     assert app.rows() == 1
+    assert "the dispatcher is closed, events wait in the outbox" in caplog.messages
     direct = Committer(app.engine, Outbox(durable=False))
     dispatcher.submit(direct.commit())
     assert dispatcher.stats().dropped == 1
-    assert "events are lost" in caplog.messages
+    assert "events are lost: the dispatcher is closed" in caplog.messages

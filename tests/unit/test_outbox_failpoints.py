@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from sqlalchemy import create_engine, func, select
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, sessionmaker
 
-from eventbus import failpoints
+import eventbus
+from eventbus import failpoints, transports
 from eventbus.errors import ConfigurationError
+from eventbus.outbox import metadata, tables
 
 ROOT = Path(__file__).parents[2]
 
@@ -50,3 +55,63 @@ def test_a_seed_repeats_the_moment_of_death() -> None:
 def test_what_is_not_understood_is_refused(text: str) -> None:
     with pytest.raises(ConfigurationError, match=failpoints.VARIABLE):
         failpoints.parse(text)
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Contact(Base):
+    __tablename__ = "contact"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+
+
+def test_each_point_is_passed_where_its_name_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What others see at each: committed contacts, outbox rows, messages in the queue."""
+    engine = create_engine(f"sqlite:///{tmp_path / 'app.sqlite3'}")
+    metadata.create_all(engine)
+    Base.metadata.create_all(engine)
+    broker = f"sqlite:///{tmp_path / 'broker.sqlite3'}"
+    seen: list[tuple[str, int, int, int]] = []
+
+    def messages() -> int:
+        with transports.connection(broker) as connection:
+            return int(connection.default_channel.queue_declare("json-mirror", passive=True).message_count)
+
+    def look(name: str) -> None:
+        with engine.connect() as connection:
+            contacts, rows = (
+                connection.scalar(select(func.count()).select_from(table)) or 0
+                for table in (Contact.__table__, tables.outbox)
+            )
+        seen.append((name, contacts, rows, messages()))
+
+    sessions = sessionmaker(engine)
+    with eventbus.install(sessions, service="crm", url=broker) as bus:
+        commit(sessions)  # makes the broker's file and its queue
+        bus.flush()
+        monkeypatch.setattr(failpoints, "hit", look)
+        commit(sessions)
+        bus.flush()
+    assert seen == [
+        ("after_flush", 1, 0, 1),
+        ("before_commit", 1, 0, 1),
+        ("after_commit", 2, 1, 1),
+        ("after_publish", 2, 1, 2),
+        ("after_confirm", 2, 1, 2),
+        ("before_delete", 2, 1, 2),
+    ]
+    assert tuple(name for name, *_ in seen) == failpoints.NAMES
+
+
+def commit(sessions: Callable[[], object]) -> None:
+    with sessions() as session:  # type: ignore[attr-defined]
+        session.add(Contact())
+        session.commit()
+
+
+def test_a_point_that_is_off_is_an_empty_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(failpoints.VARIABLE, raising=False)
+    failpoints.hit("before_commit")
+    assert failpoints.hit is failpoints._nothing

@@ -48,6 +48,19 @@ def test_a_row_holds_the_events_and_its_id_is_their_version(app: Committer) -> N
     assert row.owner == store.owner
 
 
+def test_rows_of_two_engines_of_one_database_have_two_owners(app: Committer, url: str) -> None:
+    """So that neither engine's account reads the other's rows, which are in memory already, a second time."""
+    app.commit()
+    other = Committer(create_engine(url), app.outbox)
+    other.commit()
+    one, two = store_of(app), store_of(other)
+    assert [row.owner for row in one.read()] == [one.owner, two.owner]
+    assert one.owner != two.owner
+    one.close()
+    two.close()
+    other.engine.dispose()
+
+
 def test_a_rolled_back_transaction_leaves_no_row(app: Committer) -> None:
     app.commit()
     with pytest.raises(ZeroDivisionError):

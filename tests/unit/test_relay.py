@@ -13,14 +13,14 @@ from sqlalchemy import create_engine
 from eventbus import relay as relay_package
 from eventbus.envelope import Message
 from eventbus.errors import BrokerUnavailable, EventBusError
-from eventbus.outbox import Store
+from eventbus.outbox import ParkedRow, Store
 from eventbus.outbox.account import Tempo
 from eventbus.outbox.keeper import RELAY, Keeper
 from eventbus.publishers.base import Outcome
 from eventbus.publishers.memory import MemoryPublisher
 from eventbus.relay import Ordering, Relay
 from eventbus.relay import service as service_module
-from tests.support.committing import Committer, as_process, committing, elsewhere, eventually, gone
+from tests.support.committing import Committer, as_process, body, committing, elsewhere, eventually, gone
 
 QUICK = Tempo(delete=0.02, grace=0.5, parked=0.2, sweep=0.1)
 
@@ -137,7 +137,7 @@ def test_strict_ordering_holds_back_what_follows_a_refused_event_and_nothing_els
     assert sorted(event.pk for event in broker.events) == [2, 3, 4]
     assert progress.parked == 2
     assert (app.rows(), app.parked()) == (0, 2)
-    assert "events are parked in the outbox" in caplog.messages
+    assert "events are parked in the outbox: refused: " in caplog.text
     app.commit(record=1)
     once(app, broker, "strict", Tempo(parked=3600))
     assert (app.rows(), app.parked()) == (0, 3), "a relay that starts anew knows what is held back"
@@ -212,6 +212,23 @@ def test_once_does_not_wait_for_a_broker_for_ever(
     assert app.rows() == 1
 
 
+def test_once_delivers_all_that_is_parked_and_due(app: Committer, broker: MemoryPublisher) -> None:
+    store = Store(app.engine)
+    store.park([ParkedRow(app.version(), 1, 1, 0, 1, "unroutable", body(f"tx{n}")) for n in range(250)])
+    store.close()
+    done = once(app, broker, tempo=Tempo(delete=0.02, grace=0.5, parked=3600, sweep=0.1))
+    assert (len(broker.messages), done.delivered, done.parked, app.parked()) == (250, 250, 0, 0)
+
+
+def test_once_leaves_parked_what_is_refused_still(app: Committer, broker: MemoryPublisher) -> None:
+    broker.answer = lambda _: Outcome.UNROUTABLE
+    store = Store(app.engine)
+    store.park([ParkedRow(app.version(), 1, 1, 0, 1, "unroutable", body("tx"))])
+    store.close()
+    done = once(app, broker)
+    assert (done.delivered, done.parked, app.parked()) == (0, 1, 1)
+
+
 def test_once_says_that_another_relay_is_active(app: Committer, broker: MemoryPublisher) -> None:
     app.commit()
     active = Running(app, broker)
@@ -223,10 +240,11 @@ def test_once_says_that_another_relay_is_active(app: Committer, broker: MemoryPu
 
 @pytest.mark.parametrize("ordering", ["fast", "strict"])
 def test_a_relay_waits_for_a_database_that_has_no_outbox_yet(
-    app: Committer, broker: MemoryPublisher, ordering: Ordering
+    app: Committer, broker: MemoryPublisher, ordering: Ordering, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     relay = Running(app, broker, ordering)
-    eventually(lambda: relay.progress)
+    eventually(lambda: "this database has no outbox yet" in caplog.text)
     with as_process(gone()):
         app.commit()
     broker.wait_for(1)

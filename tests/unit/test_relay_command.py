@@ -59,7 +59,7 @@ def test_once_delivers_and_ends(app: Committer, database: str, capsys: pytest.Ca
     with as_process(gone()):
         app.commit(3)
     assert main(["--database", database, "--url", "sqlite:///broker.sqlite3", "--once"]) == 0
-    assert "Delivered 3 events" in capsys.readouterr().err
+    assert "Delivered 3 events; 0 rows parked." in capsys.readouterr().err
     assert app.rows() == 0
     assert messages("broker.sqlite3") == 3
 
@@ -82,8 +82,10 @@ def test_the_environment_names_database_and_broker(
     [
         ([], "Which database"),
         (["--database", "nonsense"], "--database"),
-        (["--database", "sqlite:///app.sqlite3", "--once"], "has no outbox"),
-        (["--database", "sqlite:///app.sqlite3", "--url", "http://x", "--once"], "amqp://"),
+        (["--database", "sqlite:///typo.sqlite3", "--once"], "no database file typo.sqlite3"),
+        (["--database", "sqlite:///typo.sqlite3", "--parked", "list"], "no database file typo.sqlite3"),
+        (["--database", "sqlite:///empty.sqlite3", "--once"], "has no outbox"),
+        (["--database", "sqlite:///empty.sqlite3", "--url", "http://x", "--once"], "sqlite:///file"),
         (["--database", "sqlite:///app.sqlite3", "--ordering", "odd"], "odd"),
         (["--database", "sqlite:///app.sqlite3", "--id", "3"], "--parked"),
         (["--database", "sqlite:///app.sqlite3", "--once", "--parked", "list"], "--once"),
@@ -91,10 +93,12 @@ def test_the_environment_names_database_and_broker(
     ],
 )
 def test_wrong_use_is_exit_code_2_and_says_what_is_wrong(
-    arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (tmp_path / "empty.sqlite3").touch()
     assert main(arguments) == 2
     assert text in capsys.readouterr().err
+    assert [file.name for file in tmp_path.iterdir()] == ["empty.sqlite3"], "no file is made by the way"
 
 
 def test_help_is_for_newcomers(capsys: pytest.CaptureFixture[str]) -> None:
@@ -126,7 +130,7 @@ def test_parked_rows_are_made_due(
     app: Committer, database: str, parked: list[int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["--database", database, "--parked", "retry", "--id", str(parked[0])]) == 0
-    assert "1 rows are due" in capsys.readouterr().out
+    assert "Due now: 1 row." in capsys.readouterr().out
     with as_process(gone()):
         app.commit()
     assert main(["--database", database, "--url", "sqlite:///broker.sqlite3", "--once"]) == 0
@@ -134,12 +138,17 @@ def test_parked_rows_are_made_due(
 
 
 def test_parked_rows_are_purged_after_a_yes(
-    app: Committer, database: str, parked: list[int], monkeypatch: pytest.MonkeyPatch
+    app: Committer,
+    database: str,
+    parked: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("click.confirm", _decline)
     assert main(["--database", database, "--parked", "purge"]) == 1
     assert app.parked() == 2
     assert main(["--database", database, "--parked", "purge", "--id", str(parked[0]), "--yes"]) == 0
+    assert capsys.readouterr().out == "1 row purged.\n"
     assert app.parked() == 1
     assert main(["--database", database, "--parked", "purge", "--yes"]) == 0
     assert app.parked() == 0

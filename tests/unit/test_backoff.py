@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from eventbus.publishers import Backoff
+from eventbus.backoff import Backoff
 
 
 def test_delays_double_up_to_the_limit() -> None:

@@ -1,0 +1,118 @@
+"""`EVENTBUS_ORDERING=strict`: services only write the outbox, and the one relay publishes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import pytest
+from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
+
+import eventbus
+from eventbus.errors import FlushTimeout
+from eventbus.outbox.account import Tempo
+from eventbus.publishers import MemoryPublisher
+from eventbus.relay import Relay
+from eventbus.settings import Settings
+from tests.support.committing import eventually
+
+STRICT = Settings(url="memory://", service="crm", ordering="strict")
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Contact(Base):
+    __tablename__ = "contact"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    value: Mapped[int] = mapped_column(default=0)
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[Engine]:
+    engine = create_engine(database_url)
+    Base.metadata.create_all(engine)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def sessions(engine: Engine) -> sessionmaker[Session]:
+    return sessionmaker(engine)
+
+
+@contextmanager
+def relaying(engine: Engine, broker: MemoryPublisher) -> Iterator[None]:
+    stop = threading.Event()
+    relay = Relay(engine, lambda: broker, ordering="strict", tempo=Tempo(parked=60, sweep=0.1))
+    thread = threading.Thread(target=relay.run, args=(stop,))
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def count(sessions: Callable[[], Session], key: int = 1) -> None:
+    with sessions() as session:
+        contact = session.get(Contact, key)
+        if contact is None:
+            session.add(Contact(id=key))
+        else:
+            contact.value += 1
+        session.commit()
+
+
+def test_nothing_leaves_without_a_relay_and_all_of_it_in_order_with_one(
+    engine: Engine, sessions: sessionmaker[Session]
+) -> None:
+    broker = MemoryPublisher()
+    with eventbus.install(sessions, settings=STRICT) as bus:
+        for _ in range(5):
+            count(sessions)
+        assert (bus.stats().pending_rows, bus.stats().waiting_in_outbox) == (5, True)
+        with pytest.raises(FlushTimeout, match=r"5 rows; is eventbus-relay running\?") as caught:
+            bus.flush(0.1)
+        assert caught.value.pending == 5
+        with relaying(engine, broker):
+            bus.flush(20)
+        assert bus.stats().pending_rows == 0
+    assert [event.after["value"] for event in broker.events if event.after] == [0, 1, 2, 3, 4]
+
+
+def test_any_thread_may_flush_and_ask(engine: Engine, sessions: sessionmaker[Session]) -> None:
+    broker = MemoryPublisher()
+    with eventbus.install(sessions, settings=STRICT) as bus, relaying(engine, broker):
+
+        def work(key: int) -> int:
+            for _ in range(3):
+                count(sessions, key)
+                bus.flush(30)
+            return bus.stats().pending_rows
+
+        count(sessions, 0)  # makes the tables
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(work, range(1, 9)))
+        bus.flush(30)
+    assert len(broker.messages) == 25
+
+
+def test_no_connection_stays_open_that_a_fork_would_share(postgres_db: str) -> None:
+    engine = create_engine(postgres_db)
+    Base.metadata.create_all(engine)
+    sessions = sessionmaker(engine)
+    with eventbus.install(sessions, settings=STRICT) as bus:
+        count(sessions)
+        with pytest.raises(FlushTimeout):
+            bus.flush(0.1)
+        bus.stats()
+        with engine.connect() as connection:
+            others = text("SELECT count(*) - 1 FROM pg_stat_activity WHERE datname = current_database()")
+            eventually(lambda: connection.scalar(others) == 0)
+    engine.dispose()
