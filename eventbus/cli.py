@@ -7,13 +7,14 @@ import importlib
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, Protocol, Self
 
 import click
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 
 from eventbus.errors import ConfigurationError, EventBusError
 from eventbus.settings import reading_environment, redact
@@ -23,7 +24,11 @@ FAILED: Final = 1
 WRONG_USE: Final = 2
 
 _SYNC_DRIVERS: Final = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg", "mysql": "mysql+pymysql"}
-_DRIVER_EXTRAS: Final = {"psycopg": "postgres", "pymysql": "mysql"}
+_HINTS: Final = {
+    "psycopg": ": pip install 'sqlalchemy-eventbus[postgres]'",
+    "pymysql": ": pip install 'sqlalchemy-eventbus[mysql]'",
+    "MySQLdb": "; mysql+pymysql://… needs another: pip install 'sqlalchemy-eventbus[mysql]'",
+}
 
 
 def run(command: click.Command, argv: Sequence[str] | None, name: str) -> int:
@@ -33,13 +38,18 @@ def run(command: click.Command, argv: Sequence[str] | None, name: str) -> int:
     except click.ClickException as error:
         error.show()
         return WRONG_USE
-    except click.Abort:
-        return _complain(name, "interrupted; nothing was kept", FAILED)
+    except click.Abort as error:
+        return _complain(name, "; ".join(["interrupted", *(_notes(error) or ["nothing was kept"])]), FAILED)
     except ConfigurationError as error:
         return _complain(name, str(error), WRONG_USE)
     except (EventBusError, SQLAlchemyError, OSError) as error:
-        return _complain(name, str(getattr(error, "orig", None) or error), FAILED)
+        return _complain(name, "; ".join([str(error), *_notes(error)]), FAILED)
     return DONE
+
+
+def _notes(error: BaseException) -> list[str]:
+    """What was noted on an error, or on the one it comes from (which click 8.1 does not name as its cause)."""
+    return [note for each in (error, error.__context__) for note in getattr(each, "__notes__", ())]
 
 
 def _complain(name: str, message: str, code: int) -> int:
@@ -48,13 +58,18 @@ def _complain(name: str, message: str, code: int) -> int:
 
 
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """`--models`, `--database` and `--service`, for commands that work on the models' database."""
+    """`--models`, `--database` and `--service`, for commands that read and write dumps."""
+    service = click.option(
+        "--service",
+        metavar="NAME",
+        help="First half of the model names (`crm` in crm.contact). Default: EVENTBUS_SERVICE.",
+    )
+    return database_options(service(command))
+
+
+def database_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--models` and `--database`, for commands that work on the models' database."""
     for option in (
-        click.option(
-            "--service",
-            metavar="NAME",
-            help="First half of the model names (`crm` in crm.contact). Default: EVENTBUS_SERVICE.",
-        ),
         click.option(
             "--database",
             metavar="URL",
@@ -80,7 +95,8 @@ def models_and_engine(models: str | None, database: str | None) -> tuple[list[An
         raise ConfigurationError("say where the models are: --models myapp.models:Base, or EVENTBUS_MODELS")
     if not database:
         raise ConfigurationError("say which database: --database URL, or DATABASE_URL")
-    return [find_models(each.strip()) for each in models.split(",") if each.strip()], make_engine(database)
+    names = [each.strip() for each in models.split(",") if each.strip()]
+    return [find("--models", name, "Base") for name in names], make_engine(database)
 
 
 def service_name(service: str | None) -> str | None:
@@ -89,20 +105,30 @@ def service_name(service: str | None) -> str | None:
         return service or env.str("EVENTBUS_SERVICE", "") or None
 
 
-def find_models(spec: str) -> Any:
-    """The object that `package.module:Base` names. Modules are looked for in the working directory too."""
+def find(option: str, spec: str, default: str) -> Any:
+    """The object that `package.module:name` names. Modules are looked for in the working directory too."""
     module_name, _, attribute = spec.partition(":")
+    if not module_name:
+        raise ConfigurationError(f"{option} {spec}: write package.module:{default}")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
         found: Any = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ConfigurationError(f"--models {spec}: cannot import {module_name}: {error}") from error
-    for name in (attribute or "Base").split("."):
+    except Exception as error:  # whatever the module does
+        raise ConfigurationError(f"{option} {spec}: importing {module_name} failed: {_told(error)}") from error
+    for name in (attribute or default).split("."):
         if not hasattr(found, name):
-            raise ConfigurationError(f"--models {spec}: {found!r} has no {name!r}; write package.module:Base")
+            raise ConfigurationError(f"{option} {spec}: {module_name} has no {name!r}; write package.module:{default}")
         found = getattr(found, name)
     return found
+
+
+def _told(error: Exception) -> str:
+    """What went wrong in somebody's module, and where."""
+    if isinstance(error, ImportError | SyntaxError):
+        return str(error)
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({last.filename}, line {last.lineno})"
 
 
 def make_engine(url: str) -> Engine:
@@ -115,16 +141,17 @@ def make_engine(url: str) -> Engine:
     except (ArgumentError, NoSuchModuleError, KeyError) as error:
         raise ConfigurationError(f"--database {redact(url)}: not a database URL that SQLAlchemy knows") from error
     except ImportError as error:
-        extra = _DRIVER_EXTRAS.get(error.name or "")
-        hint = f": pip install 'sqlalchemy-eventbus[{extra}]'" if extra else ""
+        hint = _HINTS.get(error.name or "", "")
         raise ConfigurationError(f"--database {redact(url)}: the driver {error.name} is missing{hint}") from error
 
 
 @contextlib.contextmanager
 def disposing(engine: Engine) -> Iterator[None]:
-    """Close an engine's connections at the end."""
+    """Close an engine's connections at the end. What the database says against it is told with its URL."""
     try:
         yield
+    except DBAPIError as error:
+        raise EventBusError(f"{engine.url}: {error.orig}") from error
     finally:
         engine.dispose()
 

@@ -23,12 +23,11 @@ from typing import IO, Any, Final, Literal, cast
 
 import click
 import orjson
-import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
-from sqlalchemy.orm import Mapper
 
 from eventbus import cli
-from eventbus.dumps.targets import Target, Targets
+from eventbus.dumps.references import begin
+from eventbus.dumps.targets import Target, Targets, rows_of
 from eventbus.errors import ConfigurationError
 from eventbus.schemas import RecordSchema, field_for
 from eventbus.serialization import Serializer, build_serializer
@@ -103,10 +102,7 @@ def _snapshot(engine: Engine) -> Iterator[Connection]:
         if level is not None:
             connection.execution_options(isolation_level=level)
         with connection.begin():
-            if engine.dialect.name == "sqlite":
-                driver: Any = connection.connection.dbapi_connection
-                if driver.in_transaction is False:
-                    connection.exec_driver_sql("BEGIN")
+            begin(connection)
             yield connection
 
 
@@ -124,7 +120,7 @@ def _records(
         model = targets.model(target)
         serializer = _serializer(target, model, connection.dialect.name, dumped, published=published)
         dumped.models[model] += 0
-        for rows in streaming.execute(_rows_of(target)).partitions():
+        for rows in streaming.execute(rows_of(target.entity)).partitions():
             for row in rows:
                 fields = serializer.after(row)
                 record = {"fields": fields, "model": model, "pk": serializer.pk(row)}
@@ -154,22 +150,6 @@ def _serializer(target: Target, model: str, dialect: str, dumped: Dumped, *, pub
     source: Any = entity.mapper or entity.table
     schema = RecordSchema(entity.name, source, entity.keys, entity.columns, entity.pk_index, None, tuple(keys), {})
     return build_serializer(schema, dialect)
-
-
-def _rows_of(target: Target) -> sa.Select[Any]:
-    """All columns of the records of exactly this class, by key."""
-    entity = target.entity
-    mapper: Mapper[Any] | None = entity.mapper
-    if mapper is None:
-        statement = sa.select(*entity.columns)
-        return statement.order_by(*(entity.columns[position] for position in entity.pk_index))
-    attributes = [mapper.attrs[key].class_attribute for key in entity.keys]
-    statement = sa.select(*attributes)
-    if mapper.polymorphic_on is not None and (
-        mapper.inherits is not None or len(list(mapper.self_and_descendants)) > 1
-    ):
-        statement = statement.where(mapper.polymorphic_on == mapper.polymorphic_identity)
-    return statement.order_by(*(attributes[position] for position in entity.pk_index))
 
 
 def _indented(lines: Iterator[bytes], indent: int | None) -> Iterator[bytes]:
@@ -207,6 +187,8 @@ def open_output(path: str | None) -> Iterator[IO[bytes]]:
         sys.stdout.buffer.flush()
         return
     final = Path(path)
+    if not final.parent.is_dir():
+        raise ConfigurationError(f"--output {path}: there is no directory {final.parent}")
     temporary = final.with_name(f".{final.name}.{os.getpid()}.part")
     try:
         with open(temporary, "xb", opener=_for_the_owner_alone) as raw, _compressed(final, raw) as stream:

@@ -33,16 +33,21 @@ WINDOW_BYTES: Final = 4 << 20
 
 @dataclass(slots=True)
 class Loaded:
-    """What a load did: records in all and by model name, the files they came from, and records left out on request."""
+    """What a load did: records in all and by model name, the files they came from, and records left out on request.
+
+    `kept` of the records were there already and are as they were (`existing="keep"`).
+    """
 
     objects: int = 0
     files: int = 0
     skipped: int = 0
+    kept: int = 0
     models: Counter[str] = field(default_factory=Counter)
 
     def __str__(self) -> str:
+        kept = f", kept {self.kept} that were there" if self.kept else ""
         left_out = f" ({self.skipped} of other models left out)" if self.skipped else ""
-        return f"Installed {self.objects} object(s) from {self.files} fixture(s){left_out}"
+        return f"Installed {self.objects - self.kept} object(s) from {self.files} fixture(s){kept}{left_out}"
 
 
 def loaddata(
@@ -104,7 +109,8 @@ def _load_in_file_order(
     sortable = connection.dialect.name == "postgresql"
     if sortable and files.STDIN in map(os.fspath, paths):
         return None  # standard input cannot be read again
-    loader = _Loader(connection, targets, options, Writer(connection, targets, retry=sortable))
+    writer = Writer(connection, targets, keep=options.existing == "keep", retry=sortable)
+    loader = _Loader(connection, targets, options, writer)
     savepoint = connection.begin_nested()
     try:
         loader.load(paths)
@@ -118,7 +124,8 @@ def _load_in_file_order(
 
 
 def _load_by_table(connection: Connection, targets: Targets, paths: Sequence[Any], options: _Options) -> _Loader:
-    with connection.begin_nested(), Sorter(targets, Writer(connection, targets)) as sorter:
+    writer = Writer(connection, targets, keep=options.existing == "keep")
+    with connection.begin_nested(), Sorter(targets, writer) as sorter:
         loader = _Loader(connection, targets, options, sorter)
         loader.load(paths)
         return loader
@@ -152,6 +159,7 @@ class _Loader:
                 waiting = size = 0
         self._flush()
         self._writer.finish()
+        self.loaded.kept = self._writer.kept
 
     @property
     def used(self) -> list[Target]:
@@ -174,6 +182,8 @@ class _Loader:
         if target is None:
             self.loaded.skipped += 1
             return
+        if "stub" in record:
+            raise failure(path, model, pk, f"a stub, of which only the key was published: {record['stub']}")
         self._make_rows((path, model, pk), target, fields, names)
         self.loaded.objects += 1
         self.loaded.models[model] += 1

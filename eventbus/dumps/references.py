@@ -26,7 +26,7 @@ def checked_later(connection: Connection) -> Iterator[Callable[[Targets, Iterabl
     """
     name = connection.dialect.name
     if name == "sqlite":
-        _begin(connection)
+        begin(connection)
         connection.exec_driver_sql("PRAGMA defer_foreign_keys = ON")
         enforced = connection.exec_driver_sql("PRAGMA foreign_keys").scalar()
         yield _checker(connection) if enforced else _no_check
@@ -42,10 +42,10 @@ def checked_later(connection: Connection) -> Iterator[Callable[[Targets, Iterabl
         yield _no_check
 
 
-def _begin(connection: Connection) -> None:
-    """sqlite3 begins a transaction at the first INSERT: too late for a savepoint, which would then commit."""
-    driver: Any = connection.connection.dbapi_connection
-    if getattr(driver, "in_transaction", True) is False:
+def begin(connection: Connection) -> None:
+    """sqlite3 begins a transaction at the first INSERT: too late for reading, or for a savepoint that then commits."""
+    driver: Any = connection.connection.driver_connection
+    if connection.dialect.name == "sqlite" and not driver.in_transaction:
         connection.exec_driver_sql("BEGIN")
 
 

@@ -50,6 +50,8 @@ class Group:
     rows: list[Any] = field(default_factory=list)
     origins: list[Origin] = field(default_factory=list)
     """Where each row comes from, for errors."""
+    counted: bool = False
+    """Whether each row stands for a record of which the one that is there is kept."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,6 +110,7 @@ class Planner:
         types = dict(zip(target.entity.keys, target.entity.columns, strict=True))
         readers = {key: (source, reader(types[key].type, self._dialect.name)) for key, source in sources.items()}
         groups = [self._group(target, part, primary, sources) for part in target.parts]
+        groups[0][0].counted = self._existing == "keep"
         return Plan(groups, readers, [(name, *self._link(link)) for name, link in links.items()])
 
     def _link(self, link: Link) -> tuple[Group, MakeRow]:

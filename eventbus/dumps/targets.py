@@ -6,10 +6,11 @@ relationship's name, and the keys of a many-to-many relationship as a list, as D
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import sqlalchemy as sa
 from sqlalchemy import Column, ForeignKeyConstraint, MetaData, Table, inspect
 from sqlalchemy.orm import Mapper, registry
 from sqlalchemy.schema import sort_tables_and_constraints
@@ -65,7 +66,7 @@ class Targets:
     def __init__(self, models: Any, *, service: str | None = None) -> None:
         self._entities = Entities(service or DEFAULT_SERVICE)
         self.service = None if service is None else naming.quote(service)
-        found = [self._target(entity) for entity in _entities(self._entities, models)]
+        found = [self._target(entity) for entity in entities_of(self._entities, models)]
         if not found:
             raise ConfigurationError("there are no mapped classes in what --models names")
         self.by_entity = {target.entity.name: target for target in found}
@@ -116,7 +117,8 @@ class Targets:
         )
 
 
-def _entities(entities: Entities, models: Any) -> Iterable[Entity]:
+def entities_of(entities: Entities, models: Any) -> Iterator[Entity]:
+    """The entities of all classes and tables of the models, as far as they are captured, in order of name."""
     mappers, tables = _mappers_and_tables(models)
     for mapper in sorted(mappers, key=lambda each: each.class_.__name__):
         entity = entities.for_mapper(mapper)
@@ -128,6 +130,35 @@ def _entities(entities: Entities, models: Any) -> Iterable[Entity]:
             entity = entities.for_table(table)
             if entity is not None:
                 yield entity
+
+
+def primary_key(entity: Entity) -> list[Any]:
+    """The columns of the primary key, or the attributes where there is a class."""
+    return [_column(entity, position) for position in entity.pk_index]
+
+
+def rows_of(entity: Entity, needed: Collection[str] | None = None) -> sa.Select[Any]:
+    """All columns of the records of exactly this class, by key; NULL for those that are not needed."""
+    wanted = entity.keys if needed is None else {*needed, *(entity.keys[position] for position in entity.pk_index)}
+    statement = sa.select(
+        *(
+            _column(entity, position) if key in wanted else sa.null().label(key)
+            for position, key in enumerate(entity.keys)
+        )
+    )
+    mapper: Mapper[Any] | None = entity.mapper
+    if (
+        mapper is not None
+        and mapper.polymorphic_on is not None
+        and (mapper.inherits is not None or len(list(mapper.self_and_descendants)) > 1)
+    ):
+        statement = statement.where(mapper.polymorphic_on == mapper.polymorphic_identity)
+    return statement.order_by(*primary_key(entity))
+
+
+def _column(entity: Entity, position: int) -> Any:
+    mapper: Mapper[Any] | None = entity.mapper
+    return entity.columns[position] if mapper is None else mapper.attrs[entity.keys[position]].class_attribute
 
 
 def _mappers_and_tables(models: Any) -> tuple[set[Mapper[Any]], list[Table]]:

@@ -10,10 +10,11 @@ import contextlib
 import pickle
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import IO, Any, Final, Self
 
 import sqlalchemy as sa
-from sqlalchemy import Connection, ForeignKeyConstraint, Table
+from sqlalchemy import Column, Connection, ForeignKeyConstraint, Table
 from sqlalchemy.exc import DBAPIError, StatementError
 
 from eventbus.dumps.rows import Group, Origin
@@ -31,21 +32,52 @@ class TooEarlyError(Exception):
 
 
 class Writer:
-    """Writes groups of rows, tables that others refer to first.
+    """Writes groups of rows, tables that others refer to first. `kept` counts records left as they were, with `keep`.
 
     With `retry` a reference to a row that is not there raises TooEarlyError instead of LoadError.
     """
 
-    def __init__(self, connection: Connection, targets: Targets, *, retry: bool = False) -> None:
+    def __init__(self, connection: Connection, targets: Targets, *, keep: bool, retry: bool = False) -> None:
+        self.kept = 0
         self._connection = connection
+        self._keep = keep
         self._place = {table: position for position, table in enumerate(targets.order)}
         self._late = _Late(connection, targets) if connection.dialect.name == "postgresql" else None
         self._retry = retry
 
     def write(self, groups: Iterable[Group]) -> None:
         for group in sorted(groups, key=lambda each: self._place[each.part.table]):
-            rows = group.rows if self._late is None else self._late.hold_back(group)
-            self._execute(group, rows)
+            if self._keep and not isinstance(group.statement, str):
+                self._leave_out_known(group)
+            if group.rows:
+                rows = group.rows if self._late is None else self._late.hold_back(group)
+                self._execute(group, rows)
+
+    def _leave_out_known(self, group: Group) -> None:
+        """Rows that are there already: not even references that have to wait may change them.
+
+        The statement leaves them alone as well. MariaDB does not tell how many they were.
+        """
+        primary = list(group.part.table.primary_key)
+        if not primary or not all(column.key in group.rows[0] for column in primary):
+            return
+        keys = [tuple(row[column.key] for column in primary) for row in group.rows]
+        known = self._known(primary, keys)
+        new = [place for place, key in enumerate(keys) if key not in known]
+        if group.counted:
+            self.kept += len(keys) - len(new)
+        group.rows, group.origins = [group.rows[place] for place in new], [group.origins[place] for place in new]
+
+    def _known(self, primary: Sequence[Column[Any]], keys: Sequence[tuple[Any, ...]]) -> set[tuple[Any, ...]]:
+        known: set[tuple[Any, ...]] = set()
+        key = sa.tuple_(*primary)
+        # A key that the database cannot take is the insert's to refuse, which names the record.
+        with contextlib.suppress(StatementError), self._connection.begin_nested():
+            for start in range(0, len(keys), BATCH):
+                asked = keys[start : start + BATCH]
+                in_asked = primary[0].in_([each[0] for each in asked]) if len(primary) == 1 else key.in_(asked)
+                known.update(tuple(row) for row in self._connection.execute(sa.select(*primary).where(in_asked)))
+        return known
 
     def finish(self) -> None:
         if self._late is not None:
@@ -55,7 +87,7 @@ class Writer:
         savepoint = self._connection.begin_nested()
         try:
             with _given_identities(self._connection, group.part.table):
-                self._run(group.statement, rows)
+                written = self._run(group.statement, rows)
         except StatementError as error:
             savepoint.rollback()
             if self._retry and _is_missing_reference(error):
@@ -65,12 +97,14 @@ class Writer:
             savepoint.rollback()
             raise
         savepoint.commit()
+        if group.counted and isinstance(group.statement, str):
+            self.kept += len(rows) - written
 
-    def _run(self, statement: str | sa.Insert, rows: list[Any]) -> None:
+    def _run(self, statement: str | sa.Insert, rows: list[Any]) -> int:
+        """How many rows were written, as far as the database tells."""
         if isinstance(statement, str):
-            self._connection.exec_driver_sql(statement, rows)
-        else:
-            self._connection.execute(statement, rows)
+            return self._connection.exec_driver_sql(statement, rows).rowcount
+        return self._connection.execute(statement, rows).rowcount
 
     def _blame(self, group: Group, rows: list[Any], error: StatementError) -> None:
         """Find the row by writing one at a time; raises LoadError."""
@@ -108,11 +142,15 @@ class Sorter:
                 file = self._files[group.part.table] = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
             pickle.dump((id(group), group.rows, group.origins), file, pickle.HIGHEST_PROTOCOL)
 
+    @property
+    def kept(self) -> int:
+        return self._writer.kept
+
     def finish(self) -> None:
         for table in self._order:
             for number, rows, origins in self._read(table):
                 known = self._groups[number]
-                self._writer.write([Group(known.target, known.part, known.statement, rows, origins)])
+                self._writer.write([replace(known, rows=rows, origins=origins)])
         self._writer.finish()
 
     def _read(self, table: Table) -> Iterator[tuple[int, list[dict[str, Any]], list[Origin]]]:

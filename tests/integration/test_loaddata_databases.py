@@ -54,6 +54,11 @@ class Ticket(Base):
     id: Mapped[int] = mapped_column(sa.Identity(always=True), primary_key=True)
 
 
+class Label(Base):
+    __tablename__ = "label"
+    id: Mapped[str] = mapped_column(sa.String(40), primary_key=True)
+
+
 def record(model: str, pk: Any, /, **fields: Any) -> dict[str, Any]:
     return {"model": f"crm.{model}", "pk": pk, "fields": fields}
 
@@ -112,6 +117,33 @@ def test_records_in_any_order_with_references_in_circles(
         assert {team.leader_id for team in session.scalars(sa.select(Team))} == {3, 6, 9, 12, 15, 18, 21}
     assert load(*reversed(COMPANY)).objects == len(COMPANY), "a second time over what is there"
     assert count(engine, Person) == 199
+
+
+@pytest.mark.parametrize("window", [5_000, 7])
+def test_what_is_there_already_is_kept_with_its_references_and_counted(
+    engine: sa.Engine, load: Load, monkeypatch: pytest.MonkeyPatch, window: int
+) -> None:
+    """Also references that have to wait for the rows they lead to."""
+    monkeypatch.setattr(command, "WINDOW", window)
+    load(*(record("person", n, name="old") for n in range(1, 100)), record("team", 1))
+    loaded = load(*reversed(COMPANY), existing="keep")
+    assert (loaded.objects, loaded.kept) == (len(COMPANY), 100)
+    with Session(engine) as session:
+        for person in session.scalars(sa.select(Person)):
+            given = (f"P{person.id}", person.id // 2 or None, person.id % 7 + 1)
+            assert (person.name, person.boss_id, person.team_id) == (("old", None, None) if person.id < 100 else given)
+        assert session.get_one(Team, 1).leader_id is None
+    assert load(*COMPANY, existing="keep").kept == len(COMPANY)
+
+
+@pytest.mark.parametrize("existing", ["update", "keep"])
+def test_a_key_that_the_database_cannot_take_is_named(engine: sa.Engine, load: Load, existing: Any) -> None:
+    if engine.dialect.name != "postgresql":
+        assert load(record("label", "\0"), existing=existing).objects == 1
+        return
+    with pytest.raises(LoadError) as caught:
+        load(record("label", "a"), record("label", "\0"), existing=existing)
+    assert caught.value.pk == "\0"
 
 
 @pytest.mark.parametrize(

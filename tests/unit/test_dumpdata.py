@@ -227,9 +227,46 @@ def test_the_command_writes_to_standard_output(where: list[str], capfdbinary: py
 
 
 def test_wrong_use_is_told(where: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for wrong in ([], [*where, "spaceship"], [*where, "--format", "jsonl", "--indent", "2"], [*where, "--nonsense"]):
+    for wrong in (
+        [],
+        [*where, "spaceship"],
+        [*where, "--format", "jsonl", "--indent", "2"],
+        [*where, "--nonsense"],
+        [*where, "-o", str(tmp_path / "no" / "such" / "folder.json")],
+    ):
         assert command.main(wrong) == 2, wrong
         assert capsys.readouterr().err
-    assert command.main([*where, "-o", str(tmp_path / "no" / "such" / "folder.json")]) == 1
     assert command.main(["--help"]) == 0
     assert "passwords" in capsys.readouterr().out
+
+
+def test_a_database_that_fails_is_named(where: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    url = f"sqlite:///{tmp_path}/empty.sqlite3"
+    assert command.main([*where[:2], "--database", url]) == 1
+    assert capsys.readouterr().err.startswith(f"eventbus-dumpdata: {url}: no such table: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("import nowhere", "No module named 'nowhere'"),
+        ("1/0", "ZeroDivisionError"),
+        ("def f(:", "line 1"),
+        ("", "Base"),
+    ],
+)
+def test_models_that_cannot_be_had_are_told_in_one_line(
+    text: str,
+    told: str,
+    where: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    name = f"broken_models_{abs(hash(text))}"
+    (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert command.main(["--models", f"{name}:Base", *where[2:]]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"--models {name}:Base: " in line
+    assert told in line

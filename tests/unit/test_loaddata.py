@@ -225,6 +225,13 @@ def test_existing_keys(engine: sa.Engine, load: Load, existing: Any, name: str, 
         assert session.get_one(Contact, "b").name == "b"
 
 
+def test_what_was_kept_is_told_apart_from_what_was_installed(load: Load) -> None:
+    load(record("crm.contact", "a", name="A"), record("crm.tag", 1))
+    both = [record("crm.contact", key, name="B", tags=[1]) for key in "ab"]
+    loaded = load(*both, record("crm.tag", 1), existing="keep")
+    assert str(loaded) == "Installed 1 object(s) from 1 fixture(s), kept 2 that were there"
+
+
 def test_existing_links_are_no_error(engine: sa.Engine, load: Load) -> None:
     for _ in range(2):
         load(record("crm.tag", 1), record("crm.contact", "a", name="A"), record("crm.contact_tag", ["a", 1]))
@@ -273,6 +280,14 @@ def test_an_error_names_file_model_and_key(engine: sa.Engine, load: Load, wrong:
 def test_what_is_no_record_is_an_error(load: Load, wrong: Any) -> None:
     with pytest.raises(LoadError, match="not a record"):
         load(wrong)
+
+
+def test_a_mirrors_file_without_its_content_is_an_error(engine: sa.Engine, load: Load) -> None:
+    """Loading it would leave a row with nothing but its key."""
+    stub = {**record("crm.company", 1, id=1), "stub": {"reason": "EventTooLarge", "field": None}}
+    with pytest.raises(LoadError, match=r"company 1: a stub.*EventTooLarge"):
+        load(stub)
+    assert rows(engine, "SELECT * FROM company") == []
 
 
 def test_an_unknown_model_is_an_error_unless_left_out(engine: sa.Engine, load: Load) -> None:
@@ -408,6 +423,7 @@ def test_the_command_tells_a_failed_load_from_wrong_use(
         [str(tmp_path / "nothing.json"), *where],
         [str(path), "--models", "no.such.module:Base", "--database", database],
         [str(path), "--models", f"{__name__}:Nothing", "--database", database],
+        [str(path), "--models", ":", "--database", database],
         [str(path), "--models", f"{__name__}:Base", "--database", "nonsense"],
         [str(path), "--models", f"{__name__}:Base", "--database", "nosuch://x"],
     ):

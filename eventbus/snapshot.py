@@ -1,0 +1,234 @@
+"""`python -m eventbus.snapshot`: publish the rows that are there already, as events with `op` `r`.
+
+Safe beside running services. Rows are read in chunks, by primary key, under a shared lock, and their events go through
+the same outbox in that same transaction. So the snapshot of a record has its version in commit order with the changes
+of that record: what came before is in the row that was read, what comes after has a higher version.
+
+No deadlock can come of it: rows that somebody has locked are skipped, and read afterwards one by one, each in a
+transaction that holds no other lock.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any, Final
+
+import click
+import orjson
+import sqlalchemy as sa
+from sqlalchemy import Connection, Engine
+
+from eventbus import cli, naming
+from eventbus.bus import Bus, installed
+from eventbus.changes import Key, Recorded
+from eventbus.context import current_author
+from eventbus.dumps.rows import reader
+from eventbus.dumps.targets import entities_of, primary_key, rows_of
+from eventbus.entities import Entity
+from eventbus.envelope import Batch
+from eventbus.errors import ConfigurationError
+from eventbus.ids import uuid7
+from eventbus.listeners.encoding import envelope_of, key_values
+from eventbus.outbox import Entry
+from eventbus.outbox.side import begin_immediate, side_engine
+
+CHUNK: Final = 500
+"""Rows that are locked together, for some milliseconds."""
+
+
+@dataclass(slots=True)
+class Published:
+    """How far a snapshot is: records in all, and the last one, as `contact/ab12`."""
+
+    objects: int = 0
+    last: str | None = None
+
+
+def snapshot(
+    bus: Bus,
+    engine: Engine,
+    *,
+    models: Any,
+    only: Iterable[str] = (),
+    after: str | None = None,
+    chunk: int = CHUNK,
+    timeout: float = 30.0,
+    progress: Callable[[Published], None] | None = None,
+) -> Published:
+    """Publish all rows of the models, with the fields that the bus publishes.
+
+    `models` is a declarative base, registry or MetaData, or a list of them; `only` names entities; `after` is the last
+    record of a snapshot that was interrupted. The broker has confirmed a chunk before the next one is read, so neither
+    memory nor the outbox grows; where that takes more than `timeout` seconds FlushTimeout is raised. So are
+    ConfigurationError for names that are no entity, and SerializationError for a record that no event can hold.
+    """
+    done = Published()
+    in_memory = engine.dialect.name == "sqlite" and engine.url.database in (None, "", ":memory:")
+    side = engine if in_memory else side_engine(engine)
+    try:
+        for entity, start in _to_do(bus, engine, models, set(only), after):
+            for key, count in _Rows(bus, side, entity).publish(start, chunk):
+                done.objects += count
+                done.last = _subject(entity, key, engine)
+                if progress is not None:
+                    progress(done)
+                bus.flush(timeout)
+    except BaseException as error:
+        if done.last is not None:
+            error.add_note(f"{done.objects} objects are published; go on with --after {done.last}")
+        raise
+    finally:
+        if side is not engine:
+            side.dispose()
+    return done
+
+
+def _to_do(bus: Bus, engine: Engine, models: Any, only: set[str], after: str | None) -> list[tuple[Entity, Key | None]]:
+    """The entities in their order, each with the key after which to begin."""
+    found = {entity.name: entity for entity in entities_of(bus.entities, models)}
+    first, _, text = (after or "").partition("/")
+    for name in only | ({first} if after else set()):
+        if name not in found:
+            raise ConfigurationError(f"there is no entity {name}; the bus publishes {', '.join(found) or 'none'}")
+    names = [name for name in found if not only or name in only]
+    if after and first in names:
+        names = names[names.index(first) :]
+    return [(found[name], _key(found[name], text, engine) if name == first else None) for name in names]
+
+
+def _key(entity: Entity, text: str, engine: Engine) -> Key:
+    """The primary key in a subject, as values."""
+    columns = [entity.columns[position] for position in entity.pk_index]
+    try:
+        parts = orjson.loads(text) if len(columns) > 1 else [text]
+        readers = [reader(column.type, engine.dialect.name) for column in columns]
+        return tuple(read(part) for read, part in zip(readers, parts, strict=True))
+    except (ValueError, TypeError) as error:
+        raise ConfigurationError(f"{entity.name}/{text} is no record's name: {error}") from error
+
+
+def _subject(entity: Entity, key: Key, engine: Engine) -> str:
+    return naming.subject(entity.name, entity.serializer(engine.dialect.name).pk(key_values(entity, key)))
+
+
+class _Rows:
+    """The rows of one entity, in the order of their keys."""
+
+    def __init__(self, bus: Bus, engine: Engine, entity: Entity) -> None:
+        self._bus = bus
+        self._engine = engine
+        self._entity = entity
+        self._key = primary_key(entity)
+        self._rows = rows_of(entity, entity.read)
+
+    def publish(self, start: Key | None, size: int) -> Iterator[tuple[Key, int]]:
+        """Chunk by chunk; yields after each its last key, and how many events it has."""
+        for keys in self._pages(start, size):
+            chunk = ~_beyond(self._key, keys[-1])
+            if start is not None:
+                chunk &= _beyond(self._key, start)
+            published = self._publish(chunk, skip_locked=True)
+            for key in keys:
+                if key not in published:
+                    # Locked by somebody who changes it, or gone.
+                    published |= self._publish(sa.and_(*map(sa.ColumnElement.__eq__, self._key, key)))
+            start = keys[-1]
+            yield start, len(published)
+
+    def _pages(self, start: Key | None, size: int) -> Iterator[list[Key]]:
+        keys = self._rows.with_only_columns(*self._key, maintain_column_froms=True).limit(size)
+        while True:
+            with self._engine.connect() as connection:
+                query = keys if start is None else keys.where(_beyond(self._key, start))
+                page = [tuple(row) for row in connection.execute(query)]
+            if not page:
+                return
+            yield page
+            start = page[-1]
+
+    def _publish(self, condition: sa.ColumnElement[bool], *, skip_locked: bool = False) -> set[Key]:
+        """Publish these rows in one transaction, which holds them until their events have a version."""
+        query = self._rows.where(condition).with_for_update(read=True, skip_locked=skip_locked)
+        with self._engine.begin() as connection:
+            begin_immediate(connection)
+            rows = connection.execute(query).all()
+            entries = self._write(connection, rows) if rows else []
+        self._bus.sink.submit(entries)
+        return {self._key_of(row) for row in rows}
+
+    def _write(self, connection: Connection, rows: Sequence[Any]) -> list[Entry]:
+        entity = self._entity
+        shared = envelope_of(uuid7(), current_author(), len(rows))
+        encode = self._bus.encoder.writer(shared, connection.dialect.name).encode
+        bodies = [
+            encode(Recorded("r", entity, self._key_of(row), {}, tuple(row)), (), index)
+            for index, row in enumerate(rows)
+        ]
+        keys = [entity.routing_keys["r"]] * len(rows)
+        return self._bus.sink.write(connection, Batch(0, shared.transaction, keys, bodies))
+
+    def _key_of(self, row: Sequence[Any]) -> Key:
+        return tuple(row[position] for position in self._entity.pk_index)
+
+
+def _beyond(columns: Sequence[sa.ColumnElement[Any]], key: Key) -> sa.ColumnElement[bool]:
+    """Behind this key in the order of keys; written so that every database uses the index."""
+    column, value = columns[0], key[0]
+    if len(columns) == 1:
+        return sa.and_(column > value)
+    return sa.and_(column >= value, sa.or_(column > value, _beyond(columns[1:], key[1:])))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command. Returns 0 when all is published, 1 when not, 2 for wrong use or configuration."""
+    return cli.run(_command, argv, "python -m eventbus.snapshot")
+
+
+_HELP = """Publish the rows that a database has already, as snapshots of its records.
+
+SESSION is what eventbus.install() was called for, or the bus it returned, in an importable module: myapp.db:Session.
+What is published of a record, and under which service's name, is as it says there. Without an ENTITY all are published.
+
+Run it once after the first install(), or after a restored backup, beside the running services: a change that comes
+meanwhile wins over the snapshot. Every consumer of these events gets them. To run it again does no harm.
+
+\b
+  python -m eventbus.snapshot myapp.db:Session --models myapp.models:Base --database postgresql+psycopg://…
+  python -m eventbus.snapshot myapp.db:Session contact order_line
+"""
+
+
+@click.command(help=_HELP, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.argument("session")
+@click.argument("only", nargs=-1, metavar="[ENTITY]...")
+@cli.database_options
+@click.option("--after", metavar="RECORD", help="Go on behind this one (contact/ab12), where an earlier run ended.")
+@click.option(
+    "--chunk", type=click.IntRange(1), default=CHUNK, show_default=True, help="Rows read and locked at a time."
+)
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+def _command(
+    *,
+    session: str,
+    only: tuple[str, ...],
+    models: str | None,
+    database: str | None,
+    after: str | None,
+    chunk: int,
+    quiet: bool,
+) -> None:
+    target = cli.find("SESSION", session, "Session")
+    bus = target if isinstance(target, Bus) else installed(target)
+    found, engine = cli.models_and_engine(models, database)
+    with cli.disposing(engine), closing(bus), cli.Progress() as progress:
+        show = None if quiet else progress
+        published = snapshot(bus, engine, models=found, only=only, after=after, chunk=chunk, progress=show)
+    if not quiet:
+        click.echo(f"Published {published.objects} object(s)")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
