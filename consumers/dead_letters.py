@@ -9,13 +9,16 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import update_wrapper
 from typing import Any, Final
 
 import click
 
 from consumers.base.command import run_command
 from consumers.base.dead_letter_queue import Choice, DeadLetterQueue, Entry
+from consumers.base.progress import Progress
 from consumers.base.settings import ConsumerSettings
+from eventbus.errors import counted
 
 _PREVIEW: Final = 60
 _ID: Final = 12
@@ -61,13 +64,44 @@ def _filtered(command: CommandFunction) -> CommandFunction:
     return click.option("--reason", metavar="TEXT", help="Only those whose reason has this text in it.")(command)
 
 
+def _note(context: click.Context, option: click.Parameter, value: str | None) -> None:
+    """Keep what was given; what stands after the word wins."""
+    given = context.ensure_object(dict)
+    if value:
+        given[option.name] = value
+
+
+def _located(command: CommandFunction) -> CommandFunction:
+    """The options that say whose dead letters are meant. They may stand before the word or after it."""
+    command = click.option(
+        "--queue",
+        metavar="NAME",
+        callback=_note,
+        expose_value=False,
+        help="The consumer's queue, whose dead letters are meant. Default: $EVENTBUS_QUEUE, json-mirror.",
+    )(command)
+    return click.option(
+        "--url",
+        metavar="URL",
+        callback=_note,
+        expose_value=False,
+        help="The broker, as amqp://user:password@host/vhost. Default: $EVENTBUS_URL.",
+    )(command)
+
+
+def _on_letters(command: CommandFunction) -> CommandFunction:
+    """Call it with the dead letters that are meant, besides its own options."""
+
+    @click.pass_obj
+    def call(given: dict[str, Any], /, **options: Any) -> None:
+        command(DeadLetterQueue(replace(ConsumerSettings.from_env(), **given)), **options)
+
+    return _located(update_wrapper(call, command))
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--url", help="The broker, as amqp://user:password@host/vhost. Default: $EVENTBUS_URL.")
-@click.option(
-    "--queue", help="The consumer's queue, whose dead letters are meant. Default: $EVENTBUS_QUEUE, json-mirror."
-)
-@click.pass_context
-def cli(context: click.Context, url: str | None, queue: str | None) -> None:
+@_located
+def cli() -> None:
     """Look after dead letters: messages that a consumer could not take.
 
     A consumer puts what it cannot read, may not trust, or fails on again and again into a queue of its own, with the
@@ -79,14 +113,12 @@ def cli(context: click.Context, url: str | None, queue: str | None) -> None:
     eventbus-dead-letters retry --entity contact    back to the consumer, once the cause is mended
     eventbus-dead-letters purge 3f9a --yes          for ever gone
     """
-    settings = ConsumerSettings.from_env()
-    context.obj = DeadLetterQueue(replace(settings, url=url or settings.url, queue=queue or settings.queue))
 
 
 @cli.command("list")
 @_filtered
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for other programs.")
-@click.pass_obj
+@_on_letters
 def list_letters(
     letters: DeadLetterQueue, *, reason: str | None, entity: str | None, limit: int | None, as_json: bool
 ) -> None:
@@ -96,13 +128,14 @@ def list_letters(
         count += 1
         click.echo(json.dumps(_summary(entry), ensure_ascii=False) if as_json else _lines(entry))
     if not as_json:
-        click.echo(f"{count} dead letter{'' if count == 1 else 's'}")
+        click.echo(counted(count, "dead letter"))
+    _explain(letters, count)
 
 
 @cli.command("show")
 @click.argument("ids", metavar="ID...", nargs=-1, required=True)
 @click.option("--raw", is_flag=True, help="The body alone, byte for byte as it came.")
-@click.pass_obj
+@_on_letters
 def show_letters(letters: DeadLetterQueue, *, ids: tuple[str, ...], raw: bool) -> None:
     """Show dead letters whole: properties, headers and body. An ID is the beginning of the one `list` shows."""
     found = list(letters.read(Filter(ids)))
@@ -118,7 +151,7 @@ def show_letters(letters: DeadLetterQueue, *, ids: tuple[str, ...], raw: bool) -
 @click.argument("ids", metavar="[ID]...", nargs=-1)
 @_filtered
 @click.option("--all", "everything", is_flag=True, help="All of them; without an ID or a filter this must be said.")
-@click.pass_obj
+@_on_letters
 def retry_letters(
     letters: DeadLetterQueue,
     *,
@@ -128,15 +161,22 @@ def retry_letters(
     limit: int | None,
     everything: bool,
 ) -> None:
-    """Send dead letters to the queue they came from, older versions of a record first.
+    """Send dead letters back to their queue, older versions first.
 
     Each leaves the dead letters only when the broker has confirmed that it is in its queue again. An event that was
     overtaken meanwhile does no harm: the newest version wins. What fails again comes back with its count of attempts.
     """
     chosen = _some(Filter(ids, reason, entity), limit, everything)
-    count = letters.retry(chosen, limit)
-    click.echo(f"{count} sent again")
-    _require(count, ids)
+    progress = Progress("sent again")
+    try:
+        sent, left = letters.retry(chosen, limit, progress.show)
+    finally:
+        progress.end()
+    click.echo(f"{counted(sent, 'dead letter')} sent again")
+    if left:
+        click.echo(f"{counted(left, 'dead letter')} left: too large to be read, and would only come back")
+    _explain(letters, sent + left)
+    _require(sent + left, ids)
 
 
 @cli.command("purge")
@@ -144,7 +184,7 @@ def retry_letters(
 @_filtered
 @click.option("--all", "everything", is_flag=True, help="All of them; without an ID or a filter this must be said.")
 @click.option("--yes", is_flag=True, help="Yes, delete: this cannot be undone.")
-@click.pass_obj
+@_on_letters
 def purge_letters(
     letters: DeadLetterQueue,
     *,
@@ -159,8 +199,13 @@ def purge_letters(
     chosen = _some(Filter(ids, reason, entity), limit, everything)
     if not yes:
         raise click.UsageError("purge deletes for ever: say --yes if that is meant")
-    count = letters.purge(chosen, limit)
-    click.echo(f"{count} deleted")
+    progress = Progress("deleted")
+    try:
+        count = letters.purge(chosen, limit, progress.show)
+    finally:
+        progress.end()
+    click.echo(f"{counted(count, 'dead letter')} deleted")
+    _explain(letters, count)
     _require(count, ids)
 
 
@@ -168,6 +213,12 @@ def _some(chosen: Filter, limit: int | None, everything: bool) -> Choice:
     if not (chosen or limit or everything):
         raise click.UsageError("which ones? Give IDs, --reason, --entity or --limit, or say --all")
     return chosen
+
+
+def _explain(letters: DeadLetterQueue, found: int) -> None:
+    """A mistyped name must not look like a queue that is well."""
+    if not found and letters.count() is None:
+        click.echo(f"there is no queue {letters.name}: no such consumer has run on this broker", err=True)
 
 
 def _require(found: int, ids: Sequence[str]) -> None:
@@ -194,7 +245,7 @@ def _lines(entry: Entry) -> str:
     reason = f"{entry.reason} ({entry.detail})" if entry.detail else entry.reason
     head = f"{entry.digest[:_ID]}  {entry.time or 'time unknown'}  {_printable(reason)}"
     again = f", attempt {entry.attempts}" if entry.attempts > 1 else ""
-    about = f"{_printable(entry.record) or 'no event'}, {entry.delivery.size} bytes{again}"
+    about = f"{_printable(entry.record) or 'no event'}, {counted(entry.delivery.size, 'byte')}{again}"
     return f"{head}\n              {about}: {_printable(entry.delivery.body[:_PREVIEW])}"
 
 

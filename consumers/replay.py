@@ -22,12 +22,14 @@ from consumers.base import topology
 from consumers.base.command import run_command
 from consumers.base.letter import Letter
 from consumers.base.line import is_amqp
+from consumers.base.progress import Progress
 from consumers.base.sender import Sender
 from consumers.base.settings import ConsumerSettings
 from consumers.json_mirror import documents
 from consumers.json_mirror.directories import PRIVATE
 from consumers.json_mirror.documents import Document
 from eventbus import envelope, naming, signing
+from eventbus.errors import counted
 
 _GROUP: Final = 500
 
@@ -74,6 +76,7 @@ class Replay:
                 "changed": [],
                 "author": None,
                 "transaction": {"id": replay_id, "index": 0, "size": 1},
+                **({"stub": document.stub} if document.stub else {}),
             },
         )
         body = envelope.seal(unsealed, document.version)
@@ -120,12 +123,17 @@ def cli(directories: tuple[Path, ...], url: str | None, queue: str, shards: int 
     settings = ConsumerSettings.from_env()
     replay = Replay(replace(settings, url=url or settings.url, queue=queue), shards=shards or 0)
     foreign: list[Path] = []
-    count = 0
-    for count in replay.send(_documents(directories, foreign)):
-        click.echo(f"\r{count} records sent", nl=False, err=True)
-    click.echo(f"\r{count} records sent", err=True)
+    progress = Progress("sent")
+    try:
+        for count in replay.send(_documents(directories, foreign)):
+            progress.show(count)
+    finally:
+        progress.end()
+    click.echo(f"{counted(progress.count, 'record')} sent", err=True)
     if foreign:
-        raise click.ClickException(f"{len(foreign)} files are no records and were left out, the first: {foreign[0]}")
+        raise click.ClickException(
+            f"left out what is no record: {counted(len(foreign), 'file')}, the first {foreign[0]}"
+        )
 
 
 def _documents(directories: Iterable[Path], foreign: list[Path]) -> Iterator[Document]:

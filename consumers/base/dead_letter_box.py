@@ -6,13 +6,13 @@ import logging
 import time
 from typing import Final, final
 
-from consumers.base.backoff import Backoff
 from consumers.base.delivery import Delivery
 from consumers.base.errors import Lost
 from consumers.base.letter import dead_letter
 from consumers.base.observer import Observer
 from consumers.base.sender import Sender
 from consumers.base.settings import ConsumerSettings
+from eventbus.backoff import Backoff
 from eventbus.errors import BadEvent
 from eventbus.naming import DEAD_LETTER_EXCHANGE
 

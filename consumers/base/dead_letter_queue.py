@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, final
+from typing import Any, Final, NamedTuple, final
 
 from amqp.exceptions import NotFound
 
@@ -29,6 +30,8 @@ _GROUP_BYTES: Final = 32 << 20
 """Letters, and bytes of their bodies, that are sent again together, in the order of their versions."""
 _QUIET: Final = 2.0
 """Seconds without another letter after which the rest is taken to be in somebody else's hands."""
+_RETURN: Final = 2.0
+"""Seconds the broker has for putting back what was only looked at."""
 _OUR_HEADERS: Final = (letter.REASON, letter.DETAIL, letter.TIME, letter.QUEUE, letter.DIGEST)
 _BROKERS_REASONS: Final = {
     "delivery_limit": "delivered too often",
@@ -93,6 +96,15 @@ class Entry:
 
 
 Choice = Callable[[Entry], bool]
+Report = Callable[[int], None]
+"""Told now and then how many letters are settled."""
+
+
+class Retried(NamedTuple):
+    """How many letters were sent again, and how many of those meant were left, as nobody can read them whole."""
+
+    sent: int
+    left: int
 
 
 @final
@@ -105,14 +117,14 @@ class DeadLetterQueue:
 
     def __init__(self, settings: ConsumerSettings) -> None:
         self._settings = settings
-        self._name = dead_letter_queue(settings.queue)
+        self.name = dead_letter_queue(settings.queue)
 
-    def count(self) -> int:
-        """How many letters there are; 0 where there is no such queue."""
+    def count(self) -> int | None:
+        """How many letters there are; None where there is no such queue."""
         line = Line(self._settings)
         try:
             with setting_up():
-                return _ready(line.channel(), self._name)
+                return _ready(line.channel(), self.name)
         finally:
             line.drop()
 
@@ -122,27 +134,33 @@ class DeadLetterQueue:
             if inbox is not None:
                 yield from self._chosen(inbox, choose, limit)
 
-    def retry(self, choose: Choice, limit: int | None = None) -> int:
+    def retry(self, choose: Choice, limit: int | None = None, report: Report = lambda _: None) -> Retried:
         """Send the chosen letters to the queue they came from; each leaves here once the broker has confirmed it there.
 
         Older versions go first, within groups of a thousand letters; what is no event goes last. A body that was too
         large to be read is left alone: it would only come back.
         """
         sender = Sender(self._settings)
+        left = 0
 
         def send(group: list[Entry]) -> None:
             sender.send([self._again(entry) for entry in group])
 
+        def is_whole(entry: Entry) -> bool:
+            nonlocal left
+            left += not entry.whole
+            return entry.whole
+
         try:
-            return self._settle(lambda entry: entry.whole and choose(entry), limit, send)
+            return Retried(self._settle(lambda entry: choose(entry) and is_whole(entry), limit, send, report), left)
         finally:
             sender.close()
 
-    def purge(self, choose: Choice, limit: int | None = None) -> int:
+    def purge(self, choose: Choice, limit: int | None = None, report: Report = lambda _: None) -> int:
         """Throw the chosen letters away; how many there were."""
-        return self._settle(choose, limit, lambda _group: None)
+        return self._settle(choose, limit, lambda _group: None, report)
 
-    def _settle(self, choose: Choice, limit: int | None, act: Callable[[list[Entry]], None]) -> int:
+    def _settle(self, choose: Choice, limit: int | None, act: Callable[[list[Entry]], None], report: Report) -> int:
         count = 0
         with self._open() as inbox:
             if inbox is None:
@@ -150,22 +168,28 @@ class DeadLetterQueue:
             for group in _grouped(self._chosen(inbox, choose, limit)):
                 act(sorted(group, key=_version))
                 inbox.acknowledge([entry.delivery for entry in group])
+                self._kept -= len(group)
                 count += len(group)
+                report(count)
         return count
 
     @contextmanager
     def _open(self) -> Iterator[Inbox | None]:
-        self._left = self.count()
+        self._left = self._kept = self.count() or 0
         if not self._left:
             yield None
             return
         kind = AmqpInbox if is_amqp(self._settings.url) else VirtualInbox
-        inbox: Inbox = kind(self._settings, browse=self._name)
+        inbox: Inbox = kind(self._settings, browse=self.name)
         try:
             yield inbox
             inbox.close()
         finally:
             inbox.drop()
+        # The broker puts them back after it has said goodbye: who looks again at once must not see fewer.
+        end = time.monotonic() + _RETURN
+        while (self.count() or 0) < self._kept and time.monotonic() < end:
+            time.sleep(0.01)
 
     def _chosen(self, inbox: Inbox, choose: Choice, limit: int | None) -> Iterator[Entry]:
         found = 0
@@ -204,11 +228,11 @@ def _entry(delivery: Delivery) -> Entry:
     return Entry(delivery, delivery.digest, event)
 
 
-def _ready(channel: Any, queue: str) -> int:
+def _ready(channel: Any, queue: str) -> int | None:
     try:
         return int(channel.queue_declare(queue=queue, passive=True).message_count)
     except NotFound:
-        return 0
+        return None
 
 
 def _version(entry: Entry) -> tuple[bool, int]:

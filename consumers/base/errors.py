@@ -60,7 +60,7 @@ def setting_up() -> Iterator[None]:
     except BROKER_ERRORS as error:
         advice = _HOPELESS.get(getattr(error, "reply_code", None) or 0)
         if advice is not None:
-            raise ConfigurationError(f"{describe(error)}. What to do: {advice}") from error
+            raise ConfigurationError(f"{describe(error).rstrip('.')}. What to do: {advice}") from error
         raise Lost(describe(error)) from error
 
 

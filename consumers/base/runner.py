@@ -9,7 +9,6 @@ from contextlib import nullcontext
 from typing import Final, final
 
 from consumers.base.amqp_inbox import AmqpInbox
-from consumers.base.backoff import Backoff
 from consumers.base.dead_letter_box import DeadLetterBox
 from consumers.base.errors import Lost
 from consumers.base.inbox import Inbox
@@ -17,12 +16,13 @@ from consumers.base.line import is_amqp
 from consumers.base.observer import Observer
 from consumers.base.screen import Screen
 from consumers.base.sender import Sender
-from consumers.base.session import Parts, Session, Stop
+from consumers.base.session import FIRST_RETRY, LONGEST_RETRY, Parts, Session, Stop
 from consumers.base.settings import ConsumerSettings
 from consumers.base.stopping import stop_on_signals
 from consumers.base.virtual_inbox import VirtualInbox
-from consumers.base.worklist import Handler
+from consumers.base.worklist import Handler, Worklist
 from consumers.trust import Trust
+from eventbus.backoff import Backoff
 from eventbus.errors import BrokerUnavailable, ConfigurationError
 
 EXIT_OK: Final = 0
@@ -93,6 +93,7 @@ class Runner:
         self._sender = Sender(settings)
         self._backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         self._working_at = time.monotonic()
+        self._work = Worklist(handler, [])
 
     def run(self) -> None:
         """Return once stopped or drained.
@@ -107,6 +108,7 @@ class Runner:
                     return self._session()
                 except Lost as error:
                     self._recover(error, started)
+                    self._outwait()
         finally:
             self._sender.close()
 
@@ -119,6 +121,7 @@ class Runner:
             try:
                 session.run(drain=self._drain)
             finally:
+                self._work = session.work
                 session.close()
             inbox.close()
         finally:
@@ -139,6 +142,31 @@ class Runner:
         pause = self._backoff.next()
         logger.warning("broker lost: %s", error, extra={"pause": round(pause, 3)})
         self._observer.disconnected(str(error))
-        end = now + pause
+        self._sleep(pause)
+
+    def _outwait(self) -> None:
+        """Connect only once the handler can take what it could not when the connection broke.
+
+        Each connection uses up one of a message's deliveries, and RabbitMQ ends one that holds messages for 30 minutes:
+        a disk that is full over a long week-end would send good messages to the dead letters.
+        """
+        backoff = Backoff(FIRST_RETRY, LONGEST_RETRY)
+        while self._work.pending and not self._stop.is_set():
+            waiting = len(self._work.pending)
+            turn = self._work.turn()
+            self._working_at = time.monotonic()
+            if len(self._work.pending) < waiting:
+                return  # it works again; all of them come again
+            pause = backoff.next()
+            logger.warning(
+                "not connected, deliveries wait: %s",
+                turn.waiting,
+                extra={"deliveries": waiting, "pause": round(pause, 3)},
+            )
+            self._observer.waiting(str(turn.waiting), pause)
+            self._sleep(pause)
+
+    def _sleep(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0 and not self._stop.wait(min(left, 1.0)):
             self._observer.turned()

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, final
 
-from consumers.base.backoff import Backoff
 from consumers.base.dead_letter_box import DeadLetterBox
 from consumers.base.delivery import Delivery
 from consumers.base.inbox import Inbox
@@ -17,6 +16,7 @@ from consumers.base.pulse import Pulse
 from consumers.base.screen import Screen
 from consumers.base.settings import ConsumerSettings
 from consumers.base.worklist import Handler, Worklist
+from eventbus.backoff import Backoff
 from eventbus.errors import BadEvent
 
 _IDLE: Final = 0.5
@@ -24,8 +24,8 @@ _IDLE: Final = 0.5
 _DRAINED: Final = 0.05
 """The same while draining, where no delivery means that the end is near."""
 _TICK: Final = 1.0
-_FIRST_RETRY: Final = 0.1
-_LONGEST_RETRY: Final = 30.0
+FIRST_RETRY: Final = 0.1
+LONGEST_RETRY: Final = 30.0
 _LONGEST_TRIAL: Final = 5.0
 """Seconds between two tries while the delivery at fault is looked for; more would keep the innocent waiting."""
 
@@ -66,6 +66,8 @@ class Session:
         self._parts = parts
         self._pulse = Pulse(max(1.0, parts.settings.heartbeat / 3), inbox.beat)
         self._ticked = time.monotonic()
+        self.work = Worklist(parts.handler, [])
+        """The batch at hand. After Lost, what is pending of it waits for the handler, not for the broker."""
 
     def run(self, *, drain: bool) -> None:
         """Return once told to stop or, with `drain`, once the queue is empty and everything settled."""
@@ -96,7 +98,8 @@ class Session:
             return False
         good = self._sift(batch)
         if good:
-            self._handle(Worklist(parts.handler, good))
+            self.work = Worklist(parts.handler, good)
+            self._handle(self.work)
         self._post()
         return True
 
@@ -125,12 +128,12 @@ class Session:
             self._parts.observer.dead_lettered(fault.reason)
 
     def _handle(self, work: Worklist) -> None:
-        backoff = Backoff(_FIRST_RETRY, _LONGEST_RETRY)
+        backoff = Backoff(FIRST_RETRY, LONGEST_RETRY)
         while work.pending and not self._parts.stop.is_set():
             reason = self._turn(work)
             if reason is None:
                 return
-            pause = min(backoff.next(), _LONGEST_TRIAL if work.isolating else _LONGEST_RETRY)
+            pause = min(backoff.next(), _LONGEST_TRIAL if work.isolating else LONGEST_RETRY)
             logger.warning(
                 "deliveries wait: %s", reason, extra={"deliveries": len(work.pending), "pause": round(pause, 3)}
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -13,21 +14,22 @@ from typing import Any, Final
 import click
 
 from consumers.base import EXIT_CONFIGURATION, EXIT_FAILED, EXIT_OK, run
+from consumers.base.progress import Progress
 from consumers.base.stopping import stop_on_signals
 from consumers.json_mirror import cache, health, logs
 from consumers.json_mirror.cache.feed import Feed
 from consumers.json_mirror.cache.sqlite import SqliteCache
 from consumers.json_mirror.comparison import HARMLESS, Fault, Finding, compare, confirm, repair
+from consumers.json_mirror.errors import DirectoryUnusable
 from consumers.json_mirror.files import Files
 from consumers.json_mirror.heartbeat import Heartbeat
 from consumers.json_mirror.lock import Lock
-from consumers.json_mirror.progress import Progress
 from consumers.json_mirror.recovery import open_or_renew, rebuild, recover
 from consumers.json_mirror.service import Mirror
 from consumers.json_mirror.settings import MirrorSettings
-from consumers.json_mirror.state import State
+from consumers.json_mirror.state import State, require
 from consumers.json_mirror.status import read_status
-from eventbus.errors import ConfigurationError, EventBusError
+from eventbus.errors import ConfigurationError, EventBusError, counted
 
 PROGRAM: Final = "python -m consumers.json_mirror"
 _RUNNING: Final = 10.0
@@ -56,13 +58,14 @@ def _command(data_dir: Path | None, url: str | None, drain: bool, **asked: bool)
     if action == "health":
         return _health(settings)
     logs.configure()
-    if action == "status":
-        return _status(settings, as_json=asked["as_json"])
-    if action == "verify":
-        return _verify(settings, repairing=asked["repair"])
-    if action == "rebuild":
-        return _rebuild(settings)
-    return _run(settings, drain=drain)
+    with _blaming(settings.data_dir):
+        if action == "status":
+            return _status(settings, as_json=asked["as_json"])
+        if action == "verify":
+            return _verify(settings, repairing=asked["repair"])
+        if action == "rebuild":
+            return _rebuild(settings)
+        return _run(settings, drain=drain)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -104,6 +107,20 @@ def _settings(data_dir: Path | None, url: str | None) -> MirrorSettings:
     return settings
 
 
+@contextmanager
+def _blaming(data_dir: Path) -> Iterator[None]:
+    """Say which setting it is, where the operating system names a path in DATA_DIR only."""
+    try:
+        yield
+    except OSError as error:
+        if not isinstance(error.filename, str) or not Path(error.filename).is_relative_to(data_dir):
+            raise
+        raise DirectoryUnusable(
+            f"DATA_DIR (--data-dir) is {data_dir}, which cannot be used: {error.strerror}: {error.filename}. It must "
+            f"be a directory in which user {os.geteuid()} may make and change files"
+        ) from error
+
+
 def _run(settings: MirrorSettings, *, drain: bool) -> int:
     with ExitStack() as stack:
         stop = stack.enter_context(stop_on_signals())
@@ -115,7 +132,7 @@ def _run(settings: MirrorSettings, *, drain: bool) -> int:
 
         mirror = stack.enter_context(open_mirror(settings, fatal=fatal, progress=Progress("applied")))
         code = run(settings.consumer, mirror, drain=drain, stop=stop, observer=mirror)
-    for error in failures:
+    for error in failures[:1]:
         log.error("the mirror cannot go on: %s", error)
     log.info("ended", extra={"applied": mirror.applied})
     return EXIT_FAILED if failures else code
@@ -125,13 +142,15 @@ def _run(settings: MirrorSettings, *, drain: bool) -> int:
 def open_mirror(settings: MirrorSettings, **options: Any) -> Iterator[Mirror]:
     """The mirror of `settings.data_dir`, locked and recovered; settled and closed afterwards.
 
-    `options` go to `Mirror`. Raises DirectoryLocked, StateDamaged, StateUnavailable, OSError.
+    `options` go to `Mirror`. Raises DirectoryLocked, StateDamaged, StateUnavailable, OSError, and ConfigurationError
+    where the directory is another shard's.
     """
     with ExitStack() as stack:
         heartbeat = Heartbeat(settings.heartbeat_file)
         files = stack.enter_context(Files(settings.data_dir, durable=settings.durable_files))
-        stack.enter_context(Lock(settings.lock_file))
+        lock = stack.enter_context(Lock(settings.lock_file))
         state = stack.enter_context(State(settings.state_file))
+        _require_own(state, settings)
         with heartbeat.beating():
             recover(state, files)
         mirror = Mirror(
@@ -140,10 +159,21 @@ def open_mirror(settings: MirrorSettings, **options: Any) -> Iterator[Mirror]:
             heartbeat=heartbeat,
             feed=_feed(settings, stack),
             tombstone_age=settings.tombstone_age,
+            guard=lock.check,
             **options,
         )
         stack.callback(mirror.close)
         yield mirror
+
+
+def _require_own(state: State, settings: MirrorSettings) -> None:
+    """What another shard left there would stay as it is, for ever."""
+    ours = str(settings.consumer.shard or "none")
+    if (theirs := state.claim(ours)) != ours:
+        raise ConfigurationError(
+            f"{settings.data_dir} belongs to shard {theirs}, EVENTBUS_SHARD says {ours}: another shard needs another "
+            "directory (docs/consumers.md, 'Another number of shards')"
+        )
 
 
 def _feed(settings: MirrorSettings, stack: ExitStack) -> Feed | None:
@@ -162,18 +192,21 @@ def _feed(settings: MirrorSettings, stack: ExitStack) -> Feed | None:
 
 
 def _rebuild(settings: MirrorSettings) -> int:
+    if not settings.data_dir.is_dir():
+        raise FileNotFoundError(f"there is no directory {settings.data_dir} to rebuild")
     with Files(settings.data_dir) as files, Lock(settings.lock_file), open_or_renew(settings.state_file) as state:
         found = rebuild(state, files)
         total = sum(figures.live for figures in state.figures())
     for fault, count in sorted(found.items()):
         click.echo(f"{count:,} {fault}")
-    click.echo(f"{total:,} records in {settings.data_dir}")
+    click.echo(f"{counted(total, 'record')} in {settings.data_dir}")
     return EXIT_OK
 
 
 def _verify(settings: MirrorSettings, *, repairing: bool) -> int:
     found: Counter[Fault] = Counter()
     progress = Progress("compared")
+    require(settings.state_file)
     with ExitStack() as stack:
         state = stack.enter_context(State(settings.state_file, read_only=not repairing))
         files = stack.enter_context(Files(settings.data_dir))

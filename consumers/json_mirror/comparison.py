@@ -14,10 +14,10 @@ from enum import StrEnum
 from itertools import islice
 from typing import Final, NamedTuple
 
+from consumers.base.progress import Progress
 from consumers.json_mirror import documents
 from consumers.json_mirror.documents import Document
 from consumers.json_mirror.files import Files
-from consumers.json_mirror.progress import Progress
 from consumers.json_mirror.state import Change, Record, State
 
 _CHUNK: Final = 500
@@ -133,5 +133,5 @@ def _repair(findings: Sequence[Finding], state: State, files: Files) -> None:
 
 
 def _adopt(document: Document) -> Change:
-    content = documents.encode(document.model, document.pk, document.version, document.fields)
+    content = documents.encode(*document)
     return Change(document.directory, document.filename, document.version, content)

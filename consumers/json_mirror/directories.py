@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from consumers.json_mirror.errors import DirectoryGone
-from consumers.json_mirror.filesystem import FileSystem
+from consumers.json_mirror.filesystem import DIRECTORY_MODE, FileSystem
 from eventbus.errors import ConfigurationError
 
 PRIVATE: Final = ".eventbus"
@@ -35,7 +35,10 @@ class Directories:
     def __init__(self, path: Path, filesystem: FileSystem) -> None:
         self._fs = filesystem
         self._path = path
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(DIRECTORY_MODE, parents=True, exist_ok=True)
+        except FileExistsError:
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path)) from None
         if (path / PRIVATE).is_symlink():
             raise ConfigurationError(f"{path / PRIVATE} is a symbolic link: it must be a directory of DATA_DIR")
         self.root = filesystem.open_root(path)

@@ -8,6 +8,9 @@ Keys are sorted, indented by two spaces, non-ASCII characters stand as they are,
       "pk": "ab12",
       "version": "00001763884800123456"
     }
+
+Where the service could not publish the record, `fields` hold its key alone, and `"stub": {"field": …, "reason": …}`
+says so.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ class Document(NamedTuple):
     pk: Any
     version: int
     fields: Mapping[str, Any]
+    stub: Mapping[str, Any] | None = None
 
     @property
     def directory(self) -> str:
@@ -46,20 +50,24 @@ class Document(NamedTuple):
         return filenames.filename(self.pk)
 
 
-def encode(model: str, pk: Any, version: int, fields: Mapping[str, Any] | None) -> bytes:
+def encode(
+    model: str, pk: Any, version: int, fields: Mapping[str, Any] | None, stub: Mapping[str, Any] | None = None
+) -> bytes:
     """The bytes of the file."""
-    return orjson.dumps(
-        {"fields": fields, "model": model, "pk": pk, "version": f"{version:0{VERSION_DIGITS}d}"}, option=_CANONICAL
-    )
+    content = {"fields": fields, "model": model, "pk": pk, "version": f"{version:0{VERSION_DIGITS}d}"}
+    if stub is not None:
+        content["stub"] = stub
+    return orjson.dumps(content, option=_CANONICAL)
 
 
 def decode(content: bytes) -> Document:
     """Read a file's bytes. Raises ValueError where they are not such a document."""
     match orjson.loads(content):
-        case {"fields": dict(fields), "model": str(model), "pk": pk, "version": str(version)} if (
+        case {"fields": dict(fields), "model": str(model), "pk": pk, "version": str(version), **more} if (
             model.count(".") == 1 and version.isdecimal() and int(version) <= MAX_VERSION and _is_key(pk)
         ):
-            return Document(model, pk, int(version), fields)
+            stub = more.get("stub")
+            return Document(model, pk, int(version), fields, stub if isinstance(stub, dict) else None)
     raise ValueError("not a document of the mirror")
 
 

@@ -9,6 +9,10 @@ class DirectoryLocked(EventBusError):
     """Another mirror keeps this DATA_DIR; the message says which process on which host."""
 
 
+class DirectoryUnusable(EventBusError):
+    """DATA_DIR is no directory, cannot be made one, or does not let the mirror write."""
+
+
 class StateDamaged(EventBusError):
     """The state file is not a database any more, or not one of ours. `--rebuild` makes it anew from the files."""
 
@@ -18,4 +22,7 @@ class StateUnavailable(EventBusError):
 
 
 class DirectoryGone(EventBusError):
-    """DATA_DIR was removed, renamed or mounted over under a running mirror, which cannot go on in the old one."""
+    """DATA_DIR, or what the mirror keeps in it, was removed or replaced under a running mirror.
+
+    It cannot go on with what nobody else can see any more.
+    """

@@ -8,13 +8,26 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from consumers.json_mirror.heartbeat import DEFAULT_MAX_AGE, Heartbeat
 
+_USAGE: Final = """Usage: python -m consumers.json_mirror.health
 
-def main() -> int:
-    """0 if a mirror is alive, 1 if none is, 2 if the environment makes no sense."""
+  Ends with 0 if the mirror of DATA_DIR gave a sign of life within
+  EVENTBUS_HEALTH_MAX_AGE seconds, else with 1. It takes no arguments: both are
+  read from the environment.
+"""
+
+
+def main(argv: Sequence[str] = ()) -> int:
+    """0 if a mirror is alive, 1 if none is, 2 if the environment makes no sense or there are arguments."""
+    if argv:
+        helping = argv[0] in ("-h", "--help")
+        (sys.stdout if helping else sys.stderr).write(_USAGE)
+        return 0 if helping else 2
     try:
         data_dir = Path(_read("DATA_DIR") or "data")
         max_age = float(_read("EVENTBUS_HEALTH_MAX_AGE") or DEFAULT_MAX_AGE)
@@ -41,4 +54,4 @@ def _read(name: str) -> str | None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(main(sys.argv[1:]))

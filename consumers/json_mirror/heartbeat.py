@@ -6,36 +6,56 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, final
 
 DEFAULT_MAX_AGE: Final = 60.0
 """Seconds without a beat after which a probe calls the mirror dead. The loop beats every second; one batch on a slow
 disk may take some."""
+HELD: Final = "the disk holds up"
+"""How a trouble begins in which deliveries are neither done nor, to the broker, waiting."""
+_ROOM: Final = 512
+"""Bytes that are reserved while there is room, so that a full disk can still be told of."""
 
 
 @final
 class Heartbeat:
-    """The modification time of the file at `path`. Setting it takes no space, so a full disk is no death."""
+    """The modification time of the file at `path`. Setting it takes no space, so a full disk is no death.
+
+    The file holds what the mirror is waiting for, or nothing.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._told: str | None = None
 
-    def beat(self) -> None:
-        """I am alive. Never raises: a mirror does not end because it could not say so."""
+    def beat(self, trouble: str = "") -> None:
+        """I am alive, if in trouble. Never raises: a mirror does not end because it could not say so."""
         try:
             os.utime(self._path)
         except FileNotFoundError:
-            self._make()
+            self._told = None
         except OSError:
-            return
+            pass  # as a file system that was remounted read-only
+        if trouble != self._told:
+            with suppress(OSError):
+                self._tell(trouble)
 
-    def _make(self) -> None:
+    def _tell(self, trouble: str) -> None:
+        file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
         try:
-            self._path.touch(mode=0o640)
+            os.pwrite(file, trouble.encode("utf-8", "backslashreplace")[:_ROOM].ljust(_ROOM), 0)
+        finally:
+            os.close(file)
+        self._told = trouble
+
+    def trouble(self) -> str | None:
+        """What the mirror is, or was last, waiting for; None where all is well."""
+        try:
+            return self._path.read_bytes().decode("utf-8", "ignore").strip() or None
         except OSError:
-            return
+            return None
 
     @contextmanager
     def beating(self) -> Iterator[None]:
@@ -56,8 +76,11 @@ class Heartbeat:
                 return
 
     def age(self) -> float | None:
-        """Seconds since the last beat; None where there was none."""
+        """Seconds since the last beat; None where there was none.
+
+        A beat in the future is one before the clock was put back: who lives has beaten again a second later.
+        """
         try:
-            return max(0.0, time.time() - self._path.stat().st_mtime)
+            return abs(time.time() - self._path.stat().st_mtime)
         except OSError:
             return None

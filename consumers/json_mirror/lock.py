@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
-from consumers.json_mirror.errors import DirectoryLocked
+from consumers.json_mirror.errors import DirectoryGone, DirectoryLocked
 from consumers.json_mirror.filesystem import DIRECTORY_MODE, FILE_MODE
 
 
@@ -22,6 +22,7 @@ class Lock:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+        self._path = path
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -43,6 +44,16 @@ class Lock:
             os.pwrite(self._file, json.dumps(holder).encode() + b"\n", 0)
         except OSError:
             return
+
+    def check(self) -> None:
+        """Raise DirectoryGone where the file is not the one that is locked: another mirror may hold that one by now."""
+        held = os.fstat(self._file)
+        try:
+            found = os.stat(self._path, follow_symlinks=False)
+        except FileNotFoundError:
+            found = None
+        if found is None or (found.st_dev, found.st_ino) != (held.st_dev, held.st_ino):
+            raise DirectoryGone(f"{self._path} was removed or replaced under the mirror; start it again")
 
     def __enter__(self) -> Self:
         return self

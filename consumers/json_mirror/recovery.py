@@ -10,10 +10,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from consumers.base.progress import Progress
 from consumers.json_mirror.comparison import Fault, Finding, compare, examine, repair
 from consumers.json_mirror.errors import StateDamaged
 from consumers.json_mirror.files import Files
-from consumers.json_mirror.progress import Progress
 from consumers.json_mirror.state import State
 
 _BESIDE: Final = ("", "-wal", "-shm")
@@ -26,7 +26,8 @@ def recover(state: State, files: Files) -> None:
     """Bring up to date what the last run may have left behind: the files of its last second or so, not all.
 
     A state without records in a directory full of them was lost, and is made again; so is a directory of files that is
-    not there any more. Returns once all of this is on the disk.
+    not there any more. Where such a repair was cut short, everything is compared. Returns once all of this is on the
+    disk.
     """
     swept = files.sweep()
     if swept:
@@ -36,12 +37,17 @@ def recover(state: State, files: Files) -> None:
         found = repair(_examine(state, files, pending), state, files)
         files.sync_all()
         log.info("looked at the files of the last batches", extra={"files": len(pending), "repaired": found.total()})
+    if state.half_mended:
+        log.warning("a repair was cut short: files and state are compared from the beginning")
+        rebuild(state, files)
     if not state.figures() and _any_file(files):
         log.warning("the state was lost: it is made again from the files, which know of no deletions")
         rebuild(state, files)
-    for directory in _lost_directories(state, files):
-        log.warning("a directory was lost: it is written again from the state", extra={"directory": directory})
-        repair(_all_missing(state, directory), state, files)
+    if lost := _lost_directories(state, files):
+        log.warning("directories were lost: they are written again from the state", extra={"directories": lost})
+        with state.mending():
+            for directory in lost:
+                repair(_all_missing(state, directory), state, files)
     state.settle(state.last_batch)
 
 
@@ -49,7 +55,8 @@ def rebuild(state: State, files: Files) -> Counter[Fault]:
     """Compare everything, repair everything, show how far it has come; tell what was found."""
     files.sweep()
     progress = Progress("compared")
-    found = repair(compare(state, files, progress), state, files)
+    with state.mending():
+        found = repair(compare(state, files, progress), state, files)
     state.settle(state.last_batch)
     progress.end()
     return found

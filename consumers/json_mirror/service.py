@@ -10,19 +10,20 @@ from __future__ import annotations
 import errno
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple, final
 
 from consumers.base import DONE, DeadLetter, Delivery, Observer, Outcome, Retry
+from consumers.base.progress import Progress
 from consumers.json_mirror import documents, filenames
 from consumers.json_mirror.cache.feed import Feed
 from consumers.json_mirror.errors import DirectoryGone, StateDamaged, StateUnavailable
 from consumers.json_mirror.files import Files
-from consumers.json_mirror.heartbeat import Heartbeat
-from consumers.json_mirror.progress import Progress
+from consumers.json_mirror.heartbeat import HELD, Heartbeat
 from consumers.json_mirror.state import Change, State
 from consumers.json_mirror.syncing import Syncer
 from eventbus.envelope import Event
+from eventbus.errors import counted
 
 MAX_BLOCKED: Final = 10_000
 """Files that may be kept waiting by something foreign in their place before the mirror stops taking in more."""
@@ -50,8 +51,9 @@ class _File(NamedTuple):
 class Mirror(Observer):
     """Called with batches by `consumers.base`, in one thread; the same thread calls the observer's moments.
 
-    `fatal` is called once with the error that makes going on senseless: the caller then ends the consumer. Tombstones
-    older than `tombstone_age` seconds are forgotten; 0 keeps them for ever.
+    `fatal` is called with the error that makes going on senseless: the caller then ends the consumer. `guard` is called
+    about once a second and may raise such an error. Tombstones older than `tombstone_age` seconds are forgotten; 0
+    keeps them for ever.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Mirror(Observer):
         progress: Progress | None = None,
         tombstone_age: float = 0,
         fatal: Callable[[Exception], None] = lambda _: None,
+        guard: Callable[[], None] = lambda: None,
     ) -> None:
         self._state = state
         self._files = files
@@ -72,12 +75,14 @@ class Mirror(Observer):
         self._progress = progress
         self._tombstone_age = tombstone_age
         self._fatal = fatal
+        self._guard = guard
         self._syncer = Syncer(files.sync_all)
         self._failures = 0
         self._batch = self._settled = state.last_batch
         self._unwritten: dict[str, _File] = {}
         self._blocked: dict[str, _File] = {}
         self._next_try = self._next_prune = 0.0
+        self._troubles: dict[str, str] = {}
         self.applied = 0
 
     # --- the handler --------------------------------------------------------------------------------------------
@@ -89,11 +94,13 @@ class Mirror(Observer):
             self._apply(changes)
             self._write_files()
         except (StateUnavailable, OSError) as error:
-            log.warning("disk trouble, the queue is held", extra={"reason": str(error), "deliveries": len(batch)})
+            log.warning("disk trouble, the queue is held", extra={"reason": _reason(error), "deliveries": len(batch)})
+            self._troubles["disk"] = f"{HELD} {_deliveries(len(batch))}: {_reason(error)}"
             return _retry(outcomes, f"disk: {_reason(error)}")
         except (StateDamaged, DirectoryGone) as error:
             self._fatal(error)
             return _retry(outcomes, str(error))
+        self._troubles.pop("disk", None)
         return outcomes
 
     def _apply(self, changes: Sequence[Change]) -> None:
@@ -128,7 +135,7 @@ class Mirror(Observer):
             return
         if len(self._blocked) >= MAX_BLOCKED:
             raise obstacle
-        log.error("something foreign stands in a file's place", extra={"path": path, "reason": _reason(obstacle)})
+        log.error("something foreign stands in a file's place", extra={"path": path, "reason": obstacle.strerror})
         self._blocked[path] = file
 
     def _put(self, file: _File) -> OSError | None:
@@ -136,6 +143,8 @@ class Mirror(Observer):
         try:
             self._files.put(file.directory, file.filename, file.document, existed=file.existed)
         except OSError as error:
+            # The call may have known the file by a descriptor or a temporary name.
+            error.filename, error.filename2 = f"{file.directory}/{file.filename}", None
             if error.errno not in _OBSTACLES:
                 raise
             return error
@@ -150,16 +159,25 @@ class Mirror(Observer):
                 self._unwritten.setdefault(path, _File(directory, filename, record.document, existed=True))
         self._failures = failures
 
+    def connected(self) -> None:
+        """Part of what `--status` tells."""
+        self._troubles.pop("broker", None)
+
+    def disconnected(self, reason: str) -> None:
+        """Part of what `--status` tells."""
+        self._troubles["broker"] = f"no broker: {reason}"
+
     # --- between batches ----------------------------------------------------------------------------------------
 
     def turned(self) -> None:
         """Beat, and see to what is left over: nothing here is urgent, nothing here may raise."""
         if self._heartbeat:
-            self._heartbeat.beat()
+            self._heartbeat.beat("; ".join(self._all_troubles()))
         if self._progress:
             self._progress.show(self.applied)
         now = time.monotonic()
         try:
+            self._guard()
             self._settle()
             if self._blocked and now >= self._next_try:
                 self._next_try = now + _OBSTACLE_PAUSE
@@ -171,6 +189,13 @@ class Mirror(Observer):
             log.warning("housekeeping put off", extra={"reason": _reason(error)})
         except (StateDamaged, DirectoryGone) as error:
             self._fatal(error)
+
+    def _all_troubles(self) -> Iterator[str]:
+        yield from self._troubles.values()
+        if self._blocked:
+            yield f"something foreign stands in the place of {counted(len(self._blocked), 'file')}"
+        if self._feed and self._feed.trouble:
+            yield self._feed.trouble
 
     def _settle(self) -> None:
         """Note in the state what has reached the disk since the last batch."""
@@ -190,6 +215,8 @@ class Mirror(Observer):
             self._files.sync_all()
         for path in free:
             del self._blocked[path]
+        if free:
+            self._state.settle(self._settled, self._blocked)
 
     def close(self) -> None:
         """Flush the files to the disk and note it, so that the next start has nothing to look at."""
@@ -211,6 +238,11 @@ def _read(batch: Sequence[Delivery]) -> tuple[list[Change], list[Outcome]]:
         if event.version > documents.MAX_VERSION:
             outcomes[index] = DeadLetter("version beyond 63 bits")
         else:
+            if event.stub:
+                log.warning(
+                    "its service could not publish a record: the file has its key alone and says why",
+                    extra={"record": f"{event.model}/{event.record}", "stub": event.stub},
+                )
             changes.append(change(event))
     return changes, outcomes
 
@@ -219,7 +251,7 @@ def change(event: Event) -> Change:
     """What an event asks of the state."""
     model, pk = event.model, event.pk
     service, _, entity = model.partition(".")
-    document = None if event.op == "d" else documents.encode(model, pk, event.version, event.after)
+    document = None if event.op == "d" else documents.encode(model, pk, event.version, event.after, event.stub)
     return Change(filenames.directory(service, entity), filenames.filename(pk), event.version, document, event.time)
 
 
@@ -227,5 +259,11 @@ def _retry(outcomes: Sequence[Outcome], reason: str) -> list[Outcome]:
     return [outcome if isinstance(outcome, DeadLetter) else Retry(reason) for outcome in outcomes]
 
 
+def _deliveries(count: int) -> str:
+    return "1 delivery" if count == 1 else f"{count:,} deliveries"
+
+
 def _reason(error: Exception) -> str:
-    return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return str(error)

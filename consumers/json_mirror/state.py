@@ -13,16 +13,18 @@ Other processes may read the file at any time (write-ahead log); the one writer 
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 from uuid import uuid4
 
-from consumers.json_mirror.errors import StateDamaged, StateUnavailable
+from consumers.json_mirror.errors import DirectoryGone, StateDamaged, StateUnavailable
+from consumers.json_mirror.filesystem import FILE_MODE
 
 STATE_FILE: Final = "state.sqlite3"
 FORMAT: Final = 1
@@ -137,14 +139,15 @@ class State:
     """The state file at `path`. One thread, one writer.
 
     Raises StateDamaged where the file is not usable, StateUnavailable where the disk does not play along now; after the
-    latter the same object may be used again.
+    latter the same object may be used again. The writer raises DirectoryGone where another file, or none, has taken the
+    place of the one it opened: what it writes would be gone with its process.
     """
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = path
         self._read_only = read_only
         self._connection: sqlite3.Connection | None = None
-        self._ids: dict[str, int] = {}
+        self._file: tuple[int, int] | None = None
         with _translated(self):
             self._db.execute("SELECT 1 FROM record LIMIT 1").fetchone()
 
@@ -157,13 +160,29 @@ class State:
     @property
     def _db(self) -> sqlite3.Connection:
         if self._connection is None:
-            self._connection = _connect_to_read(self.path) if self._read_only else _connect(self.path)
+            if self._read_only:
+                self._connection = _connect_to_read(self.path)
+            else:
+                self._require_same_file()
+                self._connection = _connect(self.path)
+                self._file = self._identify()
         return self._connection
+
+    def _identify(self) -> tuple[int, int] | None:
+        try:
+            found = self.path.stat()
+        except FileNotFoundError:
+            return None
+        return found.st_dev, found.st_ino
+
+    def _require_same_file(self) -> None:
+        if self._file and self._identify() != self._file:
+            raise DirectoryGone(f"{self.path} was removed or replaced under the mirror; start it again")
 
     @property
     def identity(self) -> str:
         """A text that no other state file has; it stays the same as long as this one lives."""
-        return str(self._value("SELECT value FROM meta WHERE key = 'identity'"))
+        return self._recall("identity")
 
     # --- writing ------------------------------------------------------------------------------------------------
 
@@ -244,6 +263,31 @@ class State:
             if paths:
                 db.execute("INSERT INTO pending (batch, paths) VALUES (0, ?)", (paths,))
 
+    @contextmanager
+    def mending(self) -> Iterator[None]:
+        """Around long repairs: `half_mended` until they have come to their end."""
+        self._remember("mending", "yes")
+        yield
+        self._remember("mending", "")
+
+    @property
+    def half_mended(self) -> bool:
+        """Whether repairs were begun and not finished, by a process that was ended."""
+        return bool(self._recall("mending"))
+
+    def claim(self, shard: str) -> str:
+        """Note which shard's records these are, if nobody has before; tell which."""
+        if not self._recall("shard"):
+            self._remember("shard", shard)
+        return self._recall("shard")
+
+    def _remember(self, key: str, value: str) -> None:
+        with self._transaction() as db:
+            db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+    def _recall(self, key: str) -> str:
+        return str(self._value("SELECT value FROM meta WHERE key = ?", key) or "")
+
     def prune(self, older_than: float, limit: int = 1000) -> int:
         """Forget up to `limit` tombstones applied more than `older_than` seconds ago; tell how many it were.
 
@@ -265,6 +309,7 @@ class State:
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with _translated(self):
             db = self._db
+            self._require_same_file()
             db.execute("BEGIN IMMEDIATE")
             try:
                 yield db
@@ -335,7 +380,7 @@ class State:
     @property
     def last_batch(self) -> int:
         """The number of the last batch that changed something."""
-        return int(self._value("SELECT value FROM meta WHERE key = 'batch'"))
+        return int(self._recall("batch"))
 
     def figures(self) -> list[Figures]:
         """Each entity's figures, by directory."""
@@ -364,6 +409,8 @@ def _translated(state: State) -> Iterator[None]:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
+    with suppress(FileExistsError):  # SQLite would let everybody read it; what it keeps beside it has the same mode
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, FILE_MODE))
     connection = sqlite3.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT)
     try:
         is_new = _is_new(connection)
@@ -395,5 +442,14 @@ def _prepare(connection: sqlite3.Connection) -> None:
     connection.execute("COMMIT")
 
 
+def require(path: Path) -> None:
+    """Raise StateUnavailable, in plain words, where there is no state."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        raise StateUnavailable(f"no mirror has run in {path.parent.parent}: there is no {path}") from None
+
+
 def _connect_to_read(path: Path) -> sqlite3.Connection:
+    require(path)
     return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=BUSY_TIMEOUT)

@@ -10,10 +10,11 @@ from typing import Any
 import orjson
 
 from consumers.base import ConsumerSettings
-from consumers.json_mirror.heartbeat import Heartbeat
+from consumers.json_mirror.heartbeat import HELD, Heartbeat
 from consumers.json_mirror.settings import MirrorSettings
 from consumers.json_mirror.state import Figures, State
 from eventbus import transports
+from eventbus.errors import counted
 from eventbus.naming import dead_letter_queue
 
 
@@ -27,9 +28,11 @@ class Queues:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """`lag` is how old the last applied event is while others wait, in seconds; 0 where none waits, None if unknown.
+    """`lag` is how old the last applied event is while others wait, or are held by a mirror whose disk is full, in
+    seconds; 0 where none is, None if unknown.
 
-    `alive` is the age in seconds of the mirror's last sign of life. `unsettled` counts files a start would look at.
+    `alive` is the age in seconds of the mirror's last sign of life, `trouble` what it is waiting for. `unsettled`
+    counts files a start would look at.
     """
 
     data_dir: str
@@ -37,6 +40,7 @@ class Status:
     queues: Queues
     unsettled: int
     alive: float | None
+    trouble: str | None
     lag: float | None
 
     def as_json(self) -> str:
@@ -58,8 +62,9 @@ class Status:
             f"waiting       {_count(self.queues.waiting)}",
             f"dead letters  {_count(self.queues.dead_letters)}",
             f"lag           {'unknown' if self.lag is None else f'{self.lag:,.1f} s'}",
-            f"unsettled     {self.unsettled:,} files",
+            f"unsettled     {counted(self.unsettled, 'file')}",
             f"sign of life  {'none' if self.alive is None else f'{self.alive:,.1f} s ago'}",
+            f"trouble       {self.trouble or 'none'}",
         ]
 
 
@@ -69,13 +74,16 @@ def read_status(settings: MirrorSettings) -> Status:
         entities = state.figures()
         unsettled = len(state.pending())
     queues = ask_broker(settings.consumer)
+    heartbeat = Heartbeat(settings.heartbeat_file)
+    trouble = heartbeat.trouble()
     return Status(
         data_dir=str(settings.data_dir),
         entities=entities,
         queues=queues,
         unsettled=unsettled,
-        alive=Heartbeat(settings.heartbeat_file).age(),
-        lag=_lag(entities, queues.waiting),
+        alive=heartbeat.age(),
+        trouble=trouble,
+        lag=_lag(entities, 1 if queues.waiting == 0 and HELD in (trouble or "") else queues.waiting),
     )
 
 

@@ -181,26 +181,27 @@ def test_connections_closed_by_the_broker_and_its_restart_are_survived(node: Rab
         consumes(settings, collector, 3)
 
 
-def test_a_delivery_held_longer_than_the_broker_allows_comes_again(
+def test_deliveries_held_longer_than_the_broker_allows_come_again_once_they_can_be_taken(
     private_rabbitmq: StartRabbitNode, unique: str
 ) -> None:
-    """RabbitMQ closes the channel (4.3: cancels the consumer) of who holds deliveries for too long."""
+    """RabbitMQ closes the channel (4.3: cancels the consumer) of who holds deliveries for too long, and counts."""
     node = private_rabbitmq(config=["consumer_timeout = 1000"])
     node.rabbitmqctl("eval", "application:set_env(rabbit, channel_tick_interval, 1000).")
-    settings = ConsumerSettings(url=node.url, queue=unique)
-    since = time.monotonic()
+    settings = ConsumerSettings(url=node.url, queue=unique, delivery_limit=1)
     collector = Collector()
+    refusals_after_the_loss = iter(range(8))  # 0.1 s, 0.2 s, … some 10 s: several times what the broker allows
 
     def handler(batch: Sequence[Delivery]) -> Sequence[Outcome]:
-        if not consumer.moments.losses and time.monotonic() - since < 60:
+        if not consumer.moments.losses or next(refusals_after_the_loss, None) is not None:
             return [Retry("disk full")] * len(batch)
         return collector(batch)
 
     with Running(settings, handler) as consumer:
-        publish(settings, [event_body(version=1)])
-        wait_for(lambda: collector.versions == [1], timeout=60)
+        publish(settings, [event_body(version=version) for version in (1, 2)])
+        wait_for(lambda: 2 in collector.versions and ready(settings, unique) == 0, timeout=90)
     assert "consumer" in consumer.moments.losses[0].lower()
     assert consumer.moments.connections == 2
+    assert ready(settings, f"{unique}.dlq") == 0
 
 
 def test_a_broker_short_of_memory_takes_no_letters_but_good_messages_go_on(node: RabbitNode, unique: str) -> None:

@@ -16,9 +16,12 @@ import pytest
 from consumers.base import ConsumerSettings, run
 from consumers.base.dead_letter_queue import DeadLetterQueue
 from eventbus.envelope import Limits
-from tests.support.consuming import Collector, Running, event_body, fresh, publish, wait_for
+from tests.support.consuming import Collector, Running, event_body, fresh, publish, ready, remove, wait_for
+from tests.support.mirror_process import MirrorProcess, drain, mirror_settings
+from tests.support.mirroring import body as mirrored
+from tests.support.mirroring import contents, fields
 
-LIMITS = Limits(body=64 << 10, keys=1000)
+LIMITS = Limits(body=256 << 10)
 
 
 def changed(**attributes: Any) -> bytes:
@@ -74,10 +77,11 @@ BAD: dict[str, tuple[Callable[[], bytes], dict[str, Any], str]] = {
     "key is missing": (lambda: data(pk=None), {}, "primary key is not a scalar or a list of scalars"),
     "deletion with content": (lambda: data(op="d"), {}, "after is not null in a deletion"),
     "update without content": (lambda: data(after=None), {}, "after is not an object"),
-    "too large": (lambda: event_body().replace(b"+32", b"x" * (70 << 10)), {}, "body too large"),
+    "stub is a text": (lambda: data(stub="EventTooLarge"), {}, "stub is not an object"),
+    "too large": (lambda: event_body().replace(b"+32", b"x" * (300 << 10)), {}, "body too large"),
     "too deep": (lambda: nested(200), {}, "nested too deep"),
     "far too deep": (lambda: nested(20_000), {}, "not JSON"),
-    "too many keys": (lambda: data(after={f"k{number}": 0 for number in range(1001)}), {}, "too many keys"),
+    "too many keys": (lambda: data(after={f"k{number}": 0 for number in range(10_001)}), {}, "too many keys"),
     "too many digits": (lambda: event_body().replace(b'"+32"', b"9" * 5000), {}, "integer too large"),
     "no content type": (event_body, {"content_type": None}, "content type missing"),
     "pickle": (lambda: PICKLE, {"content_type": "application/x-python-serialize"}, "content type is not an event's"),
@@ -124,9 +128,36 @@ def test_each_bad_message_is_kept_with_its_reason_and_every_good_one_is_handled(
         assert sorted(letters(settings)) == sorted(expected)
 
 
-def peak_memory() -> int:
-    """The most bytes this process has had in memory since `forget_peak`."""
-    for line in Path("/proc/self/status").read_text().splitlines():
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux to measure memory")
+def test_a_mirror_takes_the_good_ones_and_lives_within_its_memory(broker: str, unique: str, tmp_path: Path) -> None:
+    """Every kind of bad message and bomb, three times, between good ones, to a mirror in a process of its own."""
+    bombs = {name: (make, {"application_headers": {"compression": kind}}, "") for name, (make, kind) in BOMBS.items()}
+    bad = [(make(), properties) for make, properties, _ in (*BAD.values(), *bombs.values())]
+    settings = mirror_settings(broker, unique)
+    data_dir = tmp_path / "data"
+    drain(settings, data_dir)
+    with MirrorProcess(settings, data_dir, EVENTBUS_MAX_BODY_BYTES=str(LIMITS.body)) as process:
+        publish(settings, [mirrored("first", 1, {})])
+        wait_for((data_dir / "crm/contact/first.json").exists)
+        before = peak_memory(process.pid)
+        for turn in range(3):
+            for number, (body, properties) in enumerate(bad):
+                publish(settings, [mirrored(f"r{number}", 2 + turn, {"turn": turn})])
+                publish(settings, [body], **properties)
+        publish(settings, [mirrored("last", 1, {})])
+        wait_for((data_dir / "crm/contact/last.json").exists, 60)
+        wait_for(lambda: ready(settings, f"{unique}.dlq") == 3 * len(bad), 60)
+        assert peak_memory(process.pid) - before < 64 << 20
+        assert process.stop() == 0
+    found = contents(data_dir)
+    assert len(found) == len(bad) + 2
+    assert all(fields(data_dir, f"crm/contact/r{number}.json") == {"turn": 2} for number in range(len(bad)))
+    remove(settings)
+
+
+def peak_memory(pid: int | str = "self") -> int:
+    """The most bytes a process has had in memory since its start, or `forget_peak`."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) << 10
     raise AssertionError("no VmHWM")

@@ -23,8 +23,8 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path, unique: str) -> Ite
         yield made
 
 
-def write(directory: Path, pk: Any, version: int, entity: str = "contact") -> None:
-    document = documents.encode(f"crm.{entity}", pk, version, {"id": pk, "phone": "+32"})
+def write(directory: Path, pk: Any, version: int, entity: str = "contact", stub: Any = None) -> None:
+    document = documents.encode(f"crm.{entity}", pk, version, {"id": pk, "phone": "+32"}, stub)
     path = directory / documents.decode(document).directory / documents.decode(document).filename
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(document)
@@ -53,6 +53,21 @@ def test_every_record_arrives_as_a_snapshot_with_its_version(settings: ConsumerS
     assert len(got) == 601
     assert ("r", "r7", 7, {"id": "r7", "phone": "+32"}) in got
     assert ("r", [1, "a"], 601, {"id": [1, "a"], "phone": "+32"}) in got
+
+
+def test_a_stub_arrives_as_one(settings: ConsumerSettings, tmp_path: Path) -> None:
+    write(tmp_path, "a", 1, stub={"reason": "EventTooLarge", "field": None})
+    write(tmp_path, "b", 1)
+    assert run(settings, Collector(), drain=True) == 0
+    assert command(settings, tmp_path) == 0
+    stubs: dict[Any, Any] = {}
+
+    def handler(batch: Sequence[Delivery]) -> Sequence[Outcome]:
+        stubs.update((each.event.pk, each.event.stub) for each in batch)
+        return [DONE] * len(batch)
+
+    assert run(settings, handler, drain=True) == 0
+    assert stubs == {"a": {"reason": "EventTooLarge", "field": None}, "b": None}
 
 
 def test_what_is_no_record_is_named_and_left_out(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import subprocess
 import sys
 import time
@@ -12,9 +13,12 @@ from pathlib import Path
 import orjson
 import pytest
 
-from consumers.base import ConsumerSettings
+from consumers.base import ConsumerSettings, Shard
 from consumers.json_mirror import cache
-from consumers.json_mirror.command import main
+from consumers.json_mirror.command import main, open_mirror
+from consumers.json_mirror.directories import PRIVATE
+from consumers.json_mirror.heartbeat import Heartbeat
+from consumers.json_mirror.settings import MirrorSettings
 from tests.support.consuming import publish, remove, wait_for
 from tests.support.mirror_process import COMMAND, MirrorProcess, drain, environment, mirror_settings
 from tests.support.mirroring import body, contents, delivery, fields, mirror, unfinished
@@ -128,7 +132,80 @@ def test_status_is_a_table(local: Path, capfd: pytest.CaptureFixture[str]) -> No
     assert main(["--status"]) == 0
     shown = capfd.readouterr().out
     assert [line.split()[:3] for line in shown.splitlines() if line.startswith("crm")] == [["crm/contact", "2", "1"]]
-    assert "dead letters" in shown
+    assert "dead letters  unknown" in shown
+    assert "trouble       none" in shown
+    Heartbeat(local / PRIVATE / "heartbeat").beat("no broker: connection refused")
+    assert main(["--status"]) == 0
+    assert "trouble       no broker: connection refused" in capfd.readouterr().out
+
+
+def test_what_a_mirror_in_trouble_holds_counts_as_lag(local: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The broker counts it neither as waiting nor as done."""
+    assert main(["--drain"]) == 0
+
+    def lag(trouble: str) -> float:
+        Heartbeat(local / PRIVATE / "heartbeat").beat(trouble)
+        assert main(["--status", "--json"]) == 0
+        return float(orjson.loads(capfd.readouterr().out)["lag"])
+
+    assert lag("") == lag("something foreign stands in the place of 1 file") == 0
+    assert lag("the disk holds up 3 deliveries: No space left on device") > 1000
+
+
+@pytest.mark.parametrize("action", [["--status"], ["--verify"], ["--verify", "--repair"], ["--rebuild"], ["--health"]])
+def test_a_directory_that_is_not_there_is_named_and_not_made(
+    tmp_path: Path, action: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    nowhere = tmp_path / "nowhere"
+    assert main([*action, "--data-dir", str(nowhere)]) == 1
+    shown = capfd.readouterr().err
+    assert "no mirror has run" in shown or "there is no directory" in shown
+    assert str(nowhere) in shown
+    assert not nowhere.exists()
+
+
+@pytest.mark.parametrize("action", [["--drain"], ["--rebuild"], ["--status"]])
+def test_a_directory_that_cannot_be_used_is_told_of_by_its_setting(
+    tmp_path: Path, action: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / ".eventbus").write_text("foreign")
+    assert main([*action, "--data-dir", str(tmp_path)]) == 1
+    shown = capfd.readouterr().err
+    assert f"DATA_DIR (--data-dir) is {tmp_path}, which cannot be used: " in shown
+    assert f"{tmp_path / '.eventbus'}" in shown
+
+
+def test_only_owner_and_group_read_what_the_mirror_makes(data_dir: Path) -> None:
+    """Whatever the umask allows beyond that."""
+    before = os.umask(0)
+    try:
+        with open_mirror(MirrorSettings(data_dir=data_dir / "fresh")) as opened:
+            opened([delivery("a", 1, {"id": "a"})])
+            opened.turned()
+            made = [data_dir / "fresh", *(data_dir / "fresh").rglob("*")]
+            modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in made}
+    finally:
+        os.umask(before)
+    directories = {"fresh", "crm", "contact", PRIVATE, "making"}
+    assert {name for name in modes if name not in directories} == {
+        "a.json", "state.sqlite3", "state.sqlite3-wal", "state.sqlite3-shm", "lock", "heartbeat",
+    }  # fmt: skip
+    assert modes == {name: 0o750 if name in directories else 0o640 for name in modes}
+
+
+def test_another_shard_needs_another_directory(
+    local: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What it does not get would stay as it is."""
+    assert main(["--drain"]) == 0
+    monkeypatch.setenv("EVENTBUS_SHARD", "0/2")
+    assert main(["--drain"]) == 2
+    assert "belongs to shard none, EVENTBUS_SHARD says 0/2" in capfd.readouterr().err
+    with open_mirror(MirrorSettings(data_dir=local / "0", consumer=ConsumerSettings(shard=Shard(0, 2)))):
+        pass
+    monkeypatch.setenv("EVENTBUS_SHARD", "0/3")
+    assert main(["--drain", "--data-dir", str(local / "0")]) == 2
+    assert "belongs to shard 0/2, EVENTBUS_SHARD says 0/3" in capfd.readouterr().err
 
 
 def test_verify_repair_and_rebuild_tell_what_they_found(local: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -160,11 +237,17 @@ def test_health_is_the_age_of_the_heartbeat(local: Path, capfd: pytest.CaptureFi
     os.utime(heartbeat, (long_ago, long_ago))
     assert main(["--health"]) == 1
     assert "no sign of life for 1,00" in probe().stderr
+    ahead = time.time() + 1000
+    os.utime(heartbeat, (ahead, ahead))
+    assert main(["--health"]) == 1
+
+    assert "DATA_DIR" in probe("--help").stdout
+    assert probe("--data-dir", str(local)).returncode == 2
 
 
-def probe() -> subprocess.CompletedProcess[str]:
+def probe(*arguments: str) -> subprocess.CompletedProcess[str]:
     """What Kubernetes calls: it must not need more than the standard library."""
-    lean = [sys.executable, "-S", "-m", "consumers.json_mirror.health"]  # without site-packages
+    lean = [sys.executable, "-S", "-m", "consumers.json_mirror.health", *arguments]  # without site-packages
     return subprocess.run(lean, capture_output=True, text=True, check=False)
 
 

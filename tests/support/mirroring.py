@@ -24,9 +24,15 @@ MODEL: Final = "crm.contact"
 
 
 def body(
-    pk: Any, version: int, fields: Mapping[str, Any] | None = None, *, op: str | None = None, model: str = MODEL
+    pk: Any,
+    version: int,
+    fields: Mapping[str, Any] | None = None,
+    *,
+    op: str | None = None,
+    model: str = MODEL,
+    **more: Any,
 ) -> bytes:
-    """A sealed event; without `fields` a deletion."""
+    """A sealed event; without `fields` a deletion. `more` stands in its data, such as `stub`."""
     operation = op or ("d" if fields is None else "u")
     service, _, entity = model.partition(".")
     transaction = f"transaction-{version}"
@@ -47,6 +53,7 @@ def body(
                 "changed": [],
                 "author": None,
                 "transaction": {"id": transaction, "index": 0, "size": 1},
+                **more,
             },
         ),
         version,

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from consumers.base.backoff import Backoff
 from consumers.base.pulse import Pulse
 from consumers.base.stopping import stop_on_signals
 
@@ -91,14 +90,3 @@ def test_outside_the_main_thread_signals_are_left_alone() -> None:
     thread.join()
     assert asked == [False]
     assert signal.getsignal(signal.SIGTERM) is kept
-
-
-def test_pauses_double_up_to_the_limit_and_are_never_equal_for_all() -> None:
-    backoff = Backoff(0.1, 30.0)
-    pauses = [backoff.next() for _ in range(200)]
-    for number, pause in enumerate(pauses):
-        full = min(30.0, 0.1 * 2.0 ** min(number, 60))
-        assert full / 2 <= pause <= full
-    assert len(set(pauses[20:])) > 100
-    backoff.reset()
-    assert backoff.next() <= 0.1

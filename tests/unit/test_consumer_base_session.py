@@ -16,6 +16,7 @@ from consumers.base.runner import Runner
 from consumers.base.sender import Sender
 from consumers.base.settings import Shard
 from consumers.base.worklist import GUILTY_AFTER
+from eventbus.backoff import Backoff
 from eventbus.errors import BrokerUnavailable, ConfigurationError
 from tests.support.consuming import Collector, ListInbox, Moments, delivery
 
@@ -140,7 +141,7 @@ def test_a_body_that_was_not_kept_is_left_to_the_broker() -> None:
 def test_a_poisonous_delivery_ends_as_a_letter_and_its_neighbours_are_done(
     letters: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("consumers.base.session._FIRST_RETRY", 0.001)
+    monkeypatch.setattr("consumers.base.session.FIRST_RETRY", 0.001)
     monkeypatch.setattr("consumers.base.session._LONGEST_TRIAL", 0.001)
     done: list[int] = []
 
@@ -159,7 +160,7 @@ def test_a_poisonous_delivery_ends_as_a_letter_and_its_neighbours_are_done(
 def test_a_lone_poisonous_delivery_is_convicted_by_those_that_come_after_it(
     letters: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("consumers.base.session._FIRST_RETRY", 0.001)
+    monkeypatch.setattr("consumers.base.session.FIRST_RETRY", 0.001)
     monkeypatch.setattr("consumers.base.session._LONGEST_TRIAL", 0.001)
     tries: list[int] = []
     inbox = ListInbox(numbered(1))
@@ -230,6 +231,44 @@ def test_a_lost_connection_is_made_anew_and_everything_unacknowledged_comes_agai
     assert first.acknowledged == []
     assert second.acknowledged == [1, 2, 3]
     assert (moments.connections, moments.losses) == (2, ["the test says so"])
+
+
+def test_a_handler_that_waits_is_waited_for_before_the_broker_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Backoff, "next", lambda _self: 0.001)
+    monkeypatch.setattr("consumers.base.session._TICK", 0.0)  # so that the first wait notices the loss
+    inboxes, opened, handled = [ListInbox(numbered(3)), ListInbox(numbered(3))], [], []
+    moments = Moments()
+
+    def open_inbox(_settings: ConsumerSettings) -> ListInbox:
+        opened.append(len(handled))
+        return inboxes[len(opened) - 1]
+
+    def handler(batch: Sequence[Delivery]) -> Sequence[Outcome]:
+        handled.append(len(batch))
+        inboxes[0].lost = True
+        return [Retry("disk full") if len(handled) < 50 else DONE] * len(batch)
+
+    Runner(SETTINGS, handler, threading.Event(), drain=True, observer=moments, open_inbox=open_inbox).run()
+    assert opened[0] == 0
+    assert opened[1] == 50
+    assert moments.waits == ["disk full"] * 49
+    assert inboxes[1].acknowledged == [1, 2, 3]
+
+
+def test_told_to_stop_it_does_not_wait_for_the_handler_without_a_broker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("consumers.base.session._TICK", 0.0)
+    stop, inbox = threading.Event(), ListInbox(numbered(3))
+    inboxes, calls = [inbox], []
+
+    def handler(batch: Sequence[Delivery]) -> Sequence[Outcome]:
+        calls.append(len(batch))
+        inbox.lost = True
+        if len(calls) == 3:
+            stop.set()
+        return [Retry("disk full")] * len(batch)
+
+    Runner(SETTINGS, handler, stop, open_inbox=lambda _: inboxes.pop()).run()
+    assert calls == [3, 3, 3]
 
 
 def test_reconnecting_pauses_longer_each_time(monkeypatch: pytest.MonkeyPatch) -> None:

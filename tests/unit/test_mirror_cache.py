@@ -10,9 +10,12 @@ import pytest
 
 from consumers.json_mirror import cache
 from consumers.json_mirror.cache import Cache, Entry
+from consumers.json_mirror.cache import feed as feeding
 from consumers.json_mirror.cache.errors import CacheUnavailable
 from consumers.json_mirror.cache.feed import MAX_WAITING, Feed
 from consumers.json_mirror.cache.memory import MemoryCache
+from consumers.json_mirror.errors import StateUnavailable
+from consumers.json_mirror.heartbeat import Heartbeat
 from consumers.json_mirror.state import Record, State, Written
 from eventbus.errors import ConfigurationError
 from tests.support.mirroring import apply, delivery, make_private, mirror
@@ -58,6 +61,13 @@ def test_a_service_reads_current_records_versions_and_tombstones(filled: str) ->
         assert opened.get("crm", "nothing", "ab12") is None
 
 
+def test_a_stub_is_told_from_a_record(tmp_path: Path) -> None:
+    apply(tmp_path, [delivery("a", 1, {"id": "a"}, stub={"reason": "EventTooLarge", "field": None})])
+    with cache.open(f"sqlite:///{tmp_path}") as opened:
+        found = opened.get("crm", "contact", "a")
+    assert found == Entry(1, {"id": "a"}, {"reason": "EventTooLarge", "field": None})
+
+
 def test_keys_are_those_of_the_event(filled: str) -> None:
     with cache.open(filled) as opened:
         assert opened.get("crm", "contact", 5) == Entry(4, {"n": 5})
@@ -91,6 +101,11 @@ class Troubled(MemoryCache):
         self.open = threading.Event()
         self.open.set()
         self.stores = 0
+        self.room = 1 << 30
+        self.thrown_out = 0
+
+    def evictions(self) -> int:
+        return self.thrown_out
 
     def _answer(self) -> None:
         self.open.wait()
@@ -101,6 +116,9 @@ class Troubled(MemoryCache):
         self._answer()
         self.stores += 1
         super().store(records)
+        while len(self._content.records) > self.room:
+            self._content.records.popitem()
+            self.thrown_out += 1
 
     def holds(self, mark: str) -> bool:
         self._answer()
@@ -137,16 +155,69 @@ def test_a_flushed_cache_is_filled_again(tmp_path: Path, troubled: Troubled) -> 
 
 
 def test_a_cache_that_comes_back_is_told_what_it_missed(tmp_path: Path, troubled: Troubled) -> None:
-    with mirror(tmp_path) as handle:
+    with mirror(tmp_path, heartbeat=Heartbeat(tmp_path / "heartbeat")) as handle:
         feed = handle._feed = Feed(troubled, reader(tmp_path), look=0.02)
         handle([delivery("a", 1, {})])
         wait(lambda: troubled.find("crm/contact", "a.json") is not None)
         troubled.away = True
         handle([delivery("b", 2, {})])
-        wait(feed._lacking.is_set)
+        wait(lambda: feed.trouble == "no cache: away")
+        handle.turned()
+        assert handle._heartbeat is not None
+        assert handle._heartbeat.trouble() == "no cache: away"
         troubled.away = False
         wait(lambda: troubled.find("crm/contact", "b.json") is not None)
+        wait(lambda: not feed.trouble)
         feed.close()
+
+
+def test_what_is_thrown_out_while_the_cache_is_filled_is_stored_again(
+    tmp_path: Path, troubled: Troubled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feeding, "_MIN_FILL_PAUSE", 0.1)
+    apply(tmp_path, [delivery(number, number + 1, {}) for number in range(20)])
+    troubled.room = 10
+    feed = Feed(troubled, reader(tmp_path), look=0.02)
+    wait(lambda: "too small" in feed.trouble)
+    troubled.room = 20
+    wait(lambda: len(troubled._content.records) == 20)
+    wait(lambda: not feed.trouble)
+    feed.close()
+
+
+def test_a_cache_that_is_too_small_is_not_filled_without_a_pause(tmp_path: Path, troubled: Troubled) -> None:
+    apply(tmp_path, [delivery(number, number + 1, {}) for number in range(20)])
+    troubled.room = 10
+    feed = Feed(troubled, reader(tmp_path), look=0.001)
+    wait(lambda: "too small" in feed.trouble)
+    stores = troubled.stores
+    looked = threading.Event()
+    really_holds = troubled.holds
+
+    def holds(mark: str) -> bool:
+        looked.set()
+        return really_holds(mark)
+
+    troubled.holds = holds  # type: ignore[method-assign]
+    for _ in range(5):
+        looked.clear()
+        assert looked.wait(10)
+    assert troubled.stores == stores
+    feed.close()
+
+
+def test_a_state_that_cannot_be_read_at_first_is_tried_again(tmp_path: Path, troubled: Troubled) -> None:
+    apply(tmp_path, [delivery("a", 1, {})])
+    failures = [StateUnavailable("disk I/O error")]
+
+    def open_state() -> State:
+        if failures:
+            raise failures.pop()
+        return reader(tmp_path)()
+
+    feed = Feed(troubled, open_state, look=0.02)
+    wait(lambda: troubled.find("crm/contact", "a.json") is not None)
+    feed.close()
 
 
 def test_offering_never_blocks_and_what_does_not_fit_is_made_up_for(tmp_path: Path, troubled: Troubled) -> None:

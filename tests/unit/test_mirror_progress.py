@@ -8,9 +8,9 @@ import logging
 import orjson
 import pytest
 
-from consumers.json_mirror import progress
+from consumers.base import progress
+from consumers.base.progress import Progress
 from consumers.json_mirror.logs import JsonFormatter, TextFormatter
-from consumers.json_mirror.progress import Progress
 
 
 class Terminal(io.StringIO):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from consumers.json_mirror import documents
+from consumers.json_mirror import comparison, documents
 from consumers.json_mirror.comparison import Fault, compare, confirm, repair
 from consumers.json_mirror.errors import StateDamaged
 from consumers.json_mirror.files import Files
@@ -166,6 +167,16 @@ def test_a_state_from_an_old_backup_believes_the_newer_files(tmp_path: Path) -> 
     assert not check(tmp_path)
 
 
+def test_a_stub_stays_one_when_the_state_was_lost(tmp_path: Path) -> None:
+    apply(tmp_path, [delivery("a", 1, {"id": "a"}, stub={"reason": "EventTooLarge", "field": None})])
+    before = contents(tmp_path)
+    state_file(tmp_path).unlink()
+    with mirror(tmp_path):
+        assert not check(tmp_path)
+    assert contents(tmp_path) == before
+    assert b'"stub"' in before["crm/contact/a.json"]
+
+
 def test_a_copy_of_a_record_under_another_name_is_foreign(tmp_path: Path) -> None:
     before = filled(tmp_path)
     (tmp_path / "crm/contact/copy.json").write_bytes(before[A])
@@ -193,6 +204,48 @@ def test_a_lost_state_comes_back_whole_however_many_files(tmp_path: Path) -> Non
     with State(state_file(tmp_path)) as state:
         assert [figures.live for figures in state.figures()] == [500, 500, 500]
         assert state.pending() == []
+
+
+def cut_short(data_dir: Path, monkeypatch: pytest.MonkeyPatch, *, after: int) -> None:
+    """A start that is ended after so many chunks of its repairs."""
+    chunks = iter(range(after))
+    whole = comparison._repair
+
+    def some(*arguments: Any) -> None:
+        if next(chunks, None) is None:
+            raise KeyboardInterrupt
+        whole(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(comparison, "_repair", some)
+        with pytest.raises(KeyboardInterrupt), mirror(data_dir):
+            pass
+
+
+def test_making_a_lost_state_again_goes_on_where_a_start_was_cut_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else files that the state does not know would be overwritten by whatever comes late."""
+    apply(tmp_path, [delivery(number, 5, {"n": number}) for number in range(1200)])
+    before = contents(tmp_path)
+    lose_state(tmp_path)
+    cut_short(tmp_path, monkeypatch, after=1)
+    with mirror(tmp_path) as handle:
+        handle([delivery(number, 4, {"late": True}) for number in range(1200)])
+    assert contents(tmp_path) == before
+    assert not check(tmp_path)
+
+
+def test_writing_lost_directories_again_goes_on_where_a_start_was_cut_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apply(tmp_path, [delivery(number, 5, {"n": number}) for number in range(1200)])
+    before = contents(tmp_path)
+    (tmp_path / "crm").rename(tmp_path.parent / f"{tmp_path.name}-lost")
+    cut_short(tmp_path, monkeypatch, after=1)
+    assert 0 < len(contents(tmp_path)) < 1200
+    with mirror(tmp_path):
+        assert contents(tmp_path) == before
 
 
 def test_a_damaged_state_is_moved_aside_and_made_again(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -12,11 +13,15 @@ import orjson
 import pytest
 
 from consumers.base import DONE, DeadLetter, Retry
+from consumers.json_mirror.command import open_mirror
+from consumers.json_mirror.directories import PRIVATE
 from consumers.json_mirror.errors import DirectoryGone
 from consumers.json_mirror.files import Files
 from consumers.json_mirror.heartbeat import Heartbeat
+from consumers.json_mirror.lock import Lock
 from consumers.json_mirror.service import Mirror
-from consumers.json_mirror.state import State
+from consumers.json_mirror.settings import MirrorSettings
+from consumers.json_mirror.state import STATE_FILE, State
 from consumers.json_mirror.syncing import Syncer
 from tests.support.mirroring import FailingFileSystem, all_done, contents, delivery, fields, make_private, mirror
 from tests.support.nodes.base import wait_until
@@ -38,6 +43,24 @@ def test_every_operation_has_its_effect(tmp_path: Path) -> None:
         handle([delivery(op, 1, {"op": op}, op=op) for op in ("c", "u", "r")])
         handle([delivery("c", 2)])
     assert sorted(contents(tmp_path)) == ["crm/contact/r.json", "crm/contact/u.json"]
+
+
+def test_a_record_that_could_not_be_published_says_so_in_its_file_until_it_can(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stub = {"reason": "EventTooLarge", "field": None}
+    with mirror(tmp_path) as handle:
+        handle([delivery("a", 1, {"id": "a", "name": "good"})])
+        handle([delivery("a", 3, {"id": "a"}, stub=stub)])
+        handle([delivery("a", 2, {"id": "a", "name": "late"})])
+        assert orjson.loads((tmp_path / "crm/contact/a.json").read_bytes()) == {
+            "fields": {"id": "a"}, "model": "crm.contact", "pk": "a", "stub": stub, "version": "00000000000000000003",
+        }  # fmt: skip
+        assert [vars(record)["record"] for record in caplog.records if "could not publish" in record.message] == [
+            "crm.contact/a"
+        ]
+        handle([delivery("a", 4, {"id": "a", "name": "good again"})])
+    assert "stub" not in orjson.loads((tmp_path / "crm/contact/a.json").read_bytes())
 
 
 def test_many_changes_of_a_record_in_a_batch_are_one_write(tmp_path: Path) -> None:
@@ -237,6 +260,10 @@ def test_what_is_blocked_stays_noted_while_other_batches_reach_the_disk(tmp_path
         handle([delivery("c", 1, {})])
         handle.turned()
         assert "crm/contact/a.json" in state.pending()
+        (tmp_path / "crm/contact/a.json").rmdir()
+        handle._next_try = 0
+        handle.turned()
+        assert "crm/contact/a.json" not in state.pending()
         handle.close()
 
 
@@ -256,6 +283,50 @@ def test_a_directory_that_vanished_ends_the_mirror_without_an_answer(tmp_path: P
 
 def wait(condition: Callable[[], bool]) -> None:
     wait_until(condition, 10, "it did not happen")
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_state_that_was_removed_under_the_mirror_ends_it_without_an_answer(tmp_path: Path, replaced: bool) -> None:
+    """What went into it would be gone with the process."""
+    failures: list[Exception] = []
+    path = tmp_path / PRIVATE / STATE_FILE
+    with mirror(tmp_path, fatal=failures.append) as handle:
+        assert handle([delivery("a", 1, {"n": 1})]) == [DONE]
+        for each in path.parent.glob(f"{STATE_FILE}*"):
+            each.unlink()
+        if replaced:
+            State(path).close()
+        (outcome,) = handle([delivery("a", 2, {"n": 2})])
+        assert isinstance(outcome, Retry)
+        assert isinstance(failures[0], DirectoryGone)
+        assert path.exists() == replaced
+    assert fields(tmp_path, "crm/contact/a.json") == {"n": 1}
+    with mirror(tmp_path) as handle:
+        assert handle([delivery("a", 2, {"n": 2})]) == [DONE]
+    assert fields(tmp_path, "crm/contact/a.json") == {"n": 2}
+
+
+def test_a_state_that_is_gone_after_disk_trouble_is_not_made_anew_under_the_mirror(tmp_path: Path) -> None:
+    with State(make_private(tmp_path) / STATE_FILE) as state:
+        state.close()  # as any trouble does
+        state.path.unlink()
+        with pytest.raises(DirectoryGone):
+            state.apply([])
+        assert not state.path.exists()
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_lock_that_was_removed_ends_the_mirror_since_another_may_have_it(tmp_path: Path, replaced: bool) -> None:
+    failures: list[Exception] = []
+    settings = MirrorSettings(data_dir=tmp_path)
+    with open_mirror(settings, fatal=failures.append) as handle:
+        handle.turned()
+        assert not failures
+        settings.lock_file.unlink()
+        if replaced:
+            Lock(settings.lock_file).close()
+        handle.turned()
+    assert isinstance(failures[0], DirectoryGone)
 
 
 def test_files_are_pending_until_they_were_flushed(tmp_path: Path) -> None:
@@ -330,7 +401,7 @@ def test_old_tombstones_are_forgotten_between_batches(tmp_path: Path) -> None:
         assert handle._state.figures()[0].deleted == 0
 
 
-def test_the_heartbeat_beats_on_a_full_disk_and_never_raises(tmp_path: Path) -> None:
+def test_the_heartbeat_beats_on_a_full_disk_and_never_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     heartbeat = Heartbeat(tmp_path / "heartbeat")
     assert heartbeat.age() is None
     heartbeat.beat()
@@ -338,6 +409,37 @@ def test_the_heartbeat_beats_on_a_full_disk_and_never_raises(tmp_path: Path) -> 
     assert age is not None
     assert age < 5
     Heartbeat(tmp_path / "no such directory" / "heartbeat").beat()
+
+    def refuse(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "no room, not even in place")
+
+    os.utime(tmp_path / "heartbeat", (1, 1))
+    monkeypatch.setattr(os, "pwrite", refuse)
+    heartbeat.beat("the disk is full")
+    age = heartbeat.age()
+    assert age is not None
+    assert age < 5
+
+
+def test_the_heartbeat_tells_what_the_mirror_waits_for(tmp_path: Path) -> None:
+    heartbeat = Heartbeat(tmp_path / "heartbeat")
+    filesystem = FailingFileSystem()
+    with mirror(tmp_path / "data", filesystem, heartbeat=heartbeat) as handle:
+        handle.turned()
+        assert heartbeat.trouble() is None
+        size = (tmp_path / "heartbeat").stat().st_size
+        filesystem.nth = filesystem.calls + 1
+        handle([delivery("a", 1, {})])
+        handle.disconnected("connection refused")
+        handle.turned()
+        assert heartbeat.trouble() == (
+            "the disk holds up 1 delivery: No space left on device: crm/contact/a.json; no broker: connection refused"
+        )
+        assert (tmp_path / "heartbeat").stat().st_size == size  # so that it takes no room on a full disk
+        handle([delivery("a", 1, {})])
+        handle.connected()
+        handle.turned()
+        assert heartbeat.trouble() is None
 
 
 def test_logs_tell_no_payload(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

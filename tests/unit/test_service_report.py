@@ -94,9 +94,12 @@ def test_markers_follow_from_the_fixtures_a_test_asks_for(tmp_path: Path) -> Non
     assert "test_needs_nothing" not in output
 
 
-def test_the_summary_counts_the_tests_of_each_service(private_redis: Callable[[], RedisNode], tmp_path: Path) -> None:
+@pytest.mark.parametrize("arguments", [[], ["-n", "2"]], ids=["one process", "two workers"])
+def test_the_summary_counts_the_tests_of_each_service(
+    private_redis: Callable[[], RedisNode], tmp_path: Path, arguments: list[str]
+) -> None:
     node = private_redis()
-    code, output = run_pytest(tmp_path, EVENTBUS_TEST_REDIS_URL=node.url)
+    code, output = run_pytest(tmp_path, *arguments, EVENTBUS_TEST_REDIS_URL=node.url)
     assert code == 0, output
     assert (
         f"redis: server named by EVENTBUS_TEST_REDIS_URL, {node.probe()} at 127.0.0.1:{node.port}, 2 tests passed"

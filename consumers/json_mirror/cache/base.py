@@ -13,10 +13,14 @@ from consumers.json_mirror.state import Record
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What is known of a record: its version, and its fields, or None where it was deleted."""
+    """What is known of a record: its version, and its fields, or None where it was deleted.
+
+    `stub` says why its service could not publish it: then `fields` hold its key alone. None where all is well.
+    """
 
     version: int
     fields: Mapping[str, Any] | None
+    stub: Mapping[str, Any] | None = None
 
     @property
     def deleted(self) -> bool:
@@ -41,8 +45,10 @@ class Cache(ABC):
         record = self.find(filenames.directory(service, entity), filenames.filename(pk))
         if record is None:
             return None
-        fields = None if record.document is None else documents.decode(record.document).fields
-        return Entry(record.version, fields)
+        if record.document is None:
+            return Entry(record.version, None)
+        document = documents.decode(record.document)
+        return Entry(record.version, document.fields, document.stub)
 
     @abstractmethod
     def find(self, directory: str, filename: str) -> Record | None:

@@ -22,7 +22,8 @@ _CHUNK: Final = 500
 _LOOK: Final = 5.0
 """Seconds between two looks whether the cache has lost something."""
 _MIN_FILL_PAUSE: Final = 60.0
-"""Seconds between two fillings because of eviction: a cache that is too small would be filled without end."""
+"""Seconds between two fillings because of eviction: a cache that is too small would be filled without end. At least
+nine tenths of the time are pause."""
 
 _AWAY: Final = (CacheUnavailable, StateUnavailable)
 
@@ -33,7 +34,8 @@ log = logging.getLogger(__name__)
 class Feed:
     """Stores in `cache`, from a thread of its own, what is offered, and all of the state where the cache lacks it.
 
-    `open_state` gives a state to read from: the thread has its own.
+    `open_state` gives a state to read from: the thread has its own. `trouble` says why the cache lacks something; empty
+    while it lacks nothing.
     """
 
     def __init__(self, cache: Cache, open_state: Callable[[], State], *, look: float = _LOOK) -> None:
@@ -45,7 +47,8 @@ class Feed:
         self._lacking = threading.Event()
         self._mark = ""
         self._evicted = 0
-        self._filled_at = 0.0
+        self._next_fill = 0.0
+        self.trouble = ""
         self._thread = threading.Thread(target=self._run, name="eventbus-cache", daemon=True)
         self._thread.start()
 
@@ -67,21 +70,31 @@ class Feed:
         self._cache.close()
 
     def _run(self) -> None:
-        with self._open_state() as state:
-            self._mark = f"{state.identity} open"
-            self._begin(state)
-            next_look = 0.0
-            while not (self._over.is_set() and self._waiting.empty()):
-                try:
-                    if not self._over.is_set() and time.monotonic() >= next_look:
-                        next_look = time.monotonic() + self._look
-                        self._fill_if_lacking(state)
-                    self._store_next()
-                except _AWAY as error:
-                    self._lost(error)
-                    if self._over.wait(self._look):
-                        return
-            self._end(state)
+        while True:
+            try:
+                with self._open_state() as state:
+                    self._serve(state)
+                return
+            except StateUnavailable as error:
+                self._lost(error)
+                if self._over.wait(self._look):
+                    return
+
+    def _serve(self, state: State) -> None:
+        self._mark = f"{state.identity} open"
+        self._begin(state)
+        next_look = 0.0
+        while not (self._over.is_set() and self._waiting.empty()):
+            try:
+                if not self._over.is_set() and time.monotonic() >= next_look:
+                    next_look = time.monotonic() + self._look
+                    self._fill_if_lacking(state)
+                self._store_next()
+            except _AWAY as error:
+                self._lost(error)
+                if self._over.wait(self._look):
+                    return
+        self._end(state)
 
     def _begin(self, state: State) -> None:
         """A cache that was left complete, by a mirror that has done nothing since, is complete."""
@@ -102,7 +115,8 @@ class Feed:
             self._lost(error)
 
     def _lost(self, error: Exception) -> None:
-        log.warning("cache does not answer; it will be filled again", extra={"reason": str(error)})
+        log.warning("the cache lacks something; it will be filled again", extra={"reason": str(error)})
+        self.trouble = f"no cache: {error}"
         self._lacking.set()
 
     def _store_next(self) -> None:
@@ -119,11 +133,11 @@ class Feed:
             self._fill(state)
 
     def _has_evicted(self) -> bool:
-        due = time.monotonic() - self._filled_at >= _MIN_FILL_PAUSE
-        return due and self._cache.evictions() > self._evicted
+        return time.monotonic() >= self._next_fill and self._cache.evictions() > self._evicted
 
     def _fill(self, state: State) -> None:
-        count = 0
+        count, started = 0, time.monotonic()
+        self._evicted = self._cache.evictions()
         for records in state.records(_CHUNK):
             if self._over.is_set():
                 self._lacking.set()
@@ -131,8 +145,10 @@ class Feed:
             self._cache.store(records)
             count += len(records)
         self._cache.mark(self._mark)
-        self._evicted = self._cache.evictions()
-        self._filled_at = time.monotonic()
+        now = time.monotonic()
+        self._next_fill = now + max(_MIN_FILL_PAUSE, 9 * (now - started))
+        crowded = self._cache.evictions() > self._evicted
+        self.trouble = "the cache is too small: it throws records out" if crowded else ""
         log.info("cache filled from the state", extra={"records": count})
 
 
