@@ -7,16 +7,20 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format bench clean
+.PHONY: help demo test test-oldest lint format bench clean
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.demo  ## Run the whole chain here, without a broker (EVENTBUS_URL=amqp://... for RabbitMQ)
 	$(VENV)/bin/python -m examples.demo $(ARGS)
 
 test: $(VENV)/.dev  ## Run all tests; ARGS="tests/unit -k naming" for some
-	$(VENV)/bin/python -m pytest $(ARGS)
+	$(VENV)/bin/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal $(ARGS)
+
+test-oldest: $(VENV)-oldest/.test  ## Run units, contracts and capture with the oldest versions that pyproject.toml allows
+	$(VENV)-oldest/bin/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal \
+	  tests/unit tests/contract tests/integration/test_capture_*.py $(ARGS)
 
 lint: $(VENV)/.dev  ## Check rules, format, types and layers
 	$(VENV)/bin/ruff check .
@@ -28,11 +32,11 @@ format: $(VENV)/.dev  ## Put the code into ruff's format
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-bench: $(VENV)/.dev  ## Measure what the README claims
+bench: $(VENV)/.dev  ## Measure what docs/benchmarks.md says
 	$(VENV)/bin/python -m benchmarks $(ARGS)
 
 clean:  ## Remove the virtual environment and the caches
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-oldest .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
 # -- set-up: a stamp file for each set of extras ------------------------------------------------------------------------
 
@@ -51,3 +55,12 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 	@echo "Installing what development needs into $(VENV) (some minutes without a pip cache) ..."
 	@$(PIP) install --quiet --editable '.[dev]'
 	@touch $@ $(VENV)/.demo
+
+# The lower bounds of the packages that every service installs become pins.
+$(VENV)-oldest/.test: pyproject.toml
+	@echo "Installing the oldest versions into $(VENV)-oldest ..."
+	@$(PYTHON) -m venv --clear $(VENV)-oldest
+	@sed -n '/^dependencies/,/^]/s/^ *"\(.*\)>=\([^"]*\)".*/\1==\2/p' pyproject.toml > $(VENV)-oldest/constraints.txt
+	@$(VENV)-oldest/bin/python -m pip --disable-pip-version-check --no-input install --quiet \
+	  --constraint $(VENV)-oldest/constraints.txt --editable '.[test]'
+	@touch $@

@@ -1,4 +1,4 @@
-"""The kustomize base renders, is valid, and its pod keeps every rule of the restricted pod security standard.
+"""The kustomize bases render, are valid, and their pods keep every rule of the restricted pod security standard.
 
 The rules: https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted
 """
@@ -55,6 +55,24 @@ def stateful_set(objects: list[Spec]) -> Spec:
 @pytest.fixture(scope="module")
 def pod(stateful_set: Spec) -> Spec:
     spec: Spec = stateful_set["spec"]["template"]["spec"]
+    return spec
+
+
+@pytest.fixture(scope="module", params=["base", "relay"])
+def all_objects(request: pytest.FixtureRequest) -> list[Spec]:
+    """Those of the mirror, then those of the relay."""
+    return kustomize(K8S / request.param)
+
+
+@pytest.fixture(scope="module")
+def workload(all_objects: list[Spec]) -> Spec:
+    (found,) = (each for each in all_objects if each["kind"] in ("StatefulSet", "Deployment"))
+    return found
+
+
+@pytest.fixture(scope="module")
+def any_pod(workload: Spec) -> Spec:
+    spec: Spec = workload["spec"]["template"]["spec"]
     return spec
 
 
@@ -199,8 +217,8 @@ def break_rule(pod: Spec, rule: Callable[[Spec], Iterator[str]]) -> Spec:
 
 
 @pytest.mark.parametrize("rule", RESTRICTED, ids=lambda rule: rule.__name__)
-def test_the_pod_keeps_the_restricted_profile(pod: Spec, rule: Callable[[Spec], Iterator[str]]) -> None:
-    assert list(rule(pod)) == []
+def test_the_pod_keeps_the_restricted_profile(any_pod: Spec, rule: Callable[[Spec], Iterator[str]]) -> None:
+    assert list(rule(any_pod)) == []
 
 
 @pytest.mark.parametrize("rule", RESTRICTED, ids=lambda rule: rule.__name__)
@@ -213,8 +231,8 @@ def test_each_rule_notices_a_pod_that_breaks_it(pod: Spec, rule: Callable[[Spec]
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_every_object_is_valid_in_strict_mode(objects: list[Spec], version: str) -> None:
-    for each in [*objects, yaml.safe_load((K8S / "namespace.yaml").read_text())]:
+def test_every_object_is_valid_in_strict_mode(all_objects: list[Spec], version: str) -> None:
+    for each in [*all_objects, yaml.safe_load((K8S / "namespace.yaml").read_text())]:
         kubernetes_validate.validate(each, version, strict=True)
 
 
@@ -255,34 +273,37 @@ def test_only_the_volume_and_tmp_can_be_written(pod: Spec, stateful_set: Spec) -
     assert {mount["name"] for mount in container["volumeMounts"]} == names
 
 
-def test_the_group_of_the_volume_is_that_of_the_process(pod: Spec) -> None:
-    context = pod["securityContext"]
+def test_the_group_of_the_volumes_is_that_of_the_process(any_pod: Spec) -> None:
+    context = any_pod["securityContext"]
     assert context["fsGroup"] == context["runAsGroup"] != 0
 
 
-def test_the_pod_has_no_token_and_no_injected_settings(pod: Spec, objects: list[Spec]) -> None:
-    assert pod["automountServiceAccountToken"] is False
-    assert one(objects, "ServiceAccount")["automountServiceAccountToken"] is False
-    assert pod["enableServiceLinks"] is False
+def test_the_pod_has_no_token_and_no_injected_settings(any_pod: Spec, all_objects: list[Spec]) -> None:
+    assert any_pod["automountServiceAccountToken"] is False
+    assert one(all_objects, "ServiceAccount")["automountServiceAccountToken"] is False
+    assert any_pod["enableServiceLinks"] is False
 
 
-def test_the_broker_url_comes_from_a_mounted_secret_only(pod: Spec, objects: list[Spec]) -> None:
-    settings = one(objects, "ConfigMap")["data"]
-    assert "EVENTBUS_URL" not in settings
-    (container,) = pod["containers"]
-    (mount,) = (each for each in container["volumeMounts"] if each["name"] == "broker")
-    (volume,) = (each for each in pod["volumes"] if each["name"] == "broker")
-    (item,) = volume["secret"]["items"]
-    assert settings["EVENTBUS_URL_FILE"] == f"{mount['mountPath']}/{item['path']}"
-    assert volume["secret"]["defaultMode"] & 0o007 == 0
-    assert {each["kind"] for each in objects}.isdisjoint({"Secret"})
+def test_urls_come_from_mounted_secrets_only(any_pod: Spec, all_objects: list[Spec]) -> None:
+    settings = one(all_objects, "ConfigMap")["data"]
+    assert {"EVENTBUS_URL", "DATABASE_URL"}.isdisjoint(settings)
+    (container,) = any_pod["containers"]
+    mounts = {each["name"]: each["mountPath"] for each in container["volumeMounts"] if each.get("readOnly")}
+    found = set()
+    for volume in any_pod["volumes"]:
+        if "secret" in volume:
+            (item,) = volume["secret"]["items"]
+            found.add(f"{mounts[volume['name']]}/{item['path']}")
+            assert volume["secret"]["defaultMode"] & 0o007 == 0
+    assert found == {path for name, path in settings.items() if name.endswith("_URL_FILE")} != set()
+    assert {each["kind"] for each in all_objects}.isdisjoint({"Secret"})
 
 
-def test_the_pod_rolls_when_a_setting_changes(pod: Spec, objects: list[Spec]) -> None:
+def test_the_pod_rolls_when_a_setting_changes(any_pod: Spec, all_objects: list[Spec]) -> None:
     """The generated name carries a hash of the content, and the pod refers to that name."""
-    name = one(objects, "ConfigMap")["metadata"]["name"]
-    assert re.fullmatch(r"json-mirror-[0-9a-z]{10}", name)
-    assert pod["containers"][0]["envFrom"] == [{"configMapRef": {"name": name}}]
+    name = one(all_objects, "ConfigMap")["metadata"]["name"]
+    assert re.fullmatch(r"[a-z-]+-[0-9a-z]{10}", name)
+    assert any_pod["containers"][0]["envFrom"] == [{"configMapRef": {"name": name}}]
 
 
 def test_data_dir_is_the_volume(pod: Spec, objects: list[Spec]) -> None:
@@ -297,23 +318,36 @@ def test_probes_ask_the_mirror_itself(pod: Spec) -> None:
         assert container[probe]["timeoutSeconds"] > 1  # the default is less than Python takes on a busy node
 
 
-def test_the_network_policy_lets_nobody_in_and_only_dns_and_amqp_out(objects: list[Spec], pod: Spec) -> None:
-    policy = one(objects, "NetworkPolicy")["spec"]
+def test_the_network_policy_lets_nobody_in_and_only_what_is_needed_out(all_objects: list[Spec], workload: Spec) -> None:
+    policy = one(all_objects, "NetworkPolicy")["spec"]
     assert set(policy["policyTypes"]) == {"Ingress", "Egress"}
     assert not policy.get("ingress")
-    assert {port["port"] for rule in policy["egress"] for port in rule["ports"]} == {53, 5671, 5672}
+    databases = {5432, 3306} if workload["kind"] == "Deployment" else set()
+    assert {port["port"] for rule in policy["egress"] for port in rule["ports"]} == {53, 5671, 5672} | databases
 
 
-def test_every_selector_finds_the_pod(objects: list[Spec], stateful_set: Spec) -> None:
-    labels = stateful_set["spec"]["template"]["metadata"]["labels"].items()
-    assert stateful_set["spec"]["selector"]["matchLabels"].items() <= labels
-    assert one(objects, "Service")["spec"]["selector"].items() <= labels
-    assert one(objects, "NetworkPolicy")["spec"]["podSelector"]["matchLabels"].items() <= labels
+def test_every_selector_finds_the_pod(all_objects: list[Spec], workload: Spec) -> None:
+    labels = workload["spec"]["template"]["metadata"]["labels"].items()
+    selectors = [
+        selector.get("matchLabels", selector)
+        for each in all_objects
+        if (selector := each.get("spec", {}).get("selector") or each.get("spec", {}).get("podSelector"))
+    ]
+    assert len(selectors) == 3
+    assert all(selector.items() <= labels for selector in selectors)
 
 
-def test_the_image_runs_as_the_pod_does(pod: Spec) -> None:
+def test_a_drained_node_leaves_one_relay() -> None:
+    objects = kustomize(K8S / "relay")
+    deployment = one(objects, "Deployment")["spec"]
+    assert deployment["replicas"] > one(objects, "PodDisruptionBudget")["spec"]["maxUnavailable"] == 1
+    (spread,) = deployment["template"]["spec"]["topologySpreadConstraints"]
+    assert spread["labelSelector"]["matchLabels"].items() <= deployment["template"]["metadata"]["labels"].items()
+
+
+def test_the_image_runs_as_the_pods_do(pod: Spec, any_pod: Spec) -> None:
     dockerfile = (K8S / "Dockerfile").read_text()
-    context = pod["securityContext"]
+    context = any_pod["securityContext"]
     assert f"\nUSER {context['runAsUser']}:{context['runAsGroup']}\n" in dockerfile
     command = ", ".join(f'"{word}"' for word in pod["containers"][0]["command"])
     assert f"\nENTRYPOINT [{command}]\n" in dockerfile
