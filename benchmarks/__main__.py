@@ -31,12 +31,21 @@ def commands(directory: Path) -> list[tuple[str, list[str]]]:
             listed.append((f"capture alone, {title}, {name}", ["benchmarks.capture", "--database", url, *options]))
             whole = ["benchmarks.writer", "--database", url, "--broker", broker, *options]
             listed.append((f"everything on, {title}, {name}", whole))
+    if "PostgreSQL" in databases:
+        url = databases["PostgreSQL"]
+        listed += [
+            ("commits while the broker is in trouble", ["benchmarks.outage", "--database", url, "--seconds", "5"]),
+            ("a backlog", ["benchmarks.backlog", "--database", url, "--rows", "100000"]),
+        ]
     listed += [
         ("a row to JSON", ["benchmarks.serialization"]),
         ("confirmed publishing", ["benchmarks.publishing"]),
         ("a consumer that only acknowledges", ["benchmarks.consumer"]),
         ("the mirror: throughput", ["benchmarks.mirror", "throughput"]),
-        ("the mirror: published to file", ["benchmarks.mirror", "latency"]),
+        *(
+            (f"the mirror: commit to file, {name}", ["benchmarks.mirror", "latency", "--database", url])
+            for name, url in databases.items()
+        ),
         ("loaddata", ["benchmarks.loaddata"]),
     ]
     return listed

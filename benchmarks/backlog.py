@@ -1,7 +1,8 @@
 """How a backlog drains: `python -m benchmarks.backlog --database URL [--rows 1000000] [--ordering strict]`.
 
 Fills the outbox with rows of a process that is gone, then lets a relay deliver them to a publisher that confirms
-everything, and prints rows a second, the growth of memory, and what is left. With `--broker` they go to that broker.
+everything, and prints after each tenth the rows a second, the memory of the process and the size of the table; at the
+start and half-way the plan by which the next page is read. With `--broker` the events go to that broker.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 
 import kombu
-from sqlalchemy import create_engine, func, insert, select, text
+from sqlalchemy import Engine, create_engine, func, insert, select, text
 
 from eventbus.envelope import Message, encode
 from eventbus.outbox import metadata, tables
@@ -49,10 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     for page in _pages(options.rows):
         with engine.begin() as connection:
             connection.execute(insert(tables.outbox), page)
-    with engine.connect() as connection:
-        if engine.dialect.name == "postgresql":
+    if engine.dialect.name == "postgresql":
+        with engine.begin() as connection:
             connection.execute(text("ANALYZE eventbus_outbox"))
-        print(f"{options.rows} rows written; {_plan(connection)}")
+    print(f"{options.rows:,} rows written, {_size(engine):,} MiB; {_plan(engine)}", flush=True)
 
     name = f"backlog{uuid.uuid4().hex[:8]}"
     if options.broker:
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             exchange = kombu.Exchange(name, type="topic", durable=True)
             limit = {"x-max-length": 10_000}  # what is measured is the way to the queue
             kombu.Queue(name, exchange, routing_key="#", queue_arguments=limit)(broker.default_channel).declare()
-    report = _Report(options.rows)
+    report = _Report(engine, options.rows)
     relay = Relay(
         engine,
         lambda: AmqpPublisher(options.broker, exchange=name, service="bench") if options.broker else Nowhere(),
@@ -73,7 +74,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     seconds = time.perf_counter() - start
     with engine.connect() as connection:
         left = connection.scalar(select(func.count()).select_from(tables.outbox))
-    print(f"{options.rows / seconds:,.0f} rows a second; {left} left; memory {report.memory}")
+    print(f"{options.rows / seconds:,.0f} rows a second; {left} left, {_size(engine):,} MiB", flush=True)
+    if engine.dialect.name == "postgresql":
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(text("VACUUM eventbus_outbox"))
+        print(f"{_size(engine):,} MiB after a vacuum")
     if options.broker:
         with kombu.Connection(options.broker) as broker:
             broker.default_channel.queue_delete(name)
@@ -84,16 +89,44 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class _Report:
-    """Peak memory after each tenth of the work, in MiB."""
+    """A line after each tenth of the work."""
 
-    def __init__(self, rows: int) -> None:
-        self._step, self._next = rows // 10, 1000
-        self.memory: list[int] = []
+    def __init__(self, engine: Engine, rows: int) -> None:
+        self._engine, self._step = engine, rows // 10
+        self._tenths, self._since, self._before = 0, time.perf_counter(), 0
 
     def __call__(self, progress: Progress) -> None:
-        if progress.delivered >= self._next:
-            self._next = progress.delivered + self._step
-            self.memory.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+        if progress.delivered < self._step * (self._tenths + 1):
+            return
+        now, self._tenths = time.perf_counter(), progress.delivered // self._step
+        rate = (progress.delivered - self._before) / (now - self._since)
+        plan = f"; {_plan(self._engine)}" if self._tenths == 5 else ""
+        print(
+            f"{progress.delivered:>9,} delivered, {rate:>7,.0f} a second, memory {_memory()} MiB, "
+            f"table {_size(self._engine):,} MiB{plan}",
+            flush=True,
+        )
+        self._since, self._before = time.perf_counter(), progress.delivered
+
+
+def _memory() -> int:
+    """Resident, in MiB: now on Linux, elsewhere the most so far."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * resource.getpagesize() >> 20
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+
+
+def _size(engine: Engine) -> int:
+    """Of the outbox on disk, in MiB; on SQLite of the file's used pages."""
+    sizes = {
+        "postgresql": "SELECT pg_total_relation_size('eventbus_outbox')",
+        "sqlite": "SELECT (page_count - freelist_count) * page_size "
+        "FROM pragma_page_count, pragma_freelist_count, pragma_page_size",
+    }
+    with engine.connect() as connection:
+        return int(connection.scalar(text(sizes.get(engine.dialect.name, "SELECT 0"))) or 0) >> 20
 
 
 def _pages(rows: int) -> Iterator[list[dict[str, object]]]:
@@ -118,12 +151,14 @@ def _event(number: int) -> bytes:
     )
 
 
-def _plan(connection: object) -> str:
+def _plan(engine: Engine) -> str:
     """How the database reads the next page."""
-    owner = connection.scalar(select(tables.outbox.c.owner).limit(1))  # type: ignore[attr-defined]
-    store_query = f"SELECT id FROM eventbus_outbox WHERE id > 5 AND owner = '{owner}' ORDER BY id LIMIT 1000"
-    explain = "EXPLAIN QUERY PLAN" if connection.dialect.name == "sqlite" else "EXPLAIN"  # type: ignore[attr-defined]
-    rows = connection.execute(text(f"{explain} {store_query}")).all()  # type: ignore[attr-defined]
+    explain = "EXPLAIN QUERY PLAN" if engine.dialect.name == "sqlite" else "EXPLAIN"
+    with engine.connect() as connection:
+        first = connection.scalar(select(func.min(tables.outbox.c.id)))
+        owner = connection.scalar(select(tables.outbox.c.owner).limit(1))
+        query = f"SELECT id FROM eventbus_outbox WHERE id > {first} AND owner = '{owner}' ORDER BY id LIMIT 1000"
+        rows = connection.execute(text(f"{explain} {query}")).all()
     return " / ".join(str(row[-1] if len(row) < 9 else row[5]).strip() for row in rows)
 
 

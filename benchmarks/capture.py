@@ -34,6 +34,9 @@ class _Nowhere:
         self.events += len(batch.bodies)
         return ()
 
+    def doubt(self, entries: Sequence[object]) -> None:
+        pass
+
     def submit(self, entries: Sequence[object]) -> None:
         pass
 

@@ -1,8 +1,12 @@
-"""What a commit costs with eventbus, against bare SQLAlchemy and against a plain listener that publishes with kombu.
+"""What a commit costs with eventbus, against bare SQLAlchemy and what people write first.
+
+* plain listener: publishes after the commit with kombu, one confirmed message a change; loses events
+* row by hand: nothing is captured or published, one more row of a known text is inserted with Core in the same
+  transaction; what any outbox costs at least that is written in this way
 
     python -m benchmarks.writer --database sqlite:////tmp/bench.sqlite3 --broker amqp://localhost// [--rows 1]
 
-The three take turns, one commit each, in one process, in an order that changes every turn; a ratio is that of medians
+They take turns, one commit each, in one process, in an order that changes every turn; a ratio is that of medians
 over all turns, and the spread shown is that of the ratios of ten stretches of the run. Publishing is on: the broker is
 written to while the next commits run. `--update` changes rows instead of inserting them.
 """
@@ -20,13 +24,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import kombu
-from sqlalchemy import Engine, String, create_engine, event, select
+from sqlalchemy import Engine, String, create_engine, event, insert, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
 import eventbus
 from eventbus.settings import Settings
 
-COLUMNS = 8
+EVENT_BYTES = 760
 
 
 class Base(DeclarativeBase):
@@ -56,6 +60,17 @@ class PlainContact(_Columns, Base):
     __tablename__ = "bench_plain"
 
 
+class HandContact(_Columns, Base):
+    __tablename__ = "bench_hand"
+
+
+class HandOutbox(Base):
+    __tablename__ = "bench_hand_outbox"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    payload: Mapped[str]
+
+
 Turn = Callable[[], None]
 
 
@@ -67,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--turns", type=int, default=500)
     parser.add_argument("--update", action="store_true")
     parser.add_argument("--pause", type=float, default=0.0, help="milliseconds between two commits")
-    parser.add_argument("--no-peer", action="store_true", help="leave the plain listener out")
+    parser.add_argument("--no-peer", action="store_true", help="leave the peers out")
     options = parser.parse_args(argv)
 
     name = f"bench{uuid.uuid4().hex[:8]}"
@@ -89,6 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 turns["plain listener"] = turn(
                     _plain(engine, options.broker, name), PlainContact, options.rows, update=options.update
                 )
+                turns["row by hand"] = turn(_by_hand(engine), HandContact, options.rows, update=options.update)
             times = measure(turns, options.turns, options.pause / 1000)
             bus.flush(60)
             print(bus.stats())
@@ -146,6 +162,20 @@ def _plain(engine: Engine, broker: str, exchange: str) -> Callable[[], Session]:
 
     event.listen(sessions, "after_flush", after_flush)
     event.listen(sessions, "after_commit", after_commit)
+    return sessions
+
+
+def _by_hand(engine: Engine) -> Callable[[], Session]:
+    """As many bytes a row as an event has, into a table of its own."""
+    sessions = sessionmaker(engine)
+    statement = insert(HandOutbox.__table__)  # type: ignore[arg-type]
+
+    def before_commit(session: Session) -> None:
+        changed = len(session.new) + len(session.dirty)
+        session.flush()
+        session.connection().execute(statement, {"payload": "x" * EVENT_BYTES * changed})
+
+    event.listen(sessions, "before_commit", before_commit)
     return sessions
 
 

@@ -65,9 +65,11 @@ def run() -> int:
             play(factory, bus, mirror, data_dir)
         finally:
             bus.close()
-            engine.dispose()
     title("The end")
-    return 0 if compare(engine, data_dir) else 1
+    try:
+        return 0 if compare(engine, data_dir) else 1
+    finally:
+        engine.dispose()
 
 
 def play(factory: sessionmaker[Session], bus: eventbus.Bus, mirror: Mirror, data_dir: Path) -> None:

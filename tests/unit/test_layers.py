@@ -19,14 +19,13 @@ OPTIONAL = {
     "docker",
     "flask",
     "opentelemetry",
-    "prometheus_client",
     "psycopg",
     "pymysql",
     "redis",
 }
 """What no user must have installed who does not ask for it."""
 
-WIRE_SIDE = {"envelope", "errors", "failpoints", "naming", "settings", "signing", "transports"}
+WIRE_SIDE = {"backoff", "envelope", "errors", "failpoints", "naming", "settings", "signing", "transports"}
 """The modules of eventbus that a consumer may know; a program of yours that reads the events needs no more."""
 
 _IMPORT_EVERYTHING = """
