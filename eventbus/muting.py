@@ -11,7 +11,8 @@ from typing import Any, Final
 
 from eventbus.errors import CaptureError
 
-_MUTED: Final = "eventbus.muted"
+MUTED: Final = "eventbus.muted"
+"""Key in the `info` of a Session inside a `muted` block."""
 
 
 class muted:  # noqa: N801 - reads as a function, like contextlib.suppress
@@ -63,18 +64,18 @@ class muted:  # noqa: N801 - reads as a function, like contextlib.suppress
 
     def _raise_flag(self) -> None:
         info = self._session.info
-        info[_MUTED] = info.get(_MUTED, 0) + 1
+        info[MUTED] = info.get(MUTED, 0) + 1
 
     def _lower_flag(self) -> None:
         info = self._session.info
-        info[_MUTED] -= 1
-        if not info[_MUTED]:
-            del info[_MUTED]
+        info[MUTED] -= 1
+        if not info[MUTED]:
+            del info[MUTED]
 
 
 def is_muted(session: Any) -> bool:
     """Whether the session is inside a `muted` block."""
-    return _MUTED in session.info
+    return MUTED in session.info
 
 
 def _current(session: Any) -> Any:

@@ -70,15 +70,16 @@ class Serializer:
         "_keys",
         "_model",
         "_normal",
-        "_pk",
         "_steps",
         "after",
         "fields",
         "names",
+        "pk",
         "schema",
     )
 
     after: Callable[[Values], Any]
+    pk: Callable[[Values], Any]
 
     def __init__(self, record_schema: RecordSchema, dialect: str) -> None:
         source = record_schema.source
@@ -88,10 +89,13 @@ class Serializer:
         self._model = source if isinstance(source, Mapper) else None
         types = {key: column.type for key, column in zip(record_schema.keys, record_schema.columns, strict=True)}
         self._normal = {key: columns.normaliser(type_, dialect) for key, type_ in types.items()}
-        self._pk = [
-            (position, _key_converter(types[record_schema.keys[position]], dialect))
-            for position in record_schema.pk_index
-        ]
+        self.pk = _key_reader(
+            [
+                (position, *_key_converter(types[record_schema.keys[position]], dialect))
+                for position in record_schema.pk_index
+            ],
+            self._entity,
+        )
         self._hooked = _has_hooks(self.schema)
         self._steps = [] if self._hooked else [self._step(*item, types, dialect) for item in _dumped(self.schema)]
         self.fields = tuple(_name_of(*item) for item in _dumped(self.schema))
@@ -101,16 +105,6 @@ class Serializer:
             if (field.attribute or name) in self._keys
         }
         self.after = self._dump if self._hooked else _compile(self._steps, len(self._keys), self.record, self._walk)
-
-    def pk(self, values: Values) -> Any:
-        """The primary key as JSON has it; a list, in mapper order, where it is composite."""
-        try:
-            parts = [convert(values[position]) for position, convert in self._pk]
-        except (TypeError, ValueError, ArithmeticError) as error:
-            raise SerializationError(
-                f"{self._entity}: the primary key cannot be published: {error}", record=self._entity
-            ) from error
-        return parts[0] if len(parts) == 1 else parts
 
     def before(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Old values, by attribute key, as a partial record; what is MISSING or stays home is left out.
@@ -452,21 +446,40 @@ def _amount_converter(normal: Normaliser, serialize: Callable[..., Any], places:
     return convert
 
 
-def _key_converter(type_: TypeEngine[Any], dialect: str) -> Convert:
-    """A part of a primary key, always by its column: a record's identity does not depend on a user's schema."""
-    type_ = columns.resolve(type_, dialect)
-    convert = _value_converter(field_for(type_, dialect), "pk", type_, dialect)
-    plain = None if isinstance(type_, TypeDecorator) else _plain_key(type_, dialect)
+def _key_reader(parts: Sequence[tuple[int, type[Any] | None, Convert]], entity: str) -> Callable[[Values], Any]:
+    """What reads the primary key off a row: of each part its position, the class that needs no converting, and how."""
 
-    def key(value: Any) -> Any:
-        if value.__class__ is plain:
-            return value
+    def read(position: int, plain: type[Any] | None, convert: Convert, values: Values) -> Any:
+        value = values[position]
         try:
-            return convert(value)
-        except AbsentError:
-            raise ValueError("it was not captured") from None
+            return value if value.__class__ is plain else convert(value)
+        except (AbsentError, TypeError, ValueError, ArithmeticError) as error:
+            because = "it was not captured" if isinstance(error, AbsentError) else error
+            raise SerializationError(
+                f"{entity}: the primary key cannot be published: {because}", record=entity
+            ) from error
 
-    return key
+    def single(values: Values) -> Any:
+        value = values[position]
+        return value if value.__class__ is plain else read(position, plain, convert, values)
+
+    def composite(values: Values) -> list[Any]:
+        return [read(*part, values) for part in parts]
+
+    if len(parts) > 1:
+        return composite
+    ((position, plain, convert),) = parts
+    return single
+
+
+def _key_converter(type_: TypeEngine[Any], dialect: str) -> tuple[type[Any] | None, Convert]:
+    """Of a part of a primary key, the class whose values are a key as they are, and what converts any other.
+
+    Always by its column: a record's identity does not depend on a user's schema.
+    """
+    type_ = columns.resolve(type_, dialect)
+    plain = None if isinstance(type_, TypeDecorator) else _plain_key(type_, dialect)
+    return plain, _value_converter(field_for(type_, dialect), "pk", type_, dialect)
 
 
 def _plain_key(type_: TypeEngine[Any], dialect: str) -> type[Any] | None:

@@ -31,7 +31,7 @@ from eventbus.entities import Entity
 from eventbus.envelope import Batch
 from eventbus.errors import ConfigurationError
 from eventbus.ids import uuid7
-from eventbus.listeners.encoding import envelope_of, key_values
+from eventbus.listeners.encoding import Net, envelope_of, key_values
 from eventbus.outbox import Entry
 from eventbus.outbox.side import begin_immediate, side_engine
 
@@ -162,12 +162,8 @@ class _Rows:
     def _write(self, connection: Connection, rows: Sequence[Any]) -> list[Entry]:
         entity = self._entity
         shared = envelope_of(uuid7(), current_author(), len(rows))
-        encode = self._bus.encoder.writer(shared, connection.dialect.name).encode
-        bodies = [
-            encode(Recorded("r", entity, self._key_of(row), {}, tuple(row)), (), index)
-            for index, row in enumerate(rows)
-        ]
-        keys = [entity.routing_keys["r"]] * len(rows)
+        read: list[Net] = [(Recorded("r", entity, self._key_of(row), {}, tuple(row)), ()) for row in rows]
+        keys, bodies = self._bus.encoder.events(read, shared, connection.dialect.name)
         return self._bus.sink.write(connection, Batch(0, shared.transaction, keys, bodies))
 
     def _key_of(self, row: Sequence[Any]) -> Key:

@@ -173,7 +173,8 @@ class Bulk(Listener):
             if entity not in ledger.connections:
                 self._capture.bind(session, ledger, entity, connection)
         note(ledger.frame(session))
-        self._capture.settle(session, ledger)
+        if ledger.closing:
+            self._capture.settle(session, ledger)
 
     # the Session's legacy bulk methods
 

@@ -10,7 +10,7 @@ Statements are captured by `bulk`, which records into the same ledger: `Capture.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import ClauseElement, Connection
@@ -25,10 +25,12 @@ from eventbus.listeners.base import Listener
 from eventbus.listeners.ledger import Ledger, open_ledger
 from eventbus.listeners.links import link_rows
 from eventbus.listeners.plan import ATOMS, Plan, Plans, needed_positions
-from eventbus.listeners.transactional import any_autocommit, autocommitting, check_transactional
-from eventbus.muting import is_muted
+from eventbus.listeners.transactional import AUTOCOMMIT, autocommitting, check_transactional
+from eventbus.muting import MUTED
 
 _OVERWRITTEN: Final = "eventbus.overwritten"
+_SWITCHED: Final = (True, True)
+"""Flags of a state in a flush: is to be deleted, but is only listed."""
 State = InstanceState[Any]
 
 
@@ -42,8 +44,8 @@ class Overwritten(NamedTuple):
 class Capture(Listener):
     """Records every flush, and opens the ledger for others who record.
 
-    `author`: called once a flush for whoever acts, where `acting_as` does not say. `settle` is called after each
-    recording; the transaction listener sets it, to write what comes after the commit has begun.
+    `author`: called once a flush for whoever acts, where `acting_as` does not say. `settle` is called after what is
+    recorded once the commit has begun (`Ledger.closing`); the transaction listener sets it, to write that too.
     """
 
     critical = True
@@ -56,7 +58,7 @@ class Capture(Listener):
 
     def open(self, session: Session) -> Ledger | None:
         """The ledger to record into, or None where this session is not to be captured (now)."""
-        if is_muted(session):
+        if MUTED in session.info:
             return None
         ledger = open_ledger(session, self)
         if ledger is not None:
@@ -78,9 +80,10 @@ class Capture(Listener):
 
     def before_flush(self, session: Session, flush_context: UOWTransaction, instances: Sequence[Any] | None) -> None:
         """Keep the old values that the flush will overwrite without leaving a history."""
-        if is_muted(session):
+        info = session.info
+        if MUTED in info:
             return
-        if any_autocommit(session):
+        if AUTOCOMMIT in info:
             self.check_flush(session)
         overwritten: dict[State, Overwritten] = {}
         plans = self.plans
@@ -111,7 +114,8 @@ class Capture(Listener):
         for entity, mapper in flushed.touched.items():
             if entity not in ledger.connections:
                 self.bind(session, ledger, entity, _connection(flush_context, mapper))
-        self.settle(session, ledger)
+        if ledger.closing:
+            self.settle(session, ledger)
         failpoints.hit("after_flush")
 
     def bind(self, session: Session, ledger: Ledger, entity: Entity, connection: Connection) -> None:
@@ -148,7 +152,8 @@ class _Flush:
         self.frame = frame
         self.new = session._new
         self.overwritten: dict[State, Overwritten] = flush_context.attributes.get(_OVERWRITTEN, {})
-        self.old = _switched(flush_context)
+        # Objects whose deletion was called off because a new object has their key (row switch), by identity key.
+        self.old = {state.key: state for state, flags in flush_context.states.items() if flags == _SWITCHED}
         self.created: dict[Entity, dict[Key, Values]] = {}
         self.deleted: dict[Entity, dict[Key, dict[str, Any]]] = {}
         self.linked: dict[Entity, dict[Key, Values]] = {}
@@ -329,12 +334,6 @@ def _is_expression(value: Any) -> bool:
     return isinstance(value, ClauseElement) or hasattr(value, "__clause_element__")
 
 
-def _switched(flush_context: UOWTransaction) -> dict[Any, State]:
-    """Objects whose deletion was called off because a new object has their key (row switch), by identity key."""
-    both: Iterable[State] = [state for state, flags in flush_context.states.items() if flags == (True, True)]
-    return {state.key: state for state in both}
-
-
 def _connection(flush_context: UOWTransaction, mapper: Mapper[Any]) -> Connection:
     """The connection that the flush wrote this mapper's rows on.
 
@@ -343,10 +342,12 @@ def _connection(flush_context: UOWTransaction, mapper: Mapper[Any]) -> Connectio
     """
     transaction = flush_context.transaction
     boundary: Any = transaction
-    while not boundary.nested and boundary.parent is not None:
-        boundary = boundary.parent
-    held = {entry[0] for entry in boundary._connections.values()}
-    return held.pop() if len(held) == 1 else transaction.connection(mapper)
+    while not boundary.nested and boundary._parent is not None:
+        boundary = boundary._parent
+    held = boundary._connections
+    if len(held) == 2:  # listed under itself and under its engine
+        return next(iter(held.values()))[0]  # type: ignore[no-any-return]
+    return transaction.connection(mapper)
 
 
 def _nothing_to_settle(session: Session, ledger: Ledger) -> None:

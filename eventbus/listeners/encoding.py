@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from operator import itemgetter
 from typing import Any, Final, Literal, NamedTuple
 
@@ -28,6 +28,10 @@ _NULL: Final = b"null"
 _MARK: Final = re.compile(rb"@(\w+)@")
 _MARKS: Final = tuple(b"index subject pk content changed more transaction author size time traceparent".split())
 """Marks of what differs from event to event, then of what all events of a transaction share."""
+
+
+Net = tuple[Recorded, tuple[str, ...]]
+"""A record that did change, and which of its keys (of an update)."""
 
 
 class Envelope(NamedTuple):
@@ -72,92 +76,58 @@ class Encoder:
     """
 
     def __init__(self, service: str, *, max_bytes: int = 1 << 20, policy: Policy = "fail") -> None:
-        self._service = naming.quote(service)
         self._max_bytes = max_bytes
+        self._limit = max_bytes - envelope.SEAL_BYTES
         self._policy = policy
-        self._kinds: dict[tuple[str, bool], _Kinds] = {}
+        self._kinds = _Kinds(naming.quote(service))
 
-    def writer(self, shared: Envelope, dialect: str) -> Writer:
-        """What writes the events of one transaction on one kind of database."""
-        return Writer(self, shared, self._kinds_of(dialect, traced=shared.traceparent is not None), self._max_bytes)
+    def events(
+        self, changes: Iterable[Net], shared: Envelope, dialect: str, first: int = 0
+    ) -> tuple[list[str], list[bytes]]:
+        """Routing keys and unsealed events of one transaction's changes on one kind of database, in their order.
 
-    def _kinds_of(self, dialect: str, *, traced: bool) -> _Kinds:
-        kinds = self._kinds.get((dialect, traced))
-        if kinds is None:
-            kinds = self._kinds[dialect, traced] = _Kinds(self._service, dialect, traced=traced)
-        return kinds
+        The first has index `first`. Raises SerializationError as the policy says.
+        """
+        transaction, author, size, time, traceparent = shared
+        common = (
+            transaction.encode(),
+            _NULL if author is None else orjson.dumps(author),
+            b"%d" % size,
+            time.encode(),
+            b"" if traceparent is None else traceparent.encode(),
+        )
+        kinds, traced, limit = self._kinds, traceparent is not None, self._limit
+        keys, bodies = [], []
+        for index, (record, changed) in enumerate(changes, first):
+            kind = kinds[record.entity, record.op, dialect, traced]
+            try:
+                body = kind.event(record, changed, b"%d" % index, common)
+                if len(body) > limit:
+                    raise self._too_large(kind, record, len(body))
+            except SerializationError as error:
+                body = kind.stub(record, self._refused(error), b"%d" % index, common)
+            keys.append(kind.routing_key)
+            bodies.append(body)
+        return keys, bodies
 
-    def refused(self, error: SerializationError) -> bytes:
+    def _refused(self, error: SerializationError) -> bytes:
         """The mark of a stub, or the error, as the policy says."""
         if self._policy == "fail":
             raise error
         return b',"stub":' + orjson.dumps({"reason": type(error).__name__, "field": error.field})
 
-
-class Writer:
-    """Writes the events of one transaction."""
-
-    __slots__ = ("_encoder", "_kinds", "_max_bytes", "_shared")
-
-    def __init__(self, encoder: Encoder, shared: Envelope, kinds: _Kinds, max_bytes: int) -> None:
-        self._encoder = encoder
-        self._kinds = kinds
-        self._max_bytes = max_bytes
-        self._shared = (
-            shared.transaction.encode(),
-            _NULL if shared.author is None else orjson.dumps(shared.author),
-            b"%d" % shared.size,
-            shared.time.encode(),
-            (shared.traceparent or "").encode(),
-        )
-
-    def encode(self, record: Recorded, changed: tuple[str, ...], index: int) -> bytes:
-        """The unsealed event of one change."""
-        kind = self._kinds[record.entity, record.op]
-        try:
-            return self._encode(kind, record, changed, index)
-        except SerializationError as error:
-            return self._stub(kind, record, index, self._encoder.refused(error))
-
-    def _encode(self, kind: _Kind, record: Recorded, changed: tuple[str, ...], index: int) -> bytes:
-        after, serializer = record.after, kind.serializer
-        values = key_values(record.entity, record.pk) if after is None else after
-        key, subject = kind.key_texts(serializer.pk(values))
-        names, old = b"[]", None
-        if record.op == "u":
-            names, part = kind.changes.get(changed) or kind.change(changed)
-            old = part(record.before)
-        elif after is None:
-            old = serializer.before(record.before)
-        content = {"before": old, "after": None if after is None else serializer.after(after)}
-        try:
-            text = orjson.dumps(content)[1:-1]
-        except TypeError as error:
-            raise serializer.blame(values) from error
-        body: bytes = kind.text % kind.order((b"%d" % index, subject, key, text, names, b"", *self._shared))
-        size = len(body) + envelope.SEAL_BYTES
-        if size > self._max_bytes:
-            raise self._too_large(subject.decode(), size)
-        return body
-
-    def _stub(self, kind: _Kind, record: Recorded, index: int, mark: bytes) -> bytes:
-        entity, serializer = record.entity, kind.serializer
-        pk = serializer.pk(key_values(entity, record.pk))
-        parts = pk if isinstance(pk, list) else [pk]
-        keys = [entity.keys[position] for position in entity.pk_index]
-        shown = {serializer.names.get(key, key): part for key, part in zip(keys, parts, strict=True)}
-        old: dict[str, Any] | None = {} if record.op in "ud" else None
-        text = orjson.dumps({"before": old, "after": None if record.after is None else shown})[1:-1]
-        key, subject = kind.key_texts(pk)
-        body: bytes = kind.text % kind.order((b"%d" % index, subject, key, text, b"[]", mark, *self._shared))
-        return body
-
-    def _too_large(self, record: str, size: int) -> EventTooLarge:
+    def _too_large(self, kind: _Kind, record: Recorded, size: int) -> EventTooLarge:
+        subject = kind.subject(record)
         return EventTooLarge(
-            f"{record}: its event has {size} bytes, EVENTBUS_MAX_EVENT_BYTES is {self._max_bytes}; keep large columns "
-            "home (info={'eventbus': False}), or let such records go out as stubs (on_unfit='stub')",
-            record=record,
+            f"{subject}: its event has {size + envelope.SEAL_BYTES} bytes, EVENTBUS_MAX_EVENT_BYTES is "
+            f"{self._max_bytes}; keep large columns home (info={{'eventbus': False}}), or let such records go out as "
+            "stubs (on_unfit='stub')",
+            record=subject,
         )
+
+
+_Common = tuple[bytes, ...]
+"""The values of those marks that all events of a transaction share."""
 
 
 class _Form(NamedTuple):
@@ -174,44 +144,79 @@ class _Change(NamedTuple):
     part: Callable[[Mapping[str, Any]], dict[str, Any]]
 
 
-class _Kinds(dict[tuple[Entity, str], "_Kind"]):
-    """The kinds of events on one kind of database, made as they first occur."""
+class _Kinds(dict[tuple[Entity, str, str, bool], "_Kind"]):
+    """Kinds of events, by entity, operation, dialect and whether they belong to a trace; made as they first occur."""
 
-    def __init__(self, service: str, dialect: str, *, traced: bool) -> None:
+    def __init__(self, service: str) -> None:
         super().__init__()
         self._service = service
-        self._dialect = dialect
-        self._traced = traced
 
-    def __missing__(self, key: tuple[Entity, str]) -> _Kind:
-        entity, op = key
-        form = _make_form(self._service, entity, op, traced=self._traced)
-        kind = self[key] = _Kind(entity, entity.serializer(self._dialect), form)
+    def __missing__(self, key: tuple[Entity, str, str, bool]) -> _Kind:
+        entity, op, dialect, traced = key
+        form = _make_form(self._service, entity, op, traced=traced)
+        kind = self[key] = _Kind(entity, op, entity.serializer(dialect), form)
         return kind
 
 
 class _Kind:
     """What the events of one entity and operation have in common."""
 
-    __slots__ = ("_entity", "_prefix", "changes", "order", "serializer", "text")
+    __slots__ = ("_changes", "_entity", "_is_update", "_order", "_prefix", "_serializer", "_text", "routing_key")
 
-    def __init__(self, entity: Entity, serializer: Serializer, form: _Form) -> None:
+    def __init__(self, entity: Entity, op: str, serializer: Serializer, form: _Form) -> None:
+        self.routing_key = entity.routing_keys[op]
         self._entity = entity
+        self._is_update = op == "u"
         self._prefix = entity.name.encode() + b"/"
-        self.serializer = serializer
-        self.text, self.order = form
-        self.changes: dict[tuple[str, ...], _Change] = {}
+        self._serializer = serializer
+        self._text, self._order = form
+        self._changes: dict[tuple[str, ...], _Change] = {}
 
-    def change(self, changed: tuple[str, ...]) -> _Change:
+    def event(self, record: Recorded, changed: tuple[str, ...], index: bytes, common: _Common) -> bytes:
+        """The unsealed event of one change. Raises SerializationError where none can hold it."""
+        after, serializer = record.after, self._serializer
+        values = key_values(self._entity, record.pk) if after is None else after
+        key, subject = self._key_texts(serializer.pk(values))
+        names, old = b"[]", None
+        if self._is_update:
+            names, part = self._changes.get(changed) or self._change(changed)
+            old = part(record.before)
+        elif after is None:
+            old = serializer.before(record.before)
+        try:
+            text = orjson.dumps({"before": old, "after": None if after is None else serializer.after(after)})
+        except TypeError as error:
+            raise serializer.blame(values) from error
+        body: bytes = self._text % self._order((index, subject, key, text[1:-1], names, b"", *common))
+        return body
+
+    def stub(self, record: Recorded, mark: bytes, index: bytes, common: _Common) -> bytes:
+        """The event of a change that no event can hold: the primary key alone, and the mark that says so."""
+        entity, serializer = self._entity, self._serializer
+        pk = serializer.pk(key_values(entity, record.pk))
+        parts = pk if isinstance(pk, list) else [pk]
+        keys = [entity.keys[position] for position in entity.pk_index]
+        shown = {serializer.names.get(key, key): part for key, part in zip(keys, parts, strict=True)}
+        old: dict[str, Any] | None = {} if record.op in "ud" else None
+        text = orjson.dumps({"before": old, "after": None if record.after is None else shown})
+        key, subject = self._key_texts(pk)
+        body: bytes = self._text % self._order((index, subject, key, text[1:-1], b"[]", mark, *common))
+        return body
+
+    def subject(self, record: Recorded) -> str:
+        """Which record it is, for messages."""
+        return naming.subject(self._entity.name, self._serializer.pk(key_values(self._entity, record.pk)))
+
+    def _change(self, changed: tuple[str, ...]) -> _Change:
         """What updates of these columns have in common."""
-        published = self.serializer.names
+        published = self._serializer.names
         names = [published[key] for key in self._entity.keys if key in changed and key in published]
-        change = _Change(orjson.dumps(names), self.serializer.part(changed))
-        if len(self.changes) < 10_000:  # combinations of columns are few, but nobody says so
-            self.changes[changed] = change
+        change = _Change(orjson.dumps(names), self._serializer.part(changed))
+        if len(self._changes) < 10_000:  # combinations of columns are few, but nobody says so
+            self._changes[changed] = change
         return change
 
-    def key_texts(self, pk: Any) -> tuple[bytes, bytes]:
+    def _key_texts(self, pk: Any) -> tuple[bytes, bytes]:
         """The primary key as JSON, and the record's subject as the inside of a JSON string."""
         if type(pk) is int:
             key = b"%d" % pk

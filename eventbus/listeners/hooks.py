@@ -30,7 +30,7 @@ class _Hook(NamedTuple):
         return entity.model is not None and issubclass(entity.model, self.target)
 
 
-_hooks: Final[list[_Hook]] = []
+registered: Final[list[_Hook]] = []
 """All hooks of the process. They belong to models, not to a bus: `listens_for` decorates, beside a model."""
 
 
@@ -48,7 +48,7 @@ def listens_for(target: type[Any] | Table, *operations: str) -> Callable[[AnyCal
     chosen = frozenset(OPERATIONS[each] for each in operations or OPERATIONS)
 
     def register(callback: AnyCallback) -> AnyCallback:
-        _hooks.append(_Hook(target, chosen, callback))
+        registered.append(_Hook(target, chosen, callback))
         return callback
 
     return register
@@ -56,17 +56,12 @@ def listens_for(target: type[Any] | Table, *operations: str) -> Callable[[AnyCal
 
 def stop_listening(callback: Callback) -> None:
     """Take back all `listens_for` of that function."""
-    _hooks[:] = [hook for hook in _hooks if hook.callback is not callback]
+    registered[:] = [hook for hook in registered if hook.callback is not callback]
 
 
 def callbacks_for(entity: Entity, op: str) -> tuple[Callback, ...]:
     """The functions that want to know of this operation on this entity, in the order they were registered."""
-    return tuple(hook.callback for hook in _hooks if op in hook.operations and hook.concerns(entity))
-
-
-def any_hooks() -> bool:
-    """Whether anybody listens at all."""
-    return bool(_hooks)
+    return tuple(hook.callback for hook in registered if op in hook.operations and hook.concerns(entity))
 
 
 def call(callback: Callback, change: Change) -> None:

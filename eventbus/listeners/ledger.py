@@ -17,47 +17,28 @@ from eventbus.ids import uuid7
 _LEDGER: Final = "eventbus.ledger"
 
 
-class Sealed:
-    """What a frame's transaction has put into the outbox so far, to be handed over once it is committed.
+class TransactionFrame(Frame):
+    """A frame, and what was written of it to the outbox so far, to be handed over once its transaction is committed.
 
-    `entries` are the sink's, `records` the changes as hooks see them (none where nobody listens).
+    `entries` are the sink's, `told` the changes as hooks see them (none where nobody listens), `written_on` the
+    connections that either concerns. `commits`: how many commits have been announced in it.
     """
 
-    __slots__ = ("connections", "entries", "records")
-
-    def __init__(self) -> None:
-        self.entries: list[Any] = []
-        self.records: list[tuple[Entity, Change]] = []
-        self.connections: set[Connection] = set()
-
-    def merge(self, other: Sealed) -> None:
-        """Take over what a released savepoint wrote."""
-        self.entries += other.entries
-        self.records += other.records
-        self.connections |= other.connections
-
-
-class TransactionFrame(Frame):
-    """A frame and what was already written of it."""
-
-    __slots__ = ("commits", "sealed")
+    __slots__ = ("commits", "entries", "told", "written_on")
 
     def __init__(self) -> None:
         super().__init__()
-        self.sealed: Sealed | None = None
+        self.entries: list[Any] = []
+        self.told: list[tuple[Entity, Change]] = []
+        self.written_on: set[Connection] = set()
         self.commits = 0
 
     def absorb(self, child: TransactionFrame) -> None:
         """Take over all of a released savepoint."""
         self.merge(child)
-        if child.sealed is not None:
-            self.seal().merge(child.sealed)
-
-    def seal(self) -> Sealed:
-        """What was written; made at its first use."""
-        if self.sealed is None:
-            self.sealed = Sealed()
-        return self.sealed
+        self.entries += child.entries
+        self.told += child.told
+        self.written_on |= child.written_on
 
 
 class Ledger:
@@ -89,10 +70,14 @@ class Ledger:
 
     def frame(self, session: Session) -> TransactionFrame:
         """The frame of the innermost savepoint, or of the transaction."""
-        transaction = session.get_nested_transaction() or session.get_transaction()
-        frame = self.frames.get(transaction)  # type: ignore[arg-type]
+        transaction: Any = session._nested_transaction
+        if transaction is None:
+            transaction = session._transaction
+            while transaction._parent is not None:  # a flush has a transaction of its own
+                transaction = transaction._parent
+        frame = self.frames.get(transaction)
         if frame is None:
-            frame = self.frames[transaction] = TransactionFrame()  # type: ignore[index]
+            frame = self.frames[transaction] = TransactionFrame()
         return frame
 
 
@@ -103,9 +88,10 @@ def ledger_of(session: Session) -> Ledger | None:
 
 def open_ledger(session: Session, owner: object) -> Ledger | None:
     """The session's ledger, made now if need be; None where another installation captures this session."""
-    ledger: Ledger | None = session.info.get(_LEDGER)
+    info = session.info
+    ledger: Ledger | None = info.get(_LEDGER)
     if ledger is None:
-        ledger = session.info[_LEDGER] = Ledger(owner)
+        ledger = info[_LEDGER] = Ledger(owner)
     return ledger if ledger.owner is owner else None
 
 

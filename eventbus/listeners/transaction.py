@@ -24,11 +24,11 @@ from eventbus.listeners import hooks
 from eventbus.listeners.base import Listener
 from eventbus.listeners.capture import Capture
 from eventbus.listeners.completion import complete, forget_untouched
-from eventbus.listeners.encoding import Encoder, Envelope, envelope_of
-from eventbus.listeners.ledger import Ledger, Sealed, TransactionFrame, drop_ledger, ledger_of, open_ledger
+from eventbus.listeners.encoding import Encoder, Envelope, Net, envelope_of
+from eventbus.listeners.ledger import Ledger, TransactionFrame, drop_ledger, ledger_of, open_ledger
 from eventbus.listeners.outer import OuterTransactions
 from eventbus.listeners.transactional import note_autocommit, warn_of_hidden_commit
-from eventbus.muting import is_muted
+from eventbus.muting import MUTED
 
 log = logging.getLogger(__name__)
 
@@ -48,10 +48,6 @@ class Sink(Protocol):
 
     def doubt(self, entries: Sequence[Any]) -> None:
         """The commit failed, or only the database's answer was lost. Must not block, raise or use the Session."""
-
-
-_Net = tuple[Recorded, tuple[str, ...]]
-"""A record that did change, and which of its keys."""
 
 
 class Transactions(Listener):
@@ -91,16 +87,16 @@ class Transactions(Listener):
     def begin(self, session: Session, transaction: SessionTransaction, connection: Connection) -> None:
         """Look at connections without transactions, and at savepoints that come before anything was written."""
         if not transaction.nested:
-            if note_autocommit(session, connection) and session._flushing and not is_muted(session):
+            if note_autocommit(session, connection) and session._flushing and MUTED not in session.info:
                 self._capture.check_flush(session)
-        elif not is_muted(session):
+        elif MUTED not in session.info:
             ledger = ledger_of(session)
             if ledger is None or connection not in ledger.connections.values():
                 warn_of_hidden_commit(connection)
 
     def before_commit(self, session: Session) -> None:
         """Write the events, unless it is only a savepoint that is released."""
-        if session.in_nested_transaction():
+        if session._nested_transaction is not None:
             self._count_commit(session)
             return
         session.flush()
@@ -112,39 +108,34 @@ class Transactions(Listener):
         failpoints.hit("before_commit")
 
     def settle(self, session: Session, ledger: Ledger) -> None:
-        """Something was recorded: write it now if the commit has begun."""
-        if ledger.closing:
-            self._write(ledger, ledger.frame(session))
+        """Something was recorded although the commit has begun: write it now."""
+        self._write(ledger, ledger.frame(session))
 
     def after_commit(self, session: Session) -> None:
         """Mark the frame. Before other listeners, so that what they raise does not hide the commit from us."""
         failpoints.hit("after_commit")
-        ledger = self._ledger(session)
-        if ledger is not None:
+        ledger = ledger_of(session)
+        if ledger is not None and ledger.owner is self._capture:
             ledger.frame(session).committed = True
 
     def transaction_end(self, session: Session, transaction: SessionTransaction) -> None:
         """Publish, merge or forget."""
-        parent = transaction.parent
+        parent = transaction._parent
         if parent is not None and not transaction.nested:
             return  # a flush has ended
-        ledger = self._ledger(session)
-        if ledger is None:
+        ledger = ledger_of(session)
+        if ledger is None or ledger.owner is not self._capture:
             return
         frame = ledger.frames.pop(transaction, None)
         if parent is None:
             drop_ledger(session)
-            if frame is not None and frame.sealed is not None:
+            if frame is not None and frame.written_on:
                 if frame.committed:
-                    self._publish(frame.sealed)
+                    self._publish(frame)
                 else:
-                    self._sink.doubt(frame.sealed.entries)
+                    self._sink.doubt(frame.entries)
         elif frame is not None and frame.committed:
             self._release(ledger, parent, frame)
-
-    def _ledger(self, session: Session) -> Ledger | None:
-        ledger = ledger_of(session)
-        return ledger if ledger is not None and ledger.owner is self._capture else None
 
     def _count_commit(self, session: Session) -> None:
         """A commit has begun while a savepoint is open: of the savepoint, or (announced before that) of the root."""
@@ -158,7 +149,7 @@ class Transactions(Listener):
             outer = ledger.frames[parent] = TransactionFrame()
         outer.absorb(frame)
         outer.commits += frame.commits - 1
-        if outer.commits > 0 and parent.parent is None:
+        if outer.commits > 0 and parent._parent is None:
             # The root is committing, released this savepoint on the way, and has nothing more to say before COMMIT.
             ledger.closing = True
             self._write(ledger, outer)
@@ -167,24 +158,24 @@ class Transactions(Listener):
         """Put the frame's net changes into the outbox of each database concerned, and forget them."""
         if not frame.records:
             return
-        self._complete(ledger, frame)
+        if frame.partial or self._reread:
+            self._complete(ledger, frame)
         net, quiet = _net(frame)
-        told = self._told or hooks.any_hooks()
+        told = self._told or hooks.registered
         if net or (quiet and told):
-            shared = envelope_of(ledger.transaction, ledger.author, ledger.size + len(net))
-            sealed = frame.seal()
             index = ledger.size
+            shared = envelope_of(ledger.transaction, ledger.author, index + len(net))
+            parts = _by_connection(ledger, net)
             entries: list[Any] = []
-            parts = list(_by_connection(ledger, net))
             for connection, part in parts:
                 entries += self._sink.write(connection, self._batch(part, connection, shared, index))
-                sealed.connections.add(connection)
+                frame.written_on.add(connection)
                 index += len(part)
-            sealed.entries += entries
+            frame.entries += entries
             if told:
-                sealed.connections.update(ledger.connections[record.entity] for record, _ in quiet)
+                frame.written_on.update(ledger.connections[record.entity] for record, _ in quiet)
                 written = [each for _, part in parts for each in part]
-                sealed.records += _deliveries([*written, *quiet], shared, ledger.size)
+                frame.told += _changes([*written, *quiet], shared, ledger.size)
             ledger.size = index
         frame.clear()
 
@@ -196,27 +187,25 @@ class Transactions(Listener):
             if frame.records.get(entity):
                 complete(frame, entity, self._capture.needed(entity), ledger.connections[entity])
 
-    def _batch(self, part: Sequence[_Net], connection: Connection, shared: Envelope, first: int) -> Batch:
-        encode = self._encoder.writer(shared, connection.dialect.name).encode
-        bodies = [encode(record, changed, index) for index, (record, changed) in enumerate(part, first)]
-        keys = [record.entity.routing_keys[record.op] for record, _ in part]
+    def _batch(self, part: Sequence[Net], connection: Connection, shared: Envelope, first: int) -> Batch:
+        keys, bodies = self._encoder.events(part, shared, connection.dialect.name, first)
         return Batch(0, shared.transaction, keys, bodies, first)
 
-    def _publish(self, sealed: Sealed) -> None:
-        for connection in sealed.connections if self._joined == "wait" else ():
+    def _publish(self, frame: TransactionFrame) -> None:
+        for connection in frame.written_on if self._joined == "wait" else ():
             if connection.in_transaction():
-                self._outer.wait(connection, lambda: self._deliver(sealed))
+                self._outer.wait(connection, lambda: self._deliver(frame))
                 return
-        self._deliver(sealed)
+        self._deliver(frame)
 
-    def _deliver(self, sealed: Sealed) -> None:
+    def _deliver(self, frame: TransactionFrame) -> None:
         """After the commit nothing may raise: the rows are there, whatever we do."""
         try:
-            if sealed.entries:
-                self._sink.submit(sealed.entries)
+            if frame.entries:
+                self._sink.submit(frame.entries)
         except Exception:
-            log.exception("events not handed over; they wait in the outbox", extra={"entries": len(sealed.entries)})
-        for entity, change in sealed.records:
+            log.exception("events not handed over; they wait in the outbox", extra={"entries": len(frame.entries)})
+        for entity, change in frame.told:
             self._tell(entity, change)
 
     def _tell(self, entity: Entity, change: Change) -> None:
@@ -226,10 +215,10 @@ class Transactions(Listener):
             hooks.call(listener.changed, change)
 
 
-def _net(frame: TransactionFrame) -> tuple[list[_Net], list[_Net]]:
+def _net(frame: TransactionFrame) -> tuple[list[Net], list[Net]]:
     """The records that did change; apart from them those of which nothing published did."""
-    net: list[_Net] = []
-    quiet: list[_Net] = []
+    net: list[Net] = []
+    quiet: list[Net] = []
     for record in frame:
         if record.op != "u":
             net.append((record, ()))
@@ -242,19 +231,18 @@ def _net(frame: TransactionFrame) -> tuple[list[_Net], list[_Net]]:
     return net, quiet
 
 
-def _by_connection(ledger: Ledger, net: list[_Net]) -> Iterator[tuple[Connection, list[_Net]]]:
+def _by_connection(ledger: Ledger, net: list[Net]) -> Sequence[tuple[Connection, list[Net]]]:
     connections = ledger.connections
-    used = {connections[record.entity] for record, _ in net}
-    if len(used) == 1:
-        yield used.pop(), net
-        return
-    parts: dict[Connection, list[_Net]] = {}
+    used = set(connections.values())
+    if len(used) == 1 and net:
+        return [(used.pop(), net)]
+    parts: dict[Connection, list[Net]] = {}
     for each in net:
         parts.setdefault(connections[each[0].entity], []).append(each)
-    yield from parts.items()
+    return list(parts.items())
 
 
-def _deliveries(net: Sequence[_Net], shared: Envelope, first: int) -> Iterator[tuple[Entity, Change]]:
+def _changes(net: Sequence[Net], shared: Envelope, first: int) -> Iterator[tuple[Entity, Change]]:
     for index, (record, changed) in enumerate(net, first):
         entity, after = record.entity, record.after
         yield (

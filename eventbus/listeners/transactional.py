@@ -15,7 +15,8 @@ from sqlalchemy.orm import Session
 
 from eventbus.errors import CaptureError, CaptureWarning
 
-_AUTOCOMMIT: Final = "eventbus.autocommit"
+AUTOCOMMIT: Final = "eventbus.autocommit"
+"""Key in the `info` of a Session that has ever used such a connection, and of connections that were looked at."""
 _SAVEPOINTS: Final = "eventbus.savepoints"
 
 
@@ -26,18 +27,13 @@ def note_autocommit(session: Session, connection: Connection) -> bool:
     """
     if not _autocommits(connection):
         return False
-    session.info.setdefault(_AUTOCOMMIT, WeakSet()).add(connection)
+    session.info.setdefault(AUTOCOMMIT, WeakSet()).add(connection)
     return True
-
-
-def any_autocommit(session: Session) -> bool:
-    """Whether the Session has ever used such a connection."""
-    return _AUTOCOMMIT in session.info
 
 
 def autocommitting(session: Session) -> Iterator[Connection]:
     """Those that the Session uses now."""
-    for connection in session.info.get(_AUTOCOMMIT, ()):
+    for connection in session.info.get(AUTOCOMMIT, ()):
         # The application's own Connection may have been given another isolation level since.
         if not connection.closed and _autocommits(connection):
             yield connection
@@ -45,7 +41,7 @@ def autocommitting(session: Session) -> Iterator[Connection]:
 
 def check_transactional(session: Session, connection: Connection) -> None:
     """Raise CaptureError if a rollback of the Session would not undo what is written on this connection."""
-    if _AUTOCOMMIT in session.info and connection in autocommitting(session):
+    if AUTOCOMMIT in session.info and connection in autocommitting(session):
         raise CaptureError(
             "This Session writes on an AUTOCOMMIT connection: a rollback undoes nothing there, so events of committed "
             "changes cannot be told from others. Use another isolation level for this engine, or write within "
@@ -73,18 +69,14 @@ def warn_of_hidden_commit(connection: Connection) -> None:
 
 
 def _autocommits(connection: Connection) -> bool:
-    chosen = connection.get_execution_options().get("isolation_level")
-    if chosen is None:
-        chosen = connection.dialect._on_connect_isolation_level
-    return chosen == "AUTOCOMMIT" or (chosen is None and _driver_autocommits(connection))
-
-
-def _driver_autocommits(connection: Connection) -> bool:
+    chosen = connection._execution_options.get("isolation_level") or connection.dialect._on_connect_isolation_level
+    if chosen is not None:
+        return bool(chosen == "AUTOCOMMIT")
     info = connection.info
-    found = info.get(_AUTOCOMMIT)
+    found: bool | None = info.get(AUTOCOMMIT)
     if found is None:
-        found = info[_AUTOCOMMIT] = _ask_driver(connection)
-    return bool(found)
+        found = info[AUTOCOMMIT] = _ask_driver(connection)
+    return found
 
 
 def _ask_driver(connection: Connection) -> bool:

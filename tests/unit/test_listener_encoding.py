@@ -90,7 +90,7 @@ def expected(record: Recorded, changed: tuple[str, ...], shared: Envelope, index
 @given(AWKWARD, AWKWARD | st.none(), st.integers(-(2**40), 2**40), AWKWARD | st.none(), st.booleans())
 def test_forms_and_the_envelope_agree(pk: str, name: str | None, count: int, author: str | None, traced: bool) -> None:
     shared = Envelope("01a2-b", author, 7, "2026-01-01T00:00:00.000000Z", "00-ab-cd-01" if traced else None)
-    writer = Encoder("crm.%x").writer(shared, "sqlite")
+    encoder = Encoder("crm.%x")
     thing, pair = entity_of(Thing), entity_of(Pair)
     cases: list[tuple[Recorded, tuple[str, ...]]] = [
         (Recorded("c", thing, (pk,), {}, (pk, name, count)), ()),
@@ -100,18 +100,20 @@ def test_forms_and_the_envelope_agree(pk: str, name: str | None, count: int, aut
         (Recorded("c", pair, (pk, count), {}, (pk, count)), ()),
         (Recorded("d", entity_of(Überschrift), (count,), {"id": count}, None), ()),
     ]
+    keys, bodies = encoder.events(cases, shared, "sqlite", 3)
     for index, (record, changed) in enumerate(cases):
-        made = json.loads(writer.encode(record, changed, index))
-        assert made == expected(record, changed, shared, index)
+        assert keys[index] == record.entity.routing_keys[record.op]
+        assert json.loads(bodies[index]) == expected(record, changed, shared, 3 + index)
 
 
 @pytest.mark.parametrize("op", ["c", "u", "d"])
 def test_a_stub_tells_key_and_reason_alone(op: Any) -> None:
     shared = Envelope("t", "ann", 1, "2026-01-01T00:00:00.000000Z", None)
-    writer = Encoder("crm", policy="stub", max_bytes=300).writer(shared, "sqlite")
+    encoder = Encoder("crm", policy="stub", max_bytes=300)
     after = None if op == "d" else ("a", "x" * 500, 1)
     before = {"u": {"name": "y"}, "d": {"name": "x" * 500}}.get(op, {})
-    data = json.loads(writer.encode(Recorded(op, entity_of(Thing), ("a",), before, after), ("name",), 0))["data"]
+    _, (body,) = encoder.events([(Recorded(op, entity_of(Thing), ("a",), before, after), ("name",))], shared, "sqlite")
+    data = json.loads(body)["data"]
     assert data["stub"] == {"reason": "EventTooLarge", "field": None}
     assert data["after"] == (None if op == "d" else {"id": "a"})
     assert data["before"] == (None if op == "c" else {})
