@@ -14,12 +14,10 @@ from typing import Any, Final, final, get_args
 from weakref import WeakKeyDictionary
 
 from marshmallow import Schema
-from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
 from eventbus.dispatcher import Dispatcher, Stats
 from eventbus.entities import Entities
-from eventbus.envelope import Batch
 from eventbus.errors import ConfigurationError, FlushTimeout, InstallError, counted
 from eventbus.ids import uuid7
 from eventbus.listeners.auto_fields import AutoFields, IdGenerator
@@ -232,12 +230,9 @@ class _Sink:
     """What the transaction listener knows of outbox and dispatcher."""
 
     def __init__(self, outbox: Outbox, delivery: _Delivery) -> None:
-        self._outbox = outbox
         self.delivery = delivery
+        self.write = outbox.write
         self.submit = delivery.submit
-
-    def write(self, connection: Connection, batch: Batch) -> list[Entry]:
-        return self._outbox.write(connection, batch)
 
     def doubt(self, entries: Sequence[Entry]) -> None:
         for store in {entry.store for entry in entries if entry.store is not None}:

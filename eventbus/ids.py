@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import struct
 import threading
 import time
 from typing import Final
@@ -15,44 +16,49 @@ from typing import Final
 SHORT_ID_ALPHABET: Final = "23456789abcdefghjkmnpqrstuvwxyz"
 """31 characters without look-alikes (0/o, 1/l/i); all safe in names and URLs."""
 
-_RANDOM_BITS: Final = 62
 _COUNTER_BITS: Final = 12
+_NUMBERS: Final = struct.Struct("64Q")
 
 
-class _Clock:
-    """Milliseconds and a counter in one rising integer."""
+class _Source:
+    """What ids of this process are made of: milliseconds and a counter in one rising integer, and random ends.
+
+    The ends are made many at a time: to ask the system for randomness each time costs more than all else of an id.
+    """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
         self._last = 0
-
-    def tick(self) -> int:
-        now = (time.time_ns() // 1_000_000) << _COUNTER_BITS
-        with self._lock:
-            self._last = now = max(now, self._last + 1)
-        return now
-
-    def renew_lock(self) -> None:
-        """Another thread may have held the lock at the moment of a fork."""
         self._lock = threading.Lock()
+        self._ends: list[str] = []
+
+    def next(self) -> tuple[int, str]:
+        """The next tick, and the second half of an id."""
+        tick = (time.time_ns() // 1_000_000) << _COUNTER_BITS
+        with self._lock:
+            if tick <= self._last:
+                tick = self._last + 1
+            self._last = tick
+            if not self._ends:
+                # Variant 0b10, 14 and 48 random bits.
+                random = _NUMBERS.unpack(os.urandom(_NUMBERS.size))
+                self._ends = [f"{0x8000 | each >> 50:04x}-{each & 0xFFFFFFFFFFFF:012x}" for each in random]
+            return tick, self._ends.pop()
+
+    def forked(self) -> None:
+        """In a child: another thread may have held the lock at that moment, and the ends are the parent's."""
+        self._lock = threading.Lock()
+        self._ends = []
 
 
-_clock = _Clock()
-os.register_at_fork(after_in_child=_clock.renew_lock)
+_source = _Source()
+os.register_at_fork(after_in_child=_source.forked)
 
 
 def uuid7() -> str:
     """A new UUIDv7 as 36 characters; later calls of this process give greater texts."""
-    tick = _clock.tick()
-    value = (
-        ((tick >> _COUNTER_BITS) << 80)
-        | (0x7 << 76)
-        | ((tick & 0xFFF) << 64)
-        | (0b10 << _RANDOM_BITS)
-        | (int.from_bytes(os.urandom(8), "big") >> 2)
-    )
-    text = f"{value:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    tick, end = _source.next()
+    # 32 and 16 bits of time, version 7, the counter.
+    return f"{tick >> 28:08x}-{tick >> 12 & 0xFFFF:04x}-7{tick & 0xFFF:03x}-{end}"
 
 
 def short_id(length: int = 8) -> str:

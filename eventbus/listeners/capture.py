@@ -137,6 +137,8 @@ class Capture(Listener):
 class _Flush:
     """One flush, sorted into what it did.
 
+    `old`: objects whose deletion was called off because a new object has their key (row switch), by identity key.
+
     Updates go into the frame as they are met. What came and what went away is put there at the end, in that order: a
     key may have gone from one object to another, a link may show on both its sides.
     """
@@ -152,8 +154,7 @@ class _Flush:
         self.frame = frame
         self.new = session._new
         self.overwritten: dict[State, Overwritten] = flush_context.attributes.get(_OVERWRITTEN, {})
-        # Objects whose deletion was called off because a new object has their key (row switch), by identity key.
-        self.old = {state.key: state for state, flags in flush_context.states.items() if flags == _SWITCHED}
+        self.old: dict[Any, State] = {}
         self.created: dict[Entity, dict[Key, Values]] = {}
         self.deleted: dict[Entity, dict[Key, dict[str, Any]]] = {}
         self.linked: dict[Entity, dict[Key, Values]] = {}
@@ -164,6 +165,9 @@ class _Flush:
     def read(self) -> None:
         """Sort every object of the flush; new ones in the order they were added."""
         new, plans, states = self.new, self.plans, self.flush_context.states
+        for state, flags in states.items():
+            if flags == _SWITCHED:
+                self.old[state.key] = state
         for state in new:
             if state in states:
                 plan = plans[state.manager.mapper]

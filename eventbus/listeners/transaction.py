@@ -168,7 +168,8 @@ class Transactions(Listener):
             parts = _by_connection(ledger, net)
             entries: list[Any] = []
             for connection, part in parts:
-                entries += self._sink.write(connection, self._batch(part, connection, shared, index))
+                keys, bodies = self._encoder.events(part, shared, connection.dialect.name, index)
+                entries += self._sink.write(connection, Batch(0, shared.transaction, keys, bodies, index))
                 frame.written_on.add(connection)
                 index += len(part)
             frame.entries += entries
@@ -186,10 +187,6 @@ class Transactions(Listener):
         for entity in partial:
             if frame.records.get(entity):
                 complete(frame, entity, self._capture.needed(entity), ledger.connections[entity])
-
-    def _batch(self, part: Sequence[Net], connection: Connection, shared: Envelope, first: int) -> Batch:
-        keys, bodies = self._encoder.events(part, shared, connection.dialect.name, first)
-        return Batch(0, shared.transaction, keys, bodies, first)
 
     def _publish(self, frame: TransactionFrame) -> None:
         for connection in frame.written_on if self._joined == "wait" else ():

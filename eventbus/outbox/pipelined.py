@@ -83,10 +83,10 @@ def install(dialect: Any) -> None:
 
     def do_commit(connection: Any) -> None:
         pending = _pop(connection)
-        if pending is None or not pending.transaction.is_active or not _can_commit(connection):
+        if pending is None or not pending.transaction.is_active or not _can_commit(connection.dbapi_connection):
             plain_commit(connection)
         else:
-            _commit(connection, pending)
+            _commit(connection.dbapi_connection, pending)
 
     def do_rollback(connection: Any) -> None:
         _pop(connection)
@@ -98,13 +98,13 @@ def install(dialect: Any) -> None:
 
 def defer(connection: Connection, row: Row) -> bool:
     """Note the row for the commit. False: it must go at once."""
-    transaction = connection.get_transaction()
-    if type(transaction) is not RootTransaction or connection.in_nested_transaction() or len(row.payload) > MAX_BYTES:
+    transaction = connection._transaction
+    if type(transaction) is not RootTransaction or connection._nested_transaction or len(row.payload) > MAX_BYTES:
         return False
-    raw: Any = connection.connection.driver_connection
-    if raw.autocommit:
+    proxied: Any = connection.connection
+    if proxied.dbapi_connection.autocommit:
         return False
-    info = connection.info
+    info = proxied.info
     pending = info.get(_KEY)
     if pending is None or pending.transaction is not transaction:
         pending = info[_KEY] = _Pending(transaction)
@@ -117,28 +117,29 @@ def _pop(connection: Any) -> _Pending | None:
     return info.pop(_KEY, None) if type(info) is dict else None
 
 
-def _can_commit(connection: Any) -> bool:
+def _can_commit(raw: Any) -> bool:
     # Idle: nothing was sent yet in this transaction, or it was ended by a COMMIT of the application's own; the row is
     # committed all the same. A failed transaction is rolled back by COMMIT, which tells nobody.
-    return connection.driver_connection.pgconn.transaction_status in (_IDLE, _INTRANS)
+    return raw.pgconn.transaction_status in (_IDLE, _INTRANS)
 
 
-def _commit(connection: Any, pending: _Pending) -> None:
-    raw = connection.driver_connection
+def _commit(raw: Any, pending: _Pending) -> None:
     try:
         results = _exchange(raw, pending)
     except BaseException:
         # Interrupted in the middle of the exchange: the connection is of no more use.
         raw.close()
         raise
-    failed = next((result for result in results if result.error_message), None)
-    if failed is not None:
-        for row in pending.rows:
-            row.writer.failed()
-        if raw.pgconn.transaction_status == _INERROR:
-            raw.rollback()  # SQLAlchemy takes a transaction whose COMMIT failed for ended
-        raise _error(raw, failed)
-    ids = [int(result.get_value(0, 0)) for result in results if result.ntuples]
+    ids: list[int] = []
+    for result in results:
+        if result.error_message:
+            for row in pending.rows:
+                row.writer.failed()
+            if raw.pgconn.transaction_status == _INERROR:
+                raw.rollback()  # SQLAlchemy takes a transaction whose COMMIT failed for ended
+            raise _error(raw, result)
+        if result.ntuples:
+            ids.append(int(result.get_value(0, 0)))
     for row, row_id in zip(pending.rows, ids, strict=True):
         row.batch.version = row_id
         row.writer.written(row_id)
@@ -157,18 +158,19 @@ def _exchange(raw: Any, pending: _Pending) -> list[Any]:
     # Two more: of the COMMIT and of the sync.
     results = _receive(pgconn, preparing + len(pending.rows) + 2)
     pgconn.exit_pipeline_mode()
-    if not any(result.error_message for result in results):
+    if preparing and not any(result.error_message for result in results):
         prepared.prepared(raw, name)
     return results
 
 
 def _receive(pgconn: Any, expected: int) -> list[Any]:
     poll = select.poll()
-    poll.register(pgconn.socket, select.POLLIN | select.POLLOUT)
     while pgconn.flush():
+        # Too much for the socket at once; the server may have to be listened to before it takes the rest.
+        poll.register(pgconn.socket, select.POLLIN | select.POLLOUT)
         poll.poll()
         pgconn.consume_input()
-    poll.modify(pgconn.socket, select.POLLIN)
+    poll.register(pgconn.socket, select.POLLIN)
     results: list[Any] = []
     while len(results) < expected:
         while pgconn.is_busy():

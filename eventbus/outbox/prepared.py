@@ -43,7 +43,7 @@ def prepare(raw: Any, sql: bytes, *, lasting: bool) -> tuple[bytes, int]:
 
 
 def prepared(raw: Any, name: bytes) -> None:
-    """The statement of that name was prepared, or used."""
+    """The statement of that name was prepared."""
     counts = _counts(raw)
     if name and counts is not None:
         counts[_MARK] = 1

@@ -77,14 +77,14 @@ class Outbox:
         To be called in the root transaction's commit, after the last flush. Works under sync and async drivers.
         Raises OutboxMissing where the tables are missing and may not be made, and SQLAlchemy's errors as they are.
         """
-        info = connection.info
+        info = connection.connection.info
         writer: _Writer | None = info.get(self)
         # First use of this DBAPI connection: the database behind it may have been restored or replaced.
         fresh = writer is None
         if writer is None:
             writer = info[self] = self._writer_of(connection)
         entries = []
-        for chunk in self._chunks(batch):
+        for chunk in (batch,) if len(batch.bodies) == 1 else self._chunks(batch):
             writer.write(connection, chunk, fresh=fresh)
             entries.append(Entry(chunk, writer.store))
         return entries

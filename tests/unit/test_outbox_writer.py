@@ -197,6 +197,10 @@ def test_a_database_without_outbox_support_is_refused() -> None:
         engine = None
         dialect = Dialect()
 
+        @property
+        def connection(self) -> Connection:
+            return self
+
         def __init__(self) -> None:
             self.info: dict[object, object] = {}
 
