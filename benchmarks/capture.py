@@ -2,18 +2,25 @@
 
     python -m benchmarks.capture --database sqlite:////tmp/bench.sqlite3 [--rows 1] [--update]
 
-Bare SQLAlchemy and SQLAlchemy with the listeners take turns, as in `benchmarks.writer`.
+Bare SQLAlchemy and SQLAlchemy with the listeners take turns, as in `benchmarks.writer`, and with them the least that
+any listener does: it reads the values off the objects after the flush and makes JSON of each, with an id and the time,
+before the commit. It knows nothing of savepoints, failed flushes, statements, deletions, links, old values or schemas.
 """
 
 from __future__ import annotations
 
 import argparse
+import uuid
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Final
 
+import orjson
 from sqlalchemy import Connection, create_engine
+from sqlalchemy.event import listen
 from sqlalchemy.orm import Session, sessionmaker
 
-from benchmarks.writer import BareContact, Base, BusContact, measure, report, turn
+from benchmarks.writer import BareContact, Base, BusContact, LeastContact, measure, report, turn
 from eventbus.entities import Entities
 from eventbus.envelope import Batch
 from eventbus.listeners.base import register
@@ -22,6 +29,11 @@ from eventbus.listeners.capture import Capture
 from eventbus.listeners.encoding import Encoder
 from eventbus.listeners.targets import resolve
 from eventbus.listeners.transaction import Transactions
+
+_CONSTANT: Final = {
+    "specversion": "1.0", "source": "/bench", "type": "bench.contact.created",
+    "datacontenttype": "application/json",
+}  # fmt: skip
 
 
 class _Nowhere:
@@ -53,6 +65,28 @@ def captured(sessions: sessionmaker[Session], sink: _Nowhere) -> Callable[[], No
     )
 
 
+def least(sessions: sessionmaker[Session]) -> None:
+    """The shortest listener that makes an event a row."""
+    keys = [column.key for column in LeastContact.__table__.columns]
+
+    def after_flush(session: Session, _context: object) -> None:
+        changed = [*session.new, *session.dirty]
+        rows = session.info.setdefault("changed", [])
+        rows.extend({key: row.__dict__[key] for key in keys} for row in changed)
+
+    def before_commit(session: Session) -> None:
+        session.flush()
+        rows = session.info.pop("changed")
+        transaction, time = str(uuid.uuid4()), datetime.now(UTC)
+        for index, row in enumerate(rows):
+            event = {"id": f"{transaction}-{index}", "subject": f"contact/{row['id']}", "time": time}
+            about = {"op": "c", "pk": row["id"], "transaction": {"id": transaction, "index": index, "size": len(rows)}}
+            orjson.dumps(_CONSTANT | event | {"data": about | {"before": None, "after": row}})
+
+    listen(sessions, "after_flush", after_flush)
+    listen(sessions, "before_commit", before_commit)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--database", required=True)
@@ -65,10 +99,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     Base.metadata.create_all(engine)
     sink = _Nowhere()
     remove = captured(sessions := sessionmaker(engine), sink)
+    least(simple := sessionmaker(engine))
     try:
         turns = {
             "bare": turn(sessionmaker(engine), BareContact, options.rows, update=options.update),
             "captured": turn(sessions, BusContact, options.rows, update=options.update),
+            "least": turn(simple, LeastContact, options.rows, update=options.update),
         }
         report(measure(turns, options.turns, pause=0.0), options.rows)
         print(f"{sink.events} events made")

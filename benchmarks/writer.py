@@ -3,6 +3,7 @@
 * plain listener: publishes after the commit with kombu, one confirmed message a change; loses events
 * row by hand: nothing is captured or published, one more row of a known text is inserted with Core in the same
   transaction; what any outbox costs at least that is written in this way
+* outbox row: the same known text in eventbus's own outbox, as eventbus writes it
 
     python -m benchmarks.writer --database sqlite:////tmp/bench.sqlite3 --broker amqp://localhost// [--rows 1]
 
@@ -28,6 +29,8 @@ from sqlalchemy import Engine, String, create_engine, event, insert, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
 import eventbus
+from eventbus.envelope import Batch
+from eventbus.outbox import Outbox, Store
 from eventbus.settings import Settings
 
 EVENT_BYTES = 760
@@ -62,6 +65,14 @@ class PlainContact(_Columns, Base):
 
 class HandContact(_Columns, Base):
     __tablename__ = "bench_hand"
+
+
+class OutboxContact(_Columns, Base):
+    __tablename__ = "bench_outbox"
+
+
+class LeastContact(_Columns, Base):
+    __tablename__ = "bench_least"
 
 
 class HandOutbox(Base):
@@ -105,9 +116,13 @@ def main(argv: Sequence[str] | None = None) -> int:
                     _plain(engine, options.broker, name), PlainContact, options.rows, update=options.update
                 )
                 turns["row by hand"] = turn(_by_hand(engine), HandContact, options.rows, update=options.update)
+                alone = turn(_row_alone(engine, row := Outbox()), OutboxContact, options.rows, update=options.update)
+                turns["outbox row"] = alone
             times = measure(turns, options.turns, options.pause / 1000)
             bus.flush(60)
             print(bus.stats())
+            if not options.no_peer:
+                _clear(row.store(engine))
         report(times, options.rows)
     finally:
         _remove(options.broker, queue, name)
@@ -177,6 +192,27 @@ def _by_hand(engine: Engine) -> Callable[[], Session]:
 
     event.listen(sessions, "before_commit", before_commit)
     return sessions
+
+
+def _row_alone(engine: Engine, outbox: Outbox) -> Callable[[], Session]:
+    """As many bytes a row as an event has, into eventbus's outbox."""
+    sessions = sessionmaker(engine)
+
+    def before_commit(session: Session) -> None:
+        changed = len(session.new) + len(session.dirty)
+        session.flush()
+        batch = Batch(0, "bench", ["bench.outbox.created"] * changed, [b"x" * EVENT_BYTES] * changed)
+        outbox.write(session.connection(), batch)
+
+    event.listen(sessions, "before_commit", before_commit)
+    return sessions
+
+
+def _clear(store: Store | None) -> None:
+    """Nobody could publish these rows."""
+    assert store is not None
+    while ids := store.ids(store.owner):
+        store.delete(ids)
 
 
 def measure(turns: dict[str, Turn], count: int, pause: float) -> dict[str, list[float]]:

@@ -90,7 +90,7 @@ class Plan:
         columns: dict[str, Column[Any]] = dict(zip(entity.keys, entity.columns, strict=True))
         self._row = _getter(entity.keys)
         self._order = entity.keys
-        self.pk = _getter(entity.pk_index)
+        self.pk = _positions(entity.pk_index)
         self.pk_keys = frozenset(entity.keys[position] for position in entity.pk_index)
         on = mapper.polymorphic_on
         self._kind = next((prop.key for prop in mapper.column_attrs if on is not None and on in prop.columns), None)
@@ -216,6 +216,11 @@ def _getter(items: tuple[Any, ...]) -> Callable[[Any], tuple[Any, ...]]:
         (item,) = items
         return lambda row: (row[item],)
     return cast("Callable[[Any], tuple[Any, ...]]", operator.itemgetter(*items))
+
+
+def _positions(index: tuple[int, ...]) -> Callable[[Values], Key]:
+    """Reads these positions of a row, as a tuple."""
+    return operator.itemgetter(slice(index[0], index[0] + 1)) if len(index) == 1 else operator.itemgetter(*index)
 
 
 def comparison(column: Column[Any]) -> Callable[[Any, Any], bool]:

@@ -72,7 +72,7 @@ def _autocommits(connection: Connection) -> bool:
     chosen = connection._execution_options.get("isolation_level") or connection.dialect._on_connect_isolation_level
     if chosen is not None:
         return bool(chosen == "AUTOCOMMIT")
-    info = connection.info
+    info = connection.connection.info
     found: bool | None = info.get(AUTOCOMMIT)
     if found is None:
         found = info[AUTOCOMMIT] = _ask_driver(connection)

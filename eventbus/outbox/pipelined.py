@@ -30,7 +30,11 @@ _INSERT: Final = (
     f"INSERT INTO {outbox.name} (owner, created_at, payload) VALUES ($1, $4, $2) "  # noqa: S608
     "RETURNING id / (CASE WHEN id > $3::bigint THEN 1 ELSE 0 END)"
 ).encode()
+_COMMIT: Final = b"COMMIT"
+_INSERTING, _COMMITTING = b"eventbus_outbox", b"eventbus_commit"
+_STATEMENTS: Final = {_INSERTING: _INSERT, _COMMITTING: _COMMIT}
 _TEXT, _BINARY = 0, 1
+_FORMATS: Final = (_TEXT, _BINARY, _TEXT, _TEXT)
 _IDLE, _INTRANS, _INERROR = 0, 2, 3
 _DIVISION_BY_ZERO: Final = "22012"
 
@@ -149,17 +153,23 @@ def _exchange(raw: Any, pending: _Pending) -> list[Any]:
     """Send all and read all results."""
     pgconn = raw.pgconn
     pgconn.enter_pipeline_mode()
-    name, preparing = prepared.prepare(raw, _INSERT, lasting=pending.rows[0].lasting)
+    preparing = prepared.prepare(raw, _STATEMENTS) if pending.rows[0].lasting else None
     for row in pending.rows:
-        values = [row.owner, row.payload, b"%d" % row.limit, b"%d" % row.created_at]
-        pgconn.send_query_prepared(name, values, [_TEXT, _BINARY, _TEXT, _TEXT])
-    pgconn.send_query_params(b"COMMIT", None)
+        values = (row.owner, row.payload, b"%d" % row.limit, b"%d" % row.created_at)
+        if preparing is None:
+            pgconn.send_query_params(_INSERT, values, param_formats=_FORMATS)
+        else:
+            pgconn.send_query_prepared(_INSERTING, values, _FORMATS)
+    if preparing is None:
+        pgconn.send_query_params(_COMMIT, None)
+    else:
+        pgconn.send_query_prepared(_COMMITTING, None)
     pgconn.pipeline_sync()
     # Two more: of the COMMIT and of the sync.
-    results = _receive(pgconn, preparing + len(pending.rows) + 2)
+    results = _receive(pgconn, (preparing or 0) + len(pending.rows) + 2)
     pgconn.exit_pipeline_mode()
     if preparing and not any(result.error_message for result in results):
-        prepared.prepared(raw, name)
+        prepared.prepared(raw)
     return results
 
 

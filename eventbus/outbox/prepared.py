@@ -1,9 +1,10 @@
-"""A prepared statement of our own beside psycopg's, and whether it still lives.
+"""Prepared statements of our own beside psycopg's, and whether they still live.
 
-Preparing the INSERT anew for each commit costs the server as much as running it: 100 of 140 µs, measured. A statement
-that is kept is gone, though, when psycopg deallocates all of them (after a rollback, also one to a savepoint, and after
-a DROP or ALTER), and with it the commit that relied on it would fail. psycopg forgets what it has counted at those same
-moments, and oftener. So a mark among its counts tells: while the mark is there, the statement is there.
+Preparing the INSERT anew for each commit costs the server as much as running it: 100 of 140 µs, measured; preparing the
+COMMIT, another 13. Statements that are kept are gone, though, when psycopg deallocates all of them (after a rollback,
+also one to a savepoint, and after a DROP or ALTER), and with them the commit that relied on them would fail. psycopg
+forgets what it has counted at those same moments, and oftener. So a mark among its counts tells: while the mark is
+there, the statements are there.
 
 Not where others may deallocate: connections that a pool's own events reset, and poolers (`prepare_threshold=None`).
 """
@@ -11,14 +12,13 @@ Not where others may deallocate: connections that a pool's own events reset, and
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from functools import cache
 from typing import Any, Final
 
 from sqlalchemy import Engine
 
 _MARK: Final = (b"eventbus outbox", ())
-_NAME: Final = b"eventbus_outbox"
-_UNNAMED: Final = b""
 
 
 def may_last(engine: Engine) -> bool:
@@ -27,25 +27,28 @@ def may_last(engine: Engine) -> bool:
     return not (dispatch.reset or dispatch.checkin or dispatch.checkout)
 
 
-def prepare(raw: Any, sql: bytes, *, lasting: bool) -> tuple[bytes, int]:
-    """In pipeline mode: make sure that the statement is there; its name, and how many results that will bring."""
-    counts = _counts(raw) if lasting else None
+def prepare(raw: Any, statements: Mapping[bytes, bytes]) -> int | None:
+    """In pipeline mode: make sure that these statements, SQL by name, are there; how many results that will bring.
+
+    None: nothing can be relied on here.
+    """
+    counts = _counts(raw)
     if counts is None:
-        raw.pgconn.send_prepare(_UNNAMED, sql)
-        return _UNNAMED, 1
+        return None
     if _MARK in counts:
         counts.move_to_end(_MARK)
-        return _NAME, 0
-    # It may be there in spite of that; closing what is not there is no error.
-    raw.pgconn.send_close_prepared(_NAME)
-    raw.pgconn.send_prepare(_NAME, sql)
-    return _NAME, 2
+        return 0
+    for name, sql in statements.items():
+        # It may be there in spite of that; closing what is not there is no error.
+        raw.pgconn.send_close_prepared(name)
+        raw.pgconn.send_prepare(name, sql)
+    return 2 * len(statements)
 
 
-def prepared(raw: Any, name: bytes) -> None:
-    """The statement of that name was prepared."""
+def prepared(raw: Any) -> None:
+    """The statements were prepared."""
     counts = _counts(raw)
-    if name and counts is not None:
+    if counts is not None:
         counts[_MARK] = 1
 
 

@@ -184,19 +184,19 @@ def test_it_notices_when_prepared_statements_are_lost(postgres_db: str, loss: st
     engine.dispose()
 
 
-def test_the_statement_is_prepared_once(app: Committer) -> None:
+def test_the_statements_are_prepared_once(app: Committer) -> None:
     app.commit()
     with app.engine.begin() as connection:
         before = connection.exec_driver_sql(
-            "SELECT prepare_time FROM pg_prepared_statements WHERE name ~ 'eventbus'"
+            "SELECT name, prepare_time FROM pg_prepared_statements WHERE name ~ 'eventbus' ORDER BY name"
         ).all()
         app.write(connection)
     app.commit()
     with app.engine.begin() as connection:
         after = connection.exec_driver_sql(
-            "SELECT prepare_time FROM pg_prepared_statements WHERE name ~ 'eventbus'"
+            "SELECT name, prepare_time FROM pg_prepared_statements WHERE name ~ 'eventbus' ORDER BY name"
         ).all()
-    assert len(before) == 1
+    assert len(before) == 2, "the INSERT and the COMMIT"
     assert before == after
 
 
