@@ -57,8 +57,8 @@ os.register_at_fork(after_in_child=_source.forked)
 def uuid7() -> str:
     """A new UUIDv7 as 36 characters; later calls of this process give greater texts."""
     tick, end = _source.next()
-    # 32 and 16 bits of time, version 7, the counter.
-    return f"{tick >> 28:08x}-{tick >> 12 & 0xFFFF:04x}-7{tick & 0xFFF:03x}-{end}"
+    text = f"{tick:015x}"
+    return f"{text[:8]}-{text[8:12]}-7{text[12:]}-{end}"
 
 
 def short_id(length: int = 8) -> str:
