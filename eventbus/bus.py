@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 from marshmallow import Schema
 from sqlalchemy.orm import Session
 
-from eventbus.dispatcher import Dispatcher, Stats
+from eventbus.dispatcher import KEPT, Dispatcher, Stats
 from eventbus.entities import Entities
 from eventbus.errors import ConfigurationError, FlushTimeout, InstallError, counted
 from eventbus.ids import uuid7
@@ -200,7 +200,9 @@ class _Relayed:
     def flush(self, timeout: float) -> None:
         deadline = time.monotonic() + timeout
         for last, store in self._readers():
+            seen: set[int] = set()
             while waiting := [row for row in store.ids(store.owner) if row <= last]:
+                seen.update(waiting)
                 if time.monotonic() > deadline:
                     rows = counted(len(waiting), "row")
                     raise FlushTimeout(
@@ -208,6 +210,9 @@ class _Relayed:
                         pending=len(waiting),
                     )
                 time.sleep(_POLL)
+            refused = store.parked_among(list(seen))
+            if refused:
+                raise FlushTimeout(f"not taken by the broker: {counted(refused, 'row')}; {KEPT}", pending=refused)
 
     def close(self, _timeout: float) -> None:
         """Nothing is open."""

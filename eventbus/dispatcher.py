@@ -44,6 +44,8 @@ _LOSS_LOG: Final = 10.0
 _OVERHEAD: Final = 1000
 """Bytes that Python needs for a row beside its events; measured."""
 
+KEPT: Final = "`eventbus-relay --parked list` shows what is kept in the outbox"
+
 logger = logging.getLogger(__name__)
 
 
@@ -217,8 +219,7 @@ class Dispatcher:
             refused = self._counters.given_up - given_up
         if refused:
             raise FlushTimeout(
-                f"not taken by the broker: {counted(refused, 'event')} ({state.last_error}); "
-                "`eventbus-relay --parked list` shows what is kept in the outbox",
+                f"not taken by the broker: {counted(refused, 'event')} ({state.last_error}); {KEPT}",
                 pending=refused,
             )
 

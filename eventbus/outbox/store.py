@@ -202,6 +202,15 @@ class Store:
         query = select(parked).where(parked.c.id > after).order_by(parked.c.id).limit(rows)
         return [ParkedRow(*row) for row in self._run(lambda connection: connection.execute(query).all())]
 
+    def parked_among(self, ids: Sequence[int]) -> int:
+        """How many of these rows are parked."""
+        among = select(func.count()).select_from(parked)
+
+        def work(connection: Connection) -> int:
+            return sum(connection.scalar(among.where(parked.c.id.in_(some))) or 0 for some in _slices(ids))
+
+        return self._run(work) if ids else 0
+
     def count_parked(self) -> int:
         """How many rows are parked."""
         return self._run(lambda connection: connection.scalar(select(func.count()).select_from(parked))) or 0

@@ -14,7 +14,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sess
 import eventbus
 from eventbus.errors import FlushTimeout
 from eventbus.outbox.account import Tempo
-from eventbus.publishers import MemoryPublisher
+from eventbus.publishers import MemoryPublisher, Outcome
 from eventbus.relay import Relay
 from eventbus.settings import Settings
 from tests.support.committing import eventually
@@ -84,6 +84,21 @@ def test_nothing_leaves_without_a_relay_and_all_of_it_in_order_with_one(
             bus.flush(20)
         assert bus.stats().pending_rows == 0
     assert [event.after["value"] for event in broker.events if event.after] == [0, 1, 2, 3, 4]
+
+
+def test_flush_tells_of_rows_that_the_relay_had_to_park(engine: Engine, sessions: sessionmaker[Session]) -> None:
+    broker = MemoryPublisher()
+    broker.answer = lambda message: Outcome.UNROUTABLE if b'"pk":2' in message.body else Outcome.CONFIRMED
+    with eventbus.install(sessions, settings=STRICT) as bus, relaying(engine, broker):
+        count(sessions, 1)
+        bus.flush(20)
+        count(sessions, 2)
+        count(sessions, 3)
+        with pytest.raises(FlushTimeout, match=r"not taken by the broker: 1 row; .*--parked list") as caught:
+            bus.flush(20)
+        assert caught.value.pending == 1
+        count(sessions, 3)
+        bus.flush(20)
 
 
 def test_any_thread_may_flush_and_ask(engine: Engine, sessions: sessionmaker[Session]) -> None:
