@@ -6,7 +6,7 @@ parent's, a rolled-back one is dropped. At the commit the root frame holds at mo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol
 
@@ -125,11 +125,15 @@ class Recorded:
         return changed
 
 
+Net = tuple[Recorded, tuple[str, ...]]
+"""A record that did change, and which of its keys (of an update)."""
+
+
 class Frame:
     """The net changes of one (nested) transaction, by entity and primary key, in the order of their first change.
 
     A row that the frame created is kept as its bare values: most rows of a large transaction are such, and an object
-    for each would be the greater part of what capturing them costs. `__iter__` gives `Recorded`s alike for all.
+    for each would be the greater part of what capturing them costs. `net` gives `Recorded`s alike for all.
 
     `partial` names the entities of which some row may hold MISSING. `committed` is set once the transaction is.
     """
@@ -141,13 +145,23 @@ class Frame:
         self.partial: set[Entity] = set()
         self.committed = False
 
-    def __iter__(self) -> Iterator[Recorded]:
+    def net(self) -> tuple[list[Net], list[Net]]:
+        """The records that did change; apart from them those of which nothing published did."""
+        net: list[Net] = []
+        quiet: list[Net] = []
         for entity, records in self.records.items():
             for pk, record in records.items():
-                yield Recorded("c", entity, pk, {}, record) if type(record) is tuple else record  # type: ignore[misc]
-
-    def __len__(self) -> int:
-        return sum(map(len, self.records.values()))
+                if isinstance(record, tuple):
+                    net.append((Recorded("c", entity, pk, {}, record), ()))
+                elif record.op != "u":
+                    net.append((record, ()))
+                else:
+                    changed = tuple(record.before) if record.exact else tuple(record.changed())
+                    if not entity.quiet.issuperset(changed):
+                        net.append((record, changed))
+                    elif changed:
+                        quiet.append((record, changed))
+        return net, quiet
 
     def created(self, entity: Entity, pk: Key, after: Values) -> None:
         """A row came into being. After a deletion of the same key it is an update."""

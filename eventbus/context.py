@@ -6,9 +6,10 @@ Both come from context variables, so threads, tasks and greenlets each see their
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Final
 
 _author: ContextVar[str | None] = ContextVar("eventbus_author", default=None)
 
@@ -23,9 +24,8 @@ def acting_as(author: str | None) -> Iterator[None]:
         _author.reset(token)
 
 
-def current_author() -> str | None:
-    """The author named by the innermost `acting_as`, or None."""
-    return _author.get()
+current_author: Final[Callable[[], str | None]] = _author.get
+"""`current_author()`: the author named by the innermost `acting_as`, or None."""
 
 
 def current_traceparent() -> str | None:

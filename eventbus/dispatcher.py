@@ -1,8 +1,9 @@
 """After the commit: one thread a process hands events to the broker, so that no writer ever waits for it.
 
-A writer's thread only appends to a queue. Memory is bounded: what does not fit stays in the outbox and is read back by
-id when there is room. What the broker confirmed is deleted from the outbox, many rows at a time; what it refuses again
-and again is parked there and tried seldom. Rows that ended processes left are looked for and delivered too.
+A writer's thread only appends to a list, the inbox, which the dispatcher's thread sorts. Memory is bounded: what does
+not fit stays in the outbox and is read back by id when there is room. What the broker confirmed is deleted from the
+outbox, many rows at a time; what it refuses again and again is parked there and tried seldom. Rows that ended processes
+left are looked for and delivered too.
 
 Without an outbox (direct mode) the queue is all there is: what does not fit, or is refused too often, is lost, and
 counted and logged as such.
@@ -21,7 +22,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from types import FrameType
@@ -38,6 +39,8 @@ from eventbus.settings import redact
 
 ROUND_EVENTS: Final = 1000
 ROUND_BYTES: Final = 4 << 20
+_INBOX: Final = 16
+"""Rows that may wait for the dispatcher's thread to look at them; with one more the writer sees to them itself."""
 _TICK: Final = 1.0
 _LINGER = 0.001
 _LOSS_LOG: Final = 10.0
@@ -95,6 +98,7 @@ class _Counters:
 class _State:
     """All that a fork must begin anew."""
 
+    inbox: list[Entry] = field(default_factory=list)
     queue: deque[_Job] = field(default_factory=deque)
     delayed: list[tuple[float, int, _Job]] = field(default_factory=list)
     open: dict[int, float] = field(default_factory=dict)
@@ -159,13 +163,15 @@ class Dispatcher:
 
     # for writers
 
-    def submit(self, entries: Iterable[Entry]) -> None:
+    def submit(self, entries: Sequence[Entry]) -> None:
         """Take over what a transaction committed, in commit order. Never blocks on anything slow, never raises."""
         try:
             state = self._state
             with self._lock:
-                for batch, store in entries:
-                    self._enter(state, batch, store)
+                inbox = state.inbox
+                inbox += entries
+                if len(inbox) > _INBOX or len(entries) > 1 or state.closing:
+                    self._sort_in(state)
                 if state.idle:
                     state.idle = False
                     self._wake.notify()
@@ -173,7 +179,7 @@ class Dispatcher:
                 self._start()
         except Exception:
             # The transaction is committed: an error here must not look like a failed commit.
-            logger.exception("committed events could not be taken over; the outbox has them, if there is one")
+            logger.exception("the dispatcher could not be started; the outbox has the events, if there is one")
 
     def nudge(self, store: Store) -> None:
         """Look for rows of this process that may be committed without having been submitted."""
@@ -189,6 +195,7 @@ class Dispatcher:
     def is_quiet(self, store: Store) -> bool:
         """Whether nothing is left in that outbox that this process could deliver, now or soon."""
         with self._lock:
+            self._sort_in(self._state)
             return self._account(store).quiet
 
     def flush(self, timeout: float = 30.0) -> None:
@@ -199,6 +206,7 @@ class Dispatcher:
         deadline = time.monotonic() + timeout
         with self._lock:
             state, given_up = self._state, self._counters.given_up
+            self._sort_in(state)
             if state.open and state.thread is None:
                 self._start()
             target = state.number
@@ -231,6 +239,7 @@ class Dispatcher:
         with self._lock:
             state = self._state
             thread = state.thread
+            self._sort_in(state)
             state.closing = True
             state.deadline = time.monotonic() + timeout
             self._wake.notify()
@@ -252,6 +261,7 @@ class Dispatcher:
         """The figures of this process, consistent with each other."""
         with self._lock:
             state, counters = self._state, self._counters
+            self._sort_in(state)
             oldest = next(iter(state.open.values()), None)
             return Stats(
                 pending_events=state.events,
@@ -266,6 +276,17 @@ class Dispatcher:
                 connected=state.connected,
                 last_error=state.last_error,
             )
+
+    def _sort_in(self, state: _State) -> None:
+        """See to what writers have handed over."""
+        if not state.inbox:
+            return
+        entries, state.inbox = state.inbox, []
+        for batch, store in entries:
+            try:
+                self._enter(state, batch, store)
+            except Exception:
+                logger.exception("committed events could not be taken over; the outbox has them, if there is one")
 
     def _enter(self, state: _State, batch: Batch, store: Store | None) -> None:
         job = _Job.of_batch(batch)
@@ -381,6 +402,7 @@ class Dispatcher:
         """Jobs to send, or an empty list when something else is due, or None when it is over. Sleeps until then."""
         with self._lock:
             while True:
+                self._sort_in(state)
                 at = time.monotonic()
                 while state.delayed and state.delayed[0][0] <= at:
                     state.queue.appendleft(heapq.heappop(state.delayed)[2])
@@ -399,6 +421,7 @@ class Dispatcher:
                     # The writer has just committed: let it go on, and take what others commit meanwhile too.
                     self._wake.wait(_LINGER)
                 if state.flushing:
+                    self._sort_in(state)
                     return self._take(state) if state.queue and time.monotonic() >= state.retry_at else []
 
     def _take(self, state: _State) -> list[_Job]:
@@ -577,6 +600,7 @@ class Dispatcher:
             state.publisher.close()
         with self._lock:
             state.thread = None
+            self._sort_in(state)
             self._settled.notify_all()
 
     # processes

@@ -21,7 +21,6 @@ from eventbus.errors import BadEvent
 CONTENT_TYPE: Final = "application/cloudevents+json"
 VERSION_DIGITS: Final = 20
 
-_OPTIONS: Final = orjson.OPT_NON_STR_KEYS
 _DIGITS_TO_ZERO: Final = bytes.maketrans(b"123456789", b"000000000")
 _LONG_NUMBER: Final = b"0" * 19
 _VERSION: Final = re.compile(r"[0-9]{20}")
@@ -91,7 +90,7 @@ def encode(  # the names are CloudEvents' own
     }
     if traceparent is not None:
         event["traceparent"] = traceparent
-    return orjson.dumps(event, option=_OPTIONS)
+    return orjson.dumps(event)
 
 
 def seal(body: bytes, version: int) -> bytes:

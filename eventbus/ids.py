@@ -31,8 +31,8 @@ class _Source:
         self._lock = threading.Lock()
         self._ends: list[str] = []
 
-    def next(self) -> tuple[int, str]:
-        """The next tick, and the second half of an id."""
+    def uuid7(self) -> str:
+        """A new UUIDv7 as 36 characters; later calls of this process give greater texts."""
         tick = (time.time_ns() // 1_000_000) << _COUNTER_BITS
         with self._lock:
             if tick <= self._last:
@@ -42,7 +42,9 @@ class _Source:
                 # Variant 0b10, 14 and 48 random bits.
                 random = _NUMBERS.unpack(os.urandom(_NUMBERS.size))
                 self._ends = [f"{0x8000 | each >> 50:04x}-{each & 0xFFFFFFFFFFFF:012x}" for each in random]
-            return tick, self._ends.pop()
+            end = self._ends.pop()
+        text = f"{tick:015x}"
+        return f"{text[:8]}-{text[8:12]}-7{text[12:]}-{end}"
 
     def forked(self) -> None:
         """In a child: another thread may have held the lock at that moment, and the ends are the parent's."""
@@ -50,15 +52,9 @@ class _Source:
         self._ends = []
 
 
-_source = _Source()
+_source: Final = _Source()
 os.register_at_fork(after_in_child=_source.forked)
-
-
-def uuid7() -> str:
-    """A new UUIDv7 as 36 characters; later calls of this process give greater texts."""
-    tick, end = _source.next()
-    text = f"{tick:015x}"
-    return f"{text[:8]}-{text[8:12]}-7{text[12:]}-{end}"
+uuid7: Final = _source.uuid7
 
 
 def short_id(length: int = 8) -> str:

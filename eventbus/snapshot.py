@@ -23,7 +23,7 @@ from sqlalchemy import Connection, Engine
 
 from eventbus import cli, naming
 from eventbus.bus import Bus, installed
-from eventbus.changes import Key, Recorded
+from eventbus.changes import Key, Net, Recorded
 from eventbus.context import current_author
 from eventbus.dumps.rows import reader
 from eventbus.dumps.targets import entities_of, primary_key, rows_of
@@ -31,7 +31,7 @@ from eventbus.entities import Entity
 from eventbus.envelope import Batch
 from eventbus.errors import ConfigurationError
 from eventbus.ids import uuid7
-from eventbus.listeners.encoding import Net, envelope_of, key_values
+from eventbus.listeners.encoding import envelope_of, key_values
 from eventbus.outbox import Entry
 from eventbus.outbox.side import begin_immediate, side_engine
 

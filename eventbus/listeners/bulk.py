@@ -170,8 +170,7 @@ class Bulk(Listener):
         if ledger is None:
             return
         for entity in hit.entities:
-            if entity not in ledger.connections:
-                self._capture.bind(session, ledger, entity, connection)
+            ledger.connections.setdefault(entity, connection)
         note(ledger.frame(session))
         if ledger.closing:
             self._capture.settle(session, ledger)

@@ -54,17 +54,20 @@ class Capture(Listener):
         self.entities = entities
         self.plans = Plans(entities)
         self.settle: Callable[[Session, Ledger], None] = _nothing_to_settle
+        self.ended = False
         self._author = author
+
+    def uninstalled(self, session_class: type[Session]) -> None:
+        """What a transaction that goes on has recorded is of no more use."""
+        self.ended = True
 
     def open(self, session: Session) -> Ledger | None:
         """The ledger to record into, or None where this session is not to be captured (now)."""
         if MUTED in session.info:
             return None
         ledger = open_ledger(session, self)
-        if ledger is not None:
-            author = self.author()
-            if author is not None:
-                ledger.author = author
+        if ledger is not None and (author := self.author()) is not None:
+            ledger.author = author
         return ledger
 
     def needed(self, entity: Entity) -> Sequence[int]:
@@ -106,22 +109,12 @@ class Capture(Listener):
         ledger = self.open(session)
         if ledger is None:
             return
-        flushed = _Flush(session, flush_context, self.plans, ledger.frame(session))
+        flushed = _Flush(session, flush_context, self.plans, ledger)
         flushed.read()
-        if not flushed.touched:
-            return
         flushed.record()
-        for entity, mapper in flushed.touched.items():
-            if entity not in ledger.connections:
-                self.bind(session, ledger, entity, _connection(flush_context, mapper))
         if ledger.closing:
             self.settle(session, ledger)
         failpoints.hit("after_flush")
-
-    def bind(self, session: Session, ledger: Ledger, entity: Entity, connection: Connection) -> None:
-        """Note where an entity's rows are written. Raises CaptureError on a connection without transactions."""
-        check_transactional(session, connection)
-        ledger.connections[entity] = connection
 
     def check_flush(self, session: Session) -> None:
         """Raise CaptureError if the flush is about to write on a connection without transactions."""
@@ -144,15 +137,16 @@ class _Flush:
     """
 
     __slots__ = (
-        "created", "deleted", "flush_context", "frame", "linked", "new", "old", "overwritten", "partial", "plans",
-        "touched", "unlinked",
+        "connections", "created", "deleted", "flush_context", "frame", "linked", "old", "overwritten", "partial",
+        "plans", "session", "unlinked",
     )  # fmt: skip
 
-    def __init__(self, session: Session, flush_context: UOWTransaction, plans: Plans, frame: Frame) -> None:
+    def __init__(self, session: Session, flush_context: UOWTransaction, plans: Plans, ledger: Ledger) -> None:
+        self.session = session
         self.flush_context = flush_context
         self.plans = plans
-        self.frame = frame
-        self.new = session._new
+        self.connections = ledger.connections
+        self.frame: Frame = ledger.frame(session)
         self.overwritten: dict[State, Overwritten] = flush_context.attributes.get(_OVERWRITTEN, {})
         self.old: dict[Any, State] = {}
         self.created: dict[Entity, dict[Key, Values]] = {}
@@ -160,24 +154,24 @@ class _Flush:
         self.linked: dict[Entity, dict[Key, Values]] = {}
         self.unlinked: dict[Entity, dict[Key, dict[str, Any]]] = {}
         self.partial: set[Entity] = set()
-        self.touched: dict[Entity, Mapper[Any]] = {}
 
     def read(self) -> None:
         """Sort every object of the flush; new ones in the order they were added."""
-        new, plans, states = self.new, self.plans, self.flush_context.states
-        for state, flags in states.items():
-            if flags == _SWITCHED:
-                self.old[state.key] = state
+        new, states = self.session._new, self.flush_context.states
+        all_new = len(states) == len(new) and states.keys() == new.keys()
+        if not all_new:
+            self.old = {state.key: state for state, flags in states.items() if flags == _SWITCHED}
         for state in new:
-            if state in states:
-                plan = plans[state.manager.mapper]
+            if all_new or state in states:
+                plan = self.plans[state.manager.mapper]
                 if plan.entity is not None:
                     self._insert(plan, plan.entity, state)
                 if plan.links:
                     self._link(plan, state, is_delete=False)
-        for state, (is_delete, list_only) in states.items():
-            if state not in new:
-                self._old_object(state, is_delete=is_delete, list_only=list_only)
+        if not all_new:
+            for state, (is_delete, list_only) in states.items():
+                if state not in new:
+                    self._old_object(state, is_delete=is_delete, list_only=list_only)
 
     def _old_object(self, state: State, *, is_delete: bool, list_only: bool) -> None:
         plan = self.plans[state.manager.mapper]
@@ -191,14 +185,17 @@ class _Flush:
 
     def record(self) -> None:
         """Put into the frame what went away, then what came."""
-        frame = self.frame
         for away in (self.unlinked, self.deleted):
-            for entity, gone in away.items():
-                for pk, before in gone.items():
-                    frame.deleted(entity, pk, before)
+            if away:
+                self._record_gone(away)
         for new in (self.created, self.linked):
             for entity, rows in new.items():
-                frame.created_rows(entity, rows, whole=entity not in self.partial)
+                self.frame.created_rows(entity, rows, whole=entity not in self.partial)
+
+    def _record_gone(self, away: dict[Entity, dict[Key, dict[str, Any]]]) -> None:
+        for entity, gone in away.items():
+            for pk, before in gone.items():
+                self.frame.deleted(entity, pk, before)
 
     def _insert(self, plan: Plan, entity: Entity, state: State) -> None:
         values, whole = plan.inserted(state)
@@ -208,7 +205,7 @@ class _Flush:
         rows = self.created.get(entity)
         if rows is None:
             rows = self.created[entity] = {}
-            self.touched[entity] = plan.mapper
+            self._touch(entity, plan.mapper)
         rows[pk] = values
         if not whole:
             self.partial.add(entity)
@@ -232,7 +229,7 @@ class _Flush:
         before = {key: known.get(key, MISSING) for key in entity.keys if key in dict_ or key in unknown}
         kept = {key: value for key, value in known.items() if key not in unknown}
         after = tuple([dict_.get(key, kept.get(key, MISSING)) for key in entity.keys])
-        self.touched[entity] = plan.mapper
+        self._touch(entity, plan.mapper)
         values, whole = plan.seen(after, plan.is_whole(after))
         self.frame.updated(entity, pk, before, values, whole=whole)
         return True
@@ -258,7 +255,8 @@ class _Flush:
             if now is not plan or not plan.pk_keys.isdisjoint(before):
                 self._move(plan, now, state, before, values)
                 return
-        self.touched[entity] = plan.mapper
+        if entity not in self.connections:
+            self._touch(entity, plan.mapper)
         exact = not plan.volatile and not plan.rewritten and (overwritten is None or not overwritten.expressions)
         self.frame.updated(entity, state.key[1], before, values, whole=whole, exact=exact)  # type: ignore[index]
 
@@ -296,17 +294,24 @@ class _Flush:
                 if link.partial:
                     self.partial.add(entity)
             if gone or came:
-                self.touched[entity] = link.carrier
+                self._touch(entity, link.carrier)
 
     def _gone(self, entity: Entity, mapper: Mapper[Any], pk: Key, before: dict[str, Any]) -> None:
-        self.touched[entity] = mapper
+        self._touch(entity, mapper)
         self.deleted.setdefault(entity, {})[pk] = before
 
     def _came(self, plan: Plan, entity: Entity, pk: Key, values: Values) -> None:
-        self.touched[entity] = plan.mapper
+        self._touch(entity, plan.mapper)
         self.created.setdefault(entity, {})[pk] = values
         if not plan.is_whole(values):
             self.partial.add(entity)
+
+    def _touch(self, entity: Entity, mapper: Mapper[Any]) -> None:
+        """Note where an entity's rows are written. Raises CaptureError on a connection without transactions."""
+        if entity not in self.connections:
+            connection = _connection(self.flush_context, mapper)
+            check_transactional(self.session, connection)
+            self.connections[entity] = connection
 
 
 def _set_columns(plan: Plan, committed: dict[str, Any], dict_: dict[str, Any]) -> dict[str, Any]:
@@ -345,12 +350,9 @@ def _connection(flush_context: UOWTransaction, mapper: Mapper[Any]) -> Connectio
     holds one connection needs no asking.
     """
     transaction = flush_context.transaction
-    boundary: Any = transaction
-    while not boundary.nested and boundary._parent is not None:
-        boundary = boundary._parent
-    held = boundary._connections
+    held = transaction._parent._connections  # type: ignore[union-attr]  # a flush has a transaction of its own
     if len(held) == 2:  # listed under itself and under its engine
-        return next(iter(held.values()))[0]  # type: ignore[no-any-return]
+        return next(iter(held.values()))[0]
     return transaction.connection(mapper)
 
 

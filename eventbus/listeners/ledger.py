@@ -6,15 +6,15 @@ nothing of a dead transaction is left for the next one of a reused Session.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session, SessionTransaction
 
 from eventbus.changes import Change, Entity, Frame
-from eventbus.ids import uuid7
 
-_LEDGER: Final = "eventbus.ledger"
+LEDGER: Final = "eventbus.ledger"
+"""Key in the `info` of a Session whose transaction has a ledger."""
 
 
 class TransactionFrame(Frame):
@@ -41,60 +41,56 @@ class TransactionFrame(Frame):
         self.written_on |= child.written_on
 
 
+class Owner(Protocol):
+    """An installation. Once it has `ended` it does not tell of a transaction's end any more."""
+
+    @property
+    def ended(self) -> bool: ...
+
+
 class Ledger:
     """The frames of one Session's open transaction, and what its events have in common.
 
+    `root`: the transaction's frame; `nested`: those of its savepoints.
+
+    `transaction`: its id, empty before the first event: one that changes nothing needs none.
     `owner`: the installation that captures this Session. A Session whose class and base class are both installed is
     captured by one of them, never twice.
     `connections`: where each entity's rows were written, as the flush chose it (a Session may route reads elsewhere).
     `closing`: the root commit has begun and written its events; what still comes is written at once.
     """
 
-    __slots__ = ("_transaction", "author", "closing", "connections", "frames", "owner", "size")
+    __slots__ = ("author", "closing", "connections", "nested", "owner", "root", "size", "transaction")
 
-    def __init__(self, owner: object) -> None:
+    def __init__(self, owner: Owner) -> None:
         self.owner = owner
-        self.frames: dict[SessionTransaction, TransactionFrame] = {}
+        self.root = TransactionFrame()
+        self.nested: dict[SessionTransaction, TransactionFrame] = {}
         self.connections: dict[Entity, Connection] = {}
         self.author: str | None = None
         self.size = 0
         self.closing = False
-        self._transaction = ""
-
-    @property
-    def transaction(self) -> str:
-        """The id of the transaction. Made at its first use: one that changes nothing needs none."""
-        if not self._transaction:
-            self._transaction = uuid7()
-        return self._transaction
+        self.transaction = ""
 
     def frame(self, session: Session) -> TransactionFrame:
         """The frame of the innermost savepoint, or of the transaction."""
-        transaction: Any = session._nested_transaction
-        if transaction is None:
-            transaction = session._transaction
-            while transaction._parent is not None:  # a flush has a transaction of its own
-                transaction = transaction._parent
-        frame = self.frames.get(transaction)
+        transaction = session._nested_transaction
+        return self.root if transaction is None else self.frame_of(transaction)
+
+    def frame_of(self, transaction: SessionTransaction) -> TransactionFrame:
+        """The frame of a savepoint, or of the transaction."""
+        if transaction._parent is None:
+            return self.root
+        frame = self.nested.get(transaction)
         if frame is None:
-            frame = self.frames[transaction] = TransactionFrame()
+            frame = self.nested[transaction] = TransactionFrame()
         return frame
 
 
-def ledger_of(session: Session) -> Ledger | None:
-    """The session's ledger, if its transaction has changed anything."""
-    return session.info.get(_LEDGER)
-
-
-def open_ledger(session: Session, owner: object) -> Ledger | None:
+def open_ledger(session: Session, owner: Owner) -> Ledger | None:
     """The session's ledger, made now if need be; None where another installation captures this session."""
     info = session.info
-    ledger: Ledger | None = info.get(_LEDGER)
-    if ledger is None:
-        ledger = info[_LEDGER] = Ledger(owner)
+    ledger: Ledger | None = info.get(LEDGER)
+    if ledger is None or ledger.owner.ended:
+        ledger = info[LEDGER] = Ledger(owner)
     return ledger if ledger.owner is owner else None
-
-
-def drop_ledger(session: Session) -> None:
-    """Forget everything: the root transaction has ended."""
-    session.info.pop(_LEDGER, None)

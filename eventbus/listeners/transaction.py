@@ -18,16 +18,17 @@ from sqlalchemy import Connection
 from sqlalchemy.orm import Session, SessionTransaction
 
 from eventbus import failpoints
-from eventbus.changes import MISSING, Change, Entity, Recorded
+from eventbus.changes import MISSING, Change, Entity, Net, Recorded
 from eventbus.envelope import Batch
+from eventbus.ids import uuid7
 from eventbus.listeners import hooks
 from eventbus.listeners.base import Listener
 from eventbus.listeners.capture import Capture
 from eventbus.listeners.completion import complete, forget_untouched
-from eventbus.listeners.encoding import Encoder, Envelope, Net, envelope_of
-from eventbus.listeners.ledger import Ledger, TransactionFrame, drop_ledger, ledger_of, open_ledger
+from eventbus.listeners.encoding import Encoder, Envelope, envelope_of
+from eventbus.listeners.ledger import LEDGER, Ledger, TransactionFrame, open_ledger
 from eventbus.listeners.outer import OuterTransactions
-from eventbus.listeners.transactional import note_autocommit, warn_of_hidden_commit
+from eventbus.listeners.transactional import autocommits, note_autocommit, warn_of_hidden_commit
 from eventbus.muting import MUTED
 
 log = logging.getLogger(__name__)
@@ -87,10 +88,12 @@ class Transactions(Listener):
     def begin(self, session: Session, transaction: SessionTransaction, connection: Connection) -> None:
         """Look at connections without transactions, and at savepoints that come before anything was written."""
         if not transaction.nested:
-            if note_autocommit(session, connection) and session._flushing and MUTED not in session.info:
-                self._capture.check_flush(session)
+            if autocommits(connection):
+                note_autocommit(session, connection)
+                if session._flushing and MUTED not in session.info:
+                    self._capture.check_flush(session)
         elif MUTED not in session.info:
-            ledger = ledger_of(session)
+            ledger = session.info.get(LEDGER)
             if ledger is None or connection not in ledger.connections.values():
                 warn_of_hidden_commit(connection)
 
@@ -104,17 +107,20 @@ class Transactions(Listener):
         ledger = open_ledger(session, self._capture)
         if ledger is not None:
             ledger.closing = True
-            self._write(ledger, ledger.frame(session))
+            if ledger.root.records:
+                self._write(ledger, ledger.root)
         failpoints.hit("before_commit")
 
     def settle(self, session: Session, ledger: Ledger) -> None:
-        """Something was recorded although the commit has begun: write it now."""
-        self._write(ledger, ledger.frame(session))
+        """If something was recorded although the commit has begun, write it now."""
+        frame = ledger.frame(session)
+        if frame.records:
+            self._write(ledger, frame)
 
     def after_commit(self, session: Session) -> None:
         """Mark the frame. Before other listeners, so that what they raise does not hide the commit from us."""
         failpoints.hit("after_commit")
-        ledger = ledger_of(session)
+        ledger = session.info.get(LEDGER)
         if ledger is not None and ledger.owner is self._capture:
             ledger.frame(session).committed = True
 
@@ -123,19 +129,21 @@ class Transactions(Listener):
         parent = transaction._parent
         if parent is not None and not transaction.nested:
             return  # a flush has ended
-        ledger = ledger_of(session)
+        ledger = session.info.get(LEDGER)
         if ledger is None or ledger.owner is not self._capture:
             return
-        frame = ledger.frames.pop(transaction, None)
         if parent is None:
-            drop_ledger(session)
-            if frame is not None and frame.written_on:
+            del session.info[LEDGER]
+            frame = ledger.root
+            if frame.written_on:
                 if frame.committed:
                     self._publish(frame)
                 else:
                     self._sink.doubt(frame.entries)
-        elif frame is not None and frame.committed:
-            self._release(ledger, parent, frame)
+        else:
+            savepoint = ledger.nested.pop(transaction, None)
+            if savepoint is not None and savepoint.committed:
+                self._release(ledger, parent, savepoint)
 
     def _count_commit(self, session: Session) -> None:
         """A commit has begun while a savepoint is open: of the savepoint, or (announced before that) of the root."""
@@ -144,26 +152,25 @@ class Transactions(Listener):
             ledger.frame(session).commits += 1
 
     def _release(self, ledger: Ledger, parent: SessionTransaction, frame: TransactionFrame) -> None:
-        outer = ledger.frames.get(parent)
-        if outer is None:
-            outer = ledger.frames[parent] = TransactionFrame()
+        outer = ledger.frame_of(parent)
         outer.absorb(frame)
         outer.commits += frame.commits - 1
         if outer.commits > 0 and parent._parent is None:
             # The root is committing, released this savepoint on the way, and has nothing more to say before COMMIT.
             ledger.closing = True
-            self._write(ledger, outer)
+            if outer.records:
+                self._write(ledger, outer)
 
     def _write(self, ledger: Ledger, frame: TransactionFrame) -> None:
         """Put the frame's net changes into the outbox of each database concerned, and forget them."""
-        if not frame.records:
-            return
         if frame.partial or self._reread:
             self._complete(ledger, frame)
-        net, quiet = _net(frame)
+        net, quiet = frame.net()
         told = self._told or hooks.registered
         if net or (quiet and told):
             index = ledger.size
+            if not ledger.transaction:
+                ledger.transaction = uuid7()
             shared = envelope_of(ledger.transaction, ledger.author, index + len(net))
             parts = _by_connection(ledger, net)
             entries: list[Any] = []
@@ -210,22 +217,6 @@ class Transactions(Listener):
             hooks.call(callback, change)
         for listener in self._told:
             hooks.call(listener.changed, change)
-
-
-def _net(frame: TransactionFrame) -> tuple[list[Net], list[Net]]:
-    """The records that did change; apart from them those of which nothing published did."""
-    net: list[Net] = []
-    quiet: list[Net] = []
-    for record in frame:
-        if record.op != "u":
-            net.append((record, ()))
-            continue
-        changed = tuple(record.before) if record.exact else tuple(record.changed())
-        if not record.entity.quiet.issuperset(changed):
-            net.append((record, changed))
-        elif changed:
-            quiet.append((record, changed))
-    return net, quiet
 
 
 def _by_connection(ledger: Ledger, net: list[Net]) -> Sequence[tuple[Connection, list[Net]]]:

@@ -20,22 +20,16 @@ AUTOCOMMIT: Final = "eventbus.autocommit"
 _SAVEPOINTS: Final = "eventbus.savepoints"
 
 
-def note_autocommit(session: Session, connection: Connection) -> bool:
-    """Note a connection that the Session begins to use, if each statement commits by itself there.
-
-    Looks at the isolation level SQLAlchemy was given, and once a DBAPI connection at the driver's own setting.
-    """
-    if not _autocommits(connection):
-        return False
+def note_autocommit(session: Session, connection: Connection) -> None:
+    """The Session begins to use a connection on which each statement commits by itself."""
     session.info.setdefault(AUTOCOMMIT, WeakSet()).add(connection)
-    return True
 
 
 def autocommitting(session: Session) -> Iterator[Connection]:
     """Those that the Session uses now."""
     for connection in session.info.get(AUTOCOMMIT, ()):
         # The application's own Connection may have been given another isolation level since.
-        if not connection.closed and _autocommits(connection):
+        if not connection.closed and autocommits(connection):
             yield connection
 
 
@@ -68,7 +62,11 @@ def warn_of_hidden_commit(connection: Connection) -> None:
         )
 
 
-def _autocommits(connection: Connection) -> bool:
+def autocommits(connection: Connection) -> bool:
+    """Whether each statement commits by itself there.
+
+    Looks at the isolation level SQLAlchemy was given, and once a DBAPI connection at the driver's own setting.
+    """
     chosen = connection._execution_options.get("isolation_level") or connection.dialect._on_connect_isolation_level
     if chosen is not None:
         return bool(chosen == "AUTOCOMMIT")

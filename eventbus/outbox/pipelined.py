@@ -36,6 +36,9 @@ _STATEMENTS: Final = {_INSERTING: _INSERT, _COMMITTING: _COMMIT}
 _TEXT, _BINARY = 0, 1
 _FORMATS: Final = (_TEXT, _BINARY, _TEXT, _TEXT)
 _IDLE, _INTRANS, _INERROR = 0, 2, 3
+_CONNECTED = 0
+_DONE, _TUPLES, _SYNCED = 1, 2, 10
+_FINE: Final = (_DONE, _TUPLES, _SYNCED)
 _DIVISION_BY_ZERO: Final = "22012"
 
 
@@ -48,29 +51,16 @@ class Writer(Protocol):
 
 
 class Row(NamedTuple):
-    """A row to go with the commit, which gives the batch its version. With an id not above `limit` the commit fails.
+    """A row to go with the commit: the parameters of its INSERT, and the batch that gets its id for a version."""
 
-    `lasting`: whether prepared statements may be relied on (`prepared.may_last`).
-    """
-
-    owner: bytes
-    payload: bytes
-    created_at: int
-    limit: int
+    values: tuple[bytes, bytes, bytes, bytes]
     batch: Batch
     writer: Writer
-    lasting: bool
 
 
-@final
-class _Pending:
-    """Rows that go with the commit of one transaction."""
-
-    __slots__ = ("rows", "transaction")
-
-    def __init__(self, transaction: RootTransaction) -> None:
-        self.transaction = transaction
-        self.rows: list[Row] = []
+def row(owner: str, payload: bytes, created_at: int, limit: int, batch: Batch, writer: Writer) -> Row:
+    """With an id not above `limit` the commit fails."""
+    return Row((owner.encode(), payload, b"%d" % limit, b"%d" % created_at), batch, writer)
 
 
 def is_possible(engine: Engine) -> bool:
@@ -86,14 +76,14 @@ def install(dialect: Any) -> None:
     plain_commit, plain_rollback = dialect.do_commit, dialect.do_rollback
 
     def do_commit(connection: Any) -> None:
-        pending = _pop(connection)
-        if pending is None or not pending.transaction.is_active or not _can_commit(connection.dbapi_connection):
+        carrier = _carrier(connection)
+        if carrier is None or not carrier.commit():
             plain_commit(connection)
-        else:
-            _commit(connection.dbapi_connection, pending)
 
     def do_rollback(connection: Any) -> None:
-        _pop(connection)
+        carrier = _carrier(connection)
+        if carrier is not None:
+            carrier.forget()
         plain_rollback(connection)
 
     do_commit.carries_outbox = True  # type: ignore[attr-defined]
@@ -103,93 +93,127 @@ def install(dialect: Any) -> None:
 def defer(connection: Connection, row: Row) -> bool:
     """Note the row for the commit. False: it must go at once."""
     transaction = connection._transaction
-    if type(transaction) is not RootTransaction or connection._nested_transaction or len(row.payload) > MAX_BYTES:
+    if type(transaction) is not RootTransaction or connection._nested_transaction or len(row.values[1]) > MAX_BYTES:
         return False
     proxied: Any = connection.connection
-    if proxied.dbapi_connection.autocommit:
-        return False
-    info = proxied.info
-    pending = info.get(_KEY)
-    if pending is None or pending.transaction is not transaction:
-        pending = info[_KEY] = _Pending(transaction)
-    pending.rows.append(row)
-    return True
+    carrier = _carrier(proxied)
+    if carrier is None:
+        carrier = proxied.info[_KEY] = _Carrier(proxied.dbapi_connection, connection.engine)
+    return carrier.take(row, transaction)
 
 
-def _pop(connection: Any) -> _Pending | None:
+def _carrier(connection: Any) -> _Carrier | None:
     info = connection.info
-    return info.pop(_KEY, None) if type(info) is dict else None
+    return info.get(_KEY) if type(info) is dict else None
 
 
-def _can_commit(raw: Any) -> bool:
-    # Idle: nothing was sent yet in this transaction, or it was ended by a COMMIT of the application's own; the row is
-    # committed all the same. A failed transaction is rolled back by COMMIT, which tells nobody.
-    return raw.pgconn.transaction_status in (_IDLE, _INTRANS)
+@final
+class _Carrier:
+    """Takes rows along with the next COMMIT of one DBAPI connection; lives as long as that."""
 
+    __slots__ = ("_engine", "_poll", "_raw", "_transaction", "rows")
 
-def _commit(raw: Any, pending: _Pending) -> None:
-    try:
-        results = _exchange(raw, pending)
-    except BaseException:
-        # Interrupted in the middle of the exchange: the connection is of no more use.
-        raw.close()
-        raise
-    ids: list[int] = []
-    for result in results:
-        if result.error_message:
-            for row in pending.rows:
-                row.writer.failed()
-            if raw.pgconn.transaction_status == _INERROR:
-                raw.rollback()  # SQLAlchemy takes a transaction whose COMMIT failed for ended
-            raise _error(raw, result)
-        if result.ntuples:
-            ids.append(int(result.get_value(0, 0)))
-    for row, row_id in zip(pending.rows, ids, strict=True):
-        row.batch.version = row_id
-        row.writer.written(row_id)
+    def __init__(self, raw: Any, engine: Engine) -> None:
+        self.rows: list[Row] = []
+        self._raw = raw
+        self._engine = engine
+        self._transaction: RootTransaction | None = None
+        self._poll = select.poll()
+        self._poll.register(raw.pgconn.socket, select.POLLIN)
 
+    def take(self, row: Row, transaction: RootTransaction) -> bool:
+        """Note a row of this transaction. False: there is no COMMIT to go with."""
+        if self._raw.autocommit:
+            return False
+        if self._transaction is not transaction:
+            self._transaction = transaction
+            self.rows = []  # of a transaction that ended without a word
+        self.rows.append(row)
+        return True
 
-def _exchange(raw: Any, pending: _Pending) -> list[Any]:
-    """Send all and read all results."""
-    pgconn = raw.pgconn
-    pgconn.enter_pipeline_mode()
-    preparing = prepared.prepare(raw, _STATEMENTS) if pending.rows[0].lasting else None
-    for row in pending.rows:
-        values = (row.owner, row.payload, b"%d" % row.limit, b"%d" % row.created_at)
+    def forget(self) -> None:
+        """Their transaction is rolled back."""
+        self.rows, self._transaction = [], None
+
+    def commit(self) -> bool:
+        """Send the rows and the COMMIT. False: nothing goes with this one, it is to be sent as ever.
+
+        Raises psycopg's error, or OutboxMissing, if the server did not commit.
+        """
+        rows, transaction, raw = self.rows, self._transaction, self._raw
+        if transaction is None:
+            return False
+        self.forget()
+        # Idle: nothing was sent yet in this transaction, or it was ended by a COMMIT of the application's own; the row
+        # is committed all the same. A failed transaction is rolled back by COMMIT, which tells nobody.
+        if not transaction.is_active or raw.pgconn.transaction_status not in (_IDLE, _INTRANS):
+            return False
+        try:
+            results = self._exchange(rows)
+        except BaseException:
+            # Interrupted in the middle of the exchange: the connection is of no more use.
+            raw.close()
+            raise
+        ids: list[int] = []
+        for result in results:
+            status = result.status
+            if status == _TUPLES:
+                ids.append(int(result.get_value(0, 0)))
+            elif status not in _FINE:
+                for row in rows:
+                    row.writer.failed()
+                if raw.pgconn.transaction_status == _INERROR:
+                    raw.rollback()  # SQLAlchemy takes a transaction whose COMMIT failed for ended
+                raise _error(raw, result)
+        for row, row_id in zip(rows, ids, strict=True):
+            row.batch.version = row_id
+            row.writer.written(row_id)
+        return True
+
+    def _exchange(self, rows: list[Row]) -> list[Any]:
+        """Send all and read all results."""
+        raw = self._raw
+        pgconn = raw.pgconn
+        pgconn.enter_pipeline_mode()
+        preparing = prepared.prepare(raw, _STATEMENTS) if prepared.may_last(self._engine) else None
+        for row in rows:
+            if preparing is None:
+                pgconn.send_query_params(_INSERT, row.values, param_formats=_FORMATS)
+            else:
+                pgconn.send_query_prepared(_INSERTING, row.values, _FORMATS)
         if preparing is None:
-            pgconn.send_query_params(_INSERT, values, param_formats=_FORMATS)
+            pgconn.send_query_params(_COMMIT, None)
         else:
-            pgconn.send_query_prepared(_INSERTING, values, _FORMATS)
-    if preparing is None:
-        pgconn.send_query_params(_COMMIT, None)
-    else:
-        pgconn.send_query_prepared(_COMMITTING, None)
-    pgconn.pipeline_sync()
-    # Two more: of the COMMIT and of the sync.
-    results = _receive(pgconn, (preparing or 0) + len(pending.rows) + 2)
-    pgconn.exit_pipeline_mode()
-    if preparing and not any(result.error_message for result in results):
-        prepared.prepared(raw)
-    return results
+            pgconn.send_query_prepared(_COMMITTING, None)
+        pgconn.pipeline_sync()
+        # Two more: of the COMMIT and of the sync.
+        results = self._receive(pgconn, (preparing or 0) + len(rows) + 2)
+        pgconn.exit_pipeline_mode()
+        if preparing and all(result.status in _FINE for result in results):
+            prepared.prepared(raw)
+        return results
 
+    def _receive(self, pgconn: Any, expected: int) -> list[Any]:
+        from psycopg import OperationalError  # noqa: PLC0415  # an optional package
 
-def _receive(pgconn: Any, expected: int) -> list[Any]:
-    poll = select.poll()
-    while pgconn.flush():
-        # Too much for the socket at once; the server may have to be listened to before it takes the rest.
-        poll.register(pgconn.socket, select.POLLIN | select.POLLOUT)
-        poll.poll()
-        pgconn.consume_input()
-    poll.register(pgconn.socket, select.POLLIN)
-    results: list[Any] = []
-    while len(results) < expected:
-        while pgconn.is_busy():
+        poll = self._poll
+        while pgconn.flush():
+            # Too much for the socket at once; the server may have to be listened to before it takes the rest.
+            poll.modify(pgconn.socket, select.POLLIN | select.POLLOUT)
             poll.poll()
             pgconn.consume_input()
-        result = pgconn.get_result()
-        if result is not None:  # between two commands
-            results.append(result)
-    return results
+            poll.modify(pgconn.socket, select.POLLIN)
+        results: list[Any] = []
+        while expected:
+            if pgconn.is_busy():
+                poll.poll()
+                pgconn.consume_input()
+            elif (result := pgconn.get_result()) is not None:  # None stands between two commands
+                results.append(result)
+                expected -= 1
+            elif pgconn.status != _CONNECTED:
+                raise OperationalError("the connection was lost during the commit")
+        return results
 
 
 def _error(raw: Any, result: Any) -> Exception:

@@ -19,7 +19,7 @@ from sqlalchemy.schema import CreateTable
 
 from eventbus.envelope import Batch
 from eventbus.errors import ConfigurationError, OutboxMissing
-from eventbus.outbox import pipelined, prepared
+from eventbus.outbox import pipelined
 from eventbus.outbox.owner import Owner
 from eventbus.outbox.side import side_connection
 from eventbus.outbox.store import Store
@@ -237,18 +237,16 @@ class _PostgresWriter(_TableWriter):
             pipelined.install(engine.dialect)
 
     def write(self, connection: Connection, batch: Batch, *, fresh: bool) -> None:
-        payload, seen = b"\n".join(batch.bodies), self._seen
-        now = _now()
+        payload, seen, now = b"\n".join(batch.bodies), self._seen, _now()
         if self._pipelined and self._ready and not fresh and now - seen < _MAX_LAG:
-            lasting = prepared.may_last(self.engine)
-            row = pipelined.Row(self.owner.name.encode(), payload, now, seen, batch, self, lasting)
+            row = pipelined.row(self.owner.name, payload, now, seen, batch, self)
             if pipelined.defer(connection, row):
                 return
         batch.version = self.insert(connection, payload, fresh=fresh)
 
     def written(self, row_id: int) -> None:
         """A row that went with the commit got this id."""
-        self._note(row_id)
+        self._seen = max(self._seen, row_id)
 
     def failed(self) -> None:
         """A row that went with the commit was not taken; look at the table before the next one."""

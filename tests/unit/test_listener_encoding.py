@@ -1,4 +1,4 @@
-"""The events of a transaction, written into forms, are what `envelope.encode` would have made of each."""
+"""The events of a transaction are what `envelope.encode` makes of each change by itself."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Überschrift(Base):  # noqa: PLC2401 - the name is the point
 
 ENTITIES = Entities("crm.%x")
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
-AWKWARD = TEXT | st.sampled_from(["@pk@", "%b", "%%", '"', "\\", "a/b", "\u2028", "@index@", "é%C3"])
+AWKWARD = TEXT | st.sampled_from(['"', "\\", "a/b", "\u2028", "é%C3"])
 
 
 def entity_of(model: type[Any]) -> Entity:
@@ -88,7 +88,9 @@ def expected(record: Recorded, changed: tuple[str, ...], shared: Envelope, index
 
 
 @given(AWKWARD, AWKWARD | st.none(), st.integers(-(2**40), 2**40), AWKWARD | st.none(), st.booleans())
-def test_forms_and_the_envelope_agree(pk: str, name: str | None, count: int, author: str | None, traced: bool) -> None:
+def test_events_are_what_the_envelope_makes_of_each_change(
+    pk: str, name: str | None, count: int, author: str | None, traced: bool
+) -> None:
     shared = Envelope("01a2-b", author, 7, "2026-01-01T00:00:00.000000Z", "00-ab-cd-01" if traced else None)
     encoder = Encoder("crm.%x")
     thing, pair = entity_of(Thing), entity_of(Pair)

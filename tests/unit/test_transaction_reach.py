@@ -414,6 +414,19 @@ def test_a_class_and_its_base_class_both_installed_capture_once(world: World) ->
 # -- two writers at one row -------------------------------------
 
 
+def test_a_session_that_outlives_its_installation_is_captured_by_the_next(world: World) -> None:
+    with world.maker() as session:
+        session.add(Team(id=1, title="never told of"))
+        session.flush()
+        world.recording.uninstall()
+        session.commit()
+        again = Recording(world.maker)
+        session.add(Team(id=2, title="b"))
+        session.commit()
+        assert again.short() == [("c", "team/2")]
+        again.uninstall()
+
+
 @pytest.mark.parametrize(("reread", "seen"), [(False, "one"), (True, "ONE")])
 def test_columns_another_transaction_changed_meanwhile(tmp_path: Path, reread: bool, seen: str) -> None:
     """By default the object is believed, stale or not; with `reread` the row is."""
