@@ -171,6 +171,9 @@ class Bulk(Listener):
             return
         for entity in hit.entities:
             ledger.connections.setdefault(entity, connection)
+        if session._flushing and ledger.flushed is not session._transaction:
+            ledger.frame(session).notes.append(note)
+            return
         note(ledger.frame(session))
         if ledger.closing:
             self._capture.settle(session, ledger)

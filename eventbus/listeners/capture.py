@@ -10,14 +10,14 @@ Statements are captured by `bulk`, which records into the same ledger: `Capture.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import ClauseElement, Connection
 from sqlalchemy.orm import InstanceState, LoaderCallableStatus, Mapper, Session, UOWTransaction, object_mapper
 
 from eventbus import failpoints
-from eventbus.changes import MISSING, Entity, Frame, Key, Values
+from eventbus.changes import MISSING, Entity, Key, Values
 from eventbus.context import current_author
 from eventbus.entities import Entities
 from eventbus.errors import CaptureError
@@ -29,16 +29,24 @@ from eventbus.listeners.transactional import AUTOCOMMIT, autocommitting, check_t
 from eventbus.muting import MUTED
 
 _OVERWRITTEN: Final = "eventbus.overwritten"
+_MODIFIED: Final = "eventbus.modified"
 _SWITCHED: Final = (True, True)
 """Flags of a state in a flush: is to be deleted, but is only listed."""
 State = InstanceState[Any]
 
 
 class Overwritten(NamedTuple):
-    """Old values, by key, that a flush leaves no history of: of columns set to expressions, and of those it sets."""
+    """Old values, by key, that a flush leaves no history of: of columns set to expressions, and of those it sets.
+
+    `expired`: keys that were not loaded before the flush, so that it is not the flush that has expired them.
+    """
 
     expressions: dict[str, Any]
     volatile: dict[str, Any]
+    expired: frozenset[str]
+
+
+_NOTHING: Final = Overwritten({}, {}, frozenset())
 
 
 class Capture(Listener):
@@ -88,11 +96,14 @@ class Capture(Listener):
             return
         if AUTOCOMMIT in info:
             self.check_flush(session)
+        modified = session.identity_map._modified
+        if not modified:
+            return
         overwritten: dict[State, Overwritten] = {}
         plans = self.plans
-        for state in session.identity_map._modified:
+        for state in modified:
             plan = plans[state.manager.mapper]
-            if plan.volatile:
+            if plan.volatile or state.expired_attributes:
                 overwritten[state] = _overwritten(plan, state)
                 continue
             dict_ = state.dict
@@ -101,8 +112,8 @@ class Capture(Listener):
                 if type(dict_.get(key)) not in ATOMS:
                     overwritten[state] = _overwritten(plan, state)
                     break
-        if overwritten:
-            flush_context.attributes[_OVERWRITTEN] = overwritten
+        flush_context.attributes[_OVERWRITTEN] = overwritten
+        flush_context.attributes[_MODIFIED] = set(modified)
 
     def after_flush(self, session: Session, flush_context: UOWTransaction) -> None:
         """Record what the flush did."""
@@ -112,6 +123,7 @@ class Capture(Listener):
         flushed = _Flush(session, flush_context, self.plans, ledger)
         flushed.read()
         flushed.record()
+        ledger.flushed = session._transaction
         if ledger.closing:
             self.settle(session, ledger)
         failpoints.hit("after_flush")
@@ -137,8 +149,8 @@ class _Flush:
     """
 
     __slots__ = (
-        "connections", "created", "deleted", "flush_context", "frame", "linked", "old", "overwritten", "partial",
-        "plans", "session", "unlinked",
+        "connections", "created", "deleted", "flush_context", "frame", "linked", "modified", "old", "overwritten",
+        "partial", "plans", "session", "unlinked",
     )  # fmt: skip
 
     def __init__(self, session: Session, flush_context: UOWTransaction, plans: Plans, ledger: Ledger) -> None:
@@ -146,8 +158,9 @@ class _Flush:
         self.flush_context = flush_context
         self.plans = plans
         self.connections = ledger.connections
-        self.frame: Frame = ledger.frame(session)
+        self.frame = ledger.frame(session)
         self.overwritten: dict[State, Overwritten] = flush_context.attributes.get(_OVERWRITTEN, {})
+        self.modified: Collection[State] = flush_context.attributes.get(_MODIFIED, ())
         self.old: dict[Any, State] = {}
         self.created: dict[Entity, dict[Key, Values]] = {}
         self.deleted: dict[Entity, dict[Key, dict[str, Any]]] = {}
@@ -191,6 +204,18 @@ class _Flush:
         for new in (self.created, self.linked):
             for entity, rows in new.items():
                 self.frame.created_rows(entity, rows, whole=entity not in self.partial)
+        if self.frame.notes:
+            self._record_statements()
+
+    def _record_statements(self) -> None:
+        """What statements did that ran within the flush, from events of mappers or a listener before it.
+
+        The objects were flushed without knowing of them: recorded first, the statements' rows would be overwritten by
+        what the objects hold.
+        """
+        notes, self.frame.notes = self.frame.notes, []
+        for note in notes:
+            note(self.frame)
 
     def _record_gone(self, away: dict[Entity, dict[Key, dict[str, Any]]]) -> None:
         for entity, gone in away.items():
@@ -200,6 +225,11 @@ class _Flush:
     def _insert(self, plan: Plan, entity: Entity, state: State) -> None:
         values, whole = plan.inserted(state)
         pk = plan.pk(values)
+        if plan.kind is not None and (now := self.plans[plan.mapper_of(state.dict)]) is not plan:
+            # The base class was given another's discriminator.
+            if now.entity is not None:
+                self._came(now, now.entity, pk, now.loaded(state.dict)[0])
+            return
         if self.old and self._switch(plan, entity, state, pk):
             return
         rows = self.created.get(entity)
@@ -235,20 +265,24 @@ class _Flush:
         return True
 
     def _update(self, plan: Plan, entity: Entity, state: State) -> None:
-        committed = state.committed_state
-        overwritten = self.overwritten.get(state) if self.overwritten else None
-        if not committed and overwritten is None:
-            return
+        overwritten = self.overwritten.get(state, _NOTHING) if self.overwritten else _NOTHING
         dict_ = state.dict
-        before = _set_columns(plan, committed, dict_)
-        if overwritten is not None:
-            before.update(overwritten.expressions)
+        before = _set_columns(plan, state.committed_state, dict_)
+        before.update(overwritten.expressions)
+        exact = not overwritten.expressions
+        if state.expired_attributes and state in self.modified:
+            # Set to expressions within the flush (a mapper's event): only that they are expired now tells of it.
+            for key in plan.equal.keys() & state.expired_attributes - overwritten.expired - plan.volatile.keys():
+                before.setdefault(key, MISSING)
+                exact = False
         if not before:
             return
         if plan.rewritten:
             before.update((key, MISSING) for key in plan.rewritten if key in before)
+            exact = False
         if plan.volatile:
-            plan.add_volatile(before, {} if overwritten is None else overwritten.volatile)
+            plan.add_volatile(before, overwritten.volatile)
+            exact = False
         values, whole = plan.loaded(dict_)
         if not plan.identity.isdisjoint(before):
             now = self.plans[plan.mapper_of(dict_)]
@@ -257,7 +291,6 @@ class _Flush:
                 return
         if entity not in self.connections:
             self._touch(entity, plan.mapper)
-        exact = not plan.volatile and not plan.rewritten and (overwritten is None or not overwritten.expressions)
         self.frame.updated(entity, state.key[1], before, values, whole=whole, exact=exact)  # type: ignore[index]
 
     def _move(self, plan: Plan, now: Plan, state: State, before: dict[str, Any], values: Values) -> None:
@@ -336,7 +369,8 @@ def _overwritten(plan: Plan, state: State) -> Overwritten:
         new = dict_.get(key)
         if type(new) not in ATOMS and key in equal and _is_expression(new):
             expressions[key] = MISSING if type(old) is LoaderCallableStatus else old
-    return Overwritten(expressions, {key: dict_[key] for key in plan.volatile if key in dict_})
+    volatile = {key: dict_[key] for key in plan.volatile if key in dict_}
+    return Overwritten(expressions, volatile, frozenset(state.expired_attributes))
 
 
 def _is_expression(value: Any) -> bool:

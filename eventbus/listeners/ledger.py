@@ -6,6 +6,7 @@ nothing of a dead transaction is left for the next one of a reused Session.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from sqlalchemy import Connection
@@ -21,16 +22,18 @@ class TransactionFrame(Frame):
     """A frame, and what was written of it to the outbox so far, to be handed over once its transaction is committed.
 
     `entries` are the sink's, `told` the changes as hooks see them (none where nobody listens), `written_on` the
-    connections that either concerns. `commits`: how many commits have been announced in it.
+    connections that either concerns. `commits`: how many commits have been announced in it. `notes`: what statements
+    within the flush that is under way have to record, once it is known what the flush itself did.
     """
 
-    __slots__ = ("commits", "entries", "told", "written_on")
+    __slots__ = ("commits", "entries", "notes", "told", "written_on")
 
     def __init__(self) -> None:
         super().__init__()
         self.entries: list[Any] = []
         self.told: list[tuple[Entity, Change]] = []
         self.written_on: set[Connection] = set()
+        self.notes: list[Callable[[Frame], None]] = []
         self.commits = 0
 
     def absorb(self, child: TransactionFrame) -> None:
@@ -57,10 +60,11 @@ class Ledger:
     `owner`: the installation that captures this Session. A Session whose class and base class are both installed is
     captured by one of them, never twice.
     `connections`: where each entity's rows were written, as the flush chose it (a Session may route reads elsewhere).
+    `flushed`: the transaction of the last flush that was recorded.
     `closing`: the root commit has begun and written its events; what still comes is written at once.
     """
 
-    __slots__ = ("author", "closing", "connections", "nested", "owner", "root", "size", "transaction")
+    __slots__ = ("author", "closing", "connections", "flushed", "nested", "owner", "root", "size", "transaction")
 
     def __init__(self, owner: Owner) -> None:
         self.owner = owner
@@ -68,6 +72,7 @@ class Ledger:
         self.nested: dict[SessionTransaction, TransactionFrame] = {}
         self.connections: dict[Entity, Connection] = {}
         self.author: str | None = None
+        self.flushed: SessionTransaction | None = None
         self.size = 0
         self.closing = False
         self.transaction = ""

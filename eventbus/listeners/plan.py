@@ -11,7 +11,8 @@ from decimal import Decimal
 from typing import Any, Final, cast
 from uuid import UUID
 
-from sqlalchemy import Column, Table, types
+from sqlalchemy import Column, ForeignKey, Table, types
+from sqlalchemy.exc import NoReferenceError
 from sqlalchemy.orm import InstanceState, LoaderCallableStatus, Mapper, RelationshipProperty
 
 from eventbus.changes import MISSING, Entity, Key, Values
@@ -48,8 +49,8 @@ class Plan:
     """What capture needs to know of one mapper."""
 
     __slots__ = (
-        "_blank", "_cascades", "_kind", "_known_blank", "_mutable_index", "_needed", "_order", "_row", "_touched_up",
-        "entity", "equal", "identity", "links", "mapper", "mutable", "pk", "pk_keys", "rewritten",
+        "_blank", "_cascades", "_known_blank", "_mutable_index", "_needed", "_order", "_row", "_touched_up",
+        "entity", "equal", "identity", "kind", "links", "mapper", "mutable", "pk", "pk_keys", "rewritten",
         "volatile",
     )  # fmt: skip
 
@@ -58,6 +59,8 @@ class Plan:
     pk: Callable[[Values], Key]
     """The primary key within a row."""
     pk_keys: frozenset[str]
+    kind: str | None
+    """The key of the discriminator, if a row may be a record of another class of the same tables."""
     identity: frozenset[str]
     """Those, and the key of the discriminator: setting one of them may make another record of the row."""
     equal: dict[str, Callable[[Any, Any], bool]]
@@ -65,8 +68,8 @@ class Plan:
     mutable: frozenset[str]
     """Keys whose values may be changed in place later, so they are copied."""
     rewritten: frozenset[str]
-    """Keys of columns whose type wraps values into SQL (`bind_expression`): what they hold is never what was set."""
-    volatile: dict[str, Table | None]
+    """Keys of columns whose type wraps values into SQL, on their way in or out: what is read is never what was set."""
+    volatile: dict[str, Table]
     """Keys that an UPDATE sets by itself (onupdate, computed, version counter), with the table whose UPDATE does."""
     links: tuple[Link, ...]
 
@@ -93,12 +96,12 @@ class Plan:
         self.pk = _positions(entity.pk_index)
         self.pk_keys = frozenset(entity.keys[position] for position in entity.pk_index)
         on = mapper.polymorphic_on
-        self._kind = next((prop.key for prop in mapper.column_attrs if on is not None and on in prop.columns), None)
-        self.identity = self.pk_keys if self._kind is None else self.pk_keys | {self._kind}
+        self.kind = next((prop.key for prop in mapper.column_attrs if on is not None and on in prop.columns), None)
+        self.identity = self.pk_keys if self.kind is None else self.pk_keys | {self.kind}
         self.equal = {key: comparison(column) for key, column in columns.items()}
         self.mutable = frozenset(key for key, column in columns.items() if _may_mutate(column))
         self._mutable_index = tuple(entity.positions[key] for key in self.mutable)
-        self.rewritten = frozenset(key for key, column in columns.items() if column.type._has_bind_expression)
+        self.rewritten = frozenset(key for key, column in columns.items() if _is_rewritten(column)) - self.pk_keys
         self._touched_up = bool(self.mutable or self.rewritten)
         self.volatile = _volatile(mapper, columns)
         self._blank = tuple((key, _blank(column)) for key, column in columns.items())
@@ -164,7 +167,7 @@ class Plan:
 
     def mapper_of(self, dict_: Mapping[str, Any]) -> Mapper[Any]:
         """The class whose record a row is, by its discriminator."""
-        return self.mapper.polymorphic_map.get(dict_.get(self._kind or ""), self.mapper)
+        return self.mapper.polymorphic_map.get(dict_.get(self.kind or ""), self.mapper)
 
     def is_whole(self, values: Values) -> bool:
         """Whether all that is published of the row is known."""
@@ -186,9 +189,12 @@ class Plan:
 
     def add_volatile(self, before: dict[str, Any], old: Mapping[str, Any]) -> None:
         """Add what the UPDATE of the tables concerned has set by itself."""
-        tables = {self.mapper.columns[key].table for key in before if key in self.mapper.columns}
+        attributes = self.mapper.column_attrs
+        tables = {column.table for key in before if key in attributes for column in attributes[key].columns}
+        if self.mapper.version_id_col is not None:
+            tables.add(self.mapper.version_id_col.table)  # is counted up with whichever table is updated
         for key, table in self.volatile.items():
-            if table is None or table in tables:
+            if table in tables:
                 before.setdefault(key, old.get(key, MISSING))
 
     def warn_of_cascades(self) -> None:
@@ -230,6 +236,10 @@ def comparison(column: Column[Any]) -> Callable[[Any, Any], bool]:
     return column.type.compare_values
 
 
+def _is_rewritten(column: Column[Any]) -> bool:
+    return column.type._has_bind_expression or column.type._has_column_expression
+
+
 def _may_mutate(column: Column[Any]) -> bool:
     return not isinstance(column.type, _IMMUTABLE_TYPES)
 
@@ -257,15 +267,12 @@ def _blank(column: Column[Any]) -> Any:
     return None if knows and not column.primary_key else MISSING
 
 
-def _volatile(mapper: Mapper[Any], columns: Mapping[str, Column[Any]]) -> dict[str, Table | None]:
-    found: dict[str, Table | None] = {}
-    for key, column in columns.items():
-        if column.onupdate is not None or column.server_onupdate is not None:
-            found[key] = column.table
-        if column is mapper.version_id_col:
-            # The counter rises with whichever table of the class is updated.
-            found[key] = None
-    return found
+def _volatile(mapper: Mapper[Any], columns: Mapping[str, Column[Any]]) -> dict[str, Table]:
+    return {
+        key: column.table
+        for key, column in columns.items()
+        if column.onupdate is not None or column.server_onupdate is not None or column is mapper.version_id_col
+    }
 
 
 def _cascades(mapper: Mapper[Any]) -> tuple[str, ...]:
@@ -280,10 +287,17 @@ def _cascades(mapper: Mapper[Any]) -> tuple[str, ...]:
         for key in sorted(table.foreign_keys, key=str)
         if table not in tables
         and (key.ondelete or "").upper() in _CASCADING
-        and key.references(mapper.local_table)
+        and _references(key, mapper.local_table)
         and key.parent not in served
     ]
     return (*passive, *foreign)
+
+
+def _references(key: ForeignKey, table: Any) -> bool:
+    try:
+        return key.references(table)
+    except NoReferenceError:
+        return False  # of a table that is not there: SQLAlchemy minds it only where it is used
 
 
 def _remote_columns(relationship: RelationshipProperty[Any]) -> list[Any]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session, SessionTransaction
@@ -33,6 +33,8 @@ from eventbus.muting import MUTED
 
 log = logging.getLogger(__name__)
 
+_FLUSHES: Final = 99
+"""After as many SQLAlchemy takes it that listeners will never be content, and says so."""
 _VERBS: dict[str, Literal["created", "updated", "deleted"]] = {"c": "created", "u": "updated", "d": "deleted"}
 
 Joined = Literal["wait", "deliver"]
@@ -103,6 +105,10 @@ class Transactions(Listener):
             self._count_commit(session)
             return
         session.flush()
+        for _ in range(_FLUSHES):
+            if session._is_clean():
+                break
+            session.flush()  # what a listener changed after the flush
         # Also where nothing has changed so far: a listener after us may begin to.
         ledger = open_ledger(session, self._capture)
         if ledger is not None:
