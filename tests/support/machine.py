@@ -10,14 +10,15 @@ from __future__ import annotations
 import argparse
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import seed as reproducible
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
-from sqlalchemy import delete, func, insert, inspect, select, update
+from sqlalchemy import delete, event, func, insert, inspect, select, update
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.exc import CompileError, IntegrityError, InvalidRequestError
 from sqlalchemy.orm import Session, make_transient
@@ -477,6 +478,43 @@ class Machine(RuleBasedStateMachine):
             saved.load = number
             self.session.bulk_save_objects([saved, zoo.Truck(name="saved")])
 
+    # within a flush, as mappers' events do it
+
+    @rule(number=numbers, name=texts, moment=st.sampled_from(["before_insert", "after_insert"]))
+    @step
+    def execute_within_a_flush(self, number: int, name: str, moment: str) -> None:
+        """Statements on the row that is being written, on one that the flush writes too, and on others."""
+
+        def execute(*_: Any) -> None:
+            self.session.execute(update(zoo.Boat).where(zoo.Boat.name == name).values(name=f"within {number}"))
+            self.session.execute(update(zoo.Paper).values(title=f"within {number}"))
+            self.session.execute(insert(zoo.Paper).values(title="inserted within"))
+            self.session.execute(delete(zoo.Counter).where(zoo.Counter.id % 3 == number % 3))
+
+        paper, counter = self.pick(zoo.Paper, number), self.pick(zoo.Counter, number)
+        if paper is not None:
+            paper.title = "flushed"
+        if counter is not None and number % 5 == 0:
+            self.session.delete(counter)
+        self.session.add(zoo.Boat(name=name))
+        with listening(zoo.Boat, moment, execute):
+            self.session.flush()
+        self.session.expire_all()
+
+    @rule(number=numbers, name=texts)
+    @step
+    def set_to_an_expression_within_a_flush(self, number: int, name: str) -> None:
+        def lower(_mapper: Any, _connection: Any, contact: zoo.Contact) -> None:
+            contact.name = func.lower(zoo.Contact.name)
+
+        found = self.pick(zoo.Contact, number)
+        if found is not None:
+            found.phone = name
+            if number % 3 == 0:
+                self.session.expire(found, ["notes"])
+            with listening(zoo.Contact, "before_update", lower):
+                self.session.flush()
+
     # transactions
 
     @rule()
@@ -583,6 +621,16 @@ class Machine(RuleBasedStateMachine):
             found.title = "forgotten"
             self.session.flush()
             self.session.expunge(found)
+
+
+@contextmanager
+def listening(target: Any, moment: str, function: Callable[..., None]) -> Iterator[None]:
+    """Call it at each such event inside."""
+    event.listen(target, moment, function)
+    try:
+        yield
+    finally:
+        event.remove(target, moment, function)
 
 
 def empty(world: World) -> None:
