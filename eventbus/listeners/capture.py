@@ -198,12 +198,12 @@ class _Flush:
 
     def record(self) -> None:
         """Put into the frame what went away, then what came."""
-        for away in (self.unlinked, self.deleted):
-            if away:
-                self._record_gone(away)
-        for new in (self.created, self.linked):
-            for entity, rows in new.items():
-                self.frame.created_rows(entity, rows, whole=entity not in self.partial)
+        if self.unlinked or self.deleted:
+            self._record_gone()
+        for entity, rows in self.created.items():
+            self.frame.created_rows(entity, rows, whole=entity not in self.partial)
+        for entity, rows in self.linked.items():
+            self.frame.created_rows(entity, rows, whole=entity not in self.partial)
         if self.frame.notes:
             self._record_statements()
 
@@ -217,10 +217,11 @@ class _Flush:
         for note in notes:
             note(self.frame)
 
-    def _record_gone(self, away: dict[Entity, dict[Key, dict[str, Any]]]) -> None:
-        for entity, gone in away.items():
-            for pk, before in gone.items():
-                self.frame.deleted(entity, pk, before)
+    def _record_gone(self) -> None:
+        for away in (self.unlinked, self.deleted):
+            for entity, gone in away.items():
+                for pk, before in gone.items():
+                    self.frame.deleted(entity, pk, before)
 
     def _insert(self, plan: Plan, entity: Entity, state: State) -> None:
         values, whole = plan.inserted(state)

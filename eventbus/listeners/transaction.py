@@ -105,10 +105,8 @@ class Transactions(Listener):
             self._count_commit(session)
             return
         session.flush()
-        for _ in range(_FLUSHES):
-            if session._is_clean():
-                break
-            session.flush()  # what a listener changed after the flush
+        if not session._is_clean():
+            _flush_the_rest(session)
         # Also where nothing has changed so far: a listener after us may begin to.
         ledger = open_ledger(session, self._capture)
         if ledger is not None:
@@ -223,6 +221,14 @@ class Transactions(Listener):
             hooks.call(callback, change)
         for listener in self._told:
             hooks.call(listener.changed, change)
+
+
+def _flush_the_rest(session: Session) -> None:
+    """A listener has changed something after the flush, and may again."""
+    for _ in range(_FLUSHES):
+        session.flush()
+        if session._is_clean():
+            return
 
 
 def _by_connection(ledger: Ledger, net: list[Net]) -> Sequence[tuple[Connection, list[Net]]]:
