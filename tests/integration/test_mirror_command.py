@@ -265,10 +265,15 @@ def test_every_wrong_variable_is_named_at_once(
 ) -> None:
     monkeypatch.setenv("EVENTBUS_TOMBSTONE_DAYS", "soon")
     monkeypatch.setenv("EVENTBUS_DURABLE_FILES", "perhaps")
+    monkeypatch.setenv("EVENTBUS_PREFETCH", "0")
     assert main([]) == 2
     shown = capfd.readouterr().err
     assert "TOMBSTONE_DAYS" in shown
     assert "DURABLE_FILES" in shown
+    assert "PREFETCH" in shown
+    monkeypatch.setenv("EVENTBUS_TOMBSTONE_DAYS", "-1")
+    assert main([]) == 2
+    assert "TOMBSTONE_DAYS is -1" in capfd.readouterr().err
 
 
 def test_settings_may_come_from_mounted_files(

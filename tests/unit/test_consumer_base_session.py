@@ -332,6 +332,17 @@ def test_a_shard_that_is_none_is_refused(text: str) -> None:
         Shard.parse(text)
 
 
+def test_all_that_is_wrong_in_the_environment_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values that cannot be read, values out of range and values with a form of their own; each of them once."""
+    wrong = {"PREFETCH": "0", "HEARTBEAT": "x", "MAX_BODY_BYTES": "1k", "SHARD": "a", "HMAC_KEYS": "k", "BINDINGS": ""}
+    for name, value in {**wrong, "TRUSTED_USERS": "crm_writer"}.items():
+        monkeypatch.setenv(f"EVENTBUS_{name}", value)
+    with pytest.raises(ConfigurationError) as error:
+        ConsumerSettings.from_env()
+    told = [str(error.value).count(f"EVENTBUS_{name}") for name in (*wrong, "TRUSTED_USERS")]
+    assert told == [1] * 7, error.value
+
+
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     values = {
         "URL": "amqp://mirror:s%40cret@broker/crm",
