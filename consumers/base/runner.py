@@ -138,10 +138,10 @@ class Runner:
             self._backoff.reset()
             self._working_at = now
         if self._drain and now - self._working_at > self._settings.drain_patience:
-            raise BrokerUnavailable(str(error)) from error
+            raise BrokerUnavailable(error.told) from error
         pause = self._backoff.next()
-        logger.warning("broker lost: %s", error, extra={"pause": round(pause, 3)})
-        self._observer.disconnected(str(error))
+        logger.warning(error.told, extra={"pause": round(pause, 3)})
+        self._observer.disconnected(error.told)
         self._sleep(pause)
 
     def _outwait(self) -> None:

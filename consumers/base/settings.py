@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final, Self
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from consumers import trust
 from consumers.base.complaints import Complaints
@@ -104,6 +106,18 @@ class ConsumerSettings:
         """The login this consumer uses, if it stands in the URL (RabbitMQ's default otherwise)."""
         login = self.url.partition("://")[2].rpartition("@")[0].partition(":")[0]
         return unquote(login) or "guest"
+
+    @property
+    def broker_file(self) -> Path | None:
+        """The embedded broker's file, with its whole path; None where the broker is another."""
+        scheme, slashes, path = self.url.partition(":///")
+        return Path(os.path.realpath(unquote(path))) if slashes and path and scheme.lower() == "sqlite" else None
+
+    @property
+    def broker(self) -> str:
+        """The broker as logs name it: without password, and a file in the working directory by its whole path."""
+        file = self.broker_file
+        return f"sqlite:///{quote(str(file))}" if file else redact(self.url)
 
     def __repr__(self) -> str:
         return f"ConsumerSettings(url={redact(self.url)!r}, exchange={self.exchange!r}, queue={self.queue_name!r})"

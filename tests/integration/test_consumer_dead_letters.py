@@ -193,7 +193,7 @@ def test_the_list_of_commands_is_not_cut_off(capsys: pytest.CaptureFixture[str])
 def test_a_broker_that_is_away_is_a_failure_and_no_password_shows(capsys: pytest.CaptureFixture[str]) -> None:
     assert dead_letters.main(["--url", "amqp://guest:hunter2@127.0.0.1:1//", "list"]) == 1
     shown = capsys.readouterr().err
-    assert "broker" in shown
+    assert shown.startswith("Error: the broker cannot be reached: amqp://guest:***@127.0.0.1:1//: ConnectionRefused")
     assert "hunter2" not in shown
 
 

@@ -167,6 +167,13 @@ def test_a_wrong_virtual_host_ends_it(rabbitmq_url: str, unique: str, caplog: py
     assert "virtual host" in caplog.text
 
 
+def test_a_broker_that_was_never_there_is_not_lost_and_is_named(unique: str, caplog: pytest.LogCaptureFixture) -> None:
+    settings = ConsumerSettings(url="amqp://guest:hunter2@127.0.0.1:1//", queue=unique, drain_patience=0.0)
+    assert run(settings, Collector(), drain=True) == 1
+    assert "gave up: the broker cannot be reached: amqp://guest:***@127.0.0.1:1//: ConnectionRefused" in caplog.text
+    assert "broker lost" not in caplog.text
+
+
 def test_nobody_listening_ends_a_drain_only(unique: str) -> None:
     settings = ConsumerSettings(url="amqp://guest:guest@127.0.0.1:1//", queue=unique, drain_patience=0.5)
     assert run(settings, Collector(), drain=True) == 1

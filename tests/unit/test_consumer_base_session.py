@@ -230,7 +230,7 @@ def test_a_lost_connection_is_made_anew_and_everything_unacknowledged_comes_agai
     assert collector.versions == [1, 2, 3, 1, 2, 3]
     assert first.acknowledged == []
     assert second.acknowledged == [1, 2, 3]
-    assert (moments.connections, moments.losses) == (2, ["the test says so"])
+    assert (moments.connections, moments.losses) == (2, ["broker lost: the test says so"])
 
 
 def test_a_handler_that_waits_is_waited_for_before_the_broker_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
