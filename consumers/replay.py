@@ -22,7 +22,7 @@ from consumers.base import topology
 from consumers.base.command import run_command
 from consumers.base.errors import NoQueue
 from consumers.base.letter import Letter
-from consumers.base.line import is_amqp
+from consumers.base.line import is_amqp, require_broker
 from consumers.base.progress import Progress
 from consumers.base.sender import Sender
 from consumers.base.settings import ConsumerSettings
@@ -128,7 +128,9 @@ def cli(directories: tuple[Path, ...], url: str | None, queue: str, shards: int 
     For a new consumer, or for another number of shards. A change that came meanwhile wins over the snapshot.
     """
     settings = ConsumerSettings.from_env()
-    replay = Replay(replace(settings, url=url or settings.url, queue=queue), shards=shards or 0)
+    settings = replace(settings, url=url or settings.url, queue=queue)
+    require_broker(settings)
+    replay = Replay(settings, shards=shards or 0)
     foreign: list[Path] = []
     progress = Progress("sent")
     try:

@@ -62,8 +62,10 @@ class NotTaken(Lost):
     _what = ""
 
 
-class NoQueue(NotTaken):
-    """There is no queue for the letter; somebody has to make it."""
+class NoQueue(Lost):
+    """The broker is there, but what is asked of has no queue; somebody has to make it."""
+
+    _what = ""
 
 
 @contextmanager

@@ -57,6 +57,12 @@ class Line:
                 self.close()
 
 
+def require_broker(settings: ConsumerSettings) -> None:
+    """Raise Unreachable where the embedded broker has no file: connecting would make one, and find nothing in it."""
+    if settings.broker_file is not None and not settings.broker_file.exists():
+        raise Unreachable(f"{settings.broker}: there is no such file")
+
+
 def is_amqp(scheme: str) -> bool:
     """Whether a URL is of a broker that speaks AMQP; else it is one of kombu's virtual transports."""
     return scheme.partition(":")[0] in ("amqp", "amqps")

@@ -96,6 +96,15 @@ def test_a_queue_that_is_not_there_is_a_failure(
     assert f"Error: there is no queue {other.queue}: start its consumer once\n" in capsys.readouterr().err
 
 
+def test_an_embedded_broker_that_is_not_there_is_named_and_not_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "0", "a", 1)
+    assert replay.main(["--url", f"sqlite:///{tmp_path}/nofile.sqlite3", "--queue", "q", str(tmp_path / "0")]) == 1
+    assert f"{tmp_path}/nofile.sqlite3: there is no such file" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["0"]
+
+
 def test_a_queue_without_shards_is_a_failure(
     settings: ConsumerSettings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

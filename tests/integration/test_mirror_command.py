@@ -134,6 +134,7 @@ def test_status_is_a_table(local: Path, capfd: pytest.CaptureFixture[str]) -> No
     shown = capfd.readouterr().out
     assert [line.split()[:3] for line in shown.splitlines() if line.startswith("crm")] == [["crm/contact", "2", "1"]]
     assert "dead letters  unknown" in shown
+    assert not (local.parent / "broker.sqlite3").exists()  # who looks makes nothing
     assert "trouble       none" in shown
     Heartbeat(local / PRIVATE / "heartbeat").beat("broker lost: connection reset")
     assert main(["--status"]) == 0
