@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 
 def run(
-    settings: ConsumerSettings,
+    settings: ConsumerSettings | Callable[[], ConsumerSettings],
     handler: Handler,
     *,
     drain: bool = False,
@@ -49,6 +49,7 @@ def run(
 ) -> int:
     """Consume until told to stop; with `drain`, until the queue is empty and everything settled. Returns an exit code.
 
+    `settings` may also be what makes them, `ConsumerSettings.from_env`: then a wrong variable is an exit code as well.
     0: stopped or drained. 1: `drain` could not reach the broker within `settings.drain_patience`. 2: this can never
     work (settings, permissions, a queue with other arguments); the log says what to do. Without `stop`, SIGTERM and
     SIGINT end the consumer once the batch at hand is settled. Without `drain` a broker that is away is waited for, for
@@ -57,7 +58,8 @@ def run(
     """
     with nullcontext(stop) if stop is not None else stop_on_signals() as until:
         try:
-            Runner(settings, handler, until, drain=drain, observer=observer).run()
+            known = settings if isinstance(settings, ConsumerSettings) else settings()
+            Runner(known, handler, until, drain=drain, observer=observer).run()
         except ConfigurationError as error:
             logger.error("cannot consume: %s", error)  # noqa: TRY400  the text says what to do; a traceback hides it
             return EXIT_CONFIGURATION

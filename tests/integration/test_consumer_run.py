@@ -121,7 +121,7 @@ def test_sigterm_ends_it_with_everything_settled(broker: str, unique: str) -> No
         assert rest.count("\n") + 1 + len(collector.versions) == 500
 
 
-def _example(settings: ConsumerSettings) -> subprocess.Popen[str]:
+def _example(settings: ConsumerSettings, **more: str) -> subprocess.Popen[str]:
     """examples/consumer_print.py, with a prefetch that lets it be ended half-way."""
     environment = {
         **os.environ,
@@ -130,9 +130,19 @@ def _example(settings: ConsumerSettings) -> subprocess.Popen[str]:
         "EVENTBUS_EXCHANGE": settings.exchange,
         "EVENTBUS_PREFETCH": "20",
         "PYTHONPATH": str(ROOT),
+        **more,
     }
     command = [sys.executable, "-W", "error", str(ROOT / "examples" / "consumer_print.py")]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_wrong_setting_ends_it_with_one_line_that_names_it() -> None:
+    with _example(ConsumerSettings(), EVENTBUS_PREFETCH="0") as process:
+        assert process.stderr is not None
+        assert process.stderr.read().splitlines() == [
+            "ERROR:consumers.base.runner:cannot consume: EVENTBUS_PREFETCH is 0: use 1 to 65535"
+        ]
+        assert process.wait(timeout=20) == 2
 
 
 def test_a_queue_with_other_arguments_ends_it_and_says_what_to_do(
