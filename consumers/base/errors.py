@@ -56,6 +56,12 @@ class Unreachable(Lost):
     _what = "the broker cannot be reached: "
 
 
+class Taken(Lost):
+    """Another consumer has the queue; it may have given it up by the next try."""
+
+    _what = ""
+
+
 class NotTaken(Lost):
     """The broker is there, but did not take a letter."""
 

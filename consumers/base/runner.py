@@ -50,11 +50,11 @@ def run(
     """Consume until told to stop; with `drain`, until the queue is empty and everything settled. Returns an exit code.
 
     `settings` may also be what makes them, `ConsumerSettings.from_env`: then a wrong variable is an exit code as well.
-    0: stopped or drained. 1: `drain` could not reach the broker within `settings.drain_patience`. 2: this can never
-    work (settings, permissions, a queue with other arguments); the log says what to do. Without `stop`, SIGTERM and
-    SIGINT end the consumer once the batch at hand is settled. Without `drain` a broker that is away is waited for, for
-    ever, and in any case a handler that answers Retry is. What the handler raises does not come out of here, except
-    what is no `Exception`.
+    0: stopped or drained. 1: `drain` could not reach the broker, or another consumer had the queue, for longer than
+    `settings.drain_patience`. 2: this can never work (settings, permissions, a queue with other arguments); the log
+    says what to do. Without `stop`, SIGTERM and SIGINT end the consumer once the batch at hand is settled. Without
+    `drain` a broker that is away is waited for, for ever, and in any case a handler that answers Retry is. What the
+    handler raises does not come out of here, except what is no `Exception`.
     """
     with nullcontext(stop) if stop is not None else stop_on_signals() as until:
         try:
@@ -101,7 +101,7 @@ class Runner:
         """Return once stopped or drained.
 
         Raises ConfigurationError where the broker will never serve this consumer, BrokerUnavailable where `drain` could
-        not reach it for too long.
+        not reach it, or have the queue for itself, for too long.
         """
         try:
             while not self._stop.is_set():
@@ -119,7 +119,6 @@ class Runner:
         try:
             session = Session(inbox, self._parts())
             self._observer.connected()
-            logger.info("consuming", extra={"queue": self._settings.queue_name})
             try:
                 session.run(drain=self._drain)
             finally:

@@ -131,6 +131,7 @@ def _run(settings: MirrorSettings, *, drain: bool) -> int:
             stop.set()
 
         mirror = stack.enter_context(open_mirror(settings, fatal=fatal, progress=Progress("applied")))
+        log.info("mirroring", extra={"data_dir": str(settings.data_dir.absolute())})
         code = run(settings.consumer, mirror, drain=drain, stop=stop, observer=mirror)
     for error in failures[:1]:
         log.error("the mirror cannot go on: %s", error)

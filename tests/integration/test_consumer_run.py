@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -207,16 +208,37 @@ def test_what_our_publisher_sends_needs_no_second_look_and_proves_its_sender(rab
         assert standard == [True] * 10
 
 
-def test_two_consumers_of_a_queue_one_works_and_the_other_takes_over(rabbitmq_url: str, unique: str) -> None:
-    with fresh(rabbitmq_url, unique) as settings:
+@pytest.mark.parametrize("broker", ["rabbitmq", "sqlite"], indirect=True)
+def test_two_consumers_of_a_queue_one_works_and_the_other_stands_by_and_takes_over(
+    broker: str, unique: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "consumers.base")
+    standing_by = "standing by: another consumer has this queue"
+    with fresh(broker, unique) as settings:
         first, second = Collector(), Collector()
         with Running(settings, first) as active, Running(settings, second):
             publish(settings, [event_body(version=version) for version in range(1, 101)])
-            wait_for(lambda: len(first.versions) == 100)
+            wait_for(lambda: len(first.versions) == 100 and standing_by in caplog.text)
             assert second.versions == []
+            assert caplog.messages == ["consuming", standing_by]
             active.stop()
             publish(settings, [event_body(version=version) for version in range(101, 201)])
             wait_for(lambda: len(second.versions) == 100)
+            assert caplog.messages == ["consuming", standing_by, "consuming"]
+
+
+@pytest.mark.parametrize("broker", ["rabbitmq", "sqlite"], indirect=True)
+def test_a_drain_beside_another_consumer_has_not_drained(
+    broker: str, unique: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with fresh(broker, unique) as settings:
+        with Running(settings, Collector()):
+            assert run(replace(settings, drain_patience=0.0), Collector(), drain=True) == 1
+            assert f"gave up: another consumer has the queue {unique}: " in caplog.text
+        publish(settings, [event_body(version=1)])
+        collector = Collector()
+        assert run(settings, collector, drain=True) == 0
+        assert collector.versions == [1]
 
 
 def test_bindings_choose_what_arrives(rabbitmq_url: str, unique: str) -> None:

@@ -129,6 +129,21 @@ def test_drain_without_a_broker_is_a_wrong_url_or_a_failure(data_dir: Path, capf
     assert main(["--drain", "--data-dir", str(data_dir), "--url", "nonsense://host"]) == 2
 
 
+def test_the_log_says_where_files_go_and_events_come_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Whole paths: a mirror that was started in another directory than the service waits for ever."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EVENTBUS_URL", "sqlite:///broker.sqlite3")
+    assert main(["--drain", "--data-dir", "data"]) == 0
+    said = {line["event"]: line for line in map(orjson.loads, capfd.readouterr().err.splitlines())}
+    assert said["mirroring"]["data_dir"] == f"{tmp_path}/data"
+    assert (said["consuming"]["queue"], said["consuming"]["broker"]) == (
+        "json-mirror",
+        f"sqlite:///{tmp_path}/broker.sqlite3",
+    )
+
+
 def test_status_is_a_table(local: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["--status"]) == 0
     shown = capfd.readouterr().out
