@@ -181,6 +181,21 @@ def test_a_directory_that_is_not_there_is_named_and_not_made(
     assert not nowhere.exists()
 
 
+@pytest.mark.parametrize("action", [["--status"], ["--verify"], ["--verify", "--repair"]])
+def test_where_the_state_is_lost_and_files_are_not_it_says_what_to_run(
+    local: Path, action: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    for path in (local / PRIVATE).iterdir():
+        if path.is_file():
+            path.unlink()
+    assert main(action) == 1
+    shown = capfd.readouterr().err
+    assert "run --rebuild" in shown
+    assert "no mirror has run" not in shown
+    assert main(["--rebuild"]) == 0
+    assert main(action) == 0
+
+
 @pytest.mark.parametrize("action", [["--drain"], ["--rebuild"], ["--status"]])
 def test_a_directory_that_cannot_be_used_is_told_of_by_its_setting(
     tmp_path: Path, action: list[str], capfd: pytest.CaptureFixture[str]
@@ -233,13 +248,22 @@ def test_verify_repair_and_rebuild_tell_what_they_found(local: Path, capfd: pyte
     shown = capfd.readouterr().out
     assert "missing: crm/contact/a.json" in shown
     assert "broken: crm/contact/b.json" in shown
+    (local / "crm/contact/notes.json").write_bytes(b"[]")
     assert main(["--verify", "--repair"]) == 0
+    assert capfd.readouterr().out.splitlines()[-4:] == [
+        "1 broken: written again",
+        "1 foreign: left alone",
+        "1 missing: written again",
+        "files and state agree",
+    ]
     assert main(["--verify"]) == 0
     (local / ".eventbus/state.sqlite3").write_bytes(b"damaged" * 9999)
     assert main(["--verify"]) == 1
     assert "--rebuild" in capfd.readouterr().err
     assert main(["--rebuild"]) == 0
-    assert "2 records" in capfd.readouterr().out
+    shown = capfd.readouterr().out
+    assert "2 unknown to the state: taken into the state\n" in shown
+    assert "2 records" in shown
     assert main(["--verify"]) == 0
 
 
