@@ -16,6 +16,7 @@ import click
 
 from consumers.base.command import run_command
 from consumers.base.dead_letter_queue import Choice, DeadLetterQueue, Entry
+from consumers.base.line import require_broker
 from consumers.base.progress import Progress
 from consumers.base.settings import ConsumerSettings
 from eventbus.errors import counted
@@ -94,7 +95,9 @@ def _on_letters(command: CommandFunction) -> CommandFunction:
 
     @click.pass_obj
     def call(given: dict[str, Any], /, **options: Any) -> None:
-        command(DeadLetterQueue(replace(ConsumerSettings.from_env(), **given)), **options)
+        settings = replace(ConsumerSettings.from_env(), **given)
+        require_broker(settings)
+        command(DeadLetterQueue(settings), **options)
 
     return _located(update_wrapper(call, command))
 
@@ -129,7 +132,6 @@ def list_letters(
         click.echo(json.dumps(_summary(entry), ensure_ascii=False) if as_json else _lines(entry))
     if not as_json:
         click.echo(counted(count, "dead letter"))
-    _explain(letters, count)
 
 
 @cli.command("show")
@@ -175,7 +177,6 @@ def retry_letters(
     click.echo(f"{counted(sent, 'dead letter')} sent again")
     if left:
         click.echo(f"{counted(left, 'dead letter')} left: too large to be read, and would only come back")
-    _explain(letters, sent + left)
     _require(sent + left, ids)
 
 
@@ -205,7 +206,6 @@ def purge_letters(
     finally:
         progress.end()
     click.echo(f"{counted(count, 'dead letter')} deleted")
-    _explain(letters, count)
     _require(count, ids)
 
 
@@ -213,12 +213,6 @@ def _some(chosen: Filter, limit: int | None, everything: bool) -> Choice:
     if not (chosen or limit or everything):
         raise click.UsageError("which ones? Give IDs, --reason, --entity or --limit, or say --all")
     return chosen
-
-
-def _explain(letters: DeadLetterQueue, found: int) -> None:
-    """A mistyped name must not look like a queue that is well."""
-    if not found and letters.count() is None:
-        click.echo(f"there is no queue {letters.name}: no such consumer has run on this broker", err=True)
 
 
 def _require(found: int, ids: Sequence[str]) -> None:
@@ -272,7 +266,7 @@ def _printable(content: bytes | str) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command. 0: done, 1: the broker or the letter is not there, 2: wrong use or configuration."""
+    """Run the command. 0: done, 1: the broker, the queue or the letter is not there, 2: wrong use or configuration."""
     return run_command(cli, argv, "eventbus-dead-letters")
 
 

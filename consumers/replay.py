@@ -20,8 +20,9 @@ import click
 
 from consumers.base import topology
 from consumers.base.command import run_command
+from consumers.base.errors import NoQueue
 from consumers.base.letter import Letter
-from consumers.base.line import is_amqp
+from consumers.base.line import is_amqp, require_broker
 from consumers.base.progress import Progress
 from consumers.base.sender import Sender
 from consumers.base.settings import ConsumerSettings
@@ -45,13 +46,19 @@ class Replay:
         self._time = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
     def send(self, found: Iterable[Document]) -> Iterator[int]:
-        """Send them all, confirmed; yields after each group how many have arrived so far. Raises Lost."""
+        """Send them all, confirmed; yields after each group how many have arrived so far. Raises Lost, or NoQueue."""
         iterator, count = iter(found), 0
         try:
             while group := [self._letter(each) for each in islice(iterator, _GROUP)]:
                 self._sender.send(group)
                 count += len(group)
                 yield count
+        except NoQueue as error:
+            if not self._exchange:
+                raise
+            raise NoQueue(
+                f"the queue {self._settings.queue} has no shards: start one of them once, with EVENTBUS_SHARD"
+            ) from error
         finally:
             self._sender.close()
 
@@ -121,7 +128,9 @@ def cli(directories: tuple[Path, ...], url: str | None, queue: str, shards: int 
     For a new consumer, or for another number of shards. A change that came meanwhile wins over the snapshot.
     """
     settings = ConsumerSettings.from_env()
-    replay = Replay(replace(settings, url=url or settings.url, queue=queue), shards=shards or 0)
+    settings = replace(settings, url=url or settings.url, queue=queue)
+    require_broker(settings)
+    replay = Replay(settings, shards=shards or 0)
     foreign: list[Path] = []
     progress = Progress("sent")
     try:

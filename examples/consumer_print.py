@@ -21,4 +21,4 @@ def handle(batch: Sequence[Delivery]) -> Sequence[Outcome]:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.WARNING)
-    sys.exit(run(ConsumerSettings.from_env(), handle))
+    sys.exit(run(ConsumerSettings.from_env, handle))

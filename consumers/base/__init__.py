@@ -7,7 +7,7 @@
             print(delivery.event.subject)
         return [DONE] * len(batch)           # only now is the batch acknowledged
 
-    raise SystemExit(run(ConsumerSettings.from_env(), handle))
+    raise SystemExit(run(ConsumerSettings.from_env, handle))
 
 The way of a delivery: `wire` reads it, `screen` looks at it, the `worklist` gives it to the handler, the `session`
 acknowledges it or puts it into the `dead_letter_box`; the `runner` opens a session again whenever the broker was lost.

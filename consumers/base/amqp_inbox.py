@@ -69,6 +69,7 @@ class AmqpInbox(Inbox):
         )
         self._channel.basic_qos(0, self._prefetch, False)
         self._channel._do_revive = self._stay_closed
+        self.standing_by = self._questions.queue_declare(queue=self._queue, passive=True).consumer_count > 0
         self._tag = self._channel.basic_consume(self._queue, callback=_never, on_cancel=_cancelled)
         self._last_sign = time.monotonic()
 

@@ -30,6 +30,6 @@ def run_command(command: click.Command, argv: Sequence[str] | None, name: str) -
         click.echo(f"Error: {error}", err=True)
         return EXIT_USAGE
     except Lost as error:
-        click.echo(f"Error: the broker cannot be reached or was lost: {error}", err=True)
+        click.echo(f"Error: {error.told}", err=True)
         return EXIT_FAILED
     return EXIT_OK

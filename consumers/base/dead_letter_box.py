@@ -69,7 +69,7 @@ class DeadLetterBox:
         except Lost as error:
             pause = self._backoff.next()
             self._due = time.monotonic() + pause
-            logger.warning("dead letters not sent: %s", error, extra={"held": len(self), "pause": round(pause, 3)})
+            logger.warning("dead letters not sent: %s", error.told, extra={"held": len(self), "pause": round(pause, 3)})
             return []
         self._backoff.reset()
         return self._sent()

@@ -14,7 +14,7 @@ from amqp.exceptions import NotFound
 from consumers.base import letter
 from consumers.base.amqp_inbox import AmqpInbox
 from consumers.base.delivery import Delivery
-from consumers.base.errors import setting_up
+from consumers.base.errors import NoQueue, setting_up
 from consumers.base.inbox import Inbox
 from consumers.base.letter import Letter
 from consumers.base.line import Line, is_amqp
@@ -111,8 +111,8 @@ class Retried(NamedTuple):
 class DeadLetterQueue:
     """Reads the letters that are there when it is asked; what comes later is left alone.
 
-    Every method raises Lost where the broker cannot be reached, ConfigurationError where it will not be of use. Letters
-    that somebody else is reading at the moment are not seen.
+    Every method raises Lost where the broker cannot be reached, ConfigurationError where it will not be of use, and all
+    but `count` NoQueue where there is none. Letters that somebody else is reading at the moment are not seen.
     """
 
     def __init__(self, settings: ConsumerSettings) -> None:
@@ -127,6 +127,16 @@ class DeadLetterQueue:
                 return _ready(line.channel(), self.name)
         finally:
             line.drop()
+
+    def _count_or_raise(self) -> int:
+        """A mistyped name must not look like a queue that is well."""
+        found = self.count()
+        if found is not None:
+            return found
+        consumer = self._settings.queue.removesuffix(dead_letter_queue(""))
+        if consumer != self._settings.queue:
+            raise NoQueue(f"there is no queue {self.name}: give the queue of the consumer, {consumer}")
+        raise NoQueue(f"there is no queue {self.name}: no such consumer has run on this broker")
 
     def read(self, choose: Choice, limit: int | None = None) -> Iterator[Entry]:
         """The chosen letters, oldest first. They stay where they are."""
@@ -175,7 +185,7 @@ class DeadLetterQueue:
 
     @contextmanager
     def _open(self) -> Iterator[Inbox | None]:
-        self._left = self._kept = self.count() or 0
+        self._left = self._kept = self._count_or_raise()
         if not self._left:
             yield None
             return

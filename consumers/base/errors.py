@@ -42,6 +42,37 @@ _HOPELESS: Final = {
 class Lost(EventBusError):
     """The connection is of no more use. All that was not acknowledged comes again on the next one."""
 
+    _what = "broker lost: "
+
+    @property
+    def told(self) -> str:
+        """The whole sentence, for logs and screens."""
+        return f"{self._what}{self}"
+
+
+class Unreachable(Lost):
+    """No connection came about, so nothing was lost with it. The message names the broker."""
+
+    _what = "the broker cannot be reached: "
+
+
+class Taken(Lost):
+    """Another consumer has the queue; it may have given it up by the next try."""
+
+    _what = ""
+
+
+class NotTaken(Lost):
+    """The broker is there, but did not take a letter."""
+
+    _what = ""
+
+
+class NoQueue(Lost):
+    """The broker is there, but what is asked of has no queue; somebody has to make it."""
+
+    _what = ""
+
 
 @contextmanager
 def talking() -> Iterator[None]:

@@ -15,6 +15,10 @@ class Inbox(ABC):
     acknowledged but by `acknowledge`; what is not acknowledged comes again to the next inbox.
     """
 
+    standing_by = False
+    """Whether another consumer had the queue when this one came. Nothing arrives then until that one has gone, and the
+    first delivery is the sign that it has: a broker counts only the one that is active."""
+
     @abstractmethod
     def fetch(self, timeout: float, limit: int) -> list[Delivery]:
         """Wait up to `timeout` seconds for a first delivery, then take what is there, at most `limit`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import Any, Final, final
 
-from consumers.base.errors import BROKER_ERRORS, setting_up
+from consumers.base.errors import BROKER_ERRORS, Lost, Unreachable, setting_up
 from consumers.base.settings import ConsumerSettings
 from eventbus import transports
 
@@ -18,21 +18,23 @@ class Line:
     """An open connection. `driver` is py-amqp's connection, or the virtual transport.
 
     Connecting is tried once. Raises ConfigurationError where trying again is of no use (URL, password, virtual host),
-    else Lost.
+    else Unreachable.
     """
 
     def __init__(self, settings: ConsumerSettings, *, heartbeat: int = 0) -> None:
-        options = _amqp_options(settings) if is_amqp(settings.url) else {}
-        with setting_up():
-            self._kombu = transports.connection(
-                settings.url,
-                insecure_tls=settings.insecure_tls,
-                connect_timeout=_CONNECT_TIMEOUT,
-                heartbeat=heartbeat,
-                transport_options=options,
-            )
-            # Not `connect()`: that tries again by itself.
-            self.driver: Any = self._kombu.transport.establish_connection()
+        try:
+            with setting_up():
+                self._kombu = transports.connection(
+                    settings.url,
+                    insecure_tls=settings.insecure_tls,
+                    connect_timeout=_CONNECT_TIMEOUT,
+                    heartbeat=heartbeat,
+                    transport_options=_amqp_options(settings) if is_amqp(settings.url) else {},
+                )
+                # Not `connect()`: that tries again by itself.
+                self.driver: Any = self._kombu.transport.establish_connection()
+        except Lost as error:
+            raise Unreachable(f"{settings.broker}: {error}") from error
 
     def channel(self) -> Any:
         """A new channel."""
@@ -53,6 +55,12 @@ class Line:
                 self.driver.collect()
             else:
                 self.close()
+
+
+def require_broker(settings: ConsumerSettings) -> None:
+    """Raise Unreachable where the embedded broker has no file: connecting would make one, and find nothing in it."""
+    if settings.broker_file is not None and not settings.broker_file.exists():
+        raise Unreachable(f"{settings.broker}: there is no such file")
 
 
 def is_amqp(scheme: str) -> bool:

@@ -7,10 +7,10 @@ class Observer:
     """Does nothing; override what you want to know. Called in the consumer's thread, so be quick and do not raise."""
 
     def connected(self) -> None:
-        """The queue is being consumed, for the first time or again."""
+        """The queue is being consumed, or waited for behind another consumer; for the first time or again."""
 
     def disconnected(self, reason: str) -> None:
-        """The broker was lost or could not be reached; another try follows after a pause."""
+        """The broker was lost, could not be reached or serves another; `reason` says which. Another try follows."""
 
     def turned(self) -> None:
         """The loop goes round: at least about once a second, also while idle or waiting to try again.

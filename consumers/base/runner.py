@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 
 def run(
-    settings: ConsumerSettings,
+    settings: ConsumerSettings | Callable[[], ConsumerSettings],
     handler: Handler,
     *,
     drain: bool = False,
@@ -49,15 +49,17 @@ def run(
 ) -> int:
     """Consume until told to stop; with `drain`, until the queue is empty and everything settled. Returns an exit code.
 
-    0: stopped or drained. 1: `drain` could not reach the broker within `settings.drain_patience`. 2: this can never
-    work (settings, permissions, a queue with other arguments); the log says what to do. Without `stop`, SIGTERM and
-    SIGINT end the consumer once the batch at hand is settled. Without `drain` a broker that is away is waited for, for
-    ever, and in any case a handler that answers Retry is. What the handler raises does not come out of here, except
-    what is no `Exception`.
+    `settings` may also be what makes them, `ConsumerSettings.from_env`: then a wrong variable is an exit code as well.
+    0: stopped or drained. 1: `drain` could not reach the broker, or another consumer had the queue, for longer than
+    `settings.drain_patience`. 2: this can never work (settings, permissions, a queue with other arguments); the log
+    says what to do. Without `stop`, SIGTERM and SIGINT end the consumer once the batch at hand is settled. Without
+    `drain` a broker that is away is waited for, for ever, and in any case a handler that answers Retry is. What the
+    handler raises does not come out of here, except what is no `Exception`.
     """
     with nullcontext(stop) if stop is not None else stop_on_signals() as until:
         try:
-            Runner(settings, handler, until, drain=drain, observer=observer).run()
+            known = settings if isinstance(settings, ConsumerSettings) else settings()
+            Runner(known, handler, until, drain=drain, observer=observer).run()
         except ConfigurationError as error:
             logger.error("cannot consume: %s", error)  # noqa: TRY400  the text says what to do; a traceback hides it
             return EXIT_CONFIGURATION
@@ -99,7 +101,7 @@ class Runner:
         """Return once stopped or drained.
 
         Raises ConfigurationError where the broker will never serve this consumer, BrokerUnavailable where `drain` could
-        not reach it for too long.
+        not reach it, or have the queue for itself, for too long.
         """
         try:
             while not self._stop.is_set():
@@ -117,7 +119,6 @@ class Runner:
         try:
             session = Session(inbox, self._parts())
             self._observer.connected()
-            logger.info("consuming", extra={"queue": self._settings.queue_name})
             try:
                 session.run(drain=self._drain)
             finally:
@@ -138,10 +139,10 @@ class Runner:
             self._backoff.reset()
             self._working_at = now
         if self._drain and now - self._working_at > self._settings.drain_patience:
-            raise BrokerUnavailable(str(error)) from error
+            raise BrokerUnavailable(error.told) from error
         pause = self._backoff.next()
-        logger.warning("broker lost: %s", error, extra={"pause": round(pause, 3)})
-        self._observer.disconnected(str(error))
+        logger.warning(error.told, extra={"pause": round(pause, 3)})
+        self._observer.disconnected(error.told)
         self._sleep(pause)
 
     def _outwait(self) -> None:

@@ -11,7 +11,7 @@ from typing import Final, final
 
 import amqp
 
-from consumers.base.errors import Lost, talking
+from consumers.base.errors import NoQueue, NotTaken, describe, talking
 from consumers.base.letter import Letter
 from consumers.base.line import Line, is_amqp
 from consumers.base.settings import ConsumerSettings
@@ -36,18 +36,27 @@ class Sender:
         self._used = 0.0
 
     def send(self, letters: Sequence[Letter]) -> None:
-        """Return once every letter is confirmed. Raises Lost where one may not be; all may then be sent again."""
+        """Return once every letter is confirmed. Raises Lost where one may not be; all may then be sent again.
+
+        What is raised is NoQueue where the broker is there and the queue is not, NotTaken where the queue refuses.
+        """
         try:
             if self._exit is None:
                 self._exit = _AmqpExit(self._settings) if is_amqp(self._settings.url) else _VirtualExit(self._settings)
             with talking():
-                for first in range(0, len(letters), _AT_ONCE):
-                    self._exit.send(letters[first : first + _AT_ONCE])
+                self._send_all(self._exit, letters)
         except BaseException:
             # After an error nobody knows which confirm belongs to what.
             self.close()
             raise
         self._used = time.monotonic()
+
+    def _send_all(self, way_out: _Exit, letters: Sequence[Letter]) -> None:
+        try:
+            for first in range(0, len(letters), _AT_ONCE):
+                way_out.send(letters[first : first + _AT_ONCE])
+        except amqp.exceptions.NotFound as error:  # no such exchange
+            raise NoQueue(describe(error)) from error
 
     def tick(self) -> None:
         """Hang up if nothing was sent for a while."""
@@ -118,10 +127,10 @@ class _AmqpExit(_Exit):
             self._missing.discard(tag)
 
     def _on_nack(self, *_which: object) -> None:
-        raise Lost("the broker refused a letter: its queue is full or without a leader")
+        raise NotTaken("the broker refused a letter: its queue is full or without a leader")
 
     def _on_return(self, _error: Exception, exchange: str, routing_key: str, _message: object) -> None:
-        raise Lost(f"no queue takes letters to {routing_key!r} through exchange {exchange!r}")
+        raise _no_queue(exchange, routing_key)
 
     def close(self) -> None:
         self._line.drop()
@@ -151,7 +160,7 @@ class _VirtualExit(_Exit):
             items = [(letter.routing_key, letter.body, letter.properties) for letter in group]
             routed = self._channel.publish_batch(exchange, items)
             if not all(routed):
-                raise Lost(f"no queue takes letters to {items[routed.index(False)][0]!r} through exchange {exchange!r}")
+                raise _no_queue(exchange, items[routed.index(False)][0])
 
     def _message(self, letter: Letter) -> object:
         properties = dict(letter.properties)
@@ -166,3 +175,9 @@ class _VirtualExit(_Exit):
 
     def close(self) -> None:
         self._line.drop()
+
+
+def _no_queue(exchange: str, routing_key: str) -> NoQueue:
+    if not exchange:  # then the routing key is the queue's name
+        return NoQueue(f"there is no queue {routing_key}: start its consumer once")
+    return NoQueue(f"no queue takes letters to {routing_key!r} through exchange {exchange!r}")

@@ -10,6 +10,7 @@ from typing import Final, Protocol, final
 
 from consumers.base.dead_letter_box import DeadLetterBox
 from consumers.base.delivery import Delivery
+from consumers.base.errors import Taken
 from consumers.base.inbox import Inbox
 from consumers.base.observer import Observer
 from consumers.base.pulse import Pulse
@@ -66,11 +67,21 @@ class Session:
         self._parts = parts
         self._pulse = Pulse(max(1.0, parts.settings.heartbeat / 3), inbox.beat)
         self._ticked = time.monotonic()
+        self._standing_by = inbox.standing_by
         self.work = Worklist(parts.handler, [])
         """The batch at hand. After Lost, what is pending of it waits for the handler, not for the broker."""
 
     def run(self, *, drain: bool) -> None:
-        """Return once told to stop or, with `drain`, once the queue is empty and everything settled."""
+        """Return once told to stop or, with `drain`, once the queue is empty and everything settled.
+
+        To drain what another consumer has would end at once and leave nothing here: Taken says so.
+        """
+        if drain and self._standing_by:
+            raise Taken(
+                f"another consumer has the queue {self._parts.settings.queue_name}: what is in it goes there. End that "
+                "one first, or use a queue of another name"
+            )
+        self._announce()
         seen_empty = False
         while not self._parts.stop.is_set():
             if self._step(_DRAINED if drain else _IDLE):
@@ -96,12 +107,20 @@ class Session:
         batch = self._inbox.fetch(timeout, parts.settings.max_batch)
         if not batch:
             return False
+        if self._standing_by:
+            self._standing_by = False
+            self._announce()
         good = self._sift(batch)
         if good:
             self.work = Worklist(parts.handler, good)
             self._handle(self.work)
         self._post()
         return True
+
+    def _announce(self) -> None:
+        settings = self._parts.settings
+        text = "standing by: another consumer has this queue" if self._standing_by else "consuming"
+        logger.info(text, extra={"queue": settings.queue_name, "broker": settings.broker})
 
     def _is_empty(self) -> bool:
         return not self._parts.box and self._inbox.waiting() == 0

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final, Self
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from consumers import trust
+from consumers.base.complaints import Complaints
 from eventbus import naming, signing
 from eventbus.envelope import Limits, seal
 from eventbus.errors import ConfigurationError
@@ -77,14 +80,16 @@ class ConsumerSettings:
     trusted_users: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        wrong = Complaints()
         if not self.queue or not self.exchange:
-            raise ConfigurationError("EVENTBUS_QUEUE and EVENTBUS_EXCHANGE need a name each")
+            wrong.add("EVENTBUS_QUEUE and EVENTBUS_EXCHANGE need a name each")
         if not 1 <= self.prefetch <= 65_535:
-            raise ConfigurationError(f"EVENTBUS_PREFETCH is {self.prefetch}: use 1 to 65535")
+            wrong.add(f"EVENTBUS_PREFETCH is {self.prefetch}: use 1 to 65535")
         if self.heartbeat < 5:
-            raise ConfigurationError(f"EVENTBUS_HEARTBEAT is {self.heartbeat}: below 5 s a busy network looks dead")
+            wrong.add(f"EVENTBUS_HEARTBEAT is {self.heartbeat}: below 5 s a busy network looks dead")
         if not self.bindings:
-            raise ConfigurationError("EVENTBUS_BINDINGS is empty: # takes everything, crm.# what the service crm says")
+            wrong.add("EVENTBUS_BINDINGS is empty: # takes everything, crm.# what the service crm says")
+        wrong.tell()
 
     @property
     def queue_name(self) -> str:
@@ -102,25 +107,63 @@ class ConsumerSettings:
         login = self.url.partition("://")[2].rpartition("@")[0].partition(":")[0]
         return unquote(login) or "guest"
 
+    @property
+    def broker_file(self) -> Path | None:
+        """The embedded broker's file, with its whole path; None where the broker is another."""
+        scheme, slashes, path = self.url.partition(":///")
+        return Path(os.path.realpath(unquote(path))) if slashes and path and scheme.lower() == "sqlite" else None
+
+    @property
+    def broker(self) -> str:
+        """The broker as logs name it: without password, and a file in the working directory by its whole path."""
+        file = self.broker_file
+        return f"sqlite:///{quote(str(file))}" if file else redact(self.url)
+
     def __repr__(self) -> str:
         return f"ConsumerSettings(url={redact(self.url)!r}, exchange={self.exchange!r}, queue={self.queue_name!r})"
 
     @classmethod
     def from_env(cls) -> Self:
         """Read `EVENTBUS_*`. Raises ConfigurationError that names every wrong variable at once."""
-        with reading_environment("EVENTBUS_") as env:
-            shard = env.str("SHARD", "")
-            values: dict[str, Any] = {
+        wrong = Complaints()
+        values: dict[str, Any] = {}
+        with wrong.taken(), reading_environment("EVENTBUS_") as env:
+            values = {
                 "url": env.str("URL", DEFAULT_URL),
                 "exchange": env.str("EXCHANGE", naming.DEFAULT_EXCHANGE),
                 "queue": env.str("QUEUE", naming.DEFAULT_QUEUE),
                 "bindings": tuple(env.str("BINDINGS", "#").replace(",", " ").split()),
                 "prefetch": env.int("PREFETCH", 1000),
-                "limits": limits_for(env.int("MAX_BODY_BYTES", DEFAULT_BODY)),
+                "limits": env.int("MAX_BODY_BYTES", DEFAULT_BODY),
                 "delivery_limit": env.int("DELIVERY_LIMIT", DELIVERY_LIMIT),
                 "heartbeat": env.int("HEARTBEAT", 20),
                 "insecure_tls": env.bool("INSECURE_TLS", False),
-                "hmac_keys": signing.parse_keys(env.str("HMAC_KEYS", "")),
-                "trusted_users": trust.parse_users(env.str("TRUSTED_USERS", "")),
+                "shard": env.str("SHARD", ""),
+                "hmac_keys": env.str("HMAC_KEYS", ""),
+                "trusted_users": env.str("TRUSTED_USERS", ""),
             }
-        return cls(**values, shard=Shard.parse(shard) if shard else None)
+        given = _parsed(values, wrong)
+        with wrong.taken():
+            made = cls(**given)
+        wrong.tell()
+        return made
+
+
+_PARSERS: Final[Mapping[str, Callable[[Any], Any]]] = {
+    "limits": limits_for,
+    "shard": Shard.parse,
+    "hmac_keys": signing.parse_keys,
+    "trusted_users": trust.parse_users,
+}
+
+
+def _parsed(values: Mapping[str, Any], wrong: Complaints) -> dict[str, Any]:
+    """What was given and could be read. A default stands for the rest: nothing is complained of twice."""
+    given: dict[str, Any] = {}
+    for name, value in values.items():
+        parse = _PARSERS.get(name)
+        if value is None or (parse and value == ""):
+            continue
+        with wrong.taken():
+            given[name] = parse(value) if parse else value
+    return given

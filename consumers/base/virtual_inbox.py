@@ -54,6 +54,7 @@ class VirtualInbox(Inbox):
             self._channel.Message = VirtualMessage
             self._channel.do_restore = True  # memory:// would forget what is not acknowledged
         self._channel.basic_qos(0, self._prefetch, False)
+        self.standing_by = self._channel.queue_declare(queue=self._queue, passive=True).consumer_count > 0
         self._channel.basic_consume(queue=self._queue, no_ack=False, callback=self._arrive, consumer_tag=_TAG)
         self._last_sign = time.monotonic()
 

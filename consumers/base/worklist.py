@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, final
 
 from consumers.base.delivery import Delivery
 from consumers.base.outcome import DeadLetter, Done, Outcome, Retry
+from eventbus.errors import counted
 
 Handler = Callable[[Sequence[Delivery]], Sequence[Outcome]]
 """Takes a batch in the order of the queue, returns one outcome for each delivery.
@@ -88,7 +89,7 @@ class Worklist:
     def _handle(self, batch: Sequence[Delivery]) -> Sequence[Outcome]:
         try:
             outcomes = self.handler(batch)
-            _check(outcomes, len(batch))
+            _check(self.handler, outcomes, len(batch))
         except (OSError, MemoryError) as error:
             logger.warning("handler found no resources", exc_info=True, extra={"deliveries": len(batch)})
             return [Retry(type(error).__name__)] * len(batch)
@@ -117,9 +118,20 @@ class Worklist:
         return record.failures >= (GUILTY_AFTER if record.others_succeeded else GIVEN_UP_AFTER)
 
 
-def _check(outcomes: Sequence[Outcome], expected: int) -> None:
+def _check(handler: Handler, outcomes: object, expected: int) -> None:
+    name = getattr(handler, "__qualname__", type(handler).__qualname__)
+    if not isinstance(outcomes, Collection):
+        raise TypeError(f"the handler {name} returned {_named(outcomes)}: return one outcome for each delivery")
     if len(outcomes) != expected:
-        raise TypeError(f"the handler returned {len(outcomes)} outcomes for {expected} deliveries")
+        given = counted(len(outcomes), "outcome")
+        raise TypeError(f"the handler {name} returned {given} to a batch of {expected}: return one for each delivery")
     for outcome in outcomes:
         if not isinstance(outcome, Done | Retry | DeadLetter):
-            raise TypeError(f"the handler returned {outcome!r}: use Done, Retry or DeadLetter")
+            raise TypeError(
+                f"the handler {name} returned {_named(outcome)} as an outcome: use Done, Retry or DeadLetter"
+            )
+
+
+def _named(answer: object) -> str:
+    """Never the answer itself: it may hold what must not be logged."""
+    return "None" if answer is None else f"a {type(answer).__qualname__}"

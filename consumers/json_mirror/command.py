@@ -19,7 +19,7 @@ from consumers.base.stopping import stop_on_signals
 from consumers.json_mirror import cache, health, logs
 from consumers.json_mirror.cache.feed import Feed
 from consumers.json_mirror.cache.sqlite import SqliteCache
-from consumers.json_mirror.comparison import HARMLESS, Fault, Finding, compare, confirm, repair
+from consumers.json_mirror.comparison import HARMLESS, REMEDIES, Fault, Finding, compare, confirm, repair
 from consumers.json_mirror.errors import DirectoryUnusable
 from consumers.json_mirror.files import Files
 from consumers.json_mirror.heartbeat import Heartbeat
@@ -131,6 +131,7 @@ def _run(settings: MirrorSettings, *, drain: bool) -> int:
             stop.set()
 
         mirror = stack.enter_context(open_mirror(settings, fatal=fatal, progress=Progress("applied")))
+        log.info("mirroring", extra={"data_dir": str(settings.data_dir.absolute())})
         code = run(settings.consumer, mirror, drain=drain, stop=stop, observer=mirror)
     for error in failures[:1]:
         log.error("the mirror cannot go on: %s", error)
@@ -197,8 +198,7 @@ def _rebuild(settings: MirrorSettings) -> int:
     with Files(settings.data_dir) as files, Lock(settings.lock_file), open_or_renew(settings.state_file) as state:
         found = rebuild(state, files)
         total = sum(figures.live for figures in state.figures())
-    for fault, count in sorted(found.items()):
-        click.echo(f"{count:,} {fault}")
+    _report(found, repaired=True)
     click.echo(f"{counted(total, 'record')} in {settings.data_dir}")
     return EXIT_OK
 
@@ -217,7 +217,7 @@ def _verify(settings: MirrorSettings, *, repairing: bool) -> int:
         else:
             found.update(finding.fault for finding in _echo(_confirmed(settings, state, files, progress)))
     progress.end()
-    _report(found)
+    _report(found, repaired=repairing)
     return EXIT_OK if repairing or not found.keys() - HARMLESS else EXIT_FAILED
 
 
@@ -233,10 +233,10 @@ def _echo(findings: Iterable[Finding]) -> Iterator[Finding]:
         yield finding
 
 
-def _report(found: Counter[Fault]) -> None:
+def _report(found: Counter[Fault], *, repaired: bool) -> None:
     for fault, count in sorted(found.items()):
-        click.echo(f"{count:,} {fault}")
-    if not found.keys() - HARMLESS:
+        click.echo(f"{count:,} {fault}: {REMEDIES[fault]}" if repaired else f"{count:,} {fault}")
+    if repaired or not found.keys() - HARMLESS:
         click.echo("files and state agree")
 
 

@@ -38,6 +38,17 @@ class Fault(StrEnum):
 
 HARMLESS: Final = frozenset({Fault.FOREIGN})
 
+REMEDIES: Final = {
+    Fault.MISSING: "written again",
+    Fault.BROKEN: "written again",
+    Fault.DIFFERENT: "written again",
+    Fault.LEFT_OVER: "removed",
+    Fault.NEWER: "taken into the state",
+    Fault.UNKNOWN: "taken into the state",
+    Fault.FOREIGN: "left alone",
+}
+"""What `repair` does about each."""
+
 
 class Finding(NamedTuple):
     """One file that is not as the state has it."""

@@ -165,7 +165,7 @@ class Mirror(Observer):
 
     def disconnected(self, reason: str) -> None:
         """Part of what `--status` tells."""
-        self._troubles["broker"] = f"no broker: {reason}"
+        self._troubles["broker"] = reason
 
     # --- between batches ----------------------------------------------------------------------------------------
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
 
 from consumers.base import ConsumerSettings
+from consumers.base.complaints import Complaints
 from consumers.json_mirror.directories import PRIVATE
 from consumers.json_mirror.heartbeat import DEFAULT_MAX_AGE
 from consumers.json_mirror.state import STATE_FILE
@@ -63,14 +63,22 @@ class MirrorSettings:
         return self.tombstone_days * 24 * 3600
 
     @classmethod
-    def from_env(cls, overrides: Mapping[str, Any] | None = None) -> Self:
+    def from_env(cls) -> Self:
         """Read `DATA_DIR` and `EVENTBUS_*`; raises ConfigurationError that names every wrong variable."""
-        with reading_environment() as env:
-            values: dict[str, Any] = {
+        wrong = Complaints()
+        values: dict[str, Any] = {}
+        with wrong.taken():
+            values["consumer"] = ConsumerSettings.from_env()
+        with wrong.taken(), reading_environment() as env:
+            values |= {
                 "data_dir": Path(env.str("DATA_DIR", DEFAULT_DATA_DIR)),
                 "cache_url": env.str("EVENTBUS_CACHE_URL", ""),
                 "tombstone_days": env.float("EVENTBUS_TOMBSTONE_DAYS", DEFAULT_TOMBSTONE_DAYS),
                 "durable_files": env.bool("EVENTBUS_DURABLE_FILES", False),
                 "health_max_age": env.float("EVENTBUS_HEALTH_MAX_AGE", DEFAULT_MAX_AGE),
             }
-        return cls(**{**values, "consumer": ConsumerSettings.from_env(), **(overrides or {})})
+        with wrong.taken():
+            # What could not be read is complained of already: its default stands for it.
+            made = cls(**{name: value for name, value in values.items() if value is not None})
+        wrong.tell()
+        return made

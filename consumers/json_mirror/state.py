@@ -447,7 +447,13 @@ def require(path: Path) -> None:
     try:
         path.stat()
     except FileNotFoundError:
-        raise StateUnavailable(f"no mirror has run in {path.parent.parent}: there is no {path}") from None
+        data_dir = path.parent.parent
+        if next(data_dir.glob("[!.]*/*/*.json"), None):
+            raise StateUnavailable(
+                f"{data_dir} has .json files but no state: there is no {path}. If a mirror made these files, run "
+                "--rebuild, which makes its state again from them"
+            ) from None
+        raise StateUnavailable(f"no mirror has run in {data_dir}: there is no {path}") from None
 
 
 def _connect_to_read(path: Path) -> sqlite3.Connection:

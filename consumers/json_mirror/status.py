@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 
 from consumers.base import ConsumerSettings
+from consumers.base.line import require_broker
 from consumers.json_mirror.heartbeat import HELD, Heartbeat
 from consumers.json_mirror.settings import MirrorSettings
 from consumers.json_mirror.state import Figures, State
@@ -90,6 +91,7 @@ def read_status(settings: MirrorSettings) -> Status:
 def ask_broker(settings: ConsumerSettings) -> Queues:
     """How many messages wait. Never raises: without a broker the other figures are still of use."""
     try:
+        require_broker(settings)
         with transports.connection(settings.url, insecure_tls=settings.insecure_tls, connect_timeout=3.0) as line:
             return Queues(_depth(line, settings.queue_name), _depth(line, dead_letter_queue(settings.queue)))
     except Exception:  # noqa: BLE001  a broker that is away has a hundred names

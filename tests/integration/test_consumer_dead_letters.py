@@ -159,10 +159,34 @@ def test_a_queue_without_dead_letters_is_no_error(
     assert command(settings, "purge", "--all", "--yes") == 0
     assert command(settings, "list") == 0
     assert capsys.readouterr() == ("12 dead letters deleted\n0 dead letters\n", "")
-    assert command(replace(settings, queue=f"{settings.queue}-other"), "list") == 0
+
+
+@pytest.mark.parametrize(
+    "arguments", [("list",), ("list", "--json"), ("retry", "--all"), ("purge", "--all", "--yes"), ("show", "abcd")]
+)
+def test_a_queue_that_is_not_there_is_a_failure(
+    settings: ConsumerSettings, arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A mistyped name must not look like a queue that is well."""
+    other = f"{settings.queue}-other"
+    assert command(replace(settings, queue=other), *arguments) == 1
     shown = capsys.readouterr()
-    assert shown.out == "0 dead letters\n"
-    assert f"there is no queue {settings.queue}-other.dlq" in shown.err
+    assert shown.out == ""
+    assert shown.err == f"Error: there is no queue {other}.dlq: no such consumer has run on this broker\n"
+    assert command(replace(settings, queue=f"{settings.queue}.dlq"), *arguments) == 1
+    assert f"give the queue of the consumer, {settings.queue}\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [("list",), ("retry", "--all")])
+def test_an_embedded_broker_that_is_not_there_is_named_and_not_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Most likely the command runs in another directory than the mirror."""
+    monkeypatch.chdir(tmp_path)
+    assert dead_letters.main(["--url", "sqlite:///no%20file.sqlite3", *arguments]) == 1
+    said = f"the broker cannot be reached: sqlite:///{tmp_path}/no%20file.sqlite3: there is no such file"
+    assert said in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -193,7 +217,7 @@ def test_the_list_of_commands_is_not_cut_off(capsys: pytest.CaptureFixture[str])
 def test_a_broker_that_is_away_is_a_failure_and_no_password_shows(capsys: pytest.CaptureFixture[str]) -> None:
     assert dead_letters.main(["--url", "amqp://guest:hunter2@127.0.0.1:1//", "list"]) == 1
     shown = capsys.readouterr().err
-    assert "broker" in shown
+    assert shown.startswith("Error: the broker cannot be reached: amqp://guest:***@127.0.0.1:1//: ConnectionRefused")
     assert "hunter2" not in shown
 
 

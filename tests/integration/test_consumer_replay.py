@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,9 @@ def write(directory: Path, pk: Any, version: int, entity: str = "contact", stub:
     path.write_bytes(document)
 
 
-def command(settings: ConsumerSettings, *directories: Path) -> int:
-    return replay.main(["--url", settings.url, "--queue", settings.queue, *map(str, directories)])
+def command(settings: ConsumerSettings, *directories: Path, shards: int = 0) -> int:
+    shared = ["--shards", str(shards)] if shards else []
+    return replay.main(["--url", settings.url, "--queue", settings.queue, *shared, *map(str, directories)])
 
 
 def test_every_record_arrives_as_a_snapshot_with_its_version(settings: ConsumerSettings, tmp_path: Path) -> None:
@@ -83,9 +85,33 @@ def test_what_is_no_record_is_named_and_left_out(
     assert collector.versions == [1]
 
 
-def test_a_queue_that_is_not_there_is_a_failure(settings: ConsumerSettings, tmp_path: Path) -> None:
+def test_a_queue_that_is_not_there_is_a_failure(
+    settings: ConsumerSettings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the command, not of the broker."""
     write(tmp_path / "0", "a", 1)
-    assert command(settings, tmp_path / "0") == 1
+    assert run(settings, Collector(), drain=True) == 0
+    other = replace(settings, queue=f"{settings.queue}-other")
+    assert command(other, tmp_path / "0") == 1
+    assert f"Error: there is no queue {other.queue}: start its consumer once\n" in capsys.readouterr().err
+
+
+def test_an_embedded_broker_that_is_not_there_is_named_and_not_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "0", "a", 1)
+    assert replay.main(["--url", f"sqlite:///{tmp_path}/nofile.sqlite3", "--queue", "q", str(tmp_path / "0")]) == 1
+    assert f"{tmp_path}/nofile.sqlite3: there is no such file" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["0"]
+
+
+def test_a_queue_without_shards_is_a_failure(
+    settings: ConsumerSettings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "0", "a", 1)
+    assert run(settings, Collector(), drain=True) == 0
+    assert command(settings, tmp_path / "0", shards=2) == 1
+    assert f"Error: the queue {settings.queue} has no shards: start one of them once" in capsys.readouterr().err
 
 
 def test_snapshots_are_signed_where_consumers_look_at_signatures(

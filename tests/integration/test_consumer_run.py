@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -121,7 +122,7 @@ def test_sigterm_ends_it_with_everything_settled(broker: str, unique: str) -> No
         assert rest.count("\n") + 1 + len(collector.versions) == 500
 
 
-def _example(settings: ConsumerSettings) -> subprocess.Popen[str]:
+def _example(settings: ConsumerSettings, **more: str) -> subprocess.Popen[str]:
     """examples/consumer_print.py, with a prefetch that lets it be ended half-way."""
     environment = {
         **os.environ,
@@ -130,9 +131,19 @@ def _example(settings: ConsumerSettings) -> subprocess.Popen[str]:
         "EVENTBUS_EXCHANGE": settings.exchange,
         "EVENTBUS_PREFETCH": "20",
         "PYTHONPATH": str(ROOT),
+        **more,
     }
     command = [sys.executable, "-W", "error", str(ROOT / "examples" / "consumer_print.py")]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_wrong_setting_ends_it_with_one_line_that_names_it() -> None:
+    with _example(ConsumerSettings(), EVENTBUS_PREFETCH="0") as process:
+        assert process.stderr is not None
+        assert process.stderr.read().splitlines() == [
+            "ERROR:consumers.base.runner:cannot consume: EVENTBUS_PREFETCH is 0: use 1 to 65535"
+        ]
+        assert process.wait(timeout=20) == 2
 
 
 def test_a_queue_with_other_arguments_ends_it_and_says_what_to_do(
@@ -167,6 +178,13 @@ def test_a_wrong_virtual_host_ends_it(rabbitmq_url: str, unique: str, caplog: py
     assert "virtual host" in caplog.text
 
 
+def test_a_broker_that_was_never_there_is_not_lost_and_is_named(unique: str, caplog: pytest.LogCaptureFixture) -> None:
+    settings = ConsumerSettings(url="amqp://guest:hunter2@127.0.0.1:1//", queue=unique, drain_patience=0.0)
+    assert run(settings, Collector(), drain=True) == 1
+    assert "gave up: the broker cannot be reached: amqp://guest:***@127.0.0.1:1//: ConnectionRefused" in caplog.text
+    assert "broker lost" not in caplog.text
+
+
 def test_nobody_listening_ends_a_drain_only(unique: str) -> None:
     settings = ConsumerSettings(url="amqp://guest:guest@127.0.0.1:1//", queue=unique, drain_patience=0.5)
     assert run(settings, Collector(), drain=True) == 1
@@ -190,16 +208,37 @@ def test_what_our_publisher_sends_needs_no_second_look_and_proves_its_sender(rab
         assert standard == [True] * 10
 
 
-def test_two_consumers_of_a_queue_one_works_and_the_other_takes_over(rabbitmq_url: str, unique: str) -> None:
-    with fresh(rabbitmq_url, unique) as settings:
+@pytest.mark.parametrize("broker", ["rabbitmq", "sqlite"], indirect=True)
+def test_two_consumers_of_a_queue_one_works_and_the_other_stands_by_and_takes_over(
+    broker: str, unique: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "consumers.base")
+    standing_by = "standing by: another consumer has this queue"
+    with fresh(broker, unique) as settings:
         first, second = Collector(), Collector()
         with Running(settings, first) as active, Running(settings, second):
             publish(settings, [event_body(version=version) for version in range(1, 101)])
-            wait_for(lambda: len(first.versions) == 100)
+            wait_for(lambda: len(first.versions) == 100 and standing_by in caplog.text)
             assert second.versions == []
+            assert caplog.messages == ["consuming", standing_by]
             active.stop()
             publish(settings, [event_body(version=version) for version in range(101, 201)])
             wait_for(lambda: len(second.versions) == 100)
+            assert caplog.messages == ["consuming", standing_by, "consuming"]
+
+
+@pytest.mark.parametrize("broker", ["rabbitmq", "sqlite"], indirect=True)
+def test_a_drain_beside_another_consumer_has_not_drained(
+    broker: str, unique: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with fresh(broker, unique) as settings:
+        with Running(settings, Collector()):
+            assert run(replace(settings, drain_patience=0.0), Collector(), drain=True) == 1
+            assert f"gave up: another consumer has the queue {unique}: " in caplog.text
+        publish(settings, [event_body(version=1)])
+        collector = Collector()
+        assert run(settings, collector, drain=True) == 0
+        assert collector.versions == [1]
 
 
 def test_bindings_choose_what_arrives(rabbitmq_url: str, unique: str) -> None:

@@ -116,16 +116,32 @@ def call(settings: ConsumerSettings, data_dir: Path, *arguments: str) -> subproc
 def test_the_log_is_json_without_a_password(data_dir: Path, tmp_path: Path) -> None:
     settings = mirror_settings("amqp://user:very-secret@127.0.0.1:1//", "x")
     with MirrorProcess(settings, data_dir) as process:
-        wait_for(lambda: "broker lost" in process.log.read_text(), 30)
+        wait_for(lambda: "cannot be reached" in process.log.read_text(), 30)
         assert process.stop() == 0
         text = process.log.read_text()
     lines = [orjson.loads(line) for line in text.splitlines()]
     assert {"time", "level", "logger", "event"} <= lines[0].keys()
     assert "very-secret" not in text
+    assert "the broker cannot be reached: amqp://user:***@127.0.0.1:1//: ConnectionRefusedError" in text
 
 
 def test_drain_without_a_broker_is_a_wrong_url_or_a_failure(data_dir: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["--drain", "--data-dir", str(data_dir), "--url", "nonsense://host"]) == 2
+
+
+def test_the_log_says_where_files_go_and_events_come_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Whole paths: a mirror that was started in another directory than the service waits for ever."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EVENTBUS_URL", "sqlite:///broker.sqlite3")
+    assert main(["--drain", "--data-dir", "data"]) == 0
+    said = {line["event"]: line for line in map(orjson.loads, capfd.readouterr().err.splitlines())}
+    assert said["mirroring"]["data_dir"] == f"{tmp_path}/data"
+    assert (said["consuming"]["queue"], said["consuming"]["broker"]) == (
+        "json-mirror",
+        f"sqlite:///{tmp_path}/broker.sqlite3",
+    )
 
 
 def test_status_is_a_table(local: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -133,10 +149,11 @@ def test_status_is_a_table(local: Path, capfd: pytest.CaptureFixture[str]) -> No
     shown = capfd.readouterr().out
     assert [line.split()[:3] for line in shown.splitlines() if line.startswith("crm")] == [["crm/contact", "2", "1"]]
     assert "dead letters  unknown" in shown
+    assert not (local.parent / "broker.sqlite3").exists()  # who looks makes nothing
     assert "trouble       none" in shown
-    Heartbeat(local / PRIVATE / "heartbeat").beat("no broker: connection refused")
+    Heartbeat(local / PRIVATE / "heartbeat").beat("broker lost: connection reset")
     assert main(["--status"]) == 0
-    assert "trouble       no broker: connection refused" in capfd.readouterr().out
+    assert "trouble       broker lost: connection reset" in capfd.readouterr().out
 
 
 def test_what_a_mirror_in_trouble_holds_counts_as_lag(local: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -162,6 +179,21 @@ def test_a_directory_that_is_not_there_is_named_and_not_made(
     assert "no mirror has run" in shown or "there is no directory" in shown
     assert str(nowhere) in shown
     assert not nowhere.exists()
+
+
+@pytest.mark.parametrize("action", [["--status"], ["--verify"], ["--verify", "--repair"]])
+def test_where_the_state_is_lost_and_files_are_not_it_says_what_to_run(
+    local: Path, action: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    for path in (local / PRIVATE).iterdir():
+        if path.is_file():
+            path.unlink()
+    assert main(action) == 1
+    shown = capfd.readouterr().err
+    assert "run --rebuild" in shown
+    assert "no mirror has run" not in shown
+    assert main(["--rebuild"]) == 0
+    assert main(action) == 0
 
 
 @pytest.mark.parametrize("action", [["--drain"], ["--rebuild"], ["--status"]])
@@ -216,13 +248,22 @@ def test_verify_repair_and_rebuild_tell_what_they_found(local: Path, capfd: pyte
     shown = capfd.readouterr().out
     assert "missing: crm/contact/a.json" in shown
     assert "broken: crm/contact/b.json" in shown
+    (local / "crm/contact/notes.json").write_bytes(b"[]")
     assert main(["--verify", "--repair"]) == 0
+    assert capfd.readouterr().out.splitlines()[-4:] == [
+        "1 broken: written again",
+        "1 foreign: left alone",
+        "1 missing: written again",
+        "files and state agree",
+    ]
     assert main(["--verify"]) == 0
     (local / ".eventbus/state.sqlite3").write_bytes(b"damaged" * 9999)
     assert main(["--verify"]) == 1
     assert "--rebuild" in capfd.readouterr().err
     assert main(["--rebuild"]) == 0
-    assert "2 records" in capfd.readouterr().out
+    shown = capfd.readouterr().out
+    assert "2 unknown to the state: taken into the state\n" in shown
+    assert "2 records" in shown
     assert main(["--verify"]) == 0
 
 
@@ -265,10 +306,15 @@ def test_every_wrong_variable_is_named_at_once(
 ) -> None:
     monkeypatch.setenv("EVENTBUS_TOMBSTONE_DAYS", "soon")
     monkeypatch.setenv("EVENTBUS_DURABLE_FILES", "perhaps")
+    monkeypatch.setenv("EVENTBUS_PREFETCH", "0")
     assert main([]) == 2
     shown = capfd.readouterr().err
     assert "TOMBSTONE_DAYS" in shown
     assert "DURABLE_FILES" in shown
+    assert "PREFETCH" in shown
+    monkeypatch.setenv("EVENTBUS_TOMBSTONE_DAYS", "-1")
+    assert main([]) == 2
+    assert "TOMBSTONE_DAYS is -1" in capfd.readouterr().err
 
 
 def test_settings_may_come_from_mounted_files(

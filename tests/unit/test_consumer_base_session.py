@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -230,7 +231,7 @@ def test_a_lost_connection_is_made_anew_and_everything_unacknowledged_comes_agai
     assert collector.versions == [1, 2, 3, 1, 2, 3]
     assert first.acknowledged == []
     assert second.acknowledged == [1, 2, 3]
-    assert (moments.connections, moments.losses) == (2, ["the test says so"])
+    assert (moments.connections, moments.losses) == (2, ["broker lost: the test says so"])
 
 
 def test_a_handler_that_waits_is_waited_for_before_the_broker_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,6 +270,44 @@ def test_told_to_stop_it_does_not_wait_for_the_handler_without_a_broker(monkeypa
 
     Runner(SETTINGS, handler, stop, open_inbox=lambda _: inboxes.pop()).run()
     assert calls == [3, 3, 3]
+
+
+def test_who_stands_by_says_so_and_consumes_once_deliveries_come(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "consumers.base")
+    inbox, stop, fetches = ListInbox([]), threading.Event(), iter(range(100))
+    inbox.standing_by = True
+    said: list[list[str]] = []
+
+    def on_fetch() -> None:
+        said.append(caplog.messages)
+        match next(fetches):
+            case 1:
+                inbox.queue.extend(numbered(1))
+            case 3:
+                stop.set()
+
+    inbox.on_fetch = on_fetch
+    Runner(SETTINGS, Collector(), stop, open_inbox=lambda _: inbox).run()
+    waiting = "standing by: another consumer has this queue"
+    assert said == [[waiting], [waiting], [waiting, "consuming"], [waiting, "consuming"]]
+
+
+def test_a_drain_waits_for_another_consumer_to_end_and_gives_up_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The queue would look empty to it, and nothing of what was in it would be here."""
+    monkeypatch.setattr(Backoff, "next", lambda _self: 0.001)
+    taken, free, collector, opened = ListInbox(numbered(1)), ListInbox(numbered(1)), Collector(), []
+    taken.standing_by = True
+
+    def open_inbox(_settings: ConsumerSettings) -> ListInbox:
+        opened.append(1)
+        return taken if len(opened) < 3 else free
+
+    Runner(SETTINGS, collector, threading.Event(), drain=True, open_inbox=open_inbox).run()
+    assert (len(opened), collector.versions, taken.acknowledged) == (3, [1], [])
+
+    settings = replace(SETTINGS, drain_patience=0.0)
+    with pytest.raises(BrokerUnavailable, match=r"^another consumer has the queue q: "):
+        Runner(settings, collector, threading.Event(), drain=True, open_inbox=lambda _: taken).run()
 
 
 def test_reconnecting_pauses_longer_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -330,6 +369,34 @@ def test_settings_that_cannot_work_are_refused(wrong: dict[str, Any]) -> None:
 def test_a_shard_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(ConfigurationError, match="EVENTBUS_SHARD"):
         Shard.parse(text)
+
+
+def test_all_that_is_wrong_in_the_environment_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values that cannot be read, values out of range and values with a form of their own; each of them once."""
+    wrong = {"PREFETCH": "0", "HEARTBEAT": "x", "MAX_BODY_BYTES": "1k", "SHARD": "a", "HMAC_KEYS": "k", "BINDINGS": ""}
+    for name, value in {**wrong, "TRUSTED_USERS": "crm_writer"}.items():
+        monkeypatch.setenv(f"EVENTBUS_{name}", value)
+    with pytest.raises(ConfigurationError) as error:
+        ConsumerSettings.from_env()
+    told = [str(error.value).count(f"EVENTBUS_{name}") for name in (*wrong, "TRUSTED_USERS")]
+    assert told == [1] * 7, error.value
+
+
+@pytest.mark.parametrize(
+    ("url", "broker"),
+    [
+        ("amqp://guest:s3cret@host//", "amqp://guest:***@host//"),
+        ("sqlite:///broker%20of%20crm.sqlite3", "sqlite:///{here}/broker%20of%20crm.sqlite3"),
+        ("SQLite:////srv/b.sqlite3", "sqlite:////srv/b.sqlite3"),
+        ("memory://", "memory://"),
+        ("sqlite:///", "sqlite:///"),
+    ],
+)
+def test_the_broker_is_named_without_password_and_a_file_with_its_directory(
+    url: str, broker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert ConsumerSettings(url=url).broker == broker.format(here=tmp_path)
 
 
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

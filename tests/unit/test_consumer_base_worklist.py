@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -107,6 +107,34 @@ def test_a_handler_that_returns_nonsense_settles_nothing(answer: object) -> None
     turn = work.turn()
     assert turn.done == []
     assert turn.waiting == "handler failed: TypeError"
+
+
+def nothing(_batch: Sequence[Delivery]) -> None: ...
+
+
+def too_few(_batch: Sequence[Delivery]) -> Sequence[Outcome]:
+    return [DONE]
+
+
+def no_outcomes(batch: Sequence[Delivery]) -> Sequence[object]:
+    return batch
+
+
+@pytest.mark.parametrize(
+    ("handler", "said"),
+    [
+        (nothing, "the handler nothing returned None: return one outcome for each delivery"),
+        (too_few, "the handler too_few returned 1 outcome to a batch of 2: return one for each delivery"),
+        (no_outcomes, "the handler no_outcomes returned a Delivery as an outcome: use Done, Retry or DeadLetter"),
+    ],
+)
+def test_a_handler_that_returns_nonsense_is_told_what_to_return(
+    handler: Callable[[Sequence[Delivery]], object], said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.ERROR)
+    Worklist(handler, deliveries(2)).turn()  # type: ignore[arg-type]
+    assert said in caplog.text
+    assert "+32" not in caplog.text  # no payload
 
 
 def test_what_is_no_exception_comes_through() -> None:

@@ -430,10 +430,11 @@ def test_the_heartbeat_tells_what_the_mirror_waits_for(tmp_path: Path) -> None:
         size = (tmp_path / "heartbeat").stat().st_size
         filesystem.nth = filesystem.calls + 1
         handle([delivery("a", 1, {})])
-        handle.disconnected("connection refused")
+        handle.disconnected("broker lost: Connection reset by peer")
         handle.turned()
         assert heartbeat.trouble() == (
-            "the disk holds up 1 delivery: No space left on device: crm/contact/a.json; no broker: connection refused"
+            "the disk holds up 1 delivery: No space left on device: crm/contact/a.json; "
+            "broker lost: Connection reset by peer"
         )
         assert (tmp_path / "heartbeat").stat().st_size == size  # so that it takes no room on a full disk
         handle([delivery("a", 1, {})])
