@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import pytest
 from sqlalchemy import Column, ForeignKey, Integer, String, Table, delete, event, func, insert, text, update
-from sqlalchemy.exc import SAWarning
+from sqlalchemy.exc import SADeprecationWarning, SAWarning
 from sqlalchemy.orm import (
     DeclarativeBase,
     Mapped,
@@ -16,6 +16,7 @@ from sqlalchemy.orm import (
     column_property,
     mapped_column,
     object_session,
+    relationship,
     sessionmaker,
 )
 from sqlalchemy.types import TypeDecorator
@@ -41,6 +42,22 @@ class Note(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     node_id: Mapped[int | None]
+
+
+class Shelf(Base):
+    __tablename__ = "shelf"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    books: Mapped[list[Book]] = relationship()
+
+
+class Book(Base):
+    __tablename__ = "book"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    title: Mapped[str | None]
+    pages: Mapped[int | None]
+    shelf_id: Mapped[int | None] = mapped_column(ForeignKey("shelf.id"))
 
 
 class Vehicle(Base):
@@ -255,6 +272,33 @@ def test_a_column_that_was_expired_before_the_flush_is_no_change(place: Place) -
         node = session.get_one(Node, 1)
         session.expire(node, ["count"])
         node.path = "b"
+    assert place.follow() == [("u", "node/1", ["path"])]
+
+
+def test_nor_is_one_of_an_object_that_the_flush_itself_changes(place: Place) -> None:
+    with place.sessions.begin() as session:
+        session.add(Shelf(id=1, books=[Book(id=1, title="a", pages=9)]))
+    place.follow()
+    with place.sessions.begin() as session:
+        shelf = session.get_one(Shelf, 1)
+        session.expire(shelf.books[0], ["title"])
+        session.delete(shelf)  # which sets the book's foreign key to NULL
+    assert sorted(place.follow()) == [("d", "shelf/1", []), ("u", "book/1", ["shelf_id"])]
+
+
+def test_a_flush_of_some_objects_alone(place: Place) -> None:
+    with place.sessions.begin() as session:
+        session.add(Node(id=1, path="a"))
+    place.follow()
+    with place.sessions() as session:
+        node = session.get_one(Node, 1)
+        node.path = "b"
+        pending = Note(id=1)
+        session.add(pending)
+        with pytest.warns(SADeprecationWarning, match="objects"):
+            session.flush([node])
+        session.expunge(pending)
+        session.commit()
     assert place.follow() == [("u", "node/1", ["path"])]
 
 
