@@ -7,6 +7,7 @@ lifted to it, never lowered, whenever they might lag behind versions given out b
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -138,15 +139,24 @@ def _cut(batch: Batch, start: int, stop: int) -> Batch:
 class VersionClock:
     """Rising integers near the clock in microseconds: the versions of events that have no outbox row."""
 
+    _lock = threading.Lock()
+
     def __init__(self) -> None:
-        self._lock = threading.Lock()
         self._last = 0
+
+    @classmethod
+    def forked(cls) -> None:
+        """In a child: another thread may have held the lock at that moment."""
+        cls._lock = threading.Lock()
 
     def next(self) -> int:
         """Greater than every one before, in this process."""
         with self._lock:
             self._last = version = max(self._last + 1, _now())
             return version
+
+
+os.register_at_fork(after_in_child=VersionClock.forked)
 
 
 class _Writer(ABC):
@@ -190,7 +200,7 @@ class _TableWriter(_Writer):
         self._error: type[Exception] = dialect.loaded_dbapi.Error
         self._marks = _marks(dialect.paramstyle)
         self._seen = 0
-        self._checked = 0.0
+        self._checked = -_RECHECK  # the clock may start near zero
 
     def _execute(self, connection: Connection, sql: str, parameters: tuple[Any, ...]) -> Any:
         """The cursor after that statement. Driver errors come out as SQLAlchemy's own, without the parameters."""
