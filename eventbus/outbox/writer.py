@@ -72,11 +72,12 @@ class Outbox:
         self._writers: dict[int, _Writer] = {}
         self._clock = VersionClock()
 
-    def write(self, connection: Connection, batch: Batch) -> list[Entry]:
+    def write(self, connection: Connection, batch: Batch, *, committing: bool = False) -> list[Entry]:
         """Write the batch in the connection's transaction, in rows of bounded size; each has its version by the commit.
 
-        To be called in the root transaction's commit, after the last flush. Works under sync and async drivers.
-        Raises OutboxMissing where the tables are missing and may not be made, and SQLAlchemy's errors as they are.
+        To be called once the changed rows are written. `committing`: the transaction's COMMIT follows at once, so that
+        a row may travel with it. Works under sync and async drivers. Raises OutboxMissing where the tables are missing
+        and may not be made, and SQLAlchemy's errors as they are.
         """
         info = connection.connection.info
         writer: _Writer | None = info.get(self)
@@ -86,7 +87,7 @@ class Outbox:
             writer = info[self] = self._writer_of(connection)
         entries = []
         for chunk in (batch,) if len(batch.bodies) == 1 else self._chunks(batch):
-            writer.write(connection, chunk, fresh=fresh)
+            writer.write(connection, chunk, fresh=fresh, committing=committing)
             entries.append(Entry(chunk, writer.store))
         return entries
 
@@ -164,7 +165,7 @@ class _Writer(ABC):
 
     store: Store | None
 
-    def write(self, connection: Connection, batch: Batch, *, fresh: bool) -> None:
+    def write(self, connection: Connection, batch: Batch, *, fresh: bool, committing: bool) -> None:
         """Write one row and give the batch its version, now or with the commit. `fresh`: over a new connection."""
         batch.version = self.insert(connection, b"\n".join(batch.bodies), fresh=fresh)
 
@@ -246,12 +247,14 @@ class _PostgresWriter(_TableWriter):
         if self._pipelined:
             pipelined.install(engine.dialect)
 
-    def write(self, connection: Connection, batch: Batch, *, fresh: bool) -> None:
+    def write(self, connection: Connection, batch: Batch, *, fresh: bool, committing: bool) -> None:
         payload, seen, now = b"\n".join(batch.bodies), self._seen, _now()
-        if self._pipelined and self._ready and not fresh and now - seen < _MAX_LAG:
-            row = pipelined.row(self.owner.name, payload, now, seen, batch, self)
-            if pipelined.defer(connection, row):
-                return
+        if self._pipelined:
+            if committing and self._ready and not fresh and now - seen < _MAX_LAG:
+                values = (self.owner.name.encode(), payload, b"%d" % seen, b"%d" % now)
+                if pipelined.defer(connection, self, batch, values):
+                    return
+            pipelined.settle(connection)
         batch.version = self.insert(connection, payload, fresh=fresh)
 
     def written(self, row_id: int) -> None:
