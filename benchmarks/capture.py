@@ -42,7 +42,7 @@ class _Nowhere:
     def __init__(self) -> None:
         self.events = 0
 
-    def write(self, connection: Connection, batch: Batch) -> Sequence[object]:
+    def write(self, connection: Connection, batch: Batch, *, committing: bool) -> Sequence[object]:
         self.events += len(batch.bodies)
         return ()
 

@@ -202,7 +202,7 @@ def _row_alone(engine: Engine, outbox: Outbox) -> Callable[[], Session]:
         changed = len(session.new) + len(session.dirty)
         session.flush()
         batch = Batch(0, "bench", ["bench.outbox.created"] * changed, [b"x" * EVENT_BYTES] * changed)
-        outbox.write(session.connection(), batch)
+        outbox.write(session.connection(), batch, committing=True)
 
     event.listen(sessions, "before_commit", before_commit)
     return sessions

@@ -43,8 +43,11 @@ Joined = Literal["wait", "deliver"]
 class Sink(Protocol):
     """Where a transaction's events go. Its entries mean nothing here; they come back as they were given."""
 
-    def write(self, connection: Connection, batch: Batch) -> Sequence[Any]:
-        """Store the events in the connection's transaction. What it raises fails the commit."""
+    def write(self, connection: Connection, batch: Batch, *, committing: bool) -> Sequence[Any]:
+        """Store the events in the connection's transaction. What it raises fails the commit.
+
+        `committing`: the transaction's COMMIT follows at once.
+        """
 
     def submit(self, entries: Sequence[Any]) -> None:
         """The transaction is committed. Must not block, raise or use the Session."""
@@ -112,14 +115,14 @@ class Transactions(Listener):
         if ledger is not None:
             ledger.closing = True
             if ledger.root.records:
-                self._write(ledger, ledger.root)
+                self._write(session, ledger, ledger.root)
         failpoints.hit("before_commit")
 
     def settle(self, session: Session, ledger: Ledger) -> None:
         """If something was recorded although the commit has begun, write it now."""
         frame = ledger.frame(session)
         if frame.records:
-            self._write(ledger, frame)
+            self._write(session, ledger, frame)
 
     def after_commit(self, session: Session) -> None:
         """Mark the frame. Before other listeners, so that what they raise does not hide the commit from us."""
@@ -147,7 +150,7 @@ class Transactions(Listener):
         else:
             savepoint = ledger.nested.pop(transaction, None)
             if savepoint is not None and savepoint.committed:
-                self._release(ledger, parent, savepoint)
+                self._release(session, ledger, parent, savepoint)
 
     def _count_commit(self, session: Session) -> None:
         """A commit has begun while a savepoint is open: of the savepoint, or (announced before that) of the root."""
@@ -155,7 +158,7 @@ class Transactions(Listener):
         if ledger is not None:
             ledger.frame(session).commits += 1
 
-    def _release(self, ledger: Ledger, parent: SessionTransaction, frame: TransactionFrame) -> None:
+    def _release(self, session: Session, ledger: Ledger, parent: SessionTransaction, frame: TransactionFrame) -> None:
         outer = ledger.frame_of(parent)
         outer.absorb(frame)
         outer.commits += frame.commits - 1
@@ -163,9 +166,9 @@ class Transactions(Listener):
             # The root is committing, released this savepoint on the way, and has nothing more to say before COMMIT.
             ledger.closing = True
             if outer.records:
-                self._write(ledger, outer)
+                self._write(session, ledger, outer)
 
-    def _write(self, ledger: Ledger, frame: TransactionFrame) -> None:
+    def _write(self, session: Session, ledger: Ledger, frame: TransactionFrame) -> None:
         """Put the frame's net changes into the outbox of each database concerned, and forget them."""
         if frame.partial or self._reread:
             self._complete(ledger, frame)
@@ -180,7 +183,8 @@ class Transactions(Listener):
             entries: list[Any] = []
             for connection, part in parts:
                 keys, bodies = self._encoder.events(part, shared, connection.dialect.name, index)
-                entries += self._sink.write(connection, Batch(0, shared.transaction, keys, bodies, index))
+                batch = Batch(0, shared.transaction, keys, bodies, index)
+                entries += self._sink.write(connection, batch, committing=_commits(session, connection))
                 frame.written_on.add(connection)
                 index += len(part)
             frame.entries += entries
@@ -229,6 +233,15 @@ def _flush_the_rest(session: Session) -> None:
         session.flush()
         if session._is_clean():
             return
+
+
+def _commits(session: Session, connection: Connection) -> bool:
+    """Whether the Session's commit is that connection's COMMIT, and not a part of what goes on after it."""
+    root = session._transaction
+    while root is not None and root._parent is not None:
+        root = root._parent
+    begun = None if root is None else root._connections.get(connection)
+    return begun is not None and begun[2]
 
 
 def _by_connection(ledger: Ledger, net: list[Net]) -> Sequence[tuple[Connection, list[Net]]]:

@@ -5,13 +5,19 @@ libpq's pipeline mode together with the COMMIT that follows, by the dialect's `d
 it, where whatever goes wrong becomes SQLAlchemy's error as ever. If the row cannot be inserted, the server does not
 commit.
 
-Where that is not certain to be right, the row is inserted at once, as on every other database: within savepoints and
-two-phase transactions, in AUTOCOMMIT, and where the table might be another one than before (`_PostgresWriter`).
+Where that is not certain to be right, the row is inserted at once, as on every other database: where the writer does
+not say that COMMIT follows, within savepoints and two-phase transactions, in AUTOCOMMIT, and where the table might be
+another one than before (`_PostgresWriter`).
+
+Ids are versions, so rows of a transaction get theirs in the order in which they were written: what is noted goes first
+if another row goes at once after all (`settle`). It goes before a savepoint begins, too, or the savepoint's rollback
+would take it along.
 """
 
 from __future__ import annotations
 
 import select
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple, Protocol, final
 
 from sqlalchemy import Connection, Engine, RootTransaction
@@ -39,7 +45,12 @@ _IDLE, _INTRANS, _INERROR = 0, 2, 3
 _CONNECTED = 0
 _DONE, _TUPLES, _SYNCED = 1, 2, 10
 _FINE: Final = (_DONE, _TUPLES, _SYNCED)
-_DIVISION_BY_ZERO: Final = "22012"
+_NO_SUCH_STATEMENT: Final = "26000"
+_MEANINGS: Final = {
+    "22012": "was made anew while this process ran. The transaction is rolled back; the next one works.",
+    "42P01": "is gone from the database. The transaction is rolled back.",
+}
+"""By SQLSTATE; division by zero is the guard in the INSERT."""
 
 
 class Writer(Protocol):
@@ -49,18 +60,19 @@ class Writer(Protocol):
 
     def failed(self) -> None: ...
 
+    def insert(self, connection: Connection, payload: bytes, *, fresh: bool) -> int: ...
+
+
+Values = tuple[bytes, bytes, bytes, bytes]
+"""Owner, payload, limit, time. With an id that is not above the limit the commit fails."""
+
 
 class Row(NamedTuple):
     """A row to go with the commit: the parameters of its INSERT, and the batch that gets its id for a version."""
 
-    values: tuple[bytes, bytes, bytes, bytes]
+    values: Values
     batch: Batch
     writer: Writer
-
-
-def row(owner: str, payload: bytes, created_at: int, limit: int, batch: Batch, writer: Writer) -> Row:
-    """With an id not above `limit` the commit fails."""
-    return Row((owner.encode(), payload, b"%d" % limit, b"%d" % created_at), batch, writer)
 
 
 def is_possible(engine: Engine) -> bool:
@@ -73,12 +85,16 @@ def install(dialect: Any) -> None:
     """Let commits of this dialect carry what is pending for their connection; once."""
     if getattr(dialect.do_commit, "carries_outbox", False):
         return
-    plain_commit, plain_rollback = dialect.do_commit, dialect.do_rollback
+    plain_commit, plain_rollback, plain_savepoint = dialect.do_commit, dialect.do_rollback, dialect.do_savepoint
 
     def do_commit(connection: Any) -> None:
         carrier = _carrier(connection)
         if carrier is None or not carrier.commit():
             plain_commit(connection)
+
+    def do_savepoint(connection: Connection, name: str) -> None:
+        settle(connection)
+        plain_savepoint(connection, name)
 
     def do_rollback(connection: Any) -> None:
         carrier = _carrier(connection)
@@ -87,19 +103,26 @@ def install(dialect: Any) -> None:
         plain_rollback(connection)
 
     do_commit.carries_outbox = True  # type: ignore[attr-defined]
-    dialect.do_commit, dialect.do_rollback = do_commit, do_rollback
+    dialect.do_commit, dialect.do_rollback, dialect.do_savepoint = do_commit, do_rollback, do_savepoint
 
 
-def defer(connection: Connection, row: Row) -> bool:
-    """Note the row for the commit. False: it must go at once."""
+def defer(connection: Connection, writer: Writer, batch: Batch, values: Values) -> bool:
+    """Note a row for the COMMIT, which must follow at once. False: it must be inserted now."""
     transaction = connection._transaction
-    if type(transaction) is not RootTransaction or connection._nested_transaction or len(row.values[1]) > MAX_BYTES:
+    if type(transaction) is not RootTransaction or connection._nested_transaction or len(values[1]) > MAX_BYTES:
         return False
     proxied: Any = connection.connection
-    carrier = _carrier(proxied)
+    carrier: _Carrier | None = proxied.info.get(_KEY)
     if carrier is None:
         carrier = proxied.info[_KEY] = _Carrier(proxied.dbapi_connection, connection.engine)
-    return carrier.take(row, transaction)
+    return carrier.take(transaction, Row(values, batch, writer))
+
+
+def settle(connection: Connection) -> None:
+    """Insert now what this transaction has noted: something comes that must not come before it."""
+    carrier = _carrier(connection.connection)
+    if carrier is not None:
+        carrier.settle(connection)
 
 
 def _carrier(connection: Any) -> _Carrier | None:
@@ -111,17 +134,19 @@ def _carrier(connection: Any) -> _Carrier | None:
 class _Carrier:
     """Takes rows along with the next COMMIT of one DBAPI connection; lives as long as that."""
 
-    __slots__ = ("_engine", "_poll", "_raw", "_transaction", "rows")
+    __slots__ = ("_engine", "_poll", "_prepares", "_raw", "_statements", "_transaction", "rows")
 
     def __init__(self, raw: Any, engine: Engine) -> None:
         self.rows: list[Row] = []
         self._raw = raw
         self._engine = engine
         self._transaction: RootTransaction | None = None
+        self._statements = prepared.known(raw)
+        self._prepares = True
         self._poll = select.poll()
         self._poll.register(raw.pgconn.socket, select.POLLIN)
 
-    def take(self, row: Row, transaction: RootTransaction) -> bool:
+    def take(self, transaction: RootTransaction, row: Row) -> bool:
         """Note a row of this transaction. False: there is no COMMIT to go with."""
         if self._raw.autocommit:
             return False
@@ -135,6 +160,14 @@ class _Carrier:
         """Their transaction is rolled back."""
         self.rows, self._transaction = [], None
 
+    def settle(self, connection: Connection) -> None:
+        """Insert the rows of the connection's transaction now."""
+        rows, transaction = self.rows, self._transaction
+        self.forget()
+        if transaction is connection._transaction:
+            for values, batch, writer in rows:
+                batch.version = writer.insert(connection, values[1], fresh=False)
+
     def commit(self) -> bool:
         """Send the rows and the COMMIT. False: nothing goes with this one, it is to be sent as ever.
 
@@ -143,7 +176,7 @@ class _Carrier:
         rows, transaction, raw = self.rows, self._transaction, self._raw
         if transaction is None:
             return False
-        self.forget()
+        self.rows, self._transaction = [], None
         # Idle: nothing was sent yet in this transaction, or it was ended by a COMMIT of the application's own; the row
         # is committed all the same. A failed transaction is rolled back by COMMIT, which tells nobody.
         if not transaction.is_active or raw.pgconn.transaction_status not in (_IDLE, _INTRANS):
@@ -160,22 +193,37 @@ class _Carrier:
             if status == _TUPLES:
                 ids.append(int(result.get_value(0, 0)))
             elif status not in _FINE:
-                for row in rows:
-                    row.writer.failed()
-                if raw.pgconn.transaction_status == _INERROR:
-                    raw.rollback()  # SQLAlchemy takes a transaction whose COMMIT failed for ended
-                raise _error(raw, result)
+                # Once all rows are in, it is the COMMIT that failed, which is the application's matter.
+                raise self._error(result, () if len(ids) == len(rows) else rows)
         for row, row_id in zip(rows, ids, strict=True):
             row.batch.version = row_id
             row.writer.written(row_id)
         return True
+
+    def _error(self, result: Any, refused: Sequence[Row]) -> Exception:
+        """Of a commit that failed; `refused`: because of these rows."""
+        raw = self._raw
+        error = _error_from(result, raw.info.encoding)
+        for row in refused:
+            row.writer.failed()
+        if getattr(error, "sqlstate", None) == _NO_SUCH_STATEMENT:
+            # Somebody deallocates statements on this connection behind psycopg's back.
+            prepared.forget(self._statements)
+            self._prepares = False
+        if raw.pgconn.transaction_status == _INERROR:
+            raw.rollback()  # SQLAlchemy takes a transaction whose COMMIT failed for ended
+        return _translated(error) if refused else error
 
     def _exchange(self, rows: list[Row]) -> list[Any]:
         """Send all and read all results."""
         raw = self._raw
         pgconn = raw.pgconn
         pgconn.enter_pipeline_mode()
-        preparing = prepared.prepare(raw, _STATEMENTS) if prepared.may_last(self._engine) else None
+        preparing: int | None = 0
+        if prepared.MARK in self._statements:
+            self._statements.move_to_end(prepared.MARK)  # psycopg deallocates what is used least
+        else:
+            preparing = prepared.prepare(raw, self._engine, _STATEMENTS) if self._prepares else None
         for row in rows:
             if preparing is None:
                 pgconn.send_query_params(_INSERT, row.values, param_formats=_FORMATS)
@@ -190,12 +238,10 @@ class _Carrier:
         results = self._receive(pgconn, (preparing or 0) + len(rows) + 2)
         pgconn.exit_pipeline_mode()
         if preparing and all(result.status in _FINE for result in results):
-            prepared.prepared(raw)
+            prepared.prepared(raw, _INSERTING)
         return results
 
     def _receive(self, pgconn: Any, expected: int) -> list[Any]:
-        from psycopg import OperationalError  # noqa: PLC0415  # an optional package
-
         poll = self._poll
         while pgconn.flush():
             # Too much for the socket at once; the server may have to be listened to before it takes the rest.
@@ -212,24 +258,27 @@ class _Carrier:
                 results.append(result)
                 expected -= 1
             elif pgconn.status != _CONNECTED:
-                raise OperationalError("the connection was lost during the commit")
+                raise _lost()
         return results
 
 
-def _error(raw: Any, result: Any) -> Exception:
+def _lost() -> Exception:
+    from psycopg import OperationalError  # noqa: PLC0415  # an optional package
+
+    return OperationalError("the connection was lost during the commit")
+
+
+def _error_from(result: Any, encoding: str) -> Exception:
     from psycopg.errors import error_from_result  # noqa: PLC0415  # an optional package
 
-    error: Exception = error_from_result(result, encoding=raw.info.encoding)
-    state = getattr(error, "sqlstate", None)
-    if state == _DIVISION_BY_ZERO:
-        missing = OutboxMissing(
-            f"Table {outbox.name} was made anew while this process ran. "
-            "The transaction is rolled back; the next one works."
-        )
-        missing.__cause__ = error
-        return missing
-    if state == "42P01":
-        missing = OutboxMissing(f"Table {outbox.name} is gone from the database. The transaction is rolled back.")
-        missing.__cause__ = error
-        return missing
-    return error
+    return error_from_result(result, encoding=encoding)
+
+
+def _translated(error: Exception) -> Exception:
+    """What the error of an INSERT means."""
+    what = _MEANINGS.get(getattr(error, "sqlstate", ""))
+    if what is None:
+        return error
+    missing = OutboxMissing(f"Table {outbox.name} {what}")
+    missing.__cause__ = error
+    return missing

@@ -7,13 +7,15 @@ lifted to it, never lowered, whenever they might lag behind versions given out b
 
 from __future__ import annotations
 
+import logging
+import os
 import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import Connection, Engine, inspect, text
+from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.schema import CreateTable
 
@@ -25,6 +27,8 @@ from eventbus.outbox.side import side_connection
 from eventbus.outbox.store import Store
 from eventbus.outbox.tables import lease, metadata, outbox, parked
 
+logger = logging.getLogger("eventbus.outbox")
+
 CHUNK_EVENTS: Final = 256
 CHUNK_BYTES: Final = 1 << 20
 
@@ -32,6 +36,8 @@ _FRESH_LAG: Final = 10_000
 _MAX_LAG: Final = 60_000_000
 _RECHECK: Final = 60.0
 _LIFT_LOCK: Final = 0x6576_656E_7462  # any constant, the same in all processes
+_CREATE_LOCK: Final = _LIFT_LOCK + 1
+_PATIENCE: Final = 5  # seconds
 _DUPLICATE_KEY: Final = 1062
 _NO_SUCH_TABLE: Final = 1146
 _TABLE_CHANGED: Final = 1412
@@ -71,11 +77,12 @@ class Outbox:
         self._writers: dict[int, _Writer] = {}
         self._clock = VersionClock()
 
-    def write(self, connection: Connection, batch: Batch) -> list[Entry]:
+    def write(self, connection: Connection, batch: Batch, *, committing: bool = False) -> list[Entry]:
         """Write the batch in the connection's transaction, in rows of bounded size; each has its version by the commit.
 
-        To be called in the root transaction's commit, after the last flush. Works under sync and async drivers.
-        Raises OutboxMissing where the tables are missing and may not be made, and SQLAlchemy's errors as they are.
+        To be called once the changed rows are written. `committing`: the transaction's COMMIT follows at once, so that
+        a row may travel with it. Works under sync and async drivers. Raises OutboxMissing where the tables are missing
+        and may not be made, and SQLAlchemy's errors as they are.
         """
         info = connection.connection.info
         writer: _Writer | None = info.get(self)
@@ -85,7 +92,7 @@ class Outbox:
             writer = info[self] = self._writer_of(connection)
         entries = []
         for chunk in (batch,) if len(batch.bodies) == 1 else self._chunks(batch):
-            writer.write(connection, chunk, fresh=fresh)
+            writer.write(connection, chunk, fresh=fresh, committing=committing)
             entries.append(Entry(chunk, writer.store))
         return entries
 
@@ -138,9 +145,15 @@ def _cut(batch: Batch, start: int, stop: int) -> Batch:
 class VersionClock:
     """Rising integers near the clock in microseconds: the versions of events that have no outbox row."""
 
+    _lock = threading.Lock()
+
     def __init__(self) -> None:
-        self._lock = threading.Lock()
         self._last = 0
+
+    @classmethod
+    def forked(cls) -> None:
+        """In a child: another thread may have held the lock at that moment."""
+        cls._lock = threading.Lock()
 
     def next(self) -> int:
         """Greater than every one before, in this process."""
@@ -149,12 +162,15 @@ class VersionClock:
             return version
 
 
+os.register_at_fork(after_in_child=VersionClock.forked)
+
+
 class _Writer(ABC):
     """Writes rows to one database."""
 
     store: Store | None
 
-    def write(self, connection: Connection, batch: Batch, *, fresh: bool) -> None:
+    def write(self, connection: Connection, batch: Batch, *, fresh: bool, committing: bool) -> None:
         """Write one row and give the batch its version, now or with the commit. `fresh`: over a new connection."""
         batch.version = self.insert(connection, b"\n".join(batch.bodies), fresh=fresh)
 
@@ -190,7 +206,7 @@ class _TableWriter(_Writer):
         self._error: type[Exception] = dialect.loaded_dbapi.Error
         self._marks = _marks(dialect.paramstyle)
         self._seen = 0
-        self._checked = 0.0
+        self._checked = -_RECHECK  # the clock may start near zero
 
     def _execute(self, connection: Connection, sql: str, parameters: tuple[Any, ...]) -> Any:
         """The cursor after that statement. Driver errors come out as SQLAlchemy's own, without the parameters."""
@@ -224,24 +240,35 @@ class _TableWriter(_Writer):
 
 
 class _PostgresWriter(_TableWriter):
-    """Ids come from the identity's sequence; a lift is `setval` under an advisory lock, on a connection of its own."""
+    """Ids come from the identity's sequence; a lift is `setval` under an advisory lock.
+
+    All on the writer's own connection, since it waits in a commit: a second one might not be to be had.
+    """
 
     def __init__(self, engine: Engine, owner: Owner, *, create: bool) -> None:
         super().__init__(engine, owner, create=create)
         table, marks = outbox.name, self._marks
-        self._insert = f"INSERT INTO {table} (owner, created_at, payload) VALUES ({', '.join(marks[:3])}) RETURNING id"  # noqa: S608
+        self._insert = (
+            f"INSERT INTO {table} (owner, created_at, payload) VALUES ({', '.join(marks[:3])}) "  # noqa: S608
+            "RETURNING id, tableoid"
+        )
         self._renumber = f"UPDATE {table} SET id = DEFAULT WHERE id = {marks[0]} RETURNING id"  # noqa: S608
         self._ready = False
+        self._tables: set[int] = set()
         self._pipelined = pipelined.is_possible(engine)
         if self._pipelined:
             pipelined.install(engine.dialect)
 
-    def write(self, connection: Connection, batch: Batch, *, fresh: bool) -> None:
+    def write(self, connection: Connection, batch: Batch, *, fresh: bool, committing: bool) -> None:
         payload, seen, now = b"\n".join(batch.bodies), self._seen, _now()
-        if self._pipelined and self._ready and not fresh and now - seen < _MAX_LAG:
-            row = pipelined.row(self.owner.name, payload, now, seen, batch, self)
-            if pipelined.defer(connection, row):
-                return
+        if self._pipelined:
+            if committing and self._ready and not fresh:
+                if now - seen > _MAX_LAG:
+                    self._raise_ids(connection, seen)
+                values = (self.owner.name.encode(), payload, b"%d" % seen, b"%d" % now)
+                if pipelined.defer(connection, self, batch, values):
+                    return
+            pipelined.settle(connection)
         batch.version = self.insert(connection, payload, fresh=fresh)
 
     def written(self, row_id: int) -> None:
@@ -254,7 +281,7 @@ class _PostgresWriter(_TableWriter):
 
     def insert(self, connection: Connection, payload: bytes, *, fresh: bool) -> int:
         if not self._ready:
-            self._prepare()
+            self._prepare(connection)
         seen = self._seen
         try:
             cursor = self._execute(connection, self._insert, (self.owner.name, _now(), payload))
@@ -262,39 +289,55 @@ class _PostgresWriter(_TableWriter):
             # A failed statement fails the transaction here, so the table cannot be made on the way.
             self._ready = False
             if _is_missing_table(error):
-                raise OutboxMissing(f"Table {outbox.name} is gone from the database. {_BOTH_WAYS}") from error
+                raise OutboxMissing(
+                    f"Table {outbox.name} is gone from the database, or not on this transaction's search_path. "
+                    f"{_BOTH_WAYS}"
+                ) from error
             raise
-        (row_id,) = cursor.fetchone()
+        row_id, table = cursor.fetchone()
         cursor.close()
+        if table not in self._tables:
+            self._look_at(connection, table)
         if self._lags(row_id, seen, fresh=fresh):
             row_id = self._lift(connection, row_id, seen)
         self._note(row_id)
         return int(row_id)
 
-    def _prepare(self) -> None:
-        with side_connection(self.engine) as side:
-            if not _complete(side):
-                _demand(self.create)
-                # Two processes may be here at once; CREATE TABLE IF NOT EXISTS alone would fail for one of them.
-                side.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LIFT_LOCK})
+    def _prepare(self, connection: Connection) -> None:
+        there = " AND ".join(f"to_regclass('{table.name}') IS NOT NULL" for table in _TABLES)
+        if not self._fetch(connection, f"SELECT {there}"):
+            _demand(self.create)
+            # Not in the writer's transaction, whose rollback would take the tables away from those who wrote meanwhile.
+            with side_connection(self.engine) as side:
                 _create(side)
         self._ready = True
 
-    def _lift(self, connection: Connection, row_id: int, seen: int) -> int:
-        with side_connection(self.engine) as side:
-            side.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LIFT_LOCK})
-            sequence = side.scalar(text("SELECT pg_get_serial_sequence(:table, 'id')"), {"table": outbox.name})
-            # One statement, and a lead that those who draw from the sequence meanwhile cannot make up: never lowered.
-            lift = (
-                f"SELECT setval(CAST(:name AS regclass), greatest(:floor, last_value + {_FRESH_LAG})) "  # noqa: S608
-                f"FROM {sequence} WHERE last_value <= :seen OR last_value < :floor - {_FRESH_LAG}"
+    def _look_at(self, connection: Connection, table: int) -> None:
+        """A table not seen before: made anew, or one more, where rows wait in vain for those who publish them."""
+        others = ", ".join(map(str, self._tables))
+        if others and self._fetch(connection, f"SELECT count(*) FROM pg_class WHERE oid IN ({others})"):  # noqa: S608
+            logger.error(
+                "transactions of one engine write to several outbox tables, and what ended processes leave is looked "
+                "for in one of them: schema-qualify search_path so that all find the same",
+                extra={"engine": repr(connection.engine), "tables": sorted({*self._tables, table})},
             )
-            side.execute(text(lift), {"name": sequence, "floor": max(seen + 1, _now()), "seen": seen})
+        self._tables.add(table)
+
+    def _lift(self, connection: Connection, row_id: int, seen: int) -> int:
+        self._raise_ids(connection, seen)
         self._checked = time.monotonic()
-        cursor = self._execute(connection, self._renumber, (row_id,))
-        (row_id,) = cursor.fetchone()
+        return int(self._fetch(connection, self._renumber, row_id))
+
+    def _raise_ids(self, connection: Connection, seen: int) -> None:
+        """Lift the sequence to the clock and above all that was seen, unless it is there."""
+        self._execute(connection, _raising(seen), ()).close()
+
+    def _fetch(self, connection: Connection, sql: str, *parameters: Any) -> Any:
+        """The one value that a statement yields."""
+        cursor = self._execute(connection, sql, parameters)
+        (value,) = cursor.fetchone()
         cursor.close()
-        return row_id
+        return value
 
 
 class _MariaWriter(_TableWriter):
@@ -399,11 +442,6 @@ def _in_memory(connection: Connection) -> bool:
     return not any(row[1] == "main" and row[2] for row in rows)
 
 
-def _complete(connection: Connection) -> bool:
-    inspector = inspect(connection)
-    return all(inspector.has_table(table.name) for table in _TABLES)
-
-
 def _demand(create: bool, cause: Exception | None = None) -> None:
     if not create:
         raise OutboxMissing(
@@ -418,15 +456,43 @@ def _create(connection: Connection) -> None:
             for table in _TABLES:
                 _create_in_transaction(connection, table)
             return
-        metadata.create_all(connection)
         if connection.dialect.name == "postgresql":
-            sequence = connection.scalar(text("SELECT pg_get_serial_sequence(:table, 'id')"), {"table": outbox.name})
-            connection.execute(text("SELECT setval(CAST(:name AS regclass), :now)"), {"name": sequence, "now": _now()})
+            # Somebody waits in a commit. It may be his own transaction, or a migration, that makes these tables.
+            connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{_PATIENCE}s'")
+            # Two processes may be here at once; CREATE TABLE IF NOT EXISTS alone would fail for one of them.
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_CREATE_LOCK})")
+            metadata.create_all(connection)
+            connection.exec_driver_sql(_raising(0))
         else:
+            metadata.create_all(connection)
             # Only ever raised: where the table is not new, this does nothing.
             connection.exec_driver_sql(f"ALTER TABLE {outbox.name} AUTO_INCREMENT = {_now()}")
     except SQLAlchemyError as error:
         raise OutboxMissing(f"Table {outbox.name} could not be made: {error}. {_BOTH_WAYS}") from error
+
+
+def _raising(seen: int) -> str:
+    """PostgreSQL: lift the sequence above `seen` and to the clock, if it is not there; never lower it.
+
+    What is read is set under a lock, and with a lead that those who draw from the sequence meanwhile cannot make up.
+    The lock ends with the block, which is rolled back; `setval` stays. One statement, so that it takes one round trip
+    and no savepoint of the client's, after whose rollback psycopg would deallocate its prepared statements.
+    """
+    floor = max(seen + 1, _now())
+    return f"""DO $raise$
+DECLARE
+    ids regclass := pg_get_serial_sequence('{outbox.name}', 'id');
+    latest bigint;
+BEGIN
+    PERFORM pg_advisory_xact_lock({_LIFT_LOCK});
+    EXECUTE 'SELECT last_value FROM ' || ids INTO latest;
+    IF latest <= {seen} OR latest < {floor - _FRESH_LAG} THEN
+        PERFORM setval(ids, greatest({floor}, latest + {_FRESH_LAG}));
+    END IF;
+    RAISE SQLSTATE 'EVBUS';
+EXCEPTION WHEN SQLSTATE 'EVBUS' THEN
+    NULL;
+END $raise$"""  # noqa: S608
 
 
 def _create_in_transaction(connection: Connection, table: Any) -> None:

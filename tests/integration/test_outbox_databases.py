@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +19,8 @@ from sqlalchemy.orm import Session
 
 from eventbus.dispatcher import Dispatcher
 from eventbus.errors import OutboxMissing
-from eventbus.outbox import Outbox, ParkedRow, Store, metadata
+from eventbus.outbox import Outbox, ParkedRow, Store, metadata, tables
+from eventbus.outbox import writer as writer_module
 from eventbus.outbox.account import Tempo
 from eventbus.outbox.side import side_engine
 from eventbus.publishers.memory import MemoryPublisher
@@ -104,6 +106,118 @@ def _set_next_id(engine: Engine, value: int) -> None:
             connection.execute(text(f"ALTER TABLE eventbus_outbox ALTER id RESTART WITH {value}"))
         elif engine.dialect.name != "sqlite":
             connection.execute(text("TRUNCATE eventbus_outbox"))
+
+
+def test_a_fresh_connection_is_checked_also_in_the_first_minute_after_boot(
+    postgres_db: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with committing(postgres_db) as app:
+        app.version()
+        _set_next_id(app.engine, time.time_ns() // 1000 - 5_000_000)
+    monkeypatch.setattr(writer_module, "time", SimpleNamespace(monotonic=lambda: 1.0, time_ns=time.time_ns))
+    before = time.time_ns() // 1000
+    with committing(postgres_db) as other:
+        assert other.version() > before
+
+
+@servers
+def test_the_writer_needs_no_second_connection_where_the_tables_are_there(
+    app: Committer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind a pooler, or at a role's connection limit, each writer would wait for what the others hold."""
+    app.commit()
+    monkeypatch.setattr(writer_module, "side_connection", _no_connection)
+    other = Committer(app.engine, Outbox())
+    assert other.version() > 0, "the first use in a process"
+    _set_next_id(app.engine, 1000)
+    app.engine.dispose()
+    assert other.version() > time.time_ns() // 1000 - 1_000_000, "lifted over a fresh connection"
+    monkeypatch.setattr(writer_module, "_MAX_LAG", 1000)
+    for _ in range(2):
+        time.sleep(0.03)  # stands for the minute of silence
+        before = time.time_ns() // 1000
+        assert other.version() > before - 20_000, "lifted over one in use"
+
+
+def _no_connection(engine: Engine) -> Any:
+    raise AssertionError("asks for a second connection")
+
+
+def test_a_lift_holds_up_nobody_until_the_commit(postgres_db: str) -> None:
+    with committing(postgres_db) as app:
+        app.commit()
+        _set_next_id(app.engine, 1000)
+        app.engine.dispose()
+        with app.engine.begin() as connection:
+            (entry,) = app.outbox.write(connection, batch())
+            assert entry.batch.version > 1_000_000
+            locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"
+            assert connection.scalar(text(locks)) == 0
+
+
+def test_ids_stay_above_those_of_a_fast_clock_though_another_table_was_missing(
+    postgres_db: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hour = 3_600_000_000
+    with committing(postgres_db) as fast:
+        monkeypatch.setattr(writer_module, "_now", lambda: time.time_ns() // 1000 + hour)
+        before = fast.version()
+        monkeypatch.undo()
+        tables.lease.drop(fast.engine)
+        with committing(postgres_db) as other:
+            assert other.version() > before
+
+
+def test_tables_that_the_transaction_itself_has_made_do(postgres_db: str) -> None:
+    """A migration that fills tables, or a test that makes them in what it rolls back."""
+    with committing(postgres_db, create=False) as app, app.engine.connect() as connection:
+        transaction = connection.begin()
+        metadata.create_all(connection)
+        (entry,) = app.write(connection)
+        transaction.commit()
+        assert entry.batch.version > 0
+
+
+def test_a_commit_does_not_wait_for_ever_for_who_makes_the_tables(
+    postgres_db: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer_module, "_PATIENCE", 0.2)
+    with committing(postgres_db) as app:
+        with app.engine.connect() as migration, migration.begin():
+            metadata.create_all(migration)
+            with pytest.raises(OutboxMissing, match="lock timeout"):
+                app.commit()
+        assert app.version() > 0
+
+
+def test_several_outbox_tables_of_one_engine_are_an_error_in_the_log(
+    postgres_db: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As with one in each tenant's schema: dispatcher and relay look into one of them."""
+    with committing(postgres_db) as app:
+        app.commit()
+        with app.engine.begin() as connection:
+            for schema in ("one", "two"):
+                connection.exec_driver_sql(f"CREATE SCHEMA {schema}")
+                connection.exec_driver_sql(f"SET LOCAL search_path TO {schema}")
+                metadata.create_all(connection)
+        for schema in ("public", "one", "two", "one"):
+            app.engine.dispose()
+            with app.engine.begin() as connection:
+                connection.exec_driver_sql(f"SET LOCAL search_path TO {schema}")
+                app.outbox.write(connection, batch())
+        told = [record for record in caplog.records if "several outbox tables" in record.message]
+        assert [len(record.__dict__["tables"]) for record in told] == [2, 3], "once a table"
+
+
+def test_a_table_made_anew_is_no_second_one(postgres_db: str, caplog: pytest.LogCaptureFixture) -> None:
+    with committing(postgres_db) as app:
+        app.commit()
+        app.drop()
+        app.engine.dispose()
+        for _ in range(3):
+            _version_in_spite_of_one_failure(app)
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 def test_many_who_begin_at_once_make_one_table_and_no_id_twice(database_url: str) -> None:

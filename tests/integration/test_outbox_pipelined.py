@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from psycopg import ClientCursor
 from sqlalchemy import create_engine, event, text
-from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError, ProgrammingError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
 import eventbus
@@ -27,6 +28,11 @@ class Contact(Base):
     __tablename__ = "contact"
 
     id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(default="")
+
+
+_UNSEEN = "DO $$ BEGIN EXECUTE 'DEALLOCATE ALL'; END $$"
+"""Deallocates, and psycopg does not notice."""
 
 
 @pytest.fixture
@@ -64,6 +70,30 @@ def test_a_commit_that_fails_leaves_no_row_and_is_sqlalchemys_error(app: Committ
         assert connection.scalar(text("SELECT count(*) FROM child")) == 0, "the connection goes on"
     assert app.rows() == 1
     assert app.version() > 0
+
+
+@pytest.mark.parametrize(("does", "expected"), [("1 / 0", DataError), ("1 FROM nowhere", ProgrammingError)])
+def test_the_applications_own_errors_at_commit_are_not_taken_for_the_outboxs(
+    app: Committer, does: str, expected: type[Exception]
+) -> None:
+    with app.engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE watched (id INT)")
+        connection.exec_driver_sql(
+            f"CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM {does}; RETURN NULL; END $$"
+        )
+        connection.exec_driver_sql(
+            "CREATE CONSTRAINT TRIGGER looks AFTER INSERT ON watched DEFERRABLE INITIALLY DEFERRED "
+            "FOR EACH ROW EXECUTE FUNCTION look()"
+        )
+    with app.engine.connect() as connection:
+        connection.exec_driver_sql("INSERT INTO watched VALUES (1)")
+        app.write(connection)
+        with pytest.raises(expected):
+            connection.commit()
+    with app.engine.begin() as connection:
+        app.write(connection)
+        assert pending(connection), "the table need not be looked at again"
+    assert app.rows() == 2
 
 
 def test_a_row_that_cannot_be_written_fails_the_commit(app: Committer) -> None:
@@ -112,6 +142,106 @@ def test_in_a_savepoint_the_row_goes_at_once(app: Committer) -> None:
     assert app.rows() == 2
 
 
+def test_without_a_commit_that_follows_the_row_goes_at_once(app: Committer) -> None:
+    with app.engine.begin() as connection:
+        (entry,) = app.outbox.write(connection, batch())
+        assert entry.batch.version > 0
+
+
+def test_a_row_that_goes_at_once_has_its_version_after_those_that_were_noted(app: Committer) -> None:
+    large = batch()
+    large.bodies[0] += b" " * 70_000
+    with app.engine.begin() as connection:
+        first, second = app.write(connection)[0], app.write(connection)[0]
+        (third,) = app.outbox.write(connection, large, committing=True)
+        (fourth,) = app.write(connection)
+    versions = [entry.batch.version for entry in (first, second, third, fourth)]
+    assert versions == sorted(set(versions))
+    assert app.rows() == 5
+
+
+def test_a_row_that_was_noted_is_not_rolled_back_with_a_savepoint_that_came_later(app: Committer) -> None:
+    with app.engine.begin() as connection:
+        (first,) = app.write(connection)
+        with connection.begin_nested() as savepoint:
+            app.write(connection)
+            savepoint.rollback()
+        (last,) = app.write(connection)
+    assert 0 < first.batch.version < last.batch.version
+    assert app.rows() == 3
+
+
+def _small(session: Session, contact: Contact) -> None:
+    contact.name = "second"
+
+
+def _large(session: Session, contact: Contact) -> None:
+    contact.name = "second" + "x" * 70_000
+
+
+def _savepoint(session: Session, contact: Contact) -> None:
+    with session.begin_nested():
+        contact.name = "second"
+
+
+@pytest.mark.parametrize("change", [_small, _large, _savepoint])
+def test_what_a_later_listener_changes_in_the_commit_has_the_higher_version(
+    app: Committer, change: Callable[[Session, Contact], None]
+) -> None:
+    Base.metadata.create_all(app.engine)
+    broker, sessions = MemoryPublisher(), sessionmaker(app.engine)
+    with eventbus.install(sessions, publisher=broker, service="crm") as bus:
+        for number in range(2):
+            with sessions() as session:
+                session.add(contact := Contact(id=number, name="first"))
+
+                @event.listens_for(session, "before_commit", once=True)
+                def later(session: Session, contact: Contact = contact) -> None:
+                    change(session, contact)
+                    session.flush()
+
+                session.commit()
+        bus.flush()
+    events = sorted((event for event in broker.events if event.pk == 1), key=lambda event: event.version)
+    assert [event.after["name"][:6] for event in events if event.after] == ["first", "second"]
+    assert events[0].version < events[1].version
+
+
+def test_commits_within_an_outer_transaction_have_their_versions_in_order(app: Committer) -> None:
+    """Small, large, in a savepoint of the outer transaction's: the next one always has the higher version."""
+    Base.metadata.create_all(app.engine)
+    broker, sessions = MemoryPublisher(), sessionmaker(app.engine)
+    with eventbus.install(sessions, publisher=broker, service="crm") as bus:
+        with app.engine.begin() as connection:
+            for name in ("a", "b" * 70_000, "c"):
+                with sessions(bind=connection) as session:
+                    session.merge(Contact(id=1, name=name))
+                    session.commit()
+            with connection.begin_nested(), sessions(bind=connection) as session:
+                session.merge(Contact(id=1, name="d"))
+                session.commit()
+        bus.flush()
+    events = sorted(broker.events, key=lambda event: event.version)
+    assert [event.after["name"][:1] for event in events if event.after] == ["a", "b", "c", "d"]
+    assert len({event.version for event in events}) == 4
+
+
+def test_a_session_delivers_at_its_own_commit_though_the_outer_one_never_comes(app: Committer) -> None:
+    """`joined="deliver"`, the test fixture that rolls everything back."""
+    Base.metadata.create_all(app.engine)
+    broker, sessions = MemoryPublisher(), sessionmaker(app.engine)
+    with eventbus.install(sessions, publisher=broker, service="crm", joined="deliver") as bus:
+        for number in range(3):
+            with app.engine.connect() as connection:
+                transaction = connection.begin()
+                with sessions(bind=connection) as session:
+                    session.add(Contact(id=number))
+                    session.commit()
+                bus.flush(5)
+                transaction.rollback()
+            assert len(broker.events) == number + 1
+
+
 def test_a_failed_transaction_that_is_committed_is_rolled_back_as_ever(app: Committer) -> None:
     with app.engine.connect() as connection:
         transaction = connection.begin()
@@ -153,7 +283,7 @@ def test_the_row_is_written_whatever_went_before_it(app: Committer, before: str)
     with app.engine.begin() as connection:
         if before:
             connection.exec_driver_sql(before)
-        (entry,) = app.outbox.write(connection, batch())
+        (entry,) = app.outbox.write(connection, batch(), committing=True)
     assert entry.batch.version > 0
     assert app.rows() == 2
     assert app.version() > entry.batch.version
@@ -181,6 +311,48 @@ def test_it_notices_when_prepared_statements_are_lost(postgres_db: str, loss: st
             app.write(connection)
             connection.commit()
     assert app.rows() == 12
+    engine.dispose()
+
+
+@pytest.mark.parametrize("options", [{}, {"cursor_factory": ClientCursor}], ids=["server", "client"])
+@pytest.mark.parametrize("statement", ["DEALLOCATE ALL", "DISCARD ALL"])
+def test_it_notices_that_statements_are_lost_though_psycopg_has_none(
+    postgres_db: str, statement: str, options: dict[str, Any]
+) -> None:
+    engine = create_engine(postgres_db, pool_size=1, max_overflow=0, connect_args=options)
+    app = Committer(engine)
+    for number in range(6):
+        app.commit()
+        if number != 1:  # seen by psycopg before anything was prepared, and again after that
+            with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                connection.exec_driver_sql(statement)
+    assert app.rows() == 6
+    engine.dispose()
+
+
+@pytest.mark.parametrize("options", [{}, {"isolation_level": "AUTOCOMMIT"}], ids=["within", "before"])
+def test_what_is_deallocated_behind_psycopgs_back_fails_one_commit_of_a_connection(
+    postgres_db: str, options: dict[str, Any]
+) -> None:
+    engine = create_engine(postgres_db, pool_size=1, max_overflow=0)
+    app = Committer(engine)
+    app.commit()
+    app.commit()
+
+    def deallocate_and_commit() -> None:
+        if options:  # nothing else is sent before the commit, so no transaction is open
+            with engine.connect().execution_options(**options) as connection:
+                connection.exec_driver_sql(_UNSEEN)
+        with engine.begin() as connection:
+            if not options:
+                connection.exec_driver_sql(_UNSEEN)
+            app.outbox.write(connection, batch(), committing=True)
+
+    with pytest.raises(DBAPIError, match="does not exist"):
+        deallocate_and_commit()
+    for _ in range(3):
+        deallocate_and_commit()
+    assert app.rows() == 5
     engine.dispose()
 
 

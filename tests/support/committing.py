@@ -56,9 +56,9 @@ class Committer:
     def write(
         self, connection: Connection, events: int = 1, *, record: int = 1, entity: str = "contact"
     ) -> list[Entry]:
-        """The same within a transaction of the caller's."""
+        """The same within a transaction of the caller's, which ends there."""
         connection.execute(text("UPDATE thing SET value = value + 1 WHERE id = 1"))
-        return self.outbox.write(connection, batch(events, record=record, entity=entity))
+        return self.outbox.write(connection, batch(events, record=record, entity=entity), committing=True)
 
     def fail(self) -> None:
         """A transaction that writes events and is rolled back by a ZeroDivisionError."""

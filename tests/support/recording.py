@@ -38,7 +38,7 @@ class RecordingSink:
         self.submitted: list[Written] = []
         self.fail: dict[str, Exception] = {}
 
-    def write(self, connection: Connection, batch: Batch) -> list[Written]:
+    def write(self, connection: Connection, batch: Batch, *, committing: bool) -> list[Written]:
         if "write" in self.fail:
             raise self.fail.pop("write")
         assert connection.in_transaction()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import sqlite3
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +17,7 @@ from sqlalchemy.pool import StaticPool
 
 from eventbus.envelope import Batch
 from eventbus.errors import ConfigurationError, OutboxMissing
-from eventbus.outbox import Outbox, ParkedRow, Store, metadata
+from eventbus.outbox import Outbox, ParkedRow, Store, VersionClock, metadata
 from eventbus.outbox import writer as writer_module
 from eventbus.outbox.delivery import Parcel
 from tests.support.committing import Committer, batch, committing
@@ -187,6 +190,28 @@ def test_direct_mode_writes_nothing(url: str) -> None:
         assert first[0].store is None
         assert second[0].batch.version > first[0].batch.version
         assert app.rows() == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_child_has_versions_though_another_thread_was_drawing_one_at_the_fork() -> None:
+    clock, drawing, forked = VersionClock(), threading.Event(), threading.Event()
+
+    def draw() -> None:
+        with clock._lock:
+            drawing.set()
+            forked.wait(10)
+
+    thread = threading.Thread(target=draw)
+    thread.start()
+    drawing.wait(10)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(5)  # ends it if it hangs
+        clock.next()
+        os._exit(0)
+    forked.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_a_database_without_outbox_support_is_refused() -> None:
