@@ -15,6 +15,8 @@ from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, Pool, event
 
+from eventbus.listeners.transactional import has_failed
+
 Deliver = Callable[[], None]
 
 
@@ -68,8 +70,11 @@ class _Watched:
         for each in pending:
             each.deliver()
 
-    def _commits(self, *_: Any) -> None:
-        self._committing = True
+    def _commits(self, connection: Connection, *_: Any) -> None:
+        if has_failed(connection):
+            self._rolls_back()
+        else:
+            self._committing = True
 
     def _begins(self, *_: Any) -> None:
         self.settled()

@@ -18,6 +18,8 @@ from eventbus.errors import CaptureError, CaptureWarning
 AUTOCOMMIT: Final = "eventbus.autocommit"
 """Key in the `info` of a Session that has ever used such a connection, and of connections that were looked at."""
 _SAVEPOINTS: Final = "eventbus.savepoints"
+_IN_ERROR: Final = 3
+"""libpq's PQTRANS_INERROR."""
 
 
 def note_autocommit(session: Session, connection: Connection) -> None:
@@ -41,6 +43,15 @@ def check_transactional(session: Session, connection: Connection) -> None:
             "changes cannot be told from others. Use another isolation level for this engine, or write within "
             "eventbus.muted(session)."
         )
+
+
+def has_failed(connection: Connection) -> bool:
+    """Whether a statement has failed, so that PostgreSQL answers COMMIT with a rollback, and no driver minds.
+
+    Known of psycopg and psycopg2.
+    """
+    info = getattr(connection.connection.driver_connection, "info", None)
+    return getattr(info, "transaction_status", None) == _IN_ERROR
 
 
 def warn_of_hidden_commit(connection: Connection) -> None:
