@@ -22,7 +22,7 @@ from eventbus.changes import MISSING, Frame, Key
 from eventbus.errors import CaptureError, CaptureWarning, ConfigurationError
 from eventbus.listeners.base import Listener
 from eventbus.listeners.capture import Capture
-from eventbus.listeners.rows import Hit, Known, Rows, literal_of, parameter_sets
+from eventbus.listeners.rows import Hit, Known, Rows, literal_of, parameter_sets, unaliased
 from eventbus.listeners.transactional import check_transactional
 from eventbus.listeners.upsert import is_upsert, rows_in_conflict
 
@@ -32,7 +32,8 @@ OPTION: Final = "eventbus_bulk"
 """Execution option that chooses the mode for one statement."""
 
 _WRITES: Final = re.compile(
-    r"\s*(?:--[^\n]*\n|/\*.*?\*/|\s)*(insert|update|delete|replace|merge|truncate|copy)\b|\bwith\b.*\b(insert|update|delete)\b",
+    r"(?:--[^\n]*\n|/\*.*?\*/|\s)*"
+    r"(?:(?:insert|update|delete|replace|merge|truncate|copy)\b|with\b.*\b(?:insert|update|delete|merge)\b)",
     re.IGNORECASE | re.DOTALL,
 )
 _LEGACY: Final = ("bulk_insert_mappings", "bulk_update_mappings", "bulk_save_objects")
@@ -54,15 +55,20 @@ class Bulk(Listener):
         self._mode: Mode = mode
         self._rows = Rows(capture.entities)
         self._noticed: set[str] = set()
+        self._overridden: dict[tuple[type[Session], str], Any] = {}
 
     def installed(self, session_class: type[Session]) -> None:
         """The Session's legacy bulk methods have no event: they are wrapped on the application's own class."""
         for name in _LEGACY:
+            if name in session_class.__dict__:
+                self._overridden[session_class, name] = session_class.__dict__[name]
             setattr(session_class, name, _wrapped(getattr(session_class, name), getattr(self, f"_{name}")))
 
     def uninstalled(self, session_class: type[Session]) -> None:
         for name in _LEGACY:
             delattr(session_class, name)
+            if (session_class, name) in self._overridden:
+                setattr(session_class, name, self._overridden.pop((session_class, name)))
 
     def execute(self, state: ORMExecuteState) -> Any:
         """Capture a DML statement; anything else runs as it is."""
@@ -76,15 +82,19 @@ class Bulk(Listener):
         mode = self._mode_of(state)
         if mode == "ignore" or self._capture.open(state.session) is None:
             return None
-        hit = self._rows.hit_by(state, statement)
+        hit = self._rows.hit_by(statement)
         if hit is None:
+            self._notice_namesake(mode, statement)
             return None
         if mode == "capture":
+            if unaliased(statement.table) is not statement.table:
+                raise CaptureError(f"{_verb(statement)} of {hit.name} by an alias: name {hit.name} itself")
             _flush_as_the_statement_would(state)
             connection = state.session.connection(bind_arguments=dict(state.bind_arguments))
             self._check_place(state.session, hit, connection)
+            _check_schema(state, hit, connection)
             return self._run(state, statement, hit, connection)
-        self._leave_out(mode, f"{type(statement).__name__.upper()} of {hit.name}")
+        self._leave_out(mode, f"{_verb(statement)} of {hit.name}")
         return None
 
     def _run(
@@ -252,6 +262,19 @@ class Bulk(Listener):
             raise CaptureError(f"{what}: this installation refuses bulk statements (bulk='raise')")
         warnings.warn(f"{what}: its changes are not captured (bulk='warn')", CaptureWarning, stacklevel=2)
 
+    def _notice_namesake(self, mode: Mode, statement: Update | Delete | Insert) -> None:
+        name = self._rows.namesake_of(statement)
+        if name is None:
+            return
+        what = f"{_verb(statement)} of {unaliased(statement.table).name} by another object than the Table of {name}"
+        if mode == "raise":
+            raise CaptureError(f"{what}: this installation refuses it (bulk='raise')")
+        warnings.warn(
+            f"{what} is not captured. Use that, or say execution_options({OPTION}='ignore') if another table is meant",
+            CaptureWarning,
+            stacklevel=2,
+        )
+
     def _notice_text(self, state: ORMExecuteState, statement: TextClause) -> None:
         if not _WRITES.match(statement.text):
             return
@@ -286,6 +309,20 @@ def _wrapped(original: Callable[..., Any], capture: Callable[..., Any]) -> Calla
 
 def _arguments(names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     return {**dict(zip(names, args, strict=False)), **kwargs}
+
+
+def _verb(statement: Update | Delete | Insert) -> str:
+    return statement.__visit_name__.upper()
+
+
+def _check_schema(state: ORMExecuteState, hit: Hit, connection: Connection) -> None:
+    """Raise CaptureError where this statement alone writes to another schema: a record's key does not tell it."""
+    own = state.execution_options.get("schema_translate_map")
+    if own is not None and own != connection.get_execution_options().get("schema_translate_map"):
+        raise CaptureError(
+            f"{hit.name}: schema_translate_map for one statement. Give it to the engine or the Session's connection, "
+            "so that all of a transaction is written to, and read from, one schema"
+        )
 
 
 def _flush_as_the_statement_would(state: ORMExecuteState) -> None:
