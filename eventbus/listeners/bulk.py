@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, Literal, get_args
 
@@ -22,6 +22,7 @@ from eventbus.changes import MISSING, Frame, Key
 from eventbus.errors import CaptureError, CaptureWarning, ConfigurationError
 from eventbus.listeners.base import Listener
 from eventbus.listeners.capture import Capture
+from eventbus.listeners.choice import Choice, check_choice, confine, may_choose_anew, values_set
 from eventbus.listeners.rows import Hit, Known, Rows, literal_of, parameter_sets, unaliased
 from eventbus.listeners.transactional import check_transactional
 from eventbus.listeners.upsert import is_upsert, rows_in_conflict
@@ -103,11 +104,15 @@ class Bulk(Listener):
         if isinstance(statement, Insert):
             return self._insert(state, statement, hit, connection)
         sets = self._columns_set(statement, state, hit) if isinstance(statement, Update) else {}
-        known = hit.read_hit(connection, state, statement, sets)
-        result = state.invoke_statement()
-        count = _check_count(result, known, hit)
+        choice, fickle = Choice(statement), may_choose_anew(statement, hit)
+        known, hits = hit.read_hit(connection, state, statement, sets)
+        if fickle:
+            choice = confine(state, statement, hit, known)
+        result, count = _run_and_count(state, choice.statement)
+        _check_count(count, hits, hit)
+        check_choice(connection, choice, hit, known, count)
         if isinstance(statement, Delete):
-            if 0 <= count < len(known):  # DELETE … LIMIT
+            if count < len(known):  # a LIMIT, a listener that narrowed it down, or a driver that does not tell
                 left = hit.read_keys(connection, list(known), {})
                 known = {key: known[key] for key in known if key not in left}
             self._record(state.session, hit, connection, lambda frame: hit.deleted(frame, known))
@@ -123,7 +128,7 @@ class Bulk(Listener):
     def _columns_set(self, statement: Update, state: ORMExecuteState, hit: Hit) -> dict[str, Any]:
         """The attribute keys that the statement sets, with their values (MISSING: an expression, or several values)."""
         sets: dict[str, Any] = {}
-        for column, value in _pairs(statement):
+        for column, value in values_set(statement):
             key = hit.key_of_column(column)
             if key is not None:
                 sets[key] = literal_of(value)
@@ -332,27 +337,29 @@ def _flush_as_the_statement_would(state: ORMExecuteState) -> None:
         session.flush()
 
 
-def _pairs(statement: Update) -> Iterable[tuple[Any, Any]]:
-    yield from (statement._values or {}).items()
-    yield from getattr(statement, "_ordered_values", None) or ()
-    for values in statement._multi_values or ():
-        for each in values:
-            yield from each.items() if isinstance(each, Mapping) else ()
+def _run_and_count(state: ORMExecuteState, statement: Update | Delete) -> tuple[Result[Any], int]:
+    """Run an UPDATE or DELETE; its result, and how many rows it hit, -1 where the driver does not tell."""
+    result = state.invoke_statement(statement=statement)
+    if not statement._returning:
+        return result, result.rowcount if isinstance(result, CursorResult) else -1
+    # What is returned is one row for each; drivers know their number only once all are fetched, if ever.
+    frozen = result.freeze()
+    shown = frozen()
+    shown.rowcount = len(frozen.data)  # type: ignore[attr-defined]
+    return shown, len(frozen.data)
 
 
-def _check_count(result: Result[Any], known: Mapping[Key, Any], hit: Hit) -> int:
-    """How many rows were changed, -1 where the driver does not tell.
+def _check_count(count: int, hits: int, hit: Hit) -> None:
+    """Raise CaptureError if more rows were hit than were seen under lock.
 
-    More than were seen under lock: another transaction's came in between, which READ COMMITTED allows.
+    Another transaction's came in between, which READ COMMITTED allows.
     """
-    count = result.rowcount if isinstance(result, CursorResult) else -1
-    if count > len(known):
+    if count > hits:
         raise CaptureError(
-            f"{hit.name}: the statement changed {count} rows where {len(known)} were seen just before, since another "
+            f"{hit.name}: the statement changed {count} rows where {hits} were seen just before, since another "
             "transaction committed in between. Nothing is wrong with the data: roll back and run the transaction "
             "again, or use REPEATABLE READ for it"
         )
-    return count
 
 
 def _insert_returning(

@@ -6,7 +6,7 @@ own connection with Core, so that no event, no filter for SELECTs and no object 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -22,9 +22,11 @@ from sqlalchemy import (
     Table,
     Update,
     and_,
+    bindparam,
     event,
     or_,
     select,
+    tuple_,
     update,
 )
 from sqlalchemy.orm import Mapper, ORMExecuteState, Session, mapperlib, registry
@@ -141,6 +143,8 @@ class Hit:
     entities: tuple[Entity, ...]
     keys: tuple[str, ...]
     pk_keys: tuple[str, ...]
+    local_key: tuple[Any, ...]
+    """The columns of the statements' table that hold the primary key, in mapper order."""
     partial_row = False
     kind: frozenset[str] = frozenset()
     """The attribute key of what tells whose record a row is, where there are several classes."""
@@ -157,6 +161,24 @@ class Hit:
     def pk_columns(self) -> list[Any]:
         """The columns or attributes of the primary key, in mapper order."""
         return [self._columns[key] for key in self.pk_keys]
+
+    @property
+    def tables(self) -> Sequence[Any]:
+        """All tables that hold a row: that one, and those it is joined to by inheritance."""
+        return [self.table]
+
+    def among(self, keys: Collection[Key]) -> Any:
+        """The criterion, for a statement, that a row has one of these keys."""
+        columns = self.statement_key
+        values: list[Any] = [key[0] for key in keys] if len(columns) == 1 else list(keys)
+        # Databases limit the number of parameters; of literals there may be as many as one likes.
+        listed: Any = bindparam(None, values, expanding=True, literal_execute=len(values) > _CHUNK)
+        return columns[0].in_(listed) if len(columns) == 1 else tuple_(*columns).in_(listed)
+
+    @property
+    def statement_key(self) -> list[Any]:
+        """The primary key as a statement can name it: of its own table alone, in mapper order."""
+        return self.pk_columns
 
     def connection(self, session: Session) -> Connection:
         """The connection that the Session's own bulk methods write on."""
@@ -200,20 +222,22 @@ class Hit:
 
     def read_hit(
         self, connection: Connection, state: ORMExecuteState, statement: Update | Delete, sets: Mapping[str, Any]
-    ) -> Known:
-        """The rows that the statement is about to hit, locked."""
+    ) -> tuple[Known, int]:
+        """The rows that the statement is about to hit, locked, and how many hits that are: sets may share rows."""
         parameters = parameter_sets(state)
         if isinstance(state.parameters, list) and state.is_orm_statement:
             self._check_keys(parameters)
-            return self.read_keys(connection, [self.key_of(each) for each in parameters], sets)
+            return self.read_keys(connection, [self.key_of(each) for each in parameters], sets), len(parameters)
         query = self._select(self._chosen(sets)).options(*statement._with_options)
         if statement.whereclause is not None:
             query = query.where(statement.whereclause)
         self._lock(connection)
         known: Known = {}
+        hits = 0
         for each in parameters or [{}]:
-            known.update(self._rows(connection, query, sets, each))
-        return known
+            seen = dict(self._rows(connection, query, sets, each))
+            known, hits = known | seen, hits + len(seen)
+        return known, hits
 
     def read_keys(self, connection: Connection, keys: Sequence[Key], sets: Mapping[str, Any]) -> Known:
         """The rows of these primary keys, locked; those that exist."""
@@ -248,7 +272,9 @@ class Hit:
         self, connection: Connection, query: Select[Any], sets: Mapping[str, Any], parameters: Mapping[str, Any]
     ) -> Iterator[tuple[Key, tuple[Entity | None, dict[str, Any]]]]:
         names = self._names(sets)
-        query = query.with_for_update() if connection.dialect.name != "sqlite" else query
+        if connection.dialect.name != "sqlite":
+            # Not what else the query looks at: the nullable side of an outer join cannot be locked, nor can groups.
+            query = query.with_for_update(of=self.tables)
         for values in connection.execute(query, dict(parameters)):
             row = dict(zip(names, values, strict=True))
             entity = self._entity_of(row)
@@ -329,6 +355,7 @@ class _MappedHit(Hit):
         self._through_table = through_table
         self.keys = tuple(self._columns)
         self.pk_keys = tuple(mapper.get_property_by_column(column).key for column in mapper.primary_key)
+        self.local_key = tuple(self._own(column) for column in mapper.primary_key)
         published = {key for entity in found for key in entity.published}
         self._wanted = frozenset(published | set(self.pk_keys) | self.kind)
 
@@ -346,10 +373,28 @@ class _MappedHit(Hit):
     def table(self) -> Table:
         return self._mapper.local_table  # type: ignore[return-value]
 
+    @property
+    def tables(self) -> Sequence[Any]:
+        return self._mapper.tables
+
+    @property
+    def statement_key(self) -> list[Any]:
+        if self._through_table:
+            return list(self.local_key)
+        return [
+            getattr(self._mapper.class_, self._mapper.get_property_by_column(column).key) for column in self.local_key
+        ]
+
     def made(self, connection: Connection, keys: Sequence[Key]) -> list[tuple[Entity | None, Key]]:
         if self._through_table and self.kind:
             return [(entity, key) for key, (entity, _) in self.read_keys(connection, keys, {}).items()]
         return [(self._by_mapper[self._mapper], key) for key in keys]
+
+    def _own(self, column: Any) -> Any:
+        """What the class's own table calls a column of the primary key, which may be a superclass's."""
+        if column.table is self.table:
+            return column
+        return next(each for each in self._mapper._equivalent_columns[column] if each.table is self.table)
 
     def _bind_arguments(self) -> dict[str, Any]:
         return {"mapper": self._mapper}
@@ -395,6 +440,7 @@ class _TableHit(Hit):
         self._key_by_column = {column: key for key, column in self._columns.items()}
         self.keys = entity.keys
         self.pk_keys = tuple(entity.keys[position] for position in entity.pk_index)
+        self.local_key = tuple(entity.columns[position] for position in entity.pk_index)
         self._wanted = frozenset(entity.published) | frozenset(self.pk_keys)
 
     @property

@@ -22,6 +22,8 @@ from tests.support.zoo import (
     Counter,
     Document,
     Engineer,
+    Order,
+    OrderLine,
     Paper,
     Person,
     Team,
@@ -250,6 +252,88 @@ def test_rows_of_a_class_that_is_not_captured_are_passed_over() -> None:
 def test_one_part_of_a_joined_record_is_not_inserted_alone(session: Session) -> None:
     with pytest.raises(CaptureError, match="insert through the class"):
         session.execute(insert(Engineer.__table__).values(id=1))  # type: ignore[arg-type]
+
+
+# -- the rows that are chosen -----------------------------------
+
+CHANCE: dict[str, Any] = {
+    "sqlite": func.random() < 0,
+    "postgresql": func.random() < 0.5,
+    "mysql": func.rand() < 0.5,
+}
+
+
+def test_a_where_that_chooses_anew_hits_the_rows_that_were_seen(world: World, session: Session) -> None:
+    have(world, session, *[Paper(id=number, title="t") for number in range(1, 61)])
+    by_chance = CHANCE[session.get_bind().dialect.name]
+    papers: Any = Paper.__table__
+    updated = session.execute(update(Paper).where(by_chance).values(title="u")).rowcount  # type: ignore[attr-defined]
+    session.execute(update(papers).where(by_chance).values(updated_by="b"))
+    session.commit()
+    assert world.follow().count(("u", "paper/1")) <= 1
+    assert session.scalar(select(func.count()).where(Paper.title == "u")) == updated
+    session.execute(delete(Paper).where(by_chance))
+    session.execute(delete(papers).where(by_chance))
+    session.commit()
+    assert 0 < len(world.follow()) < 60
+
+
+def test_the_keys_of_rows_that_were_seen_may_be_composite_inherited_or_odd(world: World, session: Session) -> None:
+    odd = [f"{number}'%s:x\\%%" for number in range(600)]
+    order = Order(id=1, title="o", lines=[OrderLine(position=number, text="X") for number in (1, 2)])
+    have(
+        world, session, order, Engineer(id=1, name="E"), Person(id=2, name="E"), *[Document(code=each) for each in odd]
+    )
+    line = session.get_one(OrderLine, (1, 1))
+    session.execute(update(OrderLine).where(func.lower(OrderLine.text) == "x").values(text="y"))
+    session.execute(update(Engineer).where(func.lower(Engineer.name) == "e").values(language="l"))
+    session.execute(update(Document).where(func.length(Document.code) > 1).values(title="long"))
+    assert line.text == "y"
+    session.commit()
+    assert len(world.follow()) == 603
+
+
+def test_rows_chosen_by_other_tables(world: World, session: Session) -> None:
+    have(world, session, *[Order(id=n, title=f"o{n}", papers=[Paper(id=n, title="p")]) for n in (1, 2)])
+    paper = session.get_one(Paper, 1)
+    first = select(Order.id).where(Order.title == "o1")
+    session.execute(update(Paper).where(Paper.order_id.in_(first)).values(updated_by="x"))
+    if session.get_bind().dialect.name != "mysql":  # there the columns of both tables would be read for one UPDATE
+        session.execute(update(Paper).where(Paper.order_id == Order.id, Order.id == 1).values(title=Order.title))
+    assert paper.updated_by == "x"
+    session.commit()
+    assert world.follow() == [("u", "paper/1")]
+
+
+def test_a_statement_that_others_narrow_down_is_believed_about_what_it_hit(world: World, session: Session) -> None:
+    have(world, session, *[Boat(id=number, name="B") for number in (1, 2, 3)])
+
+    def narrow(state: Any) -> None:
+        if state.is_delete or state.is_update:
+            state.statement = state.statement.where(Boat.id < 2 + state.is_update)
+
+    event.listen(world.maker, "do_orm_execute", narrow)
+    session.execute(update(Boat).where(func.lower(Boat.name) == "b").values(name="c"))
+    session.execute(delete(Boat).returning(Boat.id))
+    session.commit()
+    event.remove(world.maker, "do_orm_execute", narrow)
+    assert sorted(world.follow()) == [("d", "boat/1"), ("u", "boat/2")]
+
+
+def test_a_delete_tells_what_it_deleted_and_how_many(world: World, session: Session) -> None:
+    have(world, session, Boat(id=1, name="a"), Boat(id=2, name="b"))
+    boats: Any = Boat.__table__
+    result: Any = session.execute(delete(boats).where(boats.c.id == 1).returning(boats.c.name))
+    assert (result.rowcount, result.all()) == (1, [("a",)])
+    assert session.scalars(delete(Boat).returning(Boat)).one().name == "b"
+    session.commit()
+    assert world.follow() == [("d", "boat/1"), ("d", "boat/2")]
+
+
+def test_rows_chosen_by_a_statement_that_writes_are_refused(session: Session) -> None:
+    gone = delete(Boat).returning(Boat.id).cte("gone")
+    with pytest.raises(CaptureError, match="another one that writes"):
+        session.execute(update(Team).where(Team.id.in_(select(gone.c.id))).values(title="x"))
 
 
 # -- upserts ----------------------------------------------------
