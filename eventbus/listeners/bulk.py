@@ -14,18 +14,18 @@ from functools import partial
 from typing import Any, Final, Literal, get_args
 
 from sqlalchemy import Connection, CursorResult, Delete, Insert, Result, TextClause, Update
-from sqlalchemy.engine.result import null_result
 from sqlalchemy.orm import FromStatement, Mapper, ORMExecuteState, Session
 from sqlalchemy.orm.attributes import instance_state
 
-from eventbus.changes import MISSING, Frame, Key
+from eventbus.changes import MISSING, Frame
 from eventbus.errors import CaptureError, CaptureWarning, ConfigurationError
 from eventbus.listeners.base import Listener
 from eventbus.listeners.capture import Capture
 from eventbus.listeners.choice import Choice, check_choice, confine, may_choose_anew, values_set
+from eventbus.listeners.inserts import is_upsert, rows_given, run_insert
 from eventbus.listeners.rows import Hit, Known, Rows, literal_of, parameter_sets, unaliased
 from eventbus.listeners.transactional import check_transactional
-from eventbus.listeners.upsert import is_upsert, rows_in_conflict
+from eventbus.listeners.upsert import Outcome, Telling, outcome, rows_in_conflict
 
 Mode = Literal["capture", "warn", "raise", "ignore"]
 MODES: Final = get_args(Mode)
@@ -55,6 +55,7 @@ class Bulk(Listener):
         self._capture = capture
         self._mode: Mode = mode
         self._rows = Rows(capture.entities)
+        self._telling = Telling()
         self._noticed: set[str] = set()
         self._overridden: dict[tuple[type[Session], str], Any] = {}
 
@@ -149,21 +150,25 @@ class Bulk(Listener):
             raise CaptureError(f"UPDATE of {hit.name} sets {column} too: write one statement for each table")
 
     def _insert(self, state: ORMExecuteState, statement: Insert, hit: Hit, connection: Connection) -> Result[Any]:
-        if hit.partial_row:
+        if hit.is_part(state):
             raise CaptureError(
-                f"INSERT into {hit.name} makes one part of a record of a joined class: insert through the class"
+                f"{hit.name} is a joined class, of which this makes one part alone: insert through the class, which takes "
+                "a list of dicts beside the statement"
             )
-        earlier = rows_in_conflict(connection, state, statement, hit) if is_upsert(statement) else {}
-        result, keys = _insert_returning(connection, state, statement, hit)
-
-        made = hit.made(connection, [key for key in keys if key not in earlier])
-        passed = [key for key in earlier if key not in keys]
-        # Left alone; or replaced (OR REPLACE), or given another key.
-        left = hit.read_keys(connection, passed, {}) if passed else {}
+        given = rows_given(state, statement, hit)
+        if not is_upsert(statement):
+            result, rows = run_insert(connection, state, statement, hit)
+            done = Outcome(list(rows), {}, {})
+        else:
+            tells_new = self._telling(connection, hit.table)
+            earlier = rows_in_conflict(connection, statement, hit, given, tells_new=tells_new)
+            result, rows = run_insert(connection, state, statement, hit, tells_new=tells_new)
+            done = outcome(connection, hit, earlier, rows)
+        made = hit.made(connection, done.created, given)
 
         def record(frame: Frame) -> None:
-            hit.deleted(frame, {key: earlier[key] for key in passed if key not in left})
-            hit.updated(frame, {key: earlier[key] for key in keys if key in earlier})
+            hit.deleted(frame, done.deleted)
+            hit.updated(frame, done.updated)
             hit.created(frame, made)
 
         self._record(state.session, hit, connection, record)
@@ -203,7 +208,7 @@ class Bulk(Listener):
         if any(key not in mapping for mapping in mappings for key in hit.pk_keys):
             call["return_defaults"] = True
         run(session, **call)
-        made = hit.made(connection, [hit.key_of(mapping) for mapping in mappings])
+        made = hit.made(connection, [hit.key_of(mapping) for mapping in mappings], mappings)
         self._record(session, hit, connection, lambda frame: hit.created(frame, made))
 
     def _bulk_update_mappings(self, run: Callable[..., Any], session: Session, *args: Any, **kwargs: Any) -> None:
@@ -237,7 +242,8 @@ class Bulk(Listener):
             call["return_defaults"] = True
         run(session, **call)
         for hit, connection, new, known in parts:
-            made = hit.made(connection, [hit.key_of(state.dict) for state in new])
+            values = [state.dict for state in new]
+            made = hit.made(connection, [hit.key_of(each) for each in values], values)
             self._record(session, hit, connection, partial(_note_saved, hit, made, known))
 
     def _legacy_hit(self, session: Session, model: Any, what: str) -> tuple[Hit, Connection] | None:
@@ -360,40 +366,3 @@ def _check_count(count: int, hits: int, hit: Hit) -> None:
             "transaction committed in between. Nothing is wrong with the data: roll back and run the transaction "
             "again, or use REPEATABLE READ for it"
         )
-
-
-def _insert_returning(
-    connection: Connection, state: ORMExecuteState, statement: Insert, hit: Hit
-) -> tuple[Result[Any], list[Key]]:
-    """Run the INSERT; its result as the caller expects it, and the primary keys of the rows it made."""
-    columns = hit.pk_columns
-    wanted = len(statement._returning)
-    if not wanted and _is_one_plain_row(state, statement):
-        result = state.invoke_statement()
-        made = result.inserted_primary_key if isinstance(result, CursorResult) else None
-        if made is not None and all(part is not None for part in made):
-            return result, [hit.arrange(tuple(made))]
-        raise CaptureError(f"INSERT into {hit.name}: the database does not tell the primary key of the new row")
-    if not connection.dialect.insert_returning:
-        raise CaptureError(
-            f"INSERT into {hit.name}: this database has no RETURNING, so the keys of the new rows are not known"
-        )
-    frozen = state.invoke_statement(statement=statement.returning(*columns)).freeze()
-    rows = [tuple(row) for row in frozen()]
-    keys = [row[-len(columns) :] for row in rows]
-    if not wanted:
-        return _nothing_but_a_count(len(keys)), keys
-    shown = frozen().columns(*range(len(rows[0]) - len(columns))) if rows else frozen()
-    return shown, keys
-
-
-def _is_one_plain_row(state: ORMExecuteState, statement: Insert) -> bool:
-    several = statement.select is not None or statement._multi_values or state.parameters
-    return not several and not is_upsert(statement)
-
-
-def _nothing_but_a_count(rows: int) -> Result[Any]:
-    """What an INSERT without RETURNING gives its caller: no rows, and how many were made."""
-    result = null_result()
-    result.rowcount = rows  # type: ignore[attr-defined]
-    return result

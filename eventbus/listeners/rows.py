@@ -145,7 +145,6 @@ class Hit:
     pk_keys: tuple[str, ...]
     local_key: tuple[Any, ...]
     """The columns of the statements' table that hold the primary key, in mapper order."""
-    partial_row = False
     kind: frozenset[str] = frozenset()
     """The attribute key of what tells whose record a row is, where there are several classes."""
     _columns: dict[str, Any]
@@ -187,10 +186,6 @@ class Hit:
     def _bind_arguments(self) -> dict[str, Any]:
         return {}
 
-    def arrange(self, table_key: Key) -> Key:
-        """A primary key in the table's order, put into mapper order."""
-        raise NotImplementedError
-
     def reclassifies(self, sets: Mapping[str, Any]) -> bool:
         """Whether setting these columns may make rows another class's records."""
         return False
@@ -210,8 +205,14 @@ class Hit:
             key if key in self._columns else self._key_by_column.get(getattr(column, "_deannotate", lambda: column)())
         )
 
-    def made(self, connection: Connection, keys: Sequence[Key]) -> list[tuple[Entity | None, Key]]:
-        """Whose records the rows are that an INSERT made."""
+    def is_part(self, state: ORMExecuteState) -> bool:
+        """Whether an INSERT makes the row of one table alone, of several that a record has."""
+        return False
+
+    def made(
+        self, connection: Connection, keys: Sequence[Key], given: Iterable[Mapping[str, Any]]
+    ) -> list[tuple[Entity | None, Key]]:
+        """Whose records the rows are that an INSERT of these values made."""
         raise NotImplementedError
 
     def key_of(self, values: Mapping[str, Any]) -> Key:
@@ -344,9 +345,7 @@ class _MappedHit(Hit):
         own = self._by_mapper[mapper]
         found = [entity for entity in self._by_mapper.values() if entity is not None]
         self.entities = tuple(sorted(found, key=lambda entity: entity is not own))
-        self.partial_row = (
-            through_table and (mapper.inherits is not None or len(mapper.tables) > 1) and not _single(mapper)
-        )
+        self._joined = (mapper.inherits is not None or len(mapper.tables) > 1) and not _single(mapper)
         self._columns = {}
         self._key_by_column = {}
         for each in self._by_mapper:
@@ -385,10 +384,25 @@ class _MappedHit(Hit):
             getattr(self._mapper.class_, self._mapper.get_property_by_column(column).key) for column in self.local_key
         ]
 
-    def made(self, connection: Connection, keys: Sequence[Key]) -> list[tuple[Entity | None, Key]]:
-        if self._through_table and self.kind:
-            return [(entity, key) for key, (entity, _) in self.read_keys(connection, keys, {}).items()]
-        return [(self._by_mapper[self._mapper], key) for key in keys]
+    def is_part(self, state: ORMExecuteState) -> bool:
+        return self._joined and (self._through_table or not state.parameters)
+
+    def made(
+        self, connection: Connection, keys: Sequence[Key], given: Iterable[Mapping[str, Any]]
+    ) -> list[tuple[Entity | None, Key]]:
+        if not self._may_be_of_others(given):
+            return [(self._by_mapper[self._mapper], key) for key in keys]
+        found = self.read_keys(connection, keys, {})
+        if len(found) < len(keys):
+            raise CaptureError(f"INSERT into {self.name} makes rows of a class that is not one of its subclasses")
+        return [(entity, key) for key, (entity, _) in found.items()]
+
+    def _may_be_of_others(self, given: Iterable[Mapping[str, Any]]) -> bool:
+        on, own = self._mapper.polymorphic_on, self._mapper.polymorphic_identity
+        if self._through_table or not isinstance(on, Column):
+            return bool(self.kind)
+        kind = self.key_of_column(on) or ""
+        return any(row.get(kind, own) != own for row in given)
 
     def _own(self, column: Any) -> Any:
         """What the class's own table calls a column of the primary key, which may be a superclass's."""
@@ -398,12 +412,6 @@ class _MappedHit(Hit):
 
     def _bind_arguments(self) -> dict[str, Any]:
         return {"mapper": self._mapper}
-
-    def arrange(self, table_key: Key) -> Key:
-        by_column: dict[Any, Any] = dict(zip(self.table.primary_key, table_key, strict=True))
-        return tuple(
-            by_column.get(column, part) for column, part in zip(self._mapper.primary_key, table_key, strict=True)
-        )
 
     def _select(self, columns: Sequence[Any]) -> Select[Any]:
         return select(*columns).select_from(self._mapper)
@@ -447,11 +455,10 @@ class _TableHit(Hit):
     def table(self) -> Table:
         return self._entity.table  # type: ignore[no-any-return]
 
-    def made(self, connection: Connection, keys: Sequence[Key]) -> list[tuple[Entity | None, Key]]:
+    def made(
+        self, connection: Connection, keys: Sequence[Key], given: Iterable[Mapping[str, Any]]
+    ) -> list[tuple[Entity | None, Key]]:
         return [(self._entity, key) for key in keys]
-
-    def arrange(self, table_key: Key) -> Key:
-        return table_key
 
     def _select(self, columns: Sequence[Any]) -> Select[Any]:
         return select(*columns)

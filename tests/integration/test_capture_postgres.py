@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, ForeignKey, Index, create_engine, delete, event, func, select, update
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, sessionmaker
 
 from eventbus.errors import CaptureError
@@ -123,3 +124,43 @@ def test_other_tables_and_subclasses_are_not_locked(office: Office) -> None:
         session.execute(update(Job).where(Job.owner_id == counts.c.owner_id).values(state="busy"))
         session.execute(delete(Owner).where(Owner.name == "p"))
     assert office.recording.short() == [("d", "owner/1"), ("u", "job/1")]
+
+
+def upsert(**values: Any) -> Any:
+    return postgresql.insert(Job).values(**values)
+
+
+def test_an_upsert_that_meets_a_key_made_by_an_expression_is_an_update(office: Office) -> None:
+    office.have(Job(id=1, email="Foo"))
+    lower = [func.lower(Job.email)]
+    with office.maker.begin() as session:
+        session.execute(upsert(email="FOO").on_conflict_do_update(index_elements=lower, set_={"state": "b"}))
+        session.execute(upsert(id=2, email="bar").on_conflict_do_update(index_elements=lower, set_={"state": "b"}))
+    updated, created = office.recording.take()
+    assert (updated.op, updated.subject, updated.before, created.op) == ("u", "job/1", {}, "c")
+
+
+def test_an_upsert_that_meets_what_another_transaction_has_just_committed_is_an_update(office: Office) -> None:
+    office.before("INSERT INTO job", "INSERT INTO job VALUES (1, 'x', 'theirs')")
+    rows = [{"id": 1, "state": "ours"}, {"id": 2, "state": "ours"}]
+    with office.maker.begin() as session:
+        statement: Any = postgresql.insert(Job)
+        excluded = statement.excluded.state
+        session.execute(statement.on_conflict_do_update(index_elements=["id"], set_={"state": excluded}), rows)
+    assert sorted(office.recording.short()) == [("c", "job/2"), ("u", "job/1")]
+
+
+def test_partitioned_tables_are_upserted_too(office: Office) -> None:
+    """They do not tell what is new."""
+    with office.other.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE job")
+        columns = "id int PRIMARY KEY, email varchar, state varchar, owner_id int"
+        connection.exec_driver_sql(f"CREATE TABLE job ({columns}) PARTITION BY RANGE (id)")
+        connection.exec_driver_sql("CREATE TABLE job_1 PARTITION OF job FOR VALUES FROM (0) TO (100)")
+    with office.maker.begin() as session:
+        for _ in range(2):
+            session.execute(upsert(id=1).on_conflict_do_update(index_elements=["id"], set_={"state": "b"}))
+            session.flush()
+    with office.maker.begin() as session:
+        session.execute(upsert(id=1).on_conflict_do_update(index_elements=["id"], set_={"state": "c"}))
+    assert office.recording.short() == [("c", "job/1"), ("u", "job/1")]

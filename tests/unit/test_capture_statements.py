@@ -185,6 +185,29 @@ def test_columns_that_only_a_subclass_has_in_the_same_table(world: World, sessio
     assert world.follow() == [("u", "car/2")]
 
 
+KINDS: list[Callable[[Session], Any]] = [
+    lambda session: session.execute(insert(Vehicle), [{"id": 1, "kind": "car"}]),
+    lambda session: session.execute(insert(Vehicle).values(id=1, kind="car")),
+    lambda session: session.execute(insert(Vehicle).from_select(["id", "kind"], select(Team.id, Team.title))),
+    lambda session: session.bulk_insert_mappings(Vehicle, [{"id": 1, "kind": "car"}]),  # type: ignore[arg-type]
+]
+
+
+@pytest.mark.parametrize("statement", KINDS)
+def test_a_row_inserted_as_of_a_subclass_is_that_ones_record(
+    world: World, session: Session, statement: Callable[[Session], Any]
+) -> None:
+    have(world, session, Team(id=1, title="car"))
+    statement(session)
+    session.commit()
+    assert world.follow() == [("c", "car/1")]
+
+
+def test_a_row_inserted_as_of_another_class_is_refused(session: Session) -> None:
+    with pytest.raises(CaptureError, match="not one of its subclasses"):
+        session.execute(insert(Truck), [{"id": 1, "kind": "car"}])
+
+
 def test_a_row_given_to_another_class_is_another_record(world: World, session: Session) -> None:
     have(world, session, Vehicle(id=1, name="v"), Car(id=2, doors=4))
     session.execute(update(Vehicle).values(kind="car"))
@@ -252,6 +275,8 @@ def test_rows_of_a_class_that_is_not_captured_are_passed_over() -> None:
 def test_one_part_of_a_joined_record_is_not_inserted_alone(session: Session) -> None:
     with pytest.raises(CaptureError, match="insert through the class"):
         session.execute(insert(Engineer.__table__).values(id=1))  # type: ignore[arg-type]
+    with pytest.raises(CaptureError, match="insert through the class"):
+        session.execute(insert(Engineer).values(id=1))
 
 
 # -- the rows that are chosen -----------------------------------
@@ -339,8 +364,8 @@ def test_rows_chosen_by_a_statement_that_writes_are_refused(session: Session) ->
 # -- upserts ----------------------------------------------------
 
 
-def upsert(session: Session, *rows: dict[str, Any]) -> Any:
-    statement = UPSERTS[session.get_bind().dialect.name](Document).values(list(rows))
+def upsert(session: Session, *rows: dict[str, Any], one: bool = False) -> Any:
+    statement = UPSERTS[session.get_bind().dialect.name](Document).values(rows[0] if one else list(rows))
     if isinstance(statement, mysql.Insert):
         return statement.on_duplicate_key_update(title=statement.inserted.title)
     return statement.on_conflict_do_update(index_elements=["code"], set_={"title": statement.excluded.title})
@@ -502,6 +527,11 @@ def test_rows_of_a_statement_within_a_savepoint_go_with_it(world: World, session
 
 def test_an_insert_keeps_its_result(session: Session) -> None:
     one: Insert = insert(Team).values(title="one")
-    assert session.execute(one).inserted_primary_key is not None  # type: ignore[attr-defined]
+    for statement in (one, one.inline()):
+        assert session.execute(statement).inserted_primary_key.id > 0  # type: ignore[attr-defined]
+    beside = session.execute(insert(Team.__table__), {"title": "t"})  # type: ignore[arg-type]
+    assert beside.inserted_primary_key.id > 0
+    given: Any = session.execute(upsert(session, {"code": "a", "title": "o", "version": 1}, one=True))
+    assert (given.inserted_primary_key.code, given.rowcount) == ("a", 1)
     assert session.execute(insert(Counter), [{"double": 1}] * 3).rowcount == 3  # type: ignore[attr-defined]
     assert [team.title for team in session.scalars(insert(Team).returning(Team), [{"title": "o"}])] == ["o"]
