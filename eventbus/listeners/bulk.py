@@ -112,13 +112,11 @@ class Bulk(Listener):
         result, count = _run_and_count(state, choice.statement)
         _check_count(count, hits, hit)
         check_choice(connection, choice, hit, known, count)
-        if isinstance(statement, Delete):
-            if count < len(known):  # a LIMIT, a listener that narrowed it down, or a driver that does not tell
-                left = hit.read_keys(connection, list(known), {})
-                known = {key: known[key] for key in known if key not in left}
-            self._record(state.session, hit, connection, lambda frame: hit.deleted(frame, known))
-        elif not sets.keys().isdisjoint(hit.pk_keys):
-            self._record(state.session, hit, connection, lambda frame: hit.renamed(frame, known, sets))
+        if isinstance(statement, Delete) or not sets.keys().isdisjoint(hit.pk_keys):
+            # Fewer than were seen: a LIMIT, a listener that narrowed it down, or a driver that does not tell.
+            stayed = hit.read_keys(connection, list(known), {}) if count < len(known) else {}
+            renamed = sets if isinstance(statement, Update) else None
+            self._record(state.session, hit, connection, lambda frame: _note_left(frame, hit, known, stayed, renamed))
         elif hit.reclassifies(sets):
             now = hit.read_keys(connection, list(known), {})
             self._record(state.session, hit, connection, lambda frame: hit.reclassified(frame, known, now))
@@ -152,8 +150,8 @@ class Bulk(Listener):
     def _insert(self, state: ORMExecuteState, statement: Insert, hit: Hit, connection: Connection) -> Result[Any]:
         if hit.is_part(state):
             raise CaptureError(
-                f"{hit.name} is a joined class, of which this makes one part alone: insert through the class, which takes "
-                "a list of dicts beside the statement"
+                f"{hit.name} is a joined class, of which this makes one part alone: insert through the class, which "
+                "takes a list of dicts beside the statement"
             )
         given = rows_given(state, statement, hit)
         if not is_upsert(statement):
@@ -303,6 +301,16 @@ class Bulk(Listener):
                 CaptureWarning,
                 stacklevel=2,
             )
+
+
+def _note_left(frame: Frame, hit: Hit, known: Known, stayed: Known, sets: Mapping[str, Any] | None) -> None:
+    """Rows left their keys, but those that stayed: deleted, or given other ones by an UPDATE of `sets`."""
+    left = {key: row for key, row in known.items() if key not in stayed}
+    if sets is None:
+        hit.deleted(frame, left)
+    else:
+        hit.renamed(frame, left, sets)
+        hit.updated(frame, {key: row for key, row in known.items() if key in stayed})
 
 
 def _note_saved(hit: Hit, made: Sequence[Any], known: Known, frame: Frame) -> None:

@@ -169,10 +169,13 @@ class Hit:
     def among(self, keys: Collection[Key]) -> Any:
         """The criterion, for a statement, that a row has one of these keys."""
         columns = self.statement_key
-        values: list[Any] = [key[0] for key in keys] if len(columns) == 1 else list(keys)
         # Databases limit the number of parameters; of literals there may be as many as one likes.
-        listed: Any = bindparam(None, values, expanding=True, literal_execute=len(values) > _CHUNK)
-        return columns[0].in_(listed) if len(columns) == 1 else tuple_(*columns).in_(listed)
+        literal = len(keys) > _CHUNK
+        if len(columns) == 1:
+            return columns[0].in_(_listed([key[0] for key in keys], literal=literal))
+        # PostgreSQL makes a nested OR of each list of tuples, and limits the depth.
+        chunks = list(_chunks(list(keys))) or [[]]
+        return or_(*(tuple_(*columns).in_(_listed(chunk, literal=literal)) for chunk in chunks))
 
     @property
     def statement_key(self) -> list[Any]:
@@ -521,6 +524,10 @@ def _unread(entity: Entity, key: Key) -> Values:
     for position, part in zip(entity.pk_index, key, strict=True):
         values[position] = part
     return tuple(values)
+
+
+def _listed(values: Sequence[Any], *, literal: bool) -> Any:
+    return bindparam(None, list(values), expanding=True, literal_execute=literal)
 
 
 def _any_of(columns: Sequence[Any], tuples: Iterable[tuple[Any, ...]]) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from sqlalchemy import Column, ForeignKey, Index, Integer, String, Table, func, insert, text
+from sqlalchemy import Column, ForeignKey, Index, Integer, String, Table, delete, func, insert, text, update
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship, sessionmaker
 
@@ -182,6 +182,20 @@ def test_an_upsert_whose_key_the_database_computes(yard: Yard, session: Session)
     session.execute(statement)
     session.commit()
     assert yard.follow() == [("u", "mail/1")]
+
+
+@pytest.mark.parametrize("database_url", ["mariadb"], indirect=True)
+def test_a_limit_leaves_rows_where_they_are(yard: Yard, session: Session) -> None:
+    session.add_all([Mail(id=number, address=f"A{number}") for number in (1, 2, 3)])
+    session.commit()
+    yard.follow()
+    one = {"mysql_limit": 1}
+    deleted = session.scalars(delete(Mail).with_dialect_options(**one).returning(Mail.id)).all()
+    session.execute(delete(Mail).where(func.lower(Mail.address) != "a").with_dialect_options(**one))
+    session.execute(update(Mail).where(func.lower(Mail.address) != "a").values(address="b").with_dialect_options(**one))
+    session.commit()
+    assert len(deleted) == 1
+    assert sorted(op for op, _ in yard.follow()) == ["d", "d", "u"]
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

@@ -331,15 +331,17 @@ def test_rows_chosen_by_other_tables(world: World, session: Session) -> None:
 
 
 def test_a_statement_that_others_narrow_down_is_believed_about_what_it_hit(world: World, session: Session) -> None:
-    have(world, session, *[Boat(id=number, name="B") for number in (1, 2, 3)])
+    have(world, session, *[Boat(id=number, name="B") for number in (1, 2, 3)], Document(code="a"))
 
     def narrow(state: Any) -> None:
-        if state.is_delete or state.is_update:
-            state.statement = state.statement.where(Boat.id < 2 + state.is_update)
+        document = state.bind_mapper.class_ is Document
+        mine = Document.code == "b" if document else Boat.id < 2 + state.is_update
+        state.statement = state.statement.where(mine)
 
     event.listen(world.maker, "do_orm_execute", narrow)
     session.execute(update(Boat).where(func.lower(Boat.name) == "b").values(name="c"))
     session.execute(delete(Boat).returning(Boat.id))
+    session.execute(update(Document).values(code="c"))
     session.commit()
     event.remove(world.maker, "do_orm_execute", narrow)
     assert sorted(world.follow()) == [("d", "boat/1"), ("u", "boat/2")]
