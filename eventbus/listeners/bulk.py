@@ -23,7 +23,8 @@ from eventbus.listeners.base import Listener
 from eventbus.listeners.capture import Capture
 from eventbus.listeners.choice import Choice, check_choice, confine, may_choose_anew, values_set
 from eventbus.listeners.inserts import is_upsert, rows_given, run_insert
-from eventbus.listeners.rows import Hit, Known, Rows, literal_of, parameter_sets, unaliased
+from eventbus.listeners.recognition import Rows, unaliased
+from eventbus.listeners.rows import Hit, Known, literal_of, parameter_sets
 from eventbus.listeners.transactional import check_transactional
 from eventbus.listeners.upsert import Outcome, Telling, outcome, rows_in_conflict
 

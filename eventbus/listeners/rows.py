@@ -10,26 +10,22 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from sqlalchemy import (
-    Alias,
     BindParameter,
     ClauseElement,
     Column,
     Connection,
     Delete,
-    Insert,
-    MetaData,
     Select,
     Table,
     Update,
     and_,
     bindparam,
-    event,
     or_,
     select,
     tuple_,
     update,
 )
-from sqlalchemy.orm import Mapper, ORMExecuteState, Session, mapperlib, registry
+from sqlalchemy.orm import Mapper, ORMExecuteState, Session
 
 from eventbus.changes import MISSING, Entity, Frame, Key, Values
 from eventbus.entities import Entities
@@ -38,102 +34,6 @@ from eventbus.errors import CaptureError
 _CHUNK: Final = 500
 Known = dict[Key, tuple[Entity | None, dict[str, Any]]]
 """Rows by primary key: whose record each is (None: a class that is not captured), and its values by attribute key."""
-_Name = tuple[str | None, str]
-
-
-class _Mapped:
-    """How many classes were ever mapped in this process."""
-
-    def __init__(self) -> None:
-        self.classes = 0
-        event.listen(Mapper, "after_mapper_constructed", self._count)
-
-    def _count(self, mapper: Mapper[Any], class_: type[Any]) -> None:
-        self.classes += 1
-
-
-_mapped = _Mapped()
-
-
-class Rows:
-    """Finds out what statements write to."""
-
-    def __init__(self, entities: Entities) -> None:
-        self._entities = entities
-        self._hits: dict[Any, Hit | None] = {}
-        self._names: dict[_Name, dict[Table, str]] = {}
-        self._known = (-1, 0)
-
-    def hit_by(self, statement: Update | Delete | Insert) -> Hit | None:
-        """What a statement writes to, itself or by an alias; None where nothing of it is captured."""
-        mapper = _mapper_of(statement)
-        return self.hit_through(unaliased(statement.table)) if mapper is None else self.hit_of(mapper)
-
-    def hit_through(self, table: Any) -> Hit | None:
-        """What a statement on a table writes to."""
-        if not isinstance(table, Table):
-            return None
-        self._notice_new_classes()
-        try:
-            return self._hits[table]
-        except KeyError:
-            hit = self._hits[table] = self._of_table(table)
-            return hit
-
-    def hit_of(self, mapper: Mapper[Any]) -> Hit | None:
-        """What a statement on a class writes to."""
-        self._notice_new_classes()
-        try:
-            return self._hits[mapper]
-        except KeyError:
-            found = _MappedHit(mapper, self._entities)
-            hit = self._hits[mapper] = found if found.entities else None
-            return hit
-
-    def namesake_of(self, statement: Update | Delete | Insert) -> str | None:
-        """The class or table that is captured and has a table of the same name as one that nobody has mapped."""
-        table = unaliased(statement.table)
-        self._notice_new_classes()
-        if not self._names:
-            self._names = self._tables_by_name()
-        found = self._names.get((getattr(table, "schema", None), getattr(table, "name", "")), {})
-        return None if table in found else next((name for name in found.values() if name), None)
-
-    def _notice_new_classes(self) -> None:
-        """A class mapped since may be what a table belongs to, a subclass of one that is known, or have links."""
-        known = (_mapped.classes, len(self._entities.secondary_tables))
-        if known != self._known:
-            self._known = known
-            self._hits.clear()
-            self._names = {}
-
-    def _tables_by_name(self) -> dict[_Name, dict[Table, str]]:
-        """Those of all classes and links, by schema and name, each with whose it is; "" where it is not captured."""
-        named: dict[_Name, dict[Table, str]] = {}
-        registries = [each for each in mapperlib._all_registries() if self._entities.may_know(each)]
-        for mapper in (mapper for each in registries for mapper in each.mappers):
-            table = mapper.local_table
-            if isinstance(table, Table):
-                name = mapper.class_.__name__ if self._entities.wants(mapper) else ""
-                named.setdefault((table.schema, table.name), {}).setdefault(table, name)
-        for table in self._entities.secondary_tables:
-            name = table.name if self._entities.for_table(table) else ""
-            named.setdefault((table.schema, table.name), {}).setdefault(table, name)
-        return named
-
-    def _of_table(self, table: Table) -> Hit | None:
-        everything = [mapper for models in _registries_with(table.metadata) for mapper in models.mappers]
-        for mapper in everything:
-            self._entities.for_mapper(mapper)
-        mappers = [mapper for mapper in everything if mapper.local_table is table]
-        if mappers:
-            top = min(mappers, key=lambda mapper: len(list(mapper.iterate_to_root())))
-            hit = _MappedHit(top, self._entities, through_table=True)
-            return hit if hit.entities else None
-        if not self._entities.is_secondary(table):
-            return None
-        entity = self._entities.for_table(table)
-        return None if entity is None else _TableHit(entity)
 
 
 class Hit:
@@ -338,7 +238,7 @@ class Hit:
         self.created(frame, moves)
 
 
-class _MappedHit(Hit):
+class MappedHit(Hit):
     """A mapped class and its subclasses, of which a row may be. `through_table`: the statement names the Table."""
 
     def __init__(self, mapper: Mapper[Any], entities: Entities, *, through_table: bool = False) -> None:
@@ -440,7 +340,7 @@ class _MappedHit(Hit):
         return self._by_mapper.get(kind) if kind is not None else self._by_mapper[self._mapper]
 
 
-class _TableHit(Hit):
+class TableHit(Hit):
     """A secondary table."""
 
     def __init__(self, entity: Entity) -> None:
@@ -483,27 +383,6 @@ def parameter_sets(state: ORMExecuteState) -> list[Mapping[str, Any]]:
     if not parameters:
         return []
     return [parameters] if isinstance(parameters, Mapping) else list(parameters)
-
-
-def _mapper_of(statement: Update | Delete | Insert) -> Mapper[Any] | None:
-    return statement.table._annotations.get("parentmapper")
-
-
-def unaliased(table: Any) -> Any:
-    """What an alias stands for; anything else as it is."""
-    while isinstance(table, Alias):
-        table = table.element
-    return table
-
-
-def _registries_with(metadata: MetaData) -> list[registry]:
-    """Those of the declarative bases of a MetaData, and those whose classes were mapped to its tables by hand."""
-    return [
-        each
-        for each in mapperlib._all_registries()
-        if each.metadata is metadata
-        or any(getattr(mapper.local_table, "metadata", None) is metadata for mapper in each.mappers)
-    ]
 
 
 def _family(mapper: Mapper[Any]) -> list[Mapper[Any]]:

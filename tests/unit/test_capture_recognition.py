@@ -162,6 +162,25 @@ def test_a_table_that_is_not_captured_is_nobodys_lookalike() -> None:
     world.close()
 
 
+def test_a_table_of_that_name_whose_class_is_left_out_is_no_lookalike(library: Library) -> None:
+    class Elsewhere(DeclarativeBase):
+        pass
+
+    ours, theirs = library.table("tome"), Table("tome", Elsewhere.metadata, Column("id", Integer, primary_key=True))
+    library.map(ours)
+    other: Any = type("Theirs", (Elsewhere,), {"__table__": theirs})
+    library.metadata.create_all(library.engine)
+    library.recording.uninstall()
+    library.recording = Recording(library.maker, exclude=[other])
+    with library.maker.begin() as session:
+        session.execute(insert(ours).values(id=1))
+        with pytest.warns(CaptureWarning, match="another object than the Table of Tome"):
+            session.execute(delete(sa.table("tome")).where(sa.false()))
+        session.execute(delete(theirs).where(sa.false()))
+        session.execute(delete(other).where(sa.false()))
+    assert library.recording.short() == [("c", "tome/1")]
+
+
 @pytest.mark.parametrize(
     "sql",
     [
