@@ -128,7 +128,8 @@ class Entities:
         self._by_table: dict[Table, Entity | None] = {}
         self._by_name: dict[str, Entity] = {}
         self._lock = threading.RLock()
-        self._met: set[Any] = set()
+        self._met: dict[registry, set[Mapper[Any]]] = {}
+        self._links: set[RelationshipProperty[Any]] = set()
         self._secondary: set[Any] = set()
         self._linked: dict[Table, set[Any]] = {}
         self._tableless: set[Mapper[Any]] = set()
@@ -166,49 +167,66 @@ class Entities:
         keys = {entity.columns[position] for position in entity.pk_index}
         return not keys <= self._linked.get(entity.table, keys)
 
+    def wants(self, mapper: Mapper[Any]) -> bool:
+        """Whether a class, met or not, is one to be captured."""
+        return self._wanted(_name_of(mapper), mapper.class_, mapper.local_table)
+
+    def may_know(self, models: registry) -> bool:
+        """Whether these are models that were met; or any, as long as none were."""
+        return not self._met or models in self._met
+
     def is_secondary(self, table: Table) -> bool:
         """Whether the table, which no class is mapped to, carries a many-to-many relationship of a class met so far."""
         return table in self._secondary
+
+    @property
+    def secondary_tables(self) -> frozenset[Table]:
+        """The tables that carry a many-to-many relationship of a class met so far."""
+        return frozenset(self._secondary)
 
     def __iter__(self) -> Iterator[Entity]:
         return iter(list(self._by_name.values()))
 
     def _meet_mapper(self, mapper: Mapper[Any]) -> Entity | None:
         with self._lock:
-            self._meet_registry(mapper)
+            self._meet_registry(mapper.registry)
             if mapper not in self._by_mapper:
                 self._by_mapper[mapper] = self._register(mapper)
             return self._by_mapper[mapper]
 
-    def _meet_registry(self, mapper: Mapper[Any]) -> None:
-        """Meet all models of a declarative base with its first, so that two of one name show before a commit."""
-        if mapper.registry in self._met:
-            return
-        self._met.add(mapper.registry)
+    def _meet_registry(self, models: registry) -> None:
+        """Meet all models of a declarative base with its first, so that two of one name show before a commit.
+
+        Those that are mapped later are met with the first of them.
+        """
+        first = not self._met
+        met = self._met.setdefault(models, set())
         configure_mappers()
-        for each in mapper.registry.mappers:
-            for relationship in each.relationships:
-                if isinstance(relationship.secondary, Table):
-                    pairs = [*relationship.synchronize_pairs, *(relationship.secondary_synchronize_pairs or ())]
-                    self._linked.setdefault(relationship.secondary, {column for _, column in pairs})
-        mappers = sorted(mapper.registry.mappers, key=lambda one: one.class_.__name__)
-        for each in mappers:
+        mappers = sorted(models.mappers, key=lambda one: one.class_.__name__)
+        new = [each for each in mappers if each not in met]
+        met.update(new)
+        links = [link for each in mappers for link in each.relationships if isinstance(link.secondary, Table)]
+        for link in links:
+            pairs = [*link.synchronize_pairs, *(link.secondary_synchronize_pairs or ())]
+            self._linked.setdefault(link.secondary, {column for _, column in pairs})  # type: ignore[arg-type]
+        for each in new:
             if each not in self._by_mapper:
                 self._by_mapper[each] = self._register(each)
-        links = [link for each in mappers for link in each.relationships if not link.viewonly]
-        self._secondary.update(link.secondary for link in links if isinstance(link.secondary, Table))
+        self._meet_links([link for link in links if not link.viewonly and link not in self._links])
+        self._warn_of_shared_tables(mappers, set(new))
+        if first:
+            self._warn_of_unknown_names(models)
+
+    def _meet_links(self, links: Iterable[RelationshipProperty[Any]]) -> None:
+        self._links.update(links)
+        self._secondary.update(link.secondary for link in links)
         for table in self._secondary:
             self._meet_table(table)
         for link in links:
-            if isinstance(link.secondary, Table):
-                self._warn_of_unknown_keys(link, link.secondary)
-        self._warn_of_shared_tables(mappers)
-        self._warn_of_unknown_names(mapper.registry)
+            self._warn_of_unknown_keys(link, link.secondary)  # type: ignore[arg-type]
 
     def _warn_of_unknown_names(self, models: registry) -> None:
         """With the first registry, and in the log alone: a name may be of one that is met later."""
-        if len(self._met) > 1:
-            return
         mapped = {each.local_table for each in models.mappers if each.inherits is None}
         metadata = {models.metadata, *(table.metadata for table in mapped if isinstance(table, Table))}
         known = {_name_of(each) for each in models.mappers}
@@ -222,14 +240,14 @@ class Entities:
                     ", ".join(sorted(known)[:20]),
                 )
 
-    def _warn_of_shared_tables(self, mappers: Iterable[Mapper[Any]]) -> None:
+    def _warn_of_shared_tables(self, mappers: Iterable[Mapper[Any]], new: set[Mapper[Any]]) -> None:
         first: dict[Any, Entity] = {}
-        for mapper in mappers:
+        for mapper in sorted(mappers, key=new.__contains__):
             entity = self._by_mapper[mapper]
             if entity is None or mapper.inherits is not None:
                 continue
             other = first.setdefault(mapper.local_table, entity)
-            if other is not entity:
+            if other is not entity and mapper in new:
                 warnings.warn(
                     f"{_describe(other)} and {_describe(entity)} are mapped to the same table: what is changed through "
                     "one of them is no event of the other. Leave one out with install(…, exclude=[…])",

@@ -9,22 +9,24 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, Literal, get_args
 
 from sqlalchemy import Connection, CursorResult, Delete, Insert, Result, TextClause, Update
-from sqlalchemy.engine.result import null_result
 from sqlalchemy.orm import FromStatement, Mapper, ORMExecuteState, Session
 from sqlalchemy.orm.attributes import instance_state
 
-from eventbus.changes import MISSING, Frame, Key
+from eventbus.changes import MISSING, Frame
 from eventbus.errors import CaptureError, CaptureWarning, ConfigurationError
 from eventbus.listeners.base import Listener
 from eventbus.listeners.capture import Capture
-from eventbus.listeners.rows import Hit, Known, Rows, literal_of, parameter_sets
+from eventbus.listeners.choice import Choice, check_choice, confine, may_choose_anew, values_set
+from eventbus.listeners.inserts import is_upsert, rows_given, run_insert
+from eventbus.listeners.recognition import Rows, unaliased
+from eventbus.listeners.rows import Hit, Known, literal_of, parameter_sets
 from eventbus.listeners.transactional import check_transactional
-from eventbus.listeners.upsert import is_upsert, rows_in_conflict
+from eventbus.listeners.upsert import Outcome, Telling, outcome, rows_in_conflict
 
 Mode = Literal["capture", "warn", "raise", "ignore"]
 MODES: Final = get_args(Mode)
@@ -32,7 +34,8 @@ OPTION: Final = "eventbus_bulk"
 """Execution option that chooses the mode for one statement."""
 
 _WRITES: Final = re.compile(
-    r"\s*(?:--[^\n]*\n|/\*.*?\*/|\s)*(insert|update|delete|replace|merge|truncate|copy)\b|\bwith\b.*\b(insert|update|delete)\b",
+    r"(?:--[^\n]*\n|/\*.*?\*/|\s)*"
+    r"(?:(?:insert|update|delete|replace|merge|truncate|copy)\b|with\b.*\b(?:insert|update|delete|merge)\b)",
     re.IGNORECASE | re.DOTALL,
 )
 _LEGACY: Final = ("bulk_insert_mappings", "bulk_update_mappings", "bulk_save_objects")
@@ -53,16 +56,22 @@ class Bulk(Listener):
         self._capture = capture
         self._mode: Mode = mode
         self._rows = Rows(capture.entities)
+        self._telling = Telling()
         self._noticed: set[str] = set()
+        self._overridden: dict[tuple[type[Session], str], Any] = {}
 
     def installed(self, session_class: type[Session]) -> None:
         """The Session's legacy bulk methods have no event: they are wrapped on the application's own class."""
         for name in _LEGACY:
+            if name in session_class.__dict__:
+                self._overridden[session_class, name] = session_class.__dict__[name]
             setattr(session_class, name, _wrapped(getattr(session_class, name), getattr(self, f"_{name}")))
 
     def uninstalled(self, session_class: type[Session]) -> None:
         for name in _LEGACY:
             delattr(session_class, name)
+            if (session_class, name) in self._overridden:
+                setattr(session_class, name, self._overridden.pop((session_class, name)))
 
     def execute(self, state: ORMExecuteState) -> Any:
         """Capture a DML statement; anything else runs as it is."""
@@ -76,15 +85,19 @@ class Bulk(Listener):
         mode = self._mode_of(state)
         if mode == "ignore" or self._capture.open(state.session) is None:
             return None
-        hit = self._rows.hit_by(state, statement)
+        hit = self._rows.hit_by(statement)
         if hit is None:
+            self._notice_namesake(mode, statement)
             return None
         if mode == "capture":
+            if unaliased(statement.table) is not statement.table:
+                raise CaptureError(f"{_verb(statement)} of {hit.name} by an alias: name {hit.name} itself")
             _flush_as_the_statement_would(state)
             connection = state.session.connection(bind_arguments=dict(state.bind_arguments))
             self._check_place(state.session, hit, connection)
+            _check_schema(state, hit, connection)
             return self._run(state, statement, hit, connection)
-        self._leave_out(mode, f"{type(statement).__name__.upper()} of {hit.name}")
+        self._leave_out(mode, f"{_verb(statement)} of {hit.name}")
         return None
 
     def _run(
@@ -93,16 +106,18 @@ class Bulk(Listener):
         if isinstance(statement, Insert):
             return self._insert(state, statement, hit, connection)
         sets = self._columns_set(statement, state, hit) if isinstance(statement, Update) else {}
-        known = hit.read_hit(connection, state, statement, sets)
-        result = state.invoke_statement()
-        count = _check_count(result, known, hit)
-        if isinstance(statement, Delete):
-            if 0 <= count < len(known):  # DELETE … LIMIT
-                left = hit.read_keys(connection, list(known), {})
-                known = {key: known[key] for key in known if key not in left}
-            self._record(state.session, hit, connection, lambda frame: hit.deleted(frame, known))
-        elif not sets.keys().isdisjoint(hit.pk_keys):
-            self._record(state.session, hit, connection, lambda frame: hit.renamed(frame, known, sets))
+        choice, fickle = Choice(statement), may_choose_anew(statement, hit)
+        known, hits = hit.read_hit(connection, state, statement, sets)
+        if fickle:
+            choice = confine(state, statement, hit, known)
+        result, count = _run_and_count(state, choice.statement)
+        _check_count(count, hits, hit)
+        check_choice(connection, choice, hit, known, count)
+        if isinstance(statement, Delete) or not sets.keys().isdisjoint(hit.pk_keys):
+            # Fewer than were seen: a LIMIT, a listener that narrowed it down, or a driver that does not tell.
+            stayed = hit.read_keys(connection, list(known), {}) if count < len(known) else {}
+            renamed = sets if isinstance(statement, Update) else None
+            self._record(state.session, hit, connection, lambda frame: _note_left(frame, hit, known, stayed, renamed))
         elif hit.reclassifies(sets):
             now = hit.read_keys(connection, list(known), {})
             self._record(state.session, hit, connection, lambda frame: hit.reclassified(frame, known, now))
@@ -113,7 +128,7 @@ class Bulk(Listener):
     def _columns_set(self, statement: Update, state: ORMExecuteState, hit: Hit) -> dict[str, Any]:
         """The attribute keys that the statement sets, with their values (MISSING: an expression, or several values)."""
         sets: dict[str, Any] = {}
-        for column, value in _pairs(statement):
+        for column, value in values_set(statement):
             key = hit.key_of_column(column)
             if key is not None:
                 sets[key] = literal_of(value)
@@ -134,21 +149,25 @@ class Bulk(Listener):
             raise CaptureError(f"UPDATE of {hit.name} sets {column} too: write one statement for each table")
 
     def _insert(self, state: ORMExecuteState, statement: Insert, hit: Hit, connection: Connection) -> Result[Any]:
-        if hit.partial_row:
+        if hit.is_part(state):
             raise CaptureError(
-                f"INSERT into {hit.name} makes one part of a record of a joined class: insert through the class"
+                f"{hit.name} is a joined class, of which this makes one part alone: insert through the class, which "
+                "takes a list of dicts beside the statement"
             )
-        earlier = rows_in_conflict(connection, state, statement, hit) if is_upsert(statement) else {}
-        result, keys = _insert_returning(connection, state, statement, hit)
-
-        made = hit.made(connection, [key for key in keys if key not in earlier])
-        passed = [key for key in earlier if key not in keys]
-        # Left alone; or replaced (OR REPLACE), or given another key.
-        left = hit.read_keys(connection, passed, {}) if passed else {}
+        given = rows_given(state, statement, hit)
+        if not is_upsert(statement):
+            result, rows = run_insert(connection, state, statement, hit)
+            done = Outcome(list(rows), {}, {})
+        else:
+            tells_new = self._telling(connection, hit.table)
+            earlier = rows_in_conflict(connection, statement, hit, given, tells_new=tells_new)
+            result, rows = run_insert(connection, state, statement, hit, tells_new=tells_new)
+            done = outcome(connection, hit, earlier, rows)
+        made = hit.made(connection, done.created, given)
 
         def record(frame: Frame) -> None:
-            hit.deleted(frame, {key: earlier[key] for key in passed if key not in left})
-            hit.updated(frame, {key: earlier[key] for key in keys if key in earlier})
+            hit.deleted(frame, done.deleted)
+            hit.updated(frame, done.updated)
             hit.created(frame, made)
 
         self._record(state.session, hit, connection, record)
@@ -191,7 +210,7 @@ class Bulk(Listener):
         if any(key not in mapping for mapping in mappings for key in hit.pk_keys):
             call["return_defaults"] = True
         run(session, **call)
-        made = hit.made(connection, [hit.key_of(mapping) for mapping in mappings])
+        made = hit.made(connection, [hit.key_of(mapping) for mapping in mappings], mappings)
         self._record(session, hit, connection, lambda frame: hit.created(frame, made))
 
     def _bulk_update_mappings(self, run: Callable[..., Any], session: Session, *args: Any, **kwargs: Any) -> None:
@@ -225,7 +244,8 @@ class Bulk(Listener):
             call["return_defaults"] = True
         run(session, **call)
         for hit, connection, new, known in parts:
-            made = hit.made(connection, [hit.key_of(state.dict) for state in new])
+            values = [state.dict for state in new]
+            made = hit.made(connection, [hit.key_of(each) for each in values], values)
             self._record(session, hit, connection, partial(_note_saved, hit, made, known))
 
     def _legacy_hit(self, session: Session, model: Any, what: str) -> tuple[Hit, Connection] | None:
@@ -255,6 +275,19 @@ class Bulk(Listener):
             raise CaptureError(f"{what}: this installation refuses bulk statements (bulk='raise')")
         warnings.warn(f"{what}: its changes are not captured (bulk='warn')", CaptureWarning, stacklevel=2)
 
+    def _notice_namesake(self, mode: Mode, statement: Update | Delete | Insert) -> None:
+        name = self._rows.namesake_of(statement)
+        if name is None:
+            return
+        what = f"{_verb(statement)} of {unaliased(statement.table).name} by another object than the Table of {name}"
+        if mode == "raise":
+            raise CaptureError(f"{what}: this installation refuses it (bulk='raise')")
+        warnings.warn(
+            f"{what} is not captured. Use that, or say execution_options({OPTION}='ignore') if another table is meant",
+            CaptureWarning,
+            stacklevel=2,
+        )
+
     def _notice_text(self, state: ORMExecuteState, statement: TextClause) -> None:
         if not _WRITES.match(statement.text):
             return
@@ -274,6 +307,16 @@ class Bulk(Listener):
             )
 
 
+def _note_left(frame: Frame, hit: Hit, known: Known, stayed: Known, sets: Mapping[str, Any] | None) -> None:
+    """Rows left their keys, but those that stayed: deleted, or given other ones by an UPDATE of `sets`."""
+    left = {key: row for key, row in known.items() if key not in stayed}
+    if sets is None:
+        hit.deleted(frame, left)
+    else:
+        hit.renamed(frame, left, sets)
+        hit.updated(frame, {key: row for key, row in known.items() if key in stayed})
+
+
 def _note_saved(hit: Hit, made: Sequence[Any], known: Known, frame: Frame) -> None:
     hit.created(frame, made)
     hit.updated(frame, known)
@@ -291,6 +334,20 @@ def _arguments(names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, A
     return {**dict(zip(names, args, strict=False)), **kwargs}
 
 
+def _verb(statement: Update | Delete | Insert) -> str:
+    return statement.__visit_name__.upper()
+
+
+def _check_schema(state: ORMExecuteState, hit: Hit, connection: Connection) -> None:
+    """Raise CaptureError where this statement alone writes to another schema: a record's key does not tell it."""
+    own = state.execution_options.get("schema_translate_map")
+    if own is not None and own != connection.get_execution_options().get("schema_translate_map"):
+        raise CaptureError(
+            f"{hit.name}: schema_translate_map for one statement. Give it to the engine or the Session's connection, "
+            "so that all of a transaction is written to, and read from, one schema"
+        )
+
+
 def _flush_as_the_statement_would(state: ORMExecuteState) -> None:
     """Autoflush happens after this event, but our look at the rows has to come after what it writes."""
     session = state.session
@@ -298,61 +355,26 @@ def _flush_as_the_statement_would(state: ORMExecuteState) -> None:
         session.flush()
 
 
-def _pairs(statement: Update) -> Iterable[tuple[Any, Any]]:
-    yield from (statement._values or {}).items()
-    yield from getattr(statement, "_ordered_values", None) or ()
-    for values in statement._multi_values or ():
-        for each in values:
-            yield from each.items() if isinstance(each, Mapping) else ()
+def _run_and_count(state: ORMExecuteState, statement: Update | Delete) -> tuple[Result[Any], int]:
+    """Run an UPDATE or DELETE; its result, and how many rows it hit, -1 where the driver does not tell."""
+    result = state.invoke_statement(statement=statement)
+    if not statement._returning:
+        return result, result.rowcount if isinstance(result, CursorResult) else -1
+    # What is returned is one row for each; drivers know their number only once all are fetched, if ever.
+    frozen = result.freeze()
+    shown = frozen()
+    shown.rowcount = len(frozen.data)  # type: ignore[attr-defined]
+    return shown, len(frozen.data)
 
 
-def _check_count(result: Result[Any], known: Mapping[Key, Any], hit: Hit) -> int:
-    """How many rows were changed, -1 where the driver does not tell.
+def _check_count(count: int, hits: int, hit: Hit) -> None:
+    """Raise CaptureError if more rows were hit than were seen under lock.
 
-    More than were seen under lock: another transaction's came in between, which READ COMMITTED allows.
+    Another transaction's came in between, which READ COMMITTED allows.
     """
-    count = result.rowcount if isinstance(result, CursorResult) else -1
-    if count > len(known):
+    if count > hits:
         raise CaptureError(
-            f"{hit.name}: the statement changed {count} rows where {len(known)} were seen just before, since another "
+            f"{hit.name}: the statement changed {count} rows where {hits} were seen just before, since another "
             "transaction committed in between. Nothing is wrong with the data: roll back and run the transaction "
             "again, or use REPEATABLE READ for it"
         )
-    return count
-
-
-def _insert_returning(
-    connection: Connection, state: ORMExecuteState, statement: Insert, hit: Hit
-) -> tuple[Result[Any], list[Key]]:
-    """Run the INSERT; its result as the caller expects it, and the primary keys of the rows it made."""
-    columns = hit.pk_columns
-    wanted = len(statement._returning)
-    if not wanted and _is_one_plain_row(state, statement):
-        result = state.invoke_statement()
-        made = result.inserted_primary_key if isinstance(result, CursorResult) else None
-        if made is not None and all(part is not None for part in made):
-            return result, [hit.arrange(tuple(made))]
-        raise CaptureError(f"INSERT into {hit.name}: the database does not tell the primary key of the new row")
-    if not connection.dialect.insert_returning:
-        raise CaptureError(
-            f"INSERT into {hit.name}: this database has no RETURNING, so the keys of the new rows are not known"
-        )
-    frozen = state.invoke_statement(statement=statement.returning(*columns)).freeze()
-    rows = [tuple(row) for row in frozen()]
-    keys = [row[-len(columns) :] for row in rows]
-    if not wanted:
-        return _nothing_but_a_count(len(keys)), keys
-    shown = frozen().columns(*range(len(rows[0]) - len(columns))) if rows else frozen()
-    return shown, keys
-
-
-def _is_one_plain_row(state: ORMExecuteState, statement: Insert) -> bool:
-    several = statement.select is not None or statement._multi_values or state.parameters
-    return not several and not is_upsert(statement)
-
-
-def _nothing_but_a_count(rows: int) -> Result[Any]:
-    """What an INSERT without RETURNING gives its caller: no rows, and how many were made."""
-    result = null_result()
-    result.rowcount = rows  # type: ignore[attr-defined]
-    return result

@@ -6,7 +6,7 @@ own connection with Core, so that no event, no filter for SELECTs and no object 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -15,16 +15,17 @@ from sqlalchemy import (
     Column,
     Connection,
     Delete,
-    Insert,
     Select,
     Table,
     Update,
     and_,
+    bindparam,
     or_,
     select,
+    tuple_,
     update,
 )
-from sqlalchemy.orm import Mapper, ORMExecuteState, Session, mapperlib
+from sqlalchemy.orm import Mapper, ORMExecuteState, Session
 
 from eventbus.changes import MISSING, Entity, Frame, Key, Values
 from eventbus.entities import Entities
@@ -35,52 +36,6 @@ Known = dict[Key, tuple[Entity | None, dict[str, Any]]]
 """Rows by primary key: whose record each is (None: a class that is not captured), and its values by attribute key."""
 
 
-class Rows:
-    """Finds out what statements write to."""
-
-    def __init__(self, entities: Entities) -> None:
-        self._entities = entities
-        self._hits: dict[Any, Hit | None] = {}
-
-    def hit_by(self, state: ORMExecuteState, statement: Update | Delete | Insert) -> Hit | None:
-        """What a statement writes to, or None where nothing of it is captured."""
-        mapper = _mapper_of(statement)
-        if mapper is not None:
-            return self.hit_of(mapper)
-        return self.hit_through(statement.table)
-
-    def hit_through(self, table: Any) -> Hit | None:
-        """What a statement on a table writes to."""
-        if not isinstance(table, Table):
-            return None
-        if table not in self._hits:
-            self._hits[table] = self._of_table(table)
-        return self._hits[table]
-
-    def hit_of(self, mapper: Mapper[Any]) -> Hit | None:
-        """What a statement on a class writes to."""
-        if mapper not in self._hits:
-            hit = _MappedHit(mapper, self._entities)
-            self._hits[mapper] = hit if hit.entities else None
-        return self._hits[mapper]
-
-    def _of_table(self, table: Table) -> Hit | None:
-        # SQLAlchemy has no public way from a Table to its classes.
-        registries = [each for each in mapperlib._all_registries() if each.metadata is table.metadata]
-        everything = [mapper for registry in registries for mapper in registry.mappers]
-        for mapper in everything:
-            self._entities.for_mapper(mapper)
-        mappers = [mapper for mapper in everything if mapper.local_table is table]
-        if mappers:
-            top = min(mappers, key=lambda mapper: len(list(mapper.iterate_to_root())))
-            hit = _MappedHit(top, self._entities, through_table=True)
-            return hit if hit.entities else None
-        if not self._entities.is_secondary(table):
-            return None
-        entity = self._entities.for_table(table)
-        return None if entity is None else _TableHit(entity)
-
-
 class Hit:
     """A class or table that statements write to. `keys` are its attribute keys, `pk_keys` those of the primary key."""
 
@@ -88,7 +43,8 @@ class Hit:
     entities: tuple[Entity, ...]
     keys: tuple[str, ...]
     pk_keys: tuple[str, ...]
-    partial_row = False
+    local_key: tuple[Any, ...]
+    """The columns of the statements' table that hold the primary key, in mapper order."""
     kind: frozenset[str] = frozenset()
     """The attribute key of what tells whose record a row is, where there are several classes."""
     _columns: dict[str, Any]
@@ -105,16 +61,33 @@ class Hit:
         """The columns or attributes of the primary key, in mapper order."""
         return [self._columns[key] for key in self.pk_keys]
 
+    @property
+    def tables(self) -> Sequence[Any]:
+        """All tables that hold a row: that one, and those it is joined to by inheritance."""
+        return [self.table]
+
+    def among(self, keys: Collection[Key]) -> Any:
+        """The criterion, for a statement, that a row has one of these keys."""
+        columns = self.statement_key
+        # Databases limit the number of parameters; of literals there may be as many as one likes.
+        literal = len(keys) > _CHUNK
+        if len(columns) == 1:
+            return columns[0].in_(_listed([key[0] for key in keys], literal=literal))
+        # PostgreSQL makes a nested OR of each list of tuples, and limits the depth.
+        chunks = list(_chunks(list(keys))) or [[]]
+        return or_(*(tuple_(*columns).in_(_listed(chunk, literal=literal)) for chunk in chunks))
+
+    @property
+    def statement_key(self) -> list[Any]:
+        """The primary key as a statement can name it: of its own table alone, in mapper order."""
+        return self.pk_columns
+
     def connection(self, session: Session) -> Connection:
         """The connection that the Session's own bulk methods write on."""
         return session.connection(bind_arguments={**self._bind_arguments(), "clause": update(self.table)})
 
     def _bind_arguments(self) -> dict[str, Any]:
         return {}
-
-    def arrange(self, table_key: Key) -> Key:
-        """A primary key in the table's order, put into mapper order."""
-        raise NotImplementedError
 
     def reclassifies(self, sets: Mapping[str, Any]) -> bool:
         """Whether setting these columns may make rows another class's records."""
@@ -135,8 +108,14 @@ class Hit:
             key if key in self._columns else self._key_by_column.get(getattr(column, "_deannotate", lambda: column)())
         )
 
-    def made(self, connection: Connection, keys: Sequence[Key]) -> list[tuple[Entity | None, Key]]:
-        """Whose records the rows are that an INSERT made."""
+    def is_part(self, state: ORMExecuteState) -> bool:
+        """Whether an INSERT makes the row of one table alone, of several that a record has."""
+        return False
+
+    def made(
+        self, connection: Connection, keys: Sequence[Key], given: Iterable[Mapping[str, Any]]
+    ) -> list[tuple[Entity | None, Key]]:
+        """Whose records the rows are that an INSERT of these values made."""
         raise NotImplementedError
 
     def key_of(self, values: Mapping[str, Any]) -> Key:
@@ -147,20 +126,22 @@ class Hit:
 
     def read_hit(
         self, connection: Connection, state: ORMExecuteState, statement: Update | Delete, sets: Mapping[str, Any]
-    ) -> Known:
-        """The rows that the statement is about to hit, locked."""
+    ) -> tuple[Known, int]:
+        """The rows that the statement is about to hit, locked, and how many hits that are: sets may share rows."""
         parameters = parameter_sets(state)
         if isinstance(state.parameters, list) and state.is_orm_statement:
             self._check_keys(parameters)
-            return self.read_keys(connection, [self.key_of(each) for each in parameters], sets)
+            return self.read_keys(connection, [self.key_of(each) for each in parameters], sets), len(parameters)
         query = self._select(self._chosen(sets)).options(*statement._with_options)
         if statement.whereclause is not None:
             query = query.where(statement.whereclause)
         self._lock(connection)
         known: Known = {}
+        hits = 0
         for each in parameters or [{}]:
-            known.update(self._rows(connection, query, sets, each))
-        return known
+            seen = dict(self._rows(connection, query, sets, each))
+            known, hits = known | seen, hits + len(seen)
+        return known, hits
 
     def read_keys(self, connection: Connection, keys: Sequence[Key], sets: Mapping[str, Any]) -> Known:
         """The rows of these primary keys, locked; those that exist."""
@@ -195,7 +176,9 @@ class Hit:
         self, connection: Connection, query: Select[Any], sets: Mapping[str, Any], parameters: Mapping[str, Any]
     ) -> Iterator[tuple[Key, tuple[Entity | None, dict[str, Any]]]]:
         names = self._names(sets)
-        query = query.with_for_update() if connection.dialect.name != "sqlite" else query
+        if connection.dialect.name != "sqlite":
+            # Not what else the query looks at: the nullable side of an outer join cannot be locked, nor can groups.
+            query = query.with_for_update(of=self.tables)
         for values in connection.execute(query, dict(parameters)):
             row = dict(zip(names, values, strict=True))
             entity = self._entity_of(row)
@@ -255,7 +238,7 @@ class Hit:
         self.created(frame, moves)
 
 
-class _MappedHit(Hit):
+class MappedHit(Hit):
     """A mapped class and its subclasses, of which a row may be. `through_table`: the statement names the Table."""
 
     def __init__(self, mapper: Mapper[Any], entities: Entities, *, through_table: bool = False) -> None:
@@ -265,9 +248,7 @@ class _MappedHit(Hit):
         own = self._by_mapper[mapper]
         found = [entity for entity in self._by_mapper.values() if entity is not None]
         self.entities = tuple(sorted(found, key=lambda entity: entity is not own))
-        self.partial_row = (
-            through_table and (mapper.inherits is not None or len(mapper.tables) > 1) and not _single(mapper)
-        )
+        self._joined = (mapper.inherits is not None or len(mapper.tables) > 1) and not _single(mapper)
         self._columns = {}
         self._key_by_column = {}
         for each in self._by_mapper:
@@ -276,6 +257,7 @@ class _MappedHit(Hit):
         self._through_table = through_table
         self.keys = tuple(self._columns)
         self.pk_keys = tuple(mapper.get_property_by_column(column).key for column in mapper.primary_key)
+        self.local_key = tuple(self._own(column) for column in mapper.primary_key)
         published = {key for entity in found for key in entity.published}
         self._wanted = frozenset(published | set(self.pk_keys) | self.kind)
 
@@ -293,19 +275,46 @@ class _MappedHit(Hit):
     def table(self) -> Table:
         return self._mapper.local_table  # type: ignore[return-value]
 
-    def made(self, connection: Connection, keys: Sequence[Key]) -> list[tuple[Entity | None, Key]]:
-        if self._through_table and self.kind:
-            return [(entity, key) for key, (entity, _) in self.read_keys(connection, keys, {}).items()]
-        return [(self._by_mapper[self._mapper], key) for key in keys]
+    @property
+    def tables(self) -> Sequence[Any]:
+        return self._mapper.tables
+
+    @property
+    def statement_key(self) -> list[Any]:
+        if self._through_table:
+            return list(self.local_key)
+        return [
+            getattr(self._mapper.class_, self._mapper.get_property_by_column(column).key) for column in self.local_key
+        ]
+
+    def is_part(self, state: ORMExecuteState) -> bool:
+        return self._joined and (self._through_table or not state.parameters)
+
+    def made(
+        self, connection: Connection, keys: Sequence[Key], given: Iterable[Mapping[str, Any]]
+    ) -> list[tuple[Entity | None, Key]]:
+        if not self._may_be_of_others(given):
+            return [(self._by_mapper[self._mapper], key) for key in keys]
+        found = self.read_keys(connection, keys, {})
+        if len(found) < len(keys):
+            raise CaptureError(f"INSERT into {self.name} makes rows of a class that is not one of its subclasses")
+        return [(entity, key) for key, (entity, _) in found.items()]
+
+    def _may_be_of_others(self, given: Iterable[Mapping[str, Any]]) -> bool:
+        on, own = self._mapper.polymorphic_on, self._mapper.polymorphic_identity
+        if self._through_table or not isinstance(on, Column):
+            return bool(self.kind)
+        kind = self.key_of_column(on) or ""
+        return any(row.get(kind, own) != own for row in given)
+
+    def _own(self, column: Any) -> Any:
+        """What the class's own table calls a column of the primary key, which may be a superclass's."""
+        if column.table is self.table:
+            return column
+        return next(each for each in self._mapper._equivalent_columns[column] if each.table is self.table)
 
     def _bind_arguments(self) -> dict[str, Any]:
         return {"mapper": self._mapper}
-
-    def arrange(self, table_key: Key) -> Key:
-        by_column: dict[Any, Any] = dict(zip(self.table.primary_key, table_key, strict=True))
-        return tuple(
-            by_column.get(column, part) for column, part in zip(self._mapper.primary_key, table_key, strict=True)
-        )
 
     def _select(self, columns: Sequence[Any]) -> Select[Any]:
         return select(*columns).select_from(self._mapper)
@@ -331,7 +340,7 @@ class _MappedHit(Hit):
         return self._by_mapper.get(kind) if kind is not None else self._by_mapper[self._mapper]
 
 
-class _TableHit(Hit):
+class TableHit(Hit):
     """A secondary table."""
 
     def __init__(self, entity: Entity) -> None:
@@ -342,17 +351,17 @@ class _TableHit(Hit):
         self._key_by_column = {column: key for key, column in self._columns.items()}
         self.keys = entity.keys
         self.pk_keys = tuple(entity.keys[position] for position in entity.pk_index)
+        self.local_key = tuple(entity.columns[position] for position in entity.pk_index)
         self._wanted = frozenset(entity.published) | frozenset(self.pk_keys)
 
     @property
     def table(self) -> Table:
         return self._entity.table  # type: ignore[no-any-return]
 
-    def made(self, connection: Connection, keys: Sequence[Key]) -> list[tuple[Entity | None, Key]]:
+    def made(
+        self, connection: Connection, keys: Sequence[Key], given: Iterable[Mapping[str, Any]]
+    ) -> list[tuple[Entity | None, Key]]:
         return [(self._entity, key) for key in keys]
-
-    def arrange(self, table_key: Key) -> Key:
-        return table_key
 
     def _select(self, columns: Sequence[Any]) -> Select[Any]:
         return select(*columns)
@@ -376,10 +385,6 @@ def parameter_sets(state: ORMExecuteState) -> list[Mapping[str, Any]]:
     return [parameters] if isinstance(parameters, Mapping) else list(parameters)
 
 
-def _mapper_of(statement: Update | Delete | Insert) -> Mapper[Any] | None:
-    return statement.table._annotations.get("parentmapper")
-
-
 def _family(mapper: Mapper[Any]) -> list[Mapper[Any]]:
     """The mapper and those of its subclasses whose rows are rows of its table too."""
     return [each for each in mapper.self_and_descendants if each is mapper or not each.concrete]
@@ -398,6 +403,10 @@ def _unread(entity: Entity, key: Key) -> Values:
     for position, part in zip(entity.pk_index, key, strict=True):
         values[position] = part
     return tuple(values)
+
+
+def _listed(values: Sequence[Any], *, literal: bool) -> Any:
+    return bindparam(None, list(values), expanding=True, literal_execute=literal)
 
 
 def _any_of(columns: Sequence[Any], tuples: Iterable[tuple[Any, ...]]) -> Any:

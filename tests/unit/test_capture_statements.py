@@ -22,6 +22,8 @@ from tests.support.zoo import (
     Counter,
     Document,
     Engineer,
+    Order,
+    OrderLine,
     Paper,
     Person,
     Team,
@@ -183,6 +185,29 @@ def test_columns_that_only_a_subclass_has_in_the_same_table(world: World, sessio
     assert world.follow() == [("u", "car/2")]
 
 
+KINDS: list[Callable[[Session], Any]] = [
+    lambda session: session.execute(insert(Vehicle), [{"id": 1, "kind": "car"}]),
+    lambda session: session.execute(insert(Vehicle).values(id=1, kind="car")),
+    lambda session: session.execute(insert(Vehicle).from_select(["id", "kind"], select(Team.id, Team.title))),
+    lambda session: session.bulk_insert_mappings(Vehicle, [{"id": 1, "kind": "car"}]),  # type: ignore[arg-type]
+]
+
+
+@pytest.mark.parametrize("statement", KINDS)
+def test_a_row_inserted_as_of_a_subclass_is_that_ones_record(
+    world: World, session: Session, statement: Callable[[Session], Any]
+) -> None:
+    have(world, session, Team(id=1, title="car"))
+    statement(session)
+    session.commit()
+    assert world.follow() == [("c", "car/1")]
+
+
+def test_a_row_inserted_as_of_another_class_is_refused(session: Session) -> None:
+    with pytest.raises(CaptureError, match="not one of its subclasses"):
+        session.execute(insert(Truck), [{"id": 1, "kind": "car"}])
+
+
 def test_a_row_given_to_another_class_is_another_record(world: World, session: Session) -> None:
     have(world, session, Vehicle(id=1, name="v"), Car(id=2, doors=4))
     session.execute(update(Vehicle).values(kind="car"))
@@ -250,13 +275,99 @@ def test_rows_of_a_class_that_is_not_captured_are_passed_over() -> None:
 def test_one_part_of_a_joined_record_is_not_inserted_alone(session: Session) -> None:
     with pytest.raises(CaptureError, match="insert through the class"):
         session.execute(insert(Engineer.__table__).values(id=1))  # type: ignore[arg-type]
+    with pytest.raises(CaptureError, match="insert through the class"):
+        session.execute(insert(Engineer).values(id=1))
+
+
+# -- the rows that are chosen -----------------------------------
+
+CHANCE: dict[str, Any] = {
+    "sqlite": func.random() < 0,
+    "postgresql": func.random() < 0.5,
+    "mysql": func.rand() < 0.5,
+}
+
+
+def test_a_where_that_chooses_anew_hits_the_rows_that_were_seen(world: World, session: Session) -> None:
+    have(world, session, *[Paper(id=number, title="t") for number in range(1, 61)])
+    by_chance = CHANCE[session.get_bind().dialect.name]
+    papers: Any = Paper.__table__
+    updated = session.execute(update(Paper).where(by_chance).values(title="u")).rowcount  # type: ignore[attr-defined]
+    session.execute(update(papers).where(by_chance).values(updated_by="b"))
+    session.commit()
+    assert world.follow().count(("u", "paper/1")) <= 1
+    assert session.scalar(select(func.count()).where(Paper.title == "u")) == updated
+    session.execute(delete(Paper).where(by_chance))
+    session.execute(delete(papers).where(by_chance))
+    session.commit()
+    assert 0 < len(world.follow()) < 60
+
+
+def test_the_keys_of_rows_that_were_seen_may_be_composite_inherited_or_odd(world: World, session: Session) -> None:
+    odd = [f"{number}'%s:x\\%%" for number in range(600)]
+    order = Order(id=1, title="o", lines=[OrderLine(position=number, text="X") for number in (1, 2)])
+    have(
+        world, session, order, Engineer(id=1, name="E"), Person(id=2, name="E"), *[Document(code=each) for each in odd]
+    )
+    line = session.get_one(OrderLine, (1, 1))
+    session.execute(update(OrderLine).where(func.lower(OrderLine.text) == "x").values(text="y"))
+    session.execute(update(Engineer).where(func.lower(Engineer.name) == "e").values(language="l"))
+    session.execute(update(Document).where(func.length(Document.code) > 1).values(title="long"))
+    assert line.text == "y"
+    session.commit()
+    assert len(world.follow()) == 603
+
+
+def test_rows_chosen_by_other_tables(world: World, session: Session) -> None:
+    have(world, session, *[Order(id=n, title=f"o{n}", papers=[Paper(id=n, title="p")]) for n in (1, 2)])
+    paper = session.get_one(Paper, 1)
+    first = select(Order.id).where(Order.title == "o1")
+    session.execute(update(Paper).where(Paper.order_id.in_(first)).values(updated_by="x"))
+    if session.get_bind().dialect.name != "mysql":  # there the columns of both tables would be read for one UPDATE
+        session.execute(update(Paper).where(Paper.order_id == Order.id, Order.id == 1).values(title=Order.title))
+    assert paper.updated_by == "x"
+    session.commit()
+    assert world.follow() == [("u", "paper/1")]
+
+
+def test_a_statement_that_others_narrow_down_is_believed_about_what_it_hit(world: World, session: Session) -> None:
+    have(world, session, *[Boat(id=number, name="B") for number in (1, 2, 3)], Document(code="a"))
+
+    def narrow(state: Any) -> None:
+        document = state.bind_mapper.class_ is Document
+        mine = Document.code == "b" if document else Boat.id < 2 + state.is_update
+        state.statement = state.statement.where(mine)
+
+    event.listen(world.maker, "do_orm_execute", narrow)
+    session.execute(update(Boat).where(func.lower(Boat.name) == "b").values(name="c"))
+    session.execute(delete(Boat).returning(Boat.id))
+    session.execute(update(Document).values(code="c"))
+    session.commit()
+    event.remove(world.maker, "do_orm_execute", narrow)
+    assert sorted(world.follow()) == [("d", "boat/1"), ("u", "boat/2")]
+
+
+def test_a_delete_tells_what_it_deleted_and_how_many(world: World, session: Session) -> None:
+    have(world, session, Boat(id=1, name="a"), Boat(id=2, name="b"))
+    boats: Any = Boat.__table__
+    result: Any = session.execute(delete(boats).where(boats.c.id == 1).returning(boats.c.name))
+    assert (result.rowcount, result.all()) == (1, [("a",)])
+    assert session.scalars(delete(Boat).returning(Boat)).one().name == "b"
+    session.commit()
+    assert world.follow() == [("d", "boat/1"), ("d", "boat/2")]
+
+
+def test_rows_chosen_by_a_statement_that_writes_are_refused(session: Session) -> None:
+    gone = delete(Boat).returning(Boat.id).cte("gone")
+    with pytest.raises(CaptureError, match="another one that writes"):
+        session.execute(update(Team).where(Team.id.in_(select(gone.c.id))).values(title="x"))
 
 
 # -- upserts ----------------------------------------------------
 
 
-def upsert(session: Session, *rows: dict[str, Any]) -> Any:
-    statement = UPSERTS[session.get_bind().dialect.name](Document).values(list(rows))
+def upsert(session: Session, *rows: dict[str, Any], one: bool = False) -> Any:
+    statement = UPSERTS[session.get_bind().dialect.name](Document).values(rows[0] if one else list(rows))
     if isinstance(statement, mysql.Insert):
         return statement.on_duplicate_key_update(title=statement.inserted.title)
     return statement.on_conflict_do_update(index_elements=["code"], set_={"title": statement.excluded.title})
@@ -418,6 +529,11 @@ def test_rows_of_a_statement_within_a_savepoint_go_with_it(world: World, session
 
 def test_an_insert_keeps_its_result(session: Session) -> None:
     one: Insert = insert(Team).values(title="one")
-    assert session.execute(one).inserted_primary_key is not None  # type: ignore[attr-defined]
+    for statement in (one, one.inline()):
+        assert session.execute(statement).inserted_primary_key.id > 0  # type: ignore[attr-defined]
+    beside = session.execute(insert(Team.__table__), {"title": "t"})  # type: ignore[arg-type]
+    assert beside.inserted_primary_key.id > 0
+    given: Any = session.execute(upsert(session, {"code": "a", "title": "o", "version": 1}, one=True))
+    assert (given.inserted_primary_key.code, given.rowcount) == ("a", 1)
     assert session.execute(insert(Counter), [{"double": 1}] * 3).rowcount == 3  # type: ignore[attr-defined]
     assert [team.title for team in session.scalars(insert(Team).returning(Team), [{"title": "o"}])] == ["o"]
