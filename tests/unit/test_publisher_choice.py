@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from eventbus import signing
+from eventbus import signing, transports
 from eventbus.envelope import encode, seal
 from eventbus.errors import ConfigurationError
 from eventbus.publishers import AmqpPublisher, Publisher, VirtualPublisher, publisher_for
@@ -45,10 +45,31 @@ def test_once_made_a_publisher_imports_nothing_more_so_that_a_fork_finds_no_half
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("url", ["redis://h", "postgresql://h/d", "h:5672", "", "amqp://a//;amqp://b//", "sqlite://"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://h",
+        "amqp://[h",
+        "amqp://u:[@h//",
+        "postgresql://h/d",
+        "h:5672",
+        "",
+        "amqp://a//;amqp://b//",
+        "sqlite://",
+    ],
+)
 def test_other_urls_are_a_configuration_error(url: str) -> None:
     with pytest.raises(ConfigurationError):
         publisher_for(Settings(url=url, service="crm"))
+
+
+@pytest.mark.parametrize("port", ["abc", "99999", "-1"])
+@pytest.mark.parametrize("scheme", ["amqp", "amqps"])
+def test_a_port_that_is_none_is_a_configuration_error_without_the_password(scheme: str, port: str) -> None:
+    for use in (transports.connection, lambda url: publisher_for(Settings(url=url, service="crm"))):
+        with pytest.raises(ConfigurationError, match="a port is a number up to 65535") as told:
+            use(f"{scheme}://guest:sesame@localhost:{port}//")
+        assert "sesame" not in str(told.value)
 
 
 def test_the_repr_shows_no_password() -> None:
