@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
-from typing import Any, Final, final, get_args
+from typing import Any, Final, final
 from weakref import WeakKeyDictionary
 
 from marshmallow import Schema
 from sqlalchemy.orm import Session
 
+from eventbus import arguments
 from eventbus.dispatcher import KEPT, Dispatcher, Stats
 from eventbus.entities import Entities
 from eventbus.errors import ConfigurationError, FlushTimeout, InstallError, counted
@@ -24,7 +25,7 @@ from eventbus.listeners.auto_fields import AutoFields, IdGenerator
 from eventbus.listeners.base import Listener, register
 from eventbus.listeners.bulk import Bulk, Mode
 from eventbus.listeners.capture import Capture
-from eventbus.listeners.encoding import POLICIES, Encoder, Policy
+from eventbus.listeners.encoding import Encoder, Policy
 from eventbus.listeners.targets import resolve
 from eventbus.listeners.transaction import Joined, Transactions
 from eventbus.outbox import Entry, Outbox, Store
@@ -82,14 +83,12 @@ def install(
     * `listeners`: objects told of each moment of a Session (see `Listener`).
     * `publisher`: an own publisher, or what makes one, in place of the URL's.
 
-    Raises InstallError for a target or models that cannot be served, ConfigurationError for wrong settings.
+    Raises InstallError for a target or models that cannot be served, ConfigurationError for wrong settings, arguments.
     """
-    if on_unfit not in POLICIES:
-        raise ConfigurationError(f"install(on_unfit={on_unfit!r}): use one of {', '.join(POLICIES)}")
-    if joined not in get_args(Joined):
-        raise ConfigurationError(f"install(joined={joined!r}): use one of {', '.join(get_args(Joined))}")
-    settings = settings or Settings.from_env()
-    settings = replace(settings, service=service or settings.service, url=url or settings.url)
+    arguments.check(service=service, url=url, schemas=schemas, include=include, exclude=exclude, author=author)
+    arguments.check(auto_fields=auto_fields, new_id=new_id, on_unfit=on_unfit, joined=joined)
+    arguments.check(listeners=listeners, settings=settings, publisher=publisher)
+    settings = _settings(settings, service=service, url=url)
     with _lock:
         resolved = resolve(target)
         present = _installed.get(resolved.session_class)
@@ -242,6 +241,11 @@ class _Sink:
     def doubt(self, entries: Sequence[Entry]) -> None:
         for store in {entry.store for entry in entries if entry.store is not None}:
             self.delivery.nudge(store)
+
+
+def _settings(settings: Settings | None, **given: str | None) -> Settings:
+    settings = Settings.from_env() if settings is None else settings
+    return replace(settings, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
 
 
 def _delivery(settings: Settings, publisher: Callable[[], Publisher] | Publisher | None, *, durable: bool) -> _Delivery:

@@ -16,7 +16,8 @@ from sqlalchemy import Engine, create_engine
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 
-from eventbus.errors import ConfigurationError, EventBusError
+from eventbus.errors import ConfigurationError, EventBusError, LoadError
+from eventbus.outbox.side import missing_file
 from eventbus.settings import reading_environment, redact
 
 DONE: Final = 0
@@ -96,7 +97,10 @@ def models_and_engine(models: str | None, database: str | None) -> tuple[list[An
     if not database:
         raise ConfigurationError("say which database: --database URL, or DATABASE_URL")
     names = [each.strip() for each in models.split(",") if each.strip()]
-    return [find("--models", name, "Base") for name in names], make_engine(database)
+    found, engine = [find("--models", name, "Base") for name in names], make_engine(database)
+    if file := missing_file(engine):
+        raise ConfigurationError(f"--database: there is no database file {file}")
+    return found, engine
 
 
 def service_name(service: str | None) -> str | None:
@@ -150,10 +154,21 @@ def disposing(engine: Engine) -> Iterator[None]:
     """Close an engine's connections at the end. What the database says against it is told with its URL."""
     try:
         yield
-    except DBAPIError as error:
+    except (DBAPIError, LoadError) as error:
+        cause = error.__cause__ if isinstance(error, LoadError) else error
+        if isinstance(cause, DBAPIError) and _misses_table(cause.orig):
+            error.add_note("make the tables first, with your migrations or Base.metadata.create_all(engine)")
+        if isinstance(error, LoadError):
+            raise
         raise EventBusError(f"{engine.url}: {error.orig}") from error
     finally:
         engine.dispose()
+
+
+def _misses_table(error: BaseException | None) -> bool:
+    """Whether SQLite, PostgreSQL (42P01) or MariaDB (1146) says that there is no such table."""
+    numbers = getattr(error, "args", ())[:1]
+    return "no such table" in str(error) or getattr(error, "sqlstate", None) == "42P01" or numbers == (1146,)
 
 
 class Counted(Protocol):

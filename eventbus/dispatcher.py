@@ -48,6 +48,7 @@ _OVERHEAD: Final = 1000
 """Bytes that Python needs for a row beside its events; measured."""
 
 KEPT: Final = "`eventbus-relay --parked list` shows what is kept in the outbox"
+_LOST: Final = "without an outbox they are lost"
 
 logger = logging.getLogger(__name__)
 
@@ -226,8 +227,9 @@ class Dispatcher:
                 state.flushing -= 1
             refused = self._counters.given_up - given_up
         if refused:
+            fate = KEPT if state.accounts else _LOST
             raise FlushTimeout(
-                f"not taken by the broker: {counted(refused, 'event')} ({state.last_error}); {KEPT}",
+                f"not taken by the broker: {counted(refused, 'event')} ({state.last_error}); {fate}",
                 pending=refused,
             )
 

@@ -160,8 +160,8 @@ def _indented(lines: Iterator[bytes], indent: int | None) -> Iterator[bytes]:
 
 def _write(stream: IO[bytes], lines: Iterator[bytes], format: Format) -> None:
     before, between, after = (b"", b"\n", b"\n") if format == "jsonl" else (b"[\n", b",\n", b"\n]\n")
+    first = next(lines, None)  # before anything is written: a database that fails leaves no half of a list
     stream.write(before)
-    first = next(lines, None)
     if first is None:
         stream.write(b"" if format == "jsonl" else b"]\n")
         return
@@ -292,3 +292,7 @@ def _command(
         click.echo(dumped, err=True)
         for column, reason in dumped.left_out.items():
             click.echo(f"not in the dump: {column} ({reason})", err=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

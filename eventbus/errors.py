@@ -77,7 +77,7 @@ class ExchangeRefused(BrokerUnavailable):
 
 
 class FlushTimeout(EventBusError):
-    """`bus.flush(timeout)` ended before all was confirmed; `pending` events are not, and stay in the outbox."""
+    """`bus.flush(timeout)` ended before all was confirmed; the outbox, if there is one, keeps the `pending` events."""
 
     def __init__(self, message: str, *, pending: int) -> None:
         super().__init__(message)

@@ -9,6 +9,7 @@ load begins anew and sorts all rows by table in temporary files first.
 from __future__ import annotations
 
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -305,3 +306,7 @@ def _command(
         )
     if not quiet:
         click.echo(loaded)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

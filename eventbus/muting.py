@@ -9,7 +9,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Any, Final
 
-from eventbus.errors import CaptureError
+from eventbus.errors import CaptureError, ConfigurationError
 
 MUTED: Final = "eventbus.muted"
 """Key in the `info` of a Session inside a `muted` block."""
@@ -20,7 +20,8 @@ class muted:  # noqa: N801 - reads as a function, like contextlib.suppress
 
     `session` is a Session, AsyncSession (then `async with`), or a scoped session of either: the current one is meant.
     What was pending before is flushed first and published; what is pending at the end is flushed while still muted.
-    A plain `with` on an AsyncSession cannot flush: it raises CaptureError where something is pending at either end.
+    Anything else is a ConfigurationError. A plain `with` on an AsyncSession cannot flush: it raises CaptureError where
+    something is pending at either end.
     """
 
     def __init__(self, session: Any) -> None:
@@ -75,10 +76,13 @@ class muted:  # noqa: N801 - reads as a function, like contextlib.suppress
 
 def is_muted(session: Any) -> bool:
     """Whether the session is inside a `muted` block."""
-    return MUTED in session.info
+    return MUTED in _current(session).info
 
 
 def _current(session: Any) -> Any:
     """The session itself, also where a scoped session stands for it."""
     registry = getattr(session, "registry", None)
-    return session if registry is None else registry()
+    found = session if registry is None else registry()
+    if isinstance(found, type) or not (hasattr(found, "info") and hasattr(found, "flush")):
+        raise ConfigurationError(f"muted({session!r}): give one Session, not what makes them")
+    return found

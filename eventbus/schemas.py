@@ -8,13 +8,15 @@ decides what is published: secrets by name, deferred and binary columns stay hom
 from __future__ import annotations
 
 import copy
+import inspect
+import logging
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import sqlalchemy as sa
-from marshmallow import Schema, fields
+from marshmallow import Schema, fields, missing
 from marshmallow_sqlalchemy import ModelConverter, SQLAlchemyAutoSchema
 from sqlalchemy import Column, Table
 from sqlalchemy.dialects import mysql, postgresql
@@ -25,6 +27,8 @@ from eventbus import columns
 from eventbus.errors import ConfigurationError
 from eventbus.fields import Amount, Array, Base64, Choices, Decorated, Duration, Json, StoredEnum, WholeNumber
 from eventbus.sensitive import is_secret
+
+log = logging.getLogger(__name__)
 
 _Maker = Callable[[Any, str, dict[str, Any]], fields.Field[Any] | None]
 """Column type, dialect and the field's options to a field."""
@@ -209,6 +213,7 @@ def record_schema(
     }
     own = None if schema is None else _own_schema(entity, schema, source, reasons)
     if own is not None:
+        _warn_of_lost_fields(entity, own, source, keys)
         read = {field.attribute or name for name, field in own.dump_fields.items()}
         not_named = f"not in {type(own).__name__}"
         reasons = {key: reasons.get(key, not_named) for key in keys if key not in read}
@@ -251,6 +256,28 @@ def _own_schema(
         made.exclude = set(made.exclude) | hidden
         made._init_fields()
     return made
+
+
+def _warn_of_lost_fields(entity: str, schema: Schema, source: Mapper[Any] | Table, keys: Sequence[str]) -> None:
+    """marshmallow leaves out a field whose attribute is not there, without a word: it may be a slip of the pen."""
+    if schema._hooks.get("pre_dump") or type(schema).get_attribute is not Schema.get_attribute:
+        return  # which may find a value elsewhere
+    model = source.class_ if isinstance(source, Mapper) else object
+    for name, field in schema.dump_fields.items():
+        attribute = (field.attribute or name).partition(".")[0]
+        if (
+            field._CHECK_ATTRIBUTE
+            and field.dump_default is missing
+            and attribute not in keys
+            and inspect.getattr_static(model, attribute, missing) is missing
+        ):
+            log.warning(
+                "a field of a schema is left out: %s.%s, as %s has no attribute %r",
+                type(schema).__name__,
+                name,
+                entity,
+                attribute,
+            )
 
 
 def _stays_home(

@@ -6,6 +6,7 @@ Each setting `NAME` may also come from a mounted secret: `NAME_FILE` is the path
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -44,18 +45,25 @@ class Settings:
     """`id:secret` pairs; the first signs each message (see `eventbus.signing`)."""
 
     def __post_init__(self) -> None:
+        wrong = list(self._wrong())
+        if wrong:
+            raise ConfigurationError("; ".join(wrong))
+
+    def _wrong(self) -> Iterator[str]:
         if not self.service:
-            raise ConfigurationError(
-                "EVENTBUS_SERVICE is empty: name the service whose records are published, e.g. crm"
-            )
+            yield "EVENTBUS_SERVICE is empty: name the service whose records are published, e.g. crm"
+        if not self.exchange:
+            yield "EVENTBUS_EXCHANGE is empty: leave it out for eventbus, or name an exchange"
+        if not self.queue:
+            yield "EVENTBUS_QUEUE is empty: leave it out for json-mirror, or name the mirror's queue"
         if self.unroutable not in ("keep", "drop"):
-            raise ConfigurationError(f"EVENTBUS_UNROUTABLE is {self.unroutable!r}: use keep or drop")
+            yield f"EVENTBUS_UNROUTABLE is {self.unroutable!r}: use keep or drop"
         if self.ordering not in ("fast", "strict"):
-            raise ConfigurationError(f"EVENTBUS_ORDERING is {self.ordering!r}: use fast or strict")
-        if self.max_event_bytes < 1024 or self.max_pending_bytes < self.max_event_bytes:
-            raise ConfigurationError(
-                "EVENTBUS_MAX_EVENT_BYTES must be at least 1024, EVENTBUS_MAX_PENDING_BYTES no less"
-            )
+            yield f"EVENTBUS_ORDERING is {self.ordering!r}: use fast or strict"
+        if self.max_event_bytes < 1024:
+            yield f"EVENTBUS_MAX_EVENT_BYTES is {self.max_event_bytes}: at least 1024"
+        if self.max_pending_bytes < self.max_event_bytes:
+            yield f"EVENTBUS_MAX_PENDING_BYTES is {self.max_pending_bytes}: no less than EVENTBUS_MAX_EVENT_BYTES"
 
     @property
     def source(self) -> str:
@@ -84,7 +92,8 @@ class Settings:
                 "send_user": env.bool("SEND_USER", default.send_user),
                 "hmac_keys": env.str("HMAC_KEYS", default.hmac_keys),
             }
-        return cls(**values)
+            # What could not be read is None, and told of beside what is wrong with the others.
+            return cls(**{name: value for name, value in values.items() if value is not None})
 
 
 class reading_environment:  # noqa: N801 - a context manager that reads as a function
@@ -97,15 +106,27 @@ class reading_environment:  # noqa: N801 - a context manager that reads as a fun
         return self._env
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, ValueError | EnvError):
-            raise ConfigurationError(str(error)) from error
-        if error is None:
-            try:
-                self._env.seal()
-            except EnvValidationError as wrong:
-                by_name: Any = wrong.error_messages
-                texts = [f"{name}: {' '.join(said)}" for name, said in by_name.items()]
-                raise ConfigurationError(" ".join(texts)) from wrong
+        if error is not None and not isinstance(error, ValueError | EnvError | ConfigurationError):
+            return
+        texts = [*self._unreadable(), *([] if error is None else [_told(error)])]
+        if texts:
+            raise ConfigurationError("; ".join(texts)) from error
+
+    def _unreadable(self) -> list[str]:
+        try:
+            self._env.seal()
+        except EnvValidationError as wrong:
+            by_name: Any = wrong.error_messages
+            return [f"{name}: {' '.join(said).removesuffix('.')}" for name, said in by_name.items()]
+        return []
+
+
+def _told(error: BaseException) -> str:
+    """What went wrong; of a mounted secret also where it should have been."""
+    cause = error.__cause__
+    if isinstance(cause, OSError):
+        return f"{str(error).removesuffix('.')}: {cause.filename}: {cause.strerror}"
+    return str(error)
 
 
 def redact(text: str) -> str:

@@ -29,7 +29,7 @@ from eventbus.dumps.rows import reader
 from eventbus.dumps.targets import entities_of, primary_key, rows_of
 from eventbus.entities import Entity
 from eventbus.envelope import Batch
-from eventbus.errors import ConfigurationError
+from eventbus.errors import ConfigurationError, counted
 from eventbus.ids import uuid7
 from eventbus.listeners.encoding import envelope_of, key_values
 from eventbus.outbox import Entry
@@ -41,7 +41,7 @@ CHUNK: Final = 500
 
 @dataclass(slots=True)
 class Published:
-    """How far a snapshot is: records in all, and the last one, as `contact/ab12`."""
+    """How far a snapshot is: records that the broker has confirmed, and the last of them, as `contact/ab12`."""
 
     objects: int = 0
     last: str | None = None
@@ -66,24 +66,29 @@ def snapshot(
     ConfigurationError for names that are no entity, and SerializationError for a record that no event can hold.
     """
     done = Published()
+    to_do = _to_do(bus, engine, models, set(only), after)
     in_memory = engine.dialect.name == "sqlite" and engine.url.database in (None, "", ":memory:")
     side = engine if in_memory else side_engine(engine)
     try:
-        for entity, start in _to_do(bus, engine, models, set(only), after):
+        for entity, start in to_do:
             for key, count in _Rows(bus, side, entity).publish(start, chunk):
+                bus.flush(timeout)  # before that, nothing says that the broker has them
                 done.objects += count
                 done.last = _subject(entity, key, engine)
                 if progress is not None:
                     progress(done)
-                bus.flush(timeout)
     except BaseException as error:
-        if done.last is not None:
-            error.add_note(f"{done.objects} objects are published; go on with --after {done.last}")
+        error.add_note(_where_to_go_on(done, after))
         raise
     finally:
         if side is not engine:
             side.dispose()
     return done
+
+
+def _where_to_go_on(done: Published, after: str | None) -> str:
+    last = done.last or after
+    return f"{counted(done.objects, 'object')} published; " + (f"go on with --after {last}" if last else "begin anew")
 
 
 def _to_do(bus: Bus, engine: Engine, models: Any, only: set[str], after: str | None) -> list[tuple[Entity, Key | None]]:

@@ -3,37 +3,47 @@
     python -m examples.demo
 
 Without EVENTBUS_URL the broker is a SQLite file below the demo's directory; with EVENTBUS_URL=amqp://… it is RabbitMQ.
-Files go to DATA_DIR if that is set. Exit code: 0 when at the end the files equal the tables, else 1.
+There queue and exchange have names of the demo's own, and are removed at the end; EVENTBUS_QUEUE and EVENTBUS_EXCHANGE
+name others, which stay. The demo's directory is DEMO_DIR, or demo-data; files go to DATA_DIR if that is set.
+
+Exit code: 0 when at the end the files equal the tables, else 1; 2 for wrong use.
 """
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from sqlalchemy import Engine, create_engine, delete, func, select, update
 from sqlalchemy.orm import Session, sessionmaker
 
 import eventbus
-from eventbus import naming
+from eventbus import naming, transports
+from eventbus.errors import ConfigurationError
 from eventbus.settings import redact
 from examples import atlas
 from examples.comparison import count_files, count_rows, equal
 from examples.stage import PATIENCE, Mirror, Progress, TroubleError, say, show_difference, show_file, title, wait_for
 
 SERVICE = "atlas"
+NAME = "eventbus-demo"
+"""Of queue and exchange: on a real broker, the mirrors that are there must hear nothing of this."""
 HOME = Path(os.environ.get("DEMO_DIR", "demo-data"))
 METADATA = atlas.Base.metadata
 DATABASE = HOME / "atlas.sqlite3"
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the demo and say how it went; also when it is interrupted, no process is left behind."""
+    raw = argparse.RawDescriptionHelpFormatter
+    argparse.ArgumentParser("make demo", description=__doc__, formatter_class=raw).parse_args(argv)
     for signum in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, lambda number, _: sys.exit(128 + number))
     HOME.mkdir(parents=True, exist_ok=True)
@@ -42,10 +52,13 @@ def main() -> int:
         return run()
     except TroubleError as trouble:
         say(f"\n{trouble}")
+    except ConfigurationError as error:
+        say(f"\n{error}")
+        return 2
     except eventbus.EventBusError as error:
         say(f"\nThe service cannot publish: {error}\nIts log is {HOME / 'service.log'}")
     except KeyboardInterrupt:
-        say("\nInterrupted. Nothing is lost: the next run begins where the files and tables stand.")
+        say("\nInterrupted. The next run goes on, or begins with new tables where files and tables differ.")
         return 130
     return 1
 
@@ -53,10 +66,13 @@ def main() -> int:
 def run() -> int:
     """Fill the tables, edit them, and each time see the files follow."""
     data_dir = Path(os.environ.get("DATA_DIR", HOME / "files"))
-    url = os.environ.setdefault("EVENTBUS_URL", f"sqlite:///{HOME / 'broker.sqlite3'}")
+    own = [name for name in ("EVENTBUS_QUEUE", "EVENTBUS_EXCHANGE") if default(name, NAME)]
+    default("EVENTBUS_URL", f"sqlite:///{HOME / 'broker.sqlite3'}")
+    settings = eventbus.Settings.from_env()
+    broker = broker_of(settings)
     title("A service, a broker, a mirror")
-    say(f"The broker is {f'RabbitMQ at {redact(url)}' if url.startswith('amqp') else 'a SQLite file, ' + url}")
-    with Mirror(data_dir, HOME / "mirror.log") as mirror:
+    say(f"The broker is {broker}")
+    with removed_at_the_end(settings, own), Mirror(data_dir, HOME / "mirror.log") as mirror:
         engine = open_database(data_dir)
         factory = sessionmaker(engine)
         bus = eventbus.install(factory, service=SERVICE)
@@ -70,6 +86,56 @@ def run() -> int:
         return 0 if compare(engine, data_dir) else 1
     finally:
         engine.dispose()
+
+
+def default(name: str, value: str) -> bool:
+    """Set what the environment does not say, and say whether that was so."""
+    if {name, f"{name}_FILE"} & os.environ.keys():
+        return False
+    os.environ[name] = value
+    return True
+
+
+def broker_of(settings: eventbus.Settings) -> str:
+    """The broker in words. Raises ConfigurationError for a URL that is of no use here."""
+    transports.connection(settings.url, insecure_tls=settings.insecure_tls)
+    if settings.url.startswith("memory:"):
+        raise ConfigurationError("memory:// is within one process; the demo's mirror is another one")
+    return f"RabbitMQ at {redact(settings.url)}" if is_rabbitmq(settings) else f"a SQLite file, {settings.url}"
+
+
+def is_rabbitmq(settings: eventbus.Settings) -> bool:
+    """Whether somebody else may be on that broker, too."""
+    return settings.url.startswith("amqp")
+
+
+@contextmanager
+def removed_at_the_end(settings: eventbus.Settings, own: Sequence[str]) -> Iterator[None]:
+    """Leave nothing on RabbitMQ but what the environment named."""
+    queues = [settings.queue, naming.dead_letter_queue(settings.queue)]
+    things = [("queue", name, "EVENTBUS_QUEUE" in own) for name in queues]
+    things.append(("exchange", settings.exchange, "EVENTBUS_EXCHANGE" in own))
+    try:
+        yield
+    finally:
+        if is_rabbitmq(settings):
+            stay = remove(settings, [(kind, name) for kind, name, ours in things if ours])
+            stay += [f"{kind} {name}" for kind, name, ours in things if not ours]
+            say(f"On RabbitMQ stay: {', '.join(stay)}" if stay else "Queue and exchange are removed from RabbitMQ.")
+
+
+def remove(settings: eventbus.Settings, things: Sequence[tuple[str, str]]) -> list[str]:
+    """Delete queues and exchanges; those that would not go."""
+    stay = []
+    for kind, name in things:
+        connection = transports.connection(settings.url, insecure_tls=settings.insecure_tls)
+        try:
+            with connection:
+                channel = connection.channel()
+                (channel.queue_delete if kind == "queue" else channel.exchange_delete)(name)
+        except (*connection.connection_errors, *connection.channel_errors) as error:
+            stay.append(f"{kind} {name} ({redact(str(error))})")
+    return stay
 
 
 def play(factory: sessionmaker[Session], bus: eventbus.Bus, mirror: Mirror, data_dir: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple, TypeVar
@@ -40,18 +41,31 @@ def listens_for(target: type[Any] | Table, *operations: str) -> Callable[[AnyCal
     `target` is a mapped class (its subclasses are meant too) or a secondary Table; no operations means all three. The
     function runs on the committing thread (in the event loop's thread for an AsyncSession) once the transaction is
     committed and its Session has none: so be quick, and use a Session of your own. What it raises is logged with its
-    name; the other functions, the commit and the events are not touched by it.
+    name; the other functions, the commit and the events are not touched by it. An `async def` is refused.
     """
+    if not isinstance(target, type | Table):
+        raise ConfigurationError(f"listens_for({target!r}): give a mapped class, or a secondary Table")
     unknown = set(operations) - OPERATIONS.keys()
     if unknown:
         raise ConfigurationError(f"listens_for: {sorted(unknown)} is no operation; there are {', '.join(OPERATIONS)}")
     chosen = frozenset(OPERATIONS[each] for each in operations or OPERATIONS)
 
     def register(callback: AnyCallback) -> AnyCallback:
+        _demand_function(callback)
         registered.append(_Hook(target, chosen, callback))
         return callback
 
     return register
+
+
+def _demand_function(callback: Any) -> None:
+    if not callable(callback):
+        raise ConfigurationError(f"listens_for calls a function, not {callback!r}")
+    if inspect.iscoroutinefunction(callback) or inspect.iscoroutinefunction(type(callback).__call__):
+        raise ConfigurationError(
+            f"listens_for cannot await {_name(callback)}: make it a plain `def` (one that may call"
+            " asyncio.create_task, where an event loop runs)"
+        )
 
 
 def stop_listening(callback: Callback) -> None:

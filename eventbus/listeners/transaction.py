@@ -221,7 +221,12 @@ class Transactions(Listener):
             self._tell(entity, change)
 
     def _tell(self, entity: Entity, change: Change) -> None:
-        for callback in hooks.callbacks_for(entity, hooks.OPERATIONS[change.op]):
+        try:
+            callbacks = hooks.callbacks_for(entity, hooks.OPERATIONS[change.op])
+        except Exception:  # a class may answer issubclass() in a way of its own
+            log.exception("hooks not called", extra={"entity": change.entity, "op": change.op})
+            callbacks = ()
+        for callback in callbacks:
             hooks.call(callback, change)
         for listener in self._told:
             hooks.call(listener.changed, change)

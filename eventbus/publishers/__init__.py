@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
-
 from eventbus.errors import ConfigurationError
 from eventbus.publishers.amqp import AmqpPublisher
 from eventbus.publishers.base import Outcome, Publisher
@@ -20,7 +18,7 @@ def publisher_for(settings: Settings) -> Publisher:
     """The publisher for `settings.url`, not connected yet. Raises ConfigurationError for what cannot be used."""
     url, exchange, service = settings.url, settings.exchange, settings.service
     key = next(iter(parse_keys(settings.hmac_keys)), None)
-    scheme = urlsplit(url).scheme
+    scheme = url.lower().partition("://")[0]
     if scheme in ("amqp", "amqps"):
         insecure, send_user = settings.insecure_tls, settings.send_user
         return AmqpPublisher(

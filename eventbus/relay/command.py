@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 import sys
 import threading
@@ -24,9 +25,11 @@ from eventbus.outbox.account import Tempo
 from eventbus.outbox.side import missing_file
 from eventbus.publishers import publisher_for
 from eventbus.relay.service import Progress, Relay
-from eventbus.settings import Settings, reading_environment, redact
+from eventbus.settings import DEFAULT_URL, Settings, reading_environment, redact
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 _CLEAR: Final = "\r\x1b[K"
@@ -52,7 +55,11 @@ the broker are; passwords are better there than on a command line, which others 
 
 @click.command("eventbus-relay", help=_HELP, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--database", metavar="URL", help="Database with the outbox (SQLAlchemy URL). Default: DATABASE_URL.")
-@click.option("--url", metavar="BROKER", help="Broker: amqp://, amqps:// or sqlite:///. Default: EVENTBUS_URL.")
+@click.option(
+    "--url",
+    metavar="BROKER",
+    help="Broker: amqp://, amqps:// or sqlite:///. Default: EVENTBUS_URL, or the embedded broker that is here.",
+)
 @click.option("--exchange", metavar="NAME", help="Exchange to publish to. Default: EVENTBUS_EXCHANGE, or eventbus.")
 @click.option(
     "--ordering",
@@ -81,6 +88,7 @@ def _command(**options: Any) -> int:
         with _database(options["database"]) as engine:
             if options["parked"]:
                 return _treat_parked(engine, options["parked"], list(options["ids"]) or None, yes=options["yes"])
+            _demand_broker(settings.url, named=options["url"] is not None)
             return _relay(engine, settings, once=options["once"], grace=options["grace"])
     finally:
         logging.getLogger().removeHandler(logs)
@@ -136,6 +144,8 @@ def _relay(engine: Engine, settings: Settings, *, once: bool, grace: float) -> i
     publisher_for(settings).close()  # wrong settings are told at once
     if once:
         _demand_outbox(engine)
+    elif not _has_outbox(engine):
+        log.warning("no outbox yet in this database; is it the right one?", extra={"database": str(engine.url)})
     with _Display() as display, _stopped_by_signals() as stop:
         relay = Relay(
             engine,
@@ -145,8 +155,30 @@ def _relay(engine: Engine, settings: Settings, *, once: bool, grace: float) -> i
             on_progress=display.show,
         )
         done = relay.run(stop, once=once)
-    click.echo(f"Delivered {counted(done.delivered, 'event')}; {counted(done.parked, 'row')} parked.", err=True)
+    waits = f"; {counted(done.waiting, 'row')} {'waits' if done.waiting == 1 else 'wait'}" if done.waiting else ""
+    click.echo(f"Delivered {counted(done.delivered, 'event')}; {counted(done.parked, 'row')} parked{waits}.", err=True)
     return 0
+
+
+def _demand_broker(url: str, *, named: bool) -> None:
+    """What is delivered is deleted: so never to a broker that nobody named and nobody reads."""
+    if url.startswith("memory:"):
+        raise ConfigurationError("memory:// is a broker within one process: what the relay delivers there is lost")
+    with reading_environment() as env:
+        named = named or bool(env.str("EVENTBUS_URL", ""))
+    file = DEFAULT_URL.removeprefix("sqlite:///")
+    if not named and not os.path.exists(file):
+        raise ConfigurationError(
+            f"Which broker? Give --url BROKER, or set EVENTBUS_URL, as the service has it. (Where services set none,"
+            f" it is their working directory's {file}: there is none here.)"
+        )
+
+
+def _has_outbox(engine: Engine) -> bool:
+    try:
+        return _with_store(engine, lambda store: store.exists())
+    except SQLAlchemyError:
+        return True  # nobody knows; the relay waits for the database
 
 
 def _demand_outbox(engine: Engine) -> None:
@@ -161,6 +193,8 @@ def _demand_outbox(engine: Engine) -> None:
 
 def _treat_parked(engine: Engine, what: str, ids: list[int] | None, *, yes: bool) -> int:
     _demand_outbox(engine)
+    if ids:
+        _demand_parked(engine, ids)
     if what == "list":
         return _with_store(engine, lambda store: _list_parked(store, ids))
     if what == "retry":
@@ -174,6 +208,12 @@ def _treat_parked(engine: Engine, what: str, ids: list[int] | None, *, yes: bool
     purged = _with_store(engine, lambda store: store.delete_parked(ids))
     click.echo(f"{counted(purged, 'row')} purged.")
     return 0
+
+
+def _demand_parked(engine: Engine, ids: list[int]) -> None:
+    there = _with_store(engine, lambda store: {row.id for row in _parked(store, ids)})
+    if missing := [str(each) for each in ids if each not in there]:
+        raise EventBusError(f"no parked row {', '.join(missing)}")
 
 
 def _list_parked(store: Store, ids: list[int] | None) -> int:

@@ -11,16 +11,18 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, Protocol, final
 
-from sqlalchemy import Engine
+from sqlalchemy import Engine, func, select
 
 from eventbus.dispatcher import Dispatcher
 from eventbus.errors import BrokerUnavailable, EventBusError
 from eventbus.outbox import Owner, Store
-from eventbus.outbox.account import Tempo
-from eventbus.outbox.keeper import Keeper
+from eventbus.outbox.account import DATABASE_ERRORS, Tempo
+from eventbus.outbox.keeper import RELAY, Keeper
+from eventbus.outbox.side import side_connection
+from eventbus.outbox.tables import outbox
 from eventbus.publishers.base import Publisher
 from eventbus.relay.in_order import InOrder
 
@@ -35,11 +37,15 @@ Ordering = Literal["fast", "strict"]
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What a relay has done so far: events delivered and rows parked; `active`: whether it is the one at work."""
+    """What a relay has done so far: events delivered and rows parked; `active`: whether it is the one at work.
+
+    `waiting`: rows that were left in the outbox when it stopped working, those of living processes too.
+    """
 
     active: bool
     delivered: int
     parked: int
+    waiting: int = 0
 
 
 class _Worker(Protocol):
@@ -86,15 +92,17 @@ class Relay:
         """
         keeper = Keeper(self._engine, patience=self._patience)
         keeper.start()
-        waiting_since = time.monotonic()
+        waiting_since, told = time.monotonic(), False
         try:
             while not stop.is_set():
                 if keeper.wait(_MOMENT):
                     if self._work_while_held(keeper, stop, once=once) and once:
                         break
-                    waiting_since = time.monotonic()
+                    waiting_since, told = time.monotonic(), False
                 else:
                     self._report(active=False)
+                    if once and not told and not keeper.held:
+                        told = self._tell_of_another()
                     if once and time.monotonic() - waiting_since > 2 * self._patience:
                         raise EventBusError("another relay is active for this database, and does the work")
         finally:
@@ -119,6 +127,28 @@ class Relay:
         finally:
             worker.close()
             self._report(active=False, delivered=before.delivered + worker.delivered, parked=worker.parked)
+            if keeper.held:  # so the database answers
+                self._progress = replace(self._progress, waiting=self._count_waiting())
+
+    def _tell_of_another(self) -> bool:
+        """Whether somebody has the lease, which is told in the log."""
+        store = Store(self._engine)
+        try:
+            taken = store.exists() and RELAY in store.leases([RELAY])
+        except DATABASE_ERRORS:
+            return False  # which the keeper tells
+        finally:
+            store.close()
+        if taken:
+            logger.info("waiting: another relay is active for this database", extra={"database": repr(store)})
+        return taken
+
+    def _count_waiting(self) -> int:
+        try:
+            with side_connection(self._engine) as connection:
+                return connection.scalar(select(func.count()).select_from(outbox)) or 0
+        except DATABASE_ERRORS:
+            return 0
 
     def _worker(self) -> _Worker:
         store = Store(self._engine, Owner())

@@ -55,6 +55,7 @@ def connection(
     scheme, separator, _ = url.lower().partition("://")
     if scheme not in _TRANSPORTS or not separator:
         raise ConfigurationError(f"broker URL {redact(url)!r}: use {KINDS}")
+    _demand_port(url)
     options: dict[str, Any] = {"max_retries": 0, **(transport_options or {})}
     security: Mapping[str, Any] | None = None
     if scheme in ("amqp", "amqps"):
@@ -72,6 +73,15 @@ def connection(
         heartbeat=heartbeat,
         transport_options=options,
     )
+
+
+def _demand_port(url: str) -> None:
+    try:
+        _ = urlsplit(url).port
+    except ValueError:  # whose text may hold a piece of the password
+        raise ConfigurationError(
+            f"broker URL {redact(url)!r}: a port is a number up to 65535 (in a password, / and [ are %2F and %5B)"
+        ) from None
 
 
 def _amqp(url: str, ssl: Mapping[str, Any] | bool | None, *, insecure: bool) -> tuple[str, Mapping[str, Any] | None]:

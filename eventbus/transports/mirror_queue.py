@@ -42,15 +42,23 @@ def dead_letter_arguments() -> dict[str, Any]:
 
 
 def declare_if_missing(channel: Any, exchange: str, queue: str) -> None:
-    """Make the queue with its dead letters and bind it to everything, unless a consumer made it before, its own way."""
-    if _exists(channel, queue):
-        return
-    letters = dead_letter_queue(queue)
-    channel.exchange_declare(exchange=DEAD_LETTER_EXCHANGE, type="direct", durable=True, auto_delete=False)
-    _queue(channel, letters, dead_letter_arguments())
-    channel.queue_bind(queue=letters, exchange=DEAD_LETTER_EXCHANGE, routing_key=queue)
-    _queue(channel, queue, queue_arguments(queue))
-    channel.queue_bind(queue=queue, exchange=exchange, routing_key="#")
+    """Make the queue with its dead letters, and bind it to all of the exchange.
+
+    A queue that is there is left as it is, and so are the bindings to this exchange that somebody gave it. Without any,
+    a service with an exchange of its own made it: then nobody would take what this one publishes.
+    """
+    if not _exists(channel, queue):
+        letters = dead_letter_queue(queue)
+        channel.exchange_declare(exchange=DEAD_LETTER_EXCHANGE, type="direct", durable=True, auto_delete=False)
+        _queue(channel, letters, dead_letter_arguments())
+        channel.queue_bind(queue=letters, exchange=DEAD_LETTER_EXCHANGE, routing_key=queue)
+        _queue(channel, queue, queue_arguments(queue))
+    if not _is_bound(channel, exchange, queue):
+        channel.queue_bind(queue=queue, exchange=exchange, routing_key="#")
+
+
+def _is_bound(channel: Any, exchange: str, queue: str) -> bool:
+    return any((bound, source) == (queue, exchange) for bound, source, _ in channel.list_bindings())
 
 
 def _exists(channel: Any, queue: str) -> bool:

@@ -87,11 +87,22 @@ def test_every_block_of_python_runs(page: str, line: int, code: str, monkeypatch
     code = re.sub(r"^(\s+)…$", r"\1...", code, flags=re.MULTILINE)
     code = re.sub(r"^(>>>|\.\.\.) ?", "", code, flags=re.MULTILINE)
     code = code.replace("redis://cache.internal/0", "memory://").replace("raise SystemExit(", "assert not (")
-    namespace: dict[str, Any] = {"__name__": "example", "index": {}, "op": types.SimpleNamespace(execute=str)}
+    namespace: dict[str, Any] = {"__name__": "__main__", "index": {}, "op": types.SimpleNamespace(execute=str)}
     exec(CONTEXT, namespace)
     exec(compile("\n" * (line - 1) + code, page, "exec", dont_inherit=True), namespace)
     namespace["session"].close()
     namespace["engine"].dispose()
+
+
+@pytest.mark.usefixtures("myapp")
+def test_a_command_that_imports_the_readmes_service_adds_no_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    (code,) = re.findall(r"```python\n(from.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    service: Any = types.ModuleType("service")
+    monkeypatch.setitem(sys.modules, "service", service)
+    exec(compile(code, "service.py", "exec", dont_inherit=True), vars(service))
+    with service.Session() as session:
+        assert session.query(service.Contact).count() == 0
+    service.engine.dispose()
 
 
 def anchors(page: Path) -> set[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -240,10 +242,33 @@ def test_wrong_use_is_told(where: list[str], tmp_path: Path, capsys: pytest.Capt
     assert "passwords" in capsys.readouterr().out
 
 
-def test_a_database_that_fails_is_named(where: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_database_without_tables_is_named_and_nothing_is_printed_but_what_to_do(
+    where: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     url = f"sqlite:///{tmp_path}/empty.sqlite3"
+    (tmp_path / "empty.sqlite3").touch()
     assert command.main([*where[:2], "--database", url]) == 1
-    assert capsys.readouterr().err.startswith(f"eventbus-dumpdata: {url}: no such table: ")
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith(f"eventbus-dumpdata: {url}: no such table: ")
+    assert "; make the tables first" in shown.err
+
+
+def test_a_database_file_that_is_not_there_is_wrong_use_and_is_not_made(
+    where: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "typo.sqlite3"
+    assert command.main([*where[:2], "--database", f"sqlite:///{file}"]) == 2
+    assert capsys.readouterr() == ("", f"eventbus-dumpdata: --database: there is no database file {file}\n")
+    assert not file.exists()
+
+
+@pytest.mark.parametrize("module", ["dumpdata", "loaddata", "snapshot"])
+def test_the_commands_run_as_modules_too(module: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", f"eventbus.{module}", "--nonsense"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, "--nonsense" in done.stderr) == (2, True)
 
 
 @pytest.mark.parametrize(

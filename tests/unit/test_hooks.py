@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,7 +14,9 @@ from sqlalchemy.orm import Session
 import eventbus
 from eventbus.changes import Change
 from eventbus.errors import ConfigurationError
+from eventbus.listeners import hooks
 from eventbus.listeners.base import Listener
+from tests.support.recording import Recording
 from tests.support.world import World
 from tests.support.zoo import Contact, Engineer, Node, Person, Team, membership
 
@@ -142,9 +145,49 @@ def test_a_hook_that_fails_is_logged_by_name_and_disturbs_nobody(
     assert "broken" in record.__dict__["hook"]
 
 
+def test_a_hook_whose_class_cannot_be_asked_fails_no_commit(
+    world: World, heard: Heard, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Moody(type):
+        def __subclasscheck__(cls, subclass: type) -> bool:
+            raise ZeroDivisionError
+
+    diary = Diary()
+    world.recording.uninstall()
+    world.recording = Recording(world.maker, listeners=[diary])
+    eventbus.listens_for(Moody("Odd", (), {}))(heard)
+    with world.maker() as session:
+        session.add(Team(title="t"))
+        session.commit()
+    assert world.recording.short() == [("c", "team/1")]
+    assert "changed" in diary.moments, "others hear of it"
+    assert [record.message for record in caplog.records if record.exc_info] == ["hooks not called"]
+
+
 def test_an_unknown_operation_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="there are created, updated, deleted"):
         eventbus.listens_for(Team, "changed")
+
+
+@pytest.mark.parametrize("target", ["team", Team(), None, [Team]])
+def test_a_hook_for_what_is_no_class_or_table_is_refused_where_it_is_made(target: Any) -> None:
+    with pytest.raises(ConfigurationError, match="give a mapped class, or a secondary Table"):
+        eventbus.listens_for(target, "created")
+
+
+def test_a_hook_that_nobody_could_await_or_call_is_refused() -> None:
+    async def later(change: Change) -> None: ...
+
+    class Later:
+        async def __call__(self, change: Change) -> None: ...
+
+    before = list(hooks.registered)
+    for callback in (later, partial(later), Later()):
+        with pytest.raises(ConfigurationError, match=r"cannot await .*plain `def`"):
+            eventbus.listens_for(Team)(callback)
+    with pytest.raises(ConfigurationError, match="calls a function"):
+        eventbus.listens_for(Team)("tell_search")  # type: ignore[type-var]
+    assert hooks.registered == before
 
 
 class Diary(Listener):

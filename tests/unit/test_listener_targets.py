@@ -8,13 +8,16 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
+from marshmallow import Schema, fields
 from sqlalchemy import create_engine, event
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from eventbus.bus import install
 from eventbus.errors import ConfigurationError, InstallError
+from eventbus.listeners.base import Listener
 from eventbus.listeners.targets import resolve
+from eventbus.publishers import MemoryPublisher
 from tests.support.recording import Recording
 from tests.support.zoo import Base, Team
 
@@ -98,6 +101,67 @@ def test_an_option_with_a_value_nobody_knows_is_refused(option: str) -> None:
     wrong: dict[str, Any] = {option: "sometimes"}
     with pytest.raises(ConfigurationError, match=rf"install\({option}='sometimes'\): use one of \w+"):
         install(sessionmaker(), url="memory://", **wrong)
+
+
+class ContactSchema(Schema):
+    id = fields.String()
+
+
+def later() -> None: ...
+
+
+async def much_later() -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("argument", "wrong", "advice"),
+    [
+        ("include", "team", "list of models"),
+        ("include", Team, "list of models"),
+        ("exclude", Team.__table__, "list of models"),
+        ("exclude", None, "list of models"),
+        ("schemas", {Team: "TeamSchema"}, "marshmallow schemas"),
+        ("schemas", ContactSchema, "marshmallow schemas"),
+        ("author", "ann", "function that returns who acts"),
+        ("author", much_later, "plain function"),
+        ("new_id", 8, "returns an id"),
+        ("auto_fields", "yes", "True, False or an AutoFields"),
+        ("listeners", Listener(), "list of objects"),
+        ("listeners", [Listener], "list of objects"),
+        ("settings", {"service": "crm"}, r"eventbus\.Settings"),
+        ("publisher", "amqp://u:sesame@h//", "give a Publisher"),
+        ("service", 7, "give text"),
+        ("url", 7, "give text"),
+    ],
+)
+def test_an_argument_of_a_wrong_kind_is_refused_with_what_to_give(argument: str, wrong: Any, advice: str) -> None:
+    given: dict[str, Any] = {"url": "memory://", argument: wrong}
+    with pytest.raises(ConfigurationError, match=rf"install\({argument}=.*{advice}") as told:
+        install(sessionmaker(), **given)
+    assert "sesame" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("argument", "right"),
+    [
+        ("include", {Team}),
+        ("include", ("team",)),
+        ("exclude", (each for each in [Team.__table__])),
+        ("schemas", {Team: ContactSchema()}),
+        ("author", partial(later)),
+        ("listeners", (Listener(),)),
+        ("publisher", MemoryPublisher),
+    ],
+)
+def test_an_argument_may_be_of_each_kind_that_does(argument: str, right: Any) -> None:
+    given: dict[str, Any] = {"url": "memory://", argument: right}
+    install(sessionmaker(), **given).close()
+
+
+@pytest.mark.parametrize(("argument", "told"), [("service", "EVENTBUS_SERVICE is empty"), ("url", "broker URL ''")])
+def test_an_empty_argument_is_none_that_was_not_given(argument: str, told: str) -> None:
+    with pytest.raises(ConfigurationError, match=told):
+        install(sessionmaker(), **{argument: ""})  # type: ignore[arg-type]
 
 
 def test_uninstalling_takes_every_listener_away() -> None:

@@ -431,6 +431,22 @@ def test_the_command_tells_a_failed_load_from_wrong_use(
         assert capsys.readouterr().err
 
 
+def test_the_command_tells_of_a_file_or_table_that_is_not_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, file = tmp_path / "dump.json", tmp_path / "copy.sqlite3"
+    path.write_bytes(orjson.dumps([record("crm.tag", 1)]))
+    where = ["--models", f"{__name__}:Base", "--database", f"sqlite:///{file}"]
+    assert command.main([str(path), *where]) == 2
+    assert f"there is no database file {file}" in capsys.readouterr().err
+    assert not file.exists()
+    file.touch()
+    assert command.main([str(path), *where]) == 1
+    told = capsys.readouterr().err
+    assert "no such table: tag" in told
+    assert "; make the tables first" in told
+
+
 def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["--help"]) == 0
     text = capsys.readouterr().out

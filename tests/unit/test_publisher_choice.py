@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from eventbus import signing
-from eventbus.envelope import encode, seal
+from eventbus import signing, transports
+from eventbus.envelope import Message, encode, seal
 from eventbus.errors import ConfigurationError
-from eventbus.publishers import AmqpPublisher, Publisher, VirtualPublisher, publisher_for
+from eventbus.publishers import AmqpPublisher, Outcome, Publisher, VirtualPublisher, publisher_for
 from eventbus.publishers.headers import headers_for
 from eventbus.settings import Settings
 
@@ -45,10 +46,55 @@ def test_once_made_a_publisher_imports_nothing_more_so_that_a_fork_finds_no_half
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("url", ["redis://h", "postgresql://h/d", "h:5672", "", "amqp://a//;amqp://b//", "sqlite://"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://h",
+        "amqp://[h",
+        "amqp://u:[@h//",
+        "postgresql://h/d",
+        "h:5672",
+        "",
+        "amqp://a//;amqp://b//",
+        "sqlite://",
+    ],
+)
 def test_other_urls_are_a_configuration_error(url: str) -> None:
     with pytest.raises(ConfigurationError):
         publisher_for(Settings(url=url, service="crm"))
+
+
+@pytest.mark.parametrize("port", ["abc", "99999", "-1"])
+@pytest.mark.parametrize("scheme", ["amqp", "amqps"])
+def test_a_port_that_is_none_is_a_configuration_error_without_the_password(scheme: str, port: str) -> None:
+    for use in (transports.connection, lambda url: publisher_for(Settings(url=url, service="crm"))):
+        with pytest.raises(ConfigurationError, match="a port is a number up to 65535") as told:
+            use(f"{scheme}://guest:sesame@localhost:{port}//")
+        assert "sesame" not in str(told.value)
+
+
+def two_exchanges(url: str, queue: str, bound_before: str | None) -> list[Outcome]:
+    """Services with an exchange each publish to one broker without a server; the outcomes, of either one message."""
+    outcomes = []
+    with transports.connection(url) as connection:
+        channel = connection.channel()
+        if bound_before is not None:
+            channel.exchange_declare(exchange=f"{queue}-one", type="topic", durable=True, auto_delete=False)
+            channel.queue_declare(queue=queue, durable=True, auto_delete=False)
+            channel.queue_bind(queue=queue, exchange=f"{queue}-one", routing_key=bound_before)
+        for exchange in (f"{queue}-one", f"{queue}-two"):
+            publisher = publisher_for(Settings(url=url, service="crm", exchange=exchange, queue=queue))
+            outcomes += publisher.publish([Message("crm.contact.created", "1", b'{"partitionkey":"contact/1"}', "t")])
+            publisher.close()
+    return outcomes
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "memory"])
+def test_services_of_one_embedded_broker_may_have_an_exchange_each(kind: str, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/broker.sqlite3" if kind == "sqlite" else "memory://"
+    taken, left = Outcome.CONFIRMED, Outcome.UNROUTABLE
+    assert two_exchanges(url, "mine", bound_before=None) == [taken, taken]
+    assert two_exchanges(url, "yours", bound_before="billing.#") == [left, taken], "a consumer's own bindings count"
 
 
 def test_the_repr_shows_no_password() -> None:

@@ -229,12 +229,17 @@ def test_once_leaves_parked_what_is_refused_still(app: Committer, broker: Memory
     assert (done.delivered, done.parked, app.parked()) == (0, 1, 1)
 
 
-def test_once_says_that_another_relay_is_active(app: Committer, broker: MemoryPublisher) -> None:
+def test_once_says_that_another_relay_is_active(
+    app: Committer, broker: MemoryPublisher, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the log while it waits for that one, and in the end."""
+    caplog.set_level("INFO")
     app.commit()
     active = Running(app, broker)
     eventually(lambda: active.active)
     with pytest.raises(EventBusError, match="another relay is active"):
         Relay(app.engine, lambda: broker, patience=0.5).run(threading.Event(), once=True)
+    assert caplog.messages.count("waiting: another relay is active for this database") == 1
     active.end()
 
 

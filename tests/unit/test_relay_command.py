@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -82,9 +84,11 @@ def test_the_environment_names_database_and_broker(
     [
         ([], "Which database"),
         (["--database", "nonsense"], "--database"),
-        (["--database", "sqlite:///typo.sqlite3", "--once"], "no database file typo.sqlite3"),
+        (["--database", "sqlite:///typo.sqlite3", "--url", "amqp://h", "--once"], "no database file typo.sqlite3"),
         (["--database", "sqlite:///typo.sqlite3", "--parked", "list"], "no database file typo.sqlite3"),
-        (["--database", "sqlite:///empty.sqlite3", "--once"], "has no outbox"),
+        (["--database", "sqlite:///empty.sqlite3", "--url", "amqp://h", "--once"], "has no outbox"),
+        (["--database", "sqlite:///empty.sqlite3", "--url", "memory://", "--once"], "memory://"),
+        (["--database", "sqlite:///empty.sqlite3", "--once"], "Which broker? Give --url BROKER, or set EVENTBUS_URL"),
         (["--database", "sqlite:///empty.sqlite3", "--url", "http://x", "--once"], "sqlite:///file"),
         (["--database", "sqlite:///app.sqlite3", "--ordering", "odd"], "odd"),
         (["--database", "sqlite:///app.sqlite3", "--id", "3"], "--parked"),
@@ -101,6 +105,60 @@ def test_wrong_use_is_exit_code_2_and_says_what_is_wrong(
     assert [file.name for file in tmp_path.iterdir()] == ["empty.sqlite3"], "no file is made by the way"
 
 
+def test_nothing_is_delivered_to_a_broker_that_nobody_named_and_nobody_has(
+    app: Committer, database: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is delivered is deleted: a broker in memory, or one made by the way, would swallow it."""
+    with as_process(gone()):
+        app.commit()
+    assert main(["--database", database, "--once"]) == 2
+    assert "there is none here" in capsys.readouterr().err
+    monkeypatch.setenv("EVENTBUS_URL", "memory://")
+    assert main(["--database", database, "--once"]) == 2
+    assert app.rows() == 1
+    assert not Path("eventbus-broker.sqlite3").exists()
+
+
+def test_without_a_broker_named_it_is_the_embedded_one_that_is_there(app: Committer, database: str) -> None:
+    for arguments in (["--url", "sqlite:///eventbus-broker.sqlite3"], []):
+        with as_process(gone()):
+            app.commit()
+        assert main(["--database", database, "--once", *arguments]) == 0
+    assert messages("eventbus-broker.sqlite3") == 2
+
+
+def test_what_waits_when_it_is_stopped_is_counted(
+    app: Committer, database: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped_soon() -> Iterator[threading.Event]:
+        stop = threading.Event()
+        threading.Timer(1.0, stop.set).start()
+        yield stop
+
+    monkeypatch.setattr("eventbus.relay.command._stopped_by_signals", contextmanager(stopped_soon))
+    app.commit()
+    with as_process(gone()):
+        app.commit()
+    assert main(["--database", database, "--url", "amqp://127.0.0.1:1//"]) == 0
+    assert "Delivered 0 events; 0 rows parked; 2 rows wait.\n" in capsys.readouterr().err
+
+
+def test_a_database_without_an_outbox_is_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def stopped() -> Iterator[threading.Event]:
+        stop = threading.Event()
+        stop.set()
+        yield stop
+
+    monkeypatch.setattr("eventbus.relay.command._stopped_by_signals", contextmanager(stopped))
+    assert main(["--database", "sqlite:///typo.sqlite3", "--url", "amqp://127.0.0.1:1//"]) == 0
+    assert "no outbox yet in this database; is it the right one? database=sqlite:///typo.sqlite3" in (
+        capsys.readouterr().err
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_help_is_for_newcomers(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out
@@ -113,7 +171,7 @@ def test_a_database_that_cannot_be_reached_is_exit_code_1_without_its_password(
 ) -> None:
     pytest.importorskip("psycopg")
     url = "postgresql+psycopg://me:hush@127.0.0.1:1/none?connect_timeout=1"
-    assert main(["--database", url, "--once"]) == 1
+    assert main(["--database", url, "--url", "amqp://h", "--once"]) == 1
     shown = capsys.readouterr()
     assert "hush" not in shown.err + shown.out
 
@@ -135,6 +193,15 @@ def test_parked_rows_are_made_due(
         app.commit()
     assert main(["--database", database, "--url", "sqlite:///broker.sqlite3", "--once"]) == 0
     assert app.parked() == 0, "where one gets through, the others are tried too"
+
+
+@pytest.mark.parametrize("what", [["list"], ["retry"], ["purge", "--yes"]])
+def test_a_parked_row_that_is_not_there_is_named_and_nothing_done(
+    app: Committer, database: str, parked: list[int], what: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--database", database, "--parked", *what, "--id", str(parked[0]), "--id", "99"]) == 1
+    assert capsys.readouterr() == ("", "eventbus-relay: no parked row 99\n")
+    assert app.parked() == 2
 
 
 def test_parked_rows_are_purged_after_a_yes(

@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
-from marshmallow import Schema, ValidationError, fields
+from marshmallow import Schema, ValidationError, fields, pre_dump
 from marshmallow_sqlalchemy import SQLAlchemyAutoSchema, SQLAlchemySchema, auto_field
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import DeclarativeBase, Mapped, deferred, mapped_column, relationship
@@ -55,6 +55,46 @@ def entity_of(model: type[Base], schema: Any = None) -> Entity:
     entity = Entities("crm", schemas={model: schema} if schema else None).for_mapper(sa.inspect(model))
     assert entity is not None
     return entity
+
+
+def test_a_schema_field_that_no_attribute_fills_is_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    class Slip(Schema):
+        id = fields.Integer()
+        naem = fields.String()
+        title = fields.String(attribute="titel.short")
+        kind = fields.String(dump_default="team")
+        shout = fields.Function(lambda _: "!")
+        metadata = fields.Raw()
+
+    entities = Entities("crm", schemas={Team: Slip})
+    for _ in range(2):
+        entity = entities.for_mapper(sa.inspect(Team))
+        assert entity is not None
+        entity.serializer("sqlite")
+        entity.serializer("postgresql")
+    assert [text for text in caplog.messages if "left out" in text] == [
+        "a field of a schema is left out: Slip.naem, as team has no attribute 'naem'",
+        "a field of a schema is left out: Slip.title, as team has no attribute 'titel'",
+    ]
+
+
+def test_a_schema_that_finds_values_in_its_own_way_is_not_doubted(caplog: pytest.LogCaptureFixture) -> None:
+    class Own(Schema):
+        naem = fields.String()
+
+        def get_attribute(self, obj: Any, attr: str, default: Any) -> Any:
+            return "x"
+
+    class Hooked(Schema):
+        naem = fields.String()
+
+        @pre_dump
+        def rename(self, team: Team, **_: Any) -> dict[str, str]:
+            return {"naem": "x"}
+
+    for schema in (Own, Hooked):
+        entity_of(Team, schema)
+    assert "left out" not in caplog.text
 
 
 # -- what looks like a secret --------------------------------------------------

@@ -14,7 +14,7 @@ import eventbus
 from eventbus import snapshot as command
 from eventbus.bus import Bus
 from eventbus.envelope import decode
-from eventbus.publishers import MemoryPublisher
+from eventbus.publishers import MemoryPublisher, Outcome
 from eventbus.testing import capture_events
 
 HERE = __name__
@@ -76,20 +76,52 @@ def test_a_failed_run_says_where_to_go_on(database: str, capsys: pytest.CaptureF
     with Session() as session:
         session.execute(text("ALTER TABLE team RENAME TO elsewhere"))
     assert command.main([f"{HERE}:Session"]) == 1
-    told = "no such table: team; 5 objects are published; go on with --after contact/c4\n"
-    assert capsys.readouterr().err == f"python -m eventbus.snapshot: {database}: {told}"
+    told = "no such table: team; 5 objects published; go on with --after contact/c4; make the tables first"
+    assert capsys.readouterr().err.startswith(f"python -m eventbus.snapshot: {database}: {told}")
+
+
+@pytest.mark.parametrize(
+    ("flushes", "arguments", "told"),
+    [
+        (0, [], "0 objects published; begin anew"),
+        (0, ["--after", "contact/c0"], "0 objects published; go on with --after contact/c0"),
+        (1, [], "2 objects published; go on with --after contact/c1"),
+    ],
+)
+@pytest.mark.usefixtures("database")
+def test_an_interrupted_run_counts_what_the_broker_confirmed_and_says_where_to_go_on(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    flushes: int,
+    arguments: list[str],
+    told: str,
+) -> None:
+    confirmed = iter(range(flushes))
+
+    def flush(*_: object) -> None:
+        if next(confirmed, None) is None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Bus, "flush", flush)
+    assert command.main([f"{HERE}:Session", "--chunk", "2", *arguments]) == 1
+    assert capsys.readouterr().err.endswith(f"interrupted; {told}\n")
 
 
 @pytest.mark.usefixtures("database")
-def test_an_interrupted_run_says_where_to_go_on(
+def test_what_is_lost_in_direct_mode_is_neither_counted_nor_skipped(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Bus, "flush", interrupted)
-    assert command.main([f"{HERE}:Session", "--chunk", "2"]) == 1
-    assert "interrupted; 2 objects are published; go on with --after contact/c1\n" in capsys.readouterr().err
+    publisher.answer = lambda each: Outcome.REFUSED if b"contact/c2" in each.body else Outcome.CONFIRMED
+    direct = sessionmaker()
+    monkeypatch.setattr(f"{HERE}.Direct", direct, raising=False)
+    eventbus.install(direct, service="crm", outbox=False, publisher=publisher)
+    assert command.main([f"{HERE}:Direct", "--chunk", "2"]) == 1
+    told = capsys.readouterr().err
+    assert "not taken by the broker: 1 event (refused: crm.contact.created); without an outbox they are lost" in told
+    assert told.endswith("; 2 objects published; go on with --after contact/c1\n")
+    publisher.answer = lambda _: Outcome.CONFIRMED
+    assert command.main([f"{HERE}:Session", "--after", "contact/c1"]) == 0
+    assert set(published()) == {*(f"contact/c{number}" for number in range(5)), "team/1", "team/2"}
 
 
 def test_what_goes_out_is_what_the_installation_says_also_of_a_database_in_memory() -> None:
@@ -119,7 +151,9 @@ def test_wrong_use_is_told_from_failure(capsys: pytest.CaptureFixture[str]) -> N
         [f"{HERE}:Session", "--after", "spaceship/1"],
         [f"{HERE}:Session", "--chunk", "0"],
         [f"{HERE}:Session", "--models", f"{HERE}:Nothing"],
+        [f"{HERE}:Session", "--database", "sqlite:///typo.sqlite3"],
     ):
         assert command.main(wrong) == 2, wrong
         assert capsys.readouterr().err
     assert published() == []
+    assert not Path("typo.sqlite3").exists()

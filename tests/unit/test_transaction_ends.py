@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from typing import Any
 
 import pytest
 from sqlalchemy import event, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
-from eventbus.muting import muted
+from eventbus.errors import ConfigurationError
+from eventbus.muting import is_muted, muted
 from tests.support.world import World
 from tests.support.zoo import Contact, Order, OrderLine, Team
 
@@ -283,6 +285,13 @@ def test_a_muted_session_publishes_nothing_and_stamps_nothing(world: World, sess
     session.commit()
     assert world.recording.short() == [("c", "team/1"), ("c", "team/3")]
     assert session.get_one(Contact, "a").created_by is None
+
+
+@pytest.mark.parametrize("wrong", [sessionmaker(), Session, None, "session"])
+def test_only_a_session_can_be_muted(wrong: Any) -> None:
+    for use in (muted, is_muted):
+        with pytest.raises(ConfigurationError, match=r"muted\(.*\): give one Session, not what makes them"):
+            use(wrong)
 
 
 def test_after_a_commit_no_transaction_is_open(world: World, session: Session) -> None:

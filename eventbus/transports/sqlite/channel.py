@@ -194,10 +194,9 @@ class Channel(base.StdChannel):
         prepared: dict[str, Any] = base.to_rabbitmq_queue_arguments(arguments or {}, **kwargs)
         return prepared
 
-    def get_bindings(self) -> list[dict[str, str]]:
-        """Every binding of the broker, as kombu's management gives them."""
-        rows = self._broker.catalogue.bindings()
-        return [{"destination": queue, "source": exchange, "routing_key": key} for queue, exchange, key in rows]
+    def list_bindings(self) -> list[tuple[str, str, str]]:
+        """Every binding of the broker, as kombu's virtual channels list them: queue, exchange, routing key."""
+        return self._broker.catalogue.bindings()
 
     # -- publishing ----------------------------------------------------------------------------------------------------
 
