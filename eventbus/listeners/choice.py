@@ -7,7 +7,7 @@ rows or a function (`random()`, the time, a subquery) may choose anew. Such a st
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn
 
 from sqlalchemy import ColumnClause, Connection, Delete, TextClause, Update
 from sqlalchemy.orm import ORMExecuteState
@@ -18,6 +18,14 @@ from sqlalchemy.sql.visitors import iterate
 
 from eventbus.errors import CaptureError
 from eventbus.listeners.rows import Hit, Known
+
+_IMMUTABLE: Final = frozenset(
+    (
+        "abs", "char_length", "coalesce", "concat", "length", "lower", "ltrim", "mod", "nullif", "replace", "round",
+        "rtrim", "substr", "substring", "trim", "upper",
+    )
+)  # fmt: skip
+"""Functions that say the same of a row each time, on every database."""
 
 
 class Choice(NamedTuple):
@@ -86,7 +94,9 @@ def _refuse(hit: Hit, count: int, known: Known, why: str) -> NoReturn:
 def _may_change_its_mind(element: Any) -> bool:
     if isinstance(element, ColumnClause):
         return element.is_literal
-    return isinstance(element, FunctionElement | SelectBase | TextClause)
+    if isinstance(element, FunctionElement):
+        return getattr(element, "name", "").lower() not in _IMMUTABLE
+    return isinstance(element, SelectBase | TextClause)
 
 
 def _looks_elsewhere(statement: Update | Delete, hit: Hit) -> bool:
