@@ -33,7 +33,7 @@ from eventbus.envelope import Batch
 from eventbus.errors import BrokerUnavailable, FlushTimeout, counted
 from eventbus.outbox import Entry, Store
 from eventbus.outbox.account import Account, Tempo
-from eventbus.outbox.delivery import Parcel, deliver
+from eventbus.outbox.delivery import Parcel, deliver, insist
 from eventbus.publishers.base import Outcome, Publisher
 from eventbus.settings import redact
 
@@ -582,7 +582,7 @@ class Dispatcher:
         if state.publisher is None:
             state.publisher = self._make_publisher()
         try:
-            deliver(state.publisher, [parcel for _, parcel in claimed])
+            insist(state.publisher, [parcel for _, parcel in claimed])
         except BrokerUnavailable as error:
             self._stand_back(state, error)
         else:

@@ -260,7 +260,7 @@ class Account:
         unknown = [row._replace(payload=parcel.payload) for row, parcel in left if parcel.outcome is None]
         try:
             self.store.delete_parked(delivered)
-            self.store.park([*unknown, *(self._parked_again(row, parcel) for row, parcel in refused)])
+            self.store.park_again([*unknown, *(self._parked_again(row, parcel) for row, parcel in refused)])
             if delivered and not left:
                 self.store.wake_parked()
         except DATABASE_ERRORS as error:
@@ -280,7 +280,7 @@ class Account:
                 claimed.append((row, Parcel.of_payload(row.id, row.payload)))
             except ValueError as error:
                 logger.warning("a parked row is not readable", extra={"id": row.id})
-                self.store.park([_unreadable(row.id, row.created_at, row.payload, error)])
+                self.store.park_again([_unreadable(row.id, row.created_at, row.payload, error)])
         return claimed
 
     def leave(self) -> None:

@@ -49,6 +49,8 @@ ABANDONED: Final = -1
 
 _DELETE_AT_ONCE: Final = 1000
 _FLOOR: Final = "floor"
+_CHANGING: Final = ("retry_at", "attempts", "reason", "payload")
+"""What a try changes in a parked row."""
 
 
 class Row(NamedTuple):
@@ -153,7 +155,7 @@ class Store:
     # parked rows
 
     def park(self, rows: Sequence[ParkedRow]) -> None:
-        """Move rows out of the way; a row parked before gets the new payload, reason and times."""
+        """Move rows of the outbox out of the way."""
 
         def work(connection: Connection) -> None:
             begin_immediate(connection)
@@ -167,6 +169,24 @@ class Store:
                 _raise_floor(connection, max(ids))
             for some in _slices(ids):
                 _delete(connection, outbox, some)
+
+        if rows:
+            self._run(work)
+
+    def park_again(self, rows: Sequence[ParkedRow]) -> None:
+        """Note what became of parked rows; not of those that a person purged meanwhile."""
+        again = (
+            update(parked)
+            .where(parked.c.id == bindparam("row"))
+            .values({name: bindparam(f"new_{name}") for name in _CHANGING})
+            .execution_options(synchronize_session=False)
+        )
+
+        def work(connection: Connection) -> None:
+            begin_immediate(connection)
+            _do_not_wait_for_disk(connection)
+            values = [{"row": row.id} | {f"new_{name}": getattr(row, name) for name in _CHANGING} for row in rows]
+            connection.execute(again, values)
 
         if rows:
             self._run(work)

@@ -17,12 +17,15 @@ from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.orm import Session
 
 from eventbus.dispatcher import Dispatcher
+from eventbus.envelope import Message
 from eventbus.errors import OutboxMissing
 from eventbus.outbox import Outbox, ParkedRow, Store, metadata
 from eventbus.outbox.account import Tempo
 from eventbus.outbox.side import side_engine
+from eventbus.publishers.base import Outcome
 from eventbus.publishers.memory import MemoryPublisher
 from eventbus.relay import Relay
+from eventbus.relay.in_order import InOrder
 from tests.support.committing import Committer, as_process, batch, committing, eventually, gone
 
 QUICK = Tempo(delete=0.02, grace=0.6, parked=0.2, sweep=0.1)
@@ -199,6 +202,33 @@ def test_a_transaction_that_commits_late_is_delivered_in_strict_ordering_too(app
     assert [event.version for event in broker.events[1:]] == [early[0].batch.version, late_entries[0].batch.version]
     assert early[0].batch.version > late_entries[0].batch.version
     assert app.rows() == 0
+
+
+@servers
+def test_strict_ordering_sends_first_what_was_committed_first_though_it_was_not_there_when_a_page_was_read(
+    app: Committer,
+) -> None:
+    """Its row has a lower id than those of the page; the next change of its record has a higher one."""
+    broker, versions = MemoryPublisher(), []
+    app.commit(record=99)
+    late = app.engine.connect()
+    late.begin()
+    late.begin_nested()
+    versions.append(app.outbox.write(late, batch(record=1))[0].batch.version)
+    app.commit(record=2)
+
+    def answer(message: Message) -> Outcome:
+        if late.in_transaction():
+            late.commit()
+            versions.append(app.commit(record=1)[0].batch.version)
+        return Outcome.CONFIRMED
+
+    broker.answer = answer
+    worker = InOrder(Store(app.engine), broker, QUICK)
+    eventually(lambda: worker.work() and app.rows() == 0)
+    worker.close()
+    late.close()
+    assert [event.version for event in broker.events if event.pk == 1] == versions
 
 
 def test_a_pool_of_one_is_enough(database_url: str) -> None:
