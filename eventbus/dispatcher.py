@@ -12,6 +12,7 @@ counted and logged as such.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import heapq
 import logging
 import os
@@ -34,6 +35,7 @@ from eventbus.errors import BrokerUnavailable, FlushTimeout, counted
 from eventbus.outbox import Entry, Store
 from eventbus.outbox.account import Account, Tempo
 from eventbus.outbox.delivery import Parcel, deliver, insist
+from eventbus.outbox.pulse import Pulse
 from eventbus.publishers.base import Outcome, Publisher
 from eventbus.settings import redact
 
@@ -107,6 +109,7 @@ class _State:
     events: int = 0
     number: int = 0
     thread: threading.Thread | None = None
+    pulse: Pulse | None = None
     publisher: Publisher | None = None
     idle: bool = False
     flushing: int = 0
@@ -385,6 +388,7 @@ class Dispatcher:
         try:
             while (jobs := self._next(state)) is not None:
                 try:
+                    self._show_life(state)
                     if jobs:
                         self._send(state, jobs)
                     self._look_after_accounts(state)
@@ -397,6 +401,23 @@ class Dispatcher:
                         self._settled.notify_all()
         finally:
             self._leave(state)
+
+    def _show_life(self, state: _State) -> None:
+        """From the first row on; whatever this thread waits for then."""
+        if state.pulse is not None or not state.accounts or state.closing:
+            return
+        state.pulse = Pulse(lambda: self._alive(state), self._tempo.beat)
+        with contextlib.suppress(RuntimeError):  # the interpreter is shutting down
+            state.pulse.start()
+
+    def _alive(self, state: _State) -> list[Account] | None:
+        """The accounts, while there is a thread that looks after them."""
+        thread = state.thread
+        if thread is None or not thread.is_alive():
+            return None
+        with self._lock:
+            self._sort_in(state)
+            return list(state.accounts.values())
 
     def _next(self, state: _State) -> list[_Job] | None:
         """Jobs to send, or an empty list when something else is due, or None when it is over. Sleeps until then."""
@@ -594,6 +615,8 @@ class Dispatcher:
         account.settle_parked(claimed)
 
     def _leave(self, state: _State) -> None:
+        if state.pulse is not None:
+            state.pulse.close()
         for account in list(state.accounts.values()):
             account.leave()
         if state.publisher is not None:
@@ -610,7 +633,7 @@ class Dispatcher:
         state = self._state
         if state.publisher is not None:
             state.publisher.abandon()
-        _inherited.extend((state, [store.forget() for store in state.accounts]))
+        _inherited.extend((state, [account.forget() for account in state.accounts.values()]))
         self._reset()
 
 

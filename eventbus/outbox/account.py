@@ -1,7 +1,7 @@
 """What one dispatcher knows of one outbox: its rows in memory, those to be read back, and whose rows it looks after.
 
 All of it happens in the dispatcher's thread, but for `known` and `behind`, which the writers' threads touch under the
-dispatcher's lock.
+dispatcher's lock, and for `pulse`, which has a thread and a connection of its own.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Final, final
@@ -65,28 +65,29 @@ class _Source:
 class Watch:
     """Tells the dead from the living, without comparing any two clocks.
 
+    Who lives shows in a lease that is beaten, or in rows that go: the lowest id of a working process's rows rises.
     `undecided` holds names of which neither is known yet.
     """
 
     def __init__(self, grace: float) -> None:
         self._grace = grace
-        self._seen: dict[str, tuple[Lease | None, float]] = {}
+        self._seen: dict[str, tuple[Lease | None, int, float]] = {}
         self.undecided: set[str] = set()
 
-    def is_dead(self, name: str, lease: Lease | None, at: float) -> bool:
+    def is_dead(self, name: str, lease: Lease | None, at: float, *, lowest: int = 0) -> bool:
         """Whether nobody holds that name: gave it up, is certainly gone, or has not moved for the grace time."""
         self.undecided.discard(name)
         holder = lease.holder if lease is not None else name
         if (lease is not None and lease.beat == ABANDONED) or is_dead(holder):
             return True
         if name not in self._seen:
-            self._seen[name] = (lease, at)
+            self._seen[name] = (lease, lowest, at)
             if not is_alive(holder):
                 self.undecided.add(name)
             return False
-        seen, since = self._seen[name]
-        if seen != lease:
-            self._seen[name] = (lease, at)
+        *seen, since = self._seen[name]
+        if seen != [lease, lowest]:
+            self._seen[name] = (lease, lowest, at)
             return False
         if at - since < self._grace:
             if not is_alive(holder):
@@ -136,14 +137,14 @@ class Account:
         self._delivered_at = 0.0
         self._to_park: dict[int, ParkedRow] = {}
         self._strays: set[int] = set()
-        self._busy_since: float | None = None
         self._beaten = False
+        self._pulse_store = store.copy()
+        self._lowest: int | None = None
         self._watch = Watch(tempo.grace)
         self._names: set[str] = set()
         self._page = 0
         self._swept = False
         self._sweep = _Timer(tempo.sweep)
-        self._beat = _Timer(tempo.beat)
         self._parked_check = _Timer(tempo.parked)
         self._more_parked: bool | None = None
         self._paused_until = 0.0
@@ -191,8 +192,6 @@ class Account:
             times.append(at)
         if room:
             times.extend(source.due for source in self._sources())
-        if self._busy():
-            times.append(self._beat.due)
         return max(min(times), self._paused_until)
 
     @property
@@ -297,12 +296,20 @@ class Account:
                 self.store.abandon(owner)
         except DATABASE_ERRORS as error:
             logger.warning("the outbox cannot be reached: %s", brief(error), extra={"outbox": repr(self.store)})
+        self._close(self._pulse_store)
         self.close()
 
     def close(self) -> None:
         """Let go of the database."""
+        self._close(self.store)
+
+    def forget(self) -> tuple[object, ...]:
+        """After a fork; see `Store.forget`."""
+        return self.store.forget(), self._pulse_store.forget()
+
+    def _close(self, store: Store) -> None:
         try:
-            self.store.close()
+            store.close()
         except DATABASE_ERRORS:
             logger.debug("closing the outbox's connection failed", exc_info=True)
 
@@ -310,22 +317,10 @@ class Account:
         many = len(self._delivered) >= _DELETE_ROWS
         if hurry or many or self._to_park or (self._delivered and at >= self._delivered_at + self._delete_after):
             self._purge()
-        if self._busy() and self._beat.ready(at):
-            self._show_life()
         if self._sweep.ready(at) and self.store.exists():
             self._look_at_own(at)
             self._adopt(at)
         self._read_back(at, room, take)
-
-    def _busy(self) -> bool:
-        """Whether rows stay here long enough that others must be told that we live."""
-        if not (self.known or self._own or self._adopted):
-            self._busy_since = None
-            return False
-        if self._busy_since is None:
-            self._busy_since = time.monotonic()
-            self._beat.due = self._busy_since + self._tempo.beat
-        return True
 
     # deleting and parking
 
@@ -435,7 +430,8 @@ class Account:
     def _adopt(self, at: float) -> None:
         for _ in range(_PAGES_A_SWEEP):
             owners, onward = self.store.owners(after=self._page)
-            strangers = [owner for owner in owners if owner != self.store.owner and owner not in self._adopted]
+            ours = {self.store.owner, *self._adopted, *self._names}  # of a name seen before, this is not the lowest id
+            strangers = {owner: lowest for owner, lowest in owners.items() if owner not in ours}
             self._names.update(strangers)
             if strangers:
                 self._adopt_dead(strangers, at)
@@ -446,24 +442,41 @@ class Account:
                 self._swept = True
                 return
 
-    def _adopt_dead(self, owners: list[str], at: float) -> None:
+    def _adopt_dead(self, owners: Mapping[str, int], at: float) -> None:
         leases = self.store.leases(owners)
-        for owner in owners:
+        for owner, lowest in owners.items():
             lease = leases.get(owner)
             # Ours already, where the database's answer to our taking it was lost.
             mine = lease is not None and lease.holder == self.store.owner and lease.beat != ABANDONED
-            if mine or (self._watch.is_dead(owner, lease, at) and self.store.take(owner, lease)):
+            dead = mine or self._watch.is_dead(owner, lease, at, lowest=lowest)
+            if mine or (dead and self.store.take(owner, lease)):
                 self._adopted[owner] = _Source(owner, 0)
                 logger.info("taking over events of an ended process", extra={"owner": owner})
 
-    def _show_life(self) -> None:
-        own = self.store.owner
-        if not self.store.beat(own):
-            # The first time; or we stood still for so long that we were taken for dead.
-            self.store.take(own, self.store.leases([own]).get(own))
+    # in the pulse's thread
+
+    def pulse(self) -> None:
+        """Show life where rows stay here for longer than a moment: others see the same lowest id again and again."""
+        with self._lock:
+            lowest, before = min(self.known, default=None), self._lowest
+            self._lowest = lowest
+            adopted = list(self._adopted)
+            stays = adopted or self._own is not None or (lowest is not None and lowest == before)
+        if stays:
+            self._show_life(adopted)
+        else:
+            self._pulse_store.close()
+
+    def _show_life(self, adopted: list[str]) -> None:
+        store, own = self._pulse_store, self.store.owner
         self._beaten = True
-        for owner in [owner for owner in self._adopted if not self.store.beat(owner)]:
-            del self._adopted[owner]
+        if not store.beat(own):
+            # The first time; or we stood still for so long that we were taken for dead.
+            store.take(own, store.leases([own]).get(own))
+        lost = [owner for owner in adopted if not store.beat(owner)]
+        with self._lock:
+            for owner in lost:
+                self._adopted.pop(owner, None)
 
 
 def _unreadable(row_id: int, created_at: int, payload: bytes, error: Exception) -> ParkedRow:

@@ -18,7 +18,7 @@ from eventbus.dispatcher import Dispatcher
 from eventbus.envelope import Batch, Message
 from eventbus.errors import BrokerUnavailable, ExchangeRefused, FlushTimeout
 from eventbus.outbox import Entry, Lease, Outbox, Row, Store
-from eventbus.outbox.account import Account, Tempo
+from eventbus.outbox.account import Account, Tempo, Watch
 from eventbus.publishers.base import Outcome, Publisher
 from eventbus.publishers.memory import MemoryPublisher
 from tests.support.committing import Committer, as_process, batch, committing, elsewhere, eventually, gone
@@ -416,6 +416,49 @@ def test_rows_of_a_living_process_are_never_taken_however_long_its_broker_is_dow
         busy.flush(5)
         busy.close()
     assert len(down.messages) == 1
+
+
+def test_rows_of_a_process_whose_broker_is_slow_are_never_taken(
+    app: Committer, broker: MemoryPublisher, make: Make
+) -> None:
+    """One call of its publisher may take longer than the dead are given."""
+    silent = Silent()
+    slow = make(silent)
+    with as_process(elsewhere()), committing(str(app.engine.url)) as other:
+        entries = other.commit()
+        slow.submit(entries)
+        assert silent.entered.wait(5)
+        watching = make()
+        watching.submit(Committer(app.engine).commit())
+        time.sleep(4 * QUICK.grace)
+        assert len(broker.messages) == 1
+        silent.go_on.set()
+        slow.flush(5)
+        slow.close()
+
+
+def test_an_owner_whose_rows_go_is_alive_though_it_has_no_lease() -> None:
+    """A process that commits all the time has rows there at every look."""
+    watch = Watch(1.0)
+    assert not any(watch.is_dead("other-1", None, at, lowest=int(at)) for at in range(10))
+    assert not watch.is_dead("other-1", None, 9.9, lowest=9)
+    assert watch.is_dead("other-1", None, 10.1, lowest=9), "the same row, for longer than the grace time"
+
+
+def test_an_owner_of_more_rows_than_a_look_shows_at_once_is_dead_all_the_same(
+    app: Committer, broker: MemoryPublisher, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lowest id of a page is not that of the owner."""
+    owners = Store.owners
+
+    def few(self: Store, *, after: int = 0) -> tuple[dict[str, int], int | None]:
+        return owners(self, after=after, rows=2)
+
+    monkeypatch.setattr(Store, "owners", few)
+    with as_process(elsewhere()):
+        left = {app.version() for _ in range(7)}
+    make().submit(app.commit())
+    eventually(lambda: left < set(versions(broker)))
 
 
 def test_of_two_who_find_rows_of_a_dead_process_one_delivers_them(app: Committer, make: Make) -> None:
