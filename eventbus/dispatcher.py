@@ -163,6 +163,7 @@ class Dispatcher:
         self._tick_at = 0.0
         self._suspects: dict[str, float] = {}
         self._loss_logged = 0.0
+        self._remarks: deque[Callable[[], None]] = deque()
 
     # for writers
 
@@ -199,7 +200,9 @@ class Dispatcher:
         """Whether nothing is left in that outbox that this process could deliver, now or soon."""
         with self._lock:
             self._sort_in(self._state)
-            return self._account(store).quiet
+            quiet = self._account(store).quiet
+        self._speak()
+        return quiet
 
     def flush(self, timeout: float = 30.0) -> None:
         """Return when all that was submitted so far is confirmed by the broker, and gone from the outbox.
@@ -228,6 +231,7 @@ class Dispatcher:
             finally:
                 state.flushing -= 1
             refused = self._counters.given_up - given_up
+        self._speak()
         if refused:
             raise FlushTimeout(
                 f"not taken by the broker: {counted(refused, 'event')} ({state.last_error}); {KEPT}",
@@ -246,6 +250,7 @@ class Dispatcher:
             state.closing = True
             state.deadline = time.monotonic() + timeout
             self._wake.notify()
+        self._speak()
         _dispatchers.discard(self)
         if thread is None or thread is threading.current_thread():
             return
@@ -263,33 +268,43 @@ class Dispatcher:
     def stats(self) -> Stats:
         """The figures of this process, consistent with each other."""
         with self._lock:
-            state, counters = self._state, self._counters
-            self._sort_in(state)
-            oldest = next(iter(state.open.values()), None)
-            return Stats(
-                pending_events=state.events,
-                pending_rows=len(state.open),
-                pending_bytes=state.bytes,
-                waiting_in_outbox=any(account.behind for account in state.accounts.values()),
-                oldest_seconds=0.0 if oldest is None else time.monotonic() - oldest,
-                published=counters.published,
-                retried=counters.retried,
-                parked=sum(account.parked for account in state.accounts.values()),
-                dropped=counters.dropped,
-                connected=state.connected,
-                last_error=state.last_error,
-            )
+            stats = self._figures(self._state, self._counters)
+        self._speak()
+        return stats
+
+    def _figures(self, state: _State, counters: _Counters) -> Stats:
+        self._sort_in(state)
+        oldest = next(iter(state.open.values()), None)
+        return Stats(
+            pending_events=state.events,
+            pending_rows=len(state.open),
+            pending_bytes=state.bytes,
+            waiting_in_outbox=any(account.behind for account in state.accounts.values()),
+            oldest_seconds=0.0 if oldest is None else time.monotonic() - oldest,
+            published=counters.published,
+            retried=counters.retried,
+            parked=sum(account.parked for account in state.accounts.values()),
+            dropped=counters.dropped,
+            connected=state.connected,
+            last_error=state.last_error,
+        )
 
     def _sort_in(self, state: _State) -> None:
         """See to what writers have handed over."""
         if not state.inbox:
             return
-        entries, state.inbox = state.inbox, []
-        for batch, store in entries:
-            try:
-                self._enter(state, batch, store)
-            except Exception:
-                logger.exception("committed events could not be taken over; the outbox has them, if there is one")
+        entries, state.inbox = deque(state.inbox), []
+        try:
+            while entries:
+                try:
+                    self._enter(state, *entries[0])
+                except Exception as error:  # noqa: BLE001 - logged, as soon as the lock is free
+                    text = "committed events could not be taken over; the outbox has them, if there is one"
+                    self._remarks.append(partial(logger.error, text, exc_info=error))
+                entries.popleft()
+        finally:
+            if entries:  # a signal's exception came between
+                state.inbox = [*entries, *state.inbox]
 
     def _enter(self, state: _State, batch: Batch, store: Store | None) -> None:
         job = _Job.of_batch(batch)
@@ -304,21 +319,29 @@ class Dispatcher:
             full = not self._fits(state, job) or len(state.open) >= self._max_rows
             if account.behind or state.closing or full:
                 because = "the dispatcher is closed" if state.closing else "memory is full"
-                account.leave_in_outbox(batch.version, because)
+                self._leave_in_outbox(account, batch.version, because)
                 return
-            account.known.add(batch.version)
         elif state.closing:
             self._lose(len(job), "the dispatcher is closed")
             return
         elif not self._make_room(state, job):
             return
         self._admit(state, job, account)
-        state.queue.append(job)
+        if account is not None:
+            # Last, as a signal's exception may come between: a row that only was known would never be delivered.
+            account.known.add(batch.version)
+
+    def _leave_in_outbox(self, account: Account, row_id: int, because: str) -> None:
+        if not account.behind:
+            extra = {"outbox": repr(account.store)}
+            self._remarks.append(partial(logger.warning, "%s, events wait in the outbox", because, extra=extra))
+        account.leave_in_outbox(row_id)
 
     def _admit(self, state: _State, job: _Job, account: Account | None) -> None:
+        """Into the queue first: what only was counted as open would be waited for in vain."""
         job.account, job.charge, job.count = account, job.size + _OVERHEAD, len(job)
-        state.number += 1
-        job.number = state.number
+        job.number = state.number = state.number + 1
+        state.queue.append(job)
         state.open[job.number] = time.monotonic()
         state.bytes += job.charge
         state.events += job.count
@@ -350,7 +373,14 @@ class Dispatcher:
         at = time.monotonic()
         if at - self._loss_logged > _LOSS_LOG or not self._loss_logged:
             self._loss_logged = at
-            logger.error("events are lost: %s", reason, extra={"dropped_so_far": self._counters.dropped})
+            extra = {"dropped_so_far": self._counters.dropped}
+            self._remarks.append(partial(logger.error, "events are lost: %s", reason, extra=extra))
+
+    def _speak(self) -> None:
+        """Log what was noted under the lock. A handler may be slow, or commit through a Session of ours."""
+        while self._remarks:
+            with contextlib.suppress(IndexError):  # another thread was faster
+                self._remarks.popleft()()
 
     def _is_confirmed(self, state: _State, target: int) -> bool:
         oldest = next(iter(state.open), None)
@@ -370,6 +400,8 @@ class Dispatcher:
     # the thread
 
     def _start(self) -> None:
+        if self._state.closing:
+            self._speak()  # there is no thread to do it
         with self._lock:
             state = self._state
             if state.thread is not None or state.closing:
@@ -389,6 +421,7 @@ class Dispatcher:
             while (jobs := self._next(state)) is not None:
                 try:
                     self._show_life(state)
+                    self._speak()
                     if jobs:
                         self._send(state, jobs)
                     self._look_after_accounts(state)
@@ -432,7 +465,7 @@ class Dispatcher:
                 if state.queue and at >= state.retry_at:
                     return self._take(state)
                 due = self._due(state, at)
-                if due <= at:
+                if due <= at or self._remarks:
                     return []
                 # While the broker is down nobody needs to wake us for one event more.
                 state.idle = not state.queue
@@ -529,6 +562,7 @@ class Dispatcher:
             self._counters.published += published
             for account, row_ids in done.items():
                 account.delivered(row_ids)
+        self._speak()
 
     def _finish(self, state: _State, job: _Job) -> None:
         state.open.pop(job.number, None)
@@ -569,7 +603,8 @@ class Dispatcher:
     def _park(self, job: _Job, at: float) -> None:
         assert job.account is not None
         if not self._is_suspect(job, at):
-            logger.warning("events are parked in the outbox: %s", job.reason, extra={"row": job.version})
+            text, extra = "events are parked in the outbox: %s", {"row": job.version}
+            self._remarks.append(partial(logger.warning, text, job.reason, extra=extra))
         if len(self._suspects) > 1000:
             self._suspects.clear()
         self._suspects[job.reason] = at
@@ -591,9 +626,7 @@ class Dispatcher:
                 self._retry_parked(state, account, at)
 
     def _read_back(self, state: _State, account: Account, parcel: Parcel) -> None:
-        job = _Job.of_parcel(parcel)
-        self._admit(state, job, account)
-        state.queue.append(job)
+        self._admit(state, _Job.of_parcel(parcel), account)
 
     def _retry_parked(self, state: _State, account: Account, at: float) -> None:
         claimed = account.claim_parked(at)
@@ -625,6 +658,7 @@ class Dispatcher:
             state.thread = None
             self._sort_in(state)
             self._settled.notify_all()
+        self._speak()
 
     # processes
 

@@ -157,13 +157,11 @@ class Account:
         """Whether rows of ours wait in the outbox because memory was full; those after them must wait there too."""
         return self._own is not None
 
-    def leave_in_outbox(self, row_id: int, because: str) -> None:
+    def leave_in_outbox(self, row_id: int) -> None:
         """This row is read back later, or by another process."""
         if self._own is None:
             self._own = _Source(self.store.owner, row_id - 1)
-            logger.warning("%s, events wait in the outbox", because, extra={"outbox": repr(self.store)})
-        else:
-            self._own.cursor = min(self._own.cursor, row_id - 1)
+        self._own.cursor = min(self._own.cursor, row_id - 1)
         self._own.turn += 1
 
     # for the dispatcher's thread
@@ -372,23 +370,25 @@ class Account:
     def _read(self, source: _Source, at: float, room: int, take: Callable[[Parcel], None]) -> None:
         turn, cursor = source.turn, source.cursor
         rows = self.store.read(after=cursor, owner=source.owner, size=min(room, PAGE_BYTES))
+        parcels = [self._parcel(row) for row in rows]
         with self._lock:
-            for row in rows:
-                if row.id not in self.known:
-                    self._take(row, take)
+            for row, parcel in zip(rows, parcels, strict=True):
+                if row.id in self.known:
+                    continue
+                if parcel is not None:
+                    take(parcel)
+                # Last: a row that only was known would never be delivered.
+                self.known.add(row.id)
             if source.turn == turn:
                 self._advance(source, rows[-1].id if rows else None, at)
 
-    def _take(self, row: Row, take: Callable[[Parcel], None]) -> None:
-        """Known is what is in somebody's hands: a row that only was known would never be delivered."""
+    def _parcel(self, row: Row) -> Parcel | None:
         try:
-            parcel = Parcel.of_payload(row.id, row.payload)
+            return Parcel.of_payload(row.id, row.payload)
         except ValueError as error:
             logger.exception("a row of the outbox is not readable", extra={"id": row.id})
             self._to_park[row.id] = _unreadable(row.id, row.created_at, row.payload, error)
-        else:
-            take(parcel)
-        self.known.add(row.id)
+            return None
 
     def _advance(self, source: _Source, last: int | None, at: float) -> None:
         """Where to go on, under the lock. Nothing left of our own: new rows come through memory again."""

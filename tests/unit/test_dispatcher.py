@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 import threading
@@ -551,6 +552,75 @@ def test_submit_never_raises(make: Make, caplog: pytest.LogCaptureFixture) -> No
     dispatcher.submit([Entry(Batch(1, "tx", ["k"], None), None)])  # type: ignore[arg-type]
     dispatcher.stats()  # all that was submitted has been looked at
     assert "could not be taken over" in caplog.text
+
+
+class Inquisitive(logging.Handler):
+    """Notes of each record whether a writer could hand something over meanwhile."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        super().__init__()
+        self._dispatcher = dispatcher
+        self.answered: dict[str, bool] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        asking = threading.Thread(target=self._dispatcher.submit, args=([],))
+        asking.start()
+        asking.join(2)
+        self.answered[record.getMessage().partition(":")[0]] = not asking.is_alive()
+
+
+def test_nothing_is_logged_while_writers_would_have_to_wait_for_it(
+    app: Committer, broker: MemoryPublisher, make: Make
+) -> None:
+    """A handler may be slow, or write into the database through a Session whose commits come here."""
+    dispatcher = make(tries=1, max_rows=2, tempo=Tempo(delete=0.02, parked=60, sweep=0.1))
+    with as_process(gone()), app.engine.begin() as connection:
+        app.outbox.write(connection, Batch(0, "tx", ["k"], [b"no JSON"]))
+    direct = Committer(app.engine, Outbox(durable=False))
+    handler = Inquisitive(dispatcher)
+    logging.getLogger("eventbus").addHandler(handler)
+    try:
+        broker.answer = bad("poison")
+        dispatcher.submit(app.commit(entity="poison"))
+        eventually(lambda: app.parked() == 2)
+        broker.available = False
+        for _ in range(5):
+            dispatcher.submit(app.commit())
+        dispatcher.submit([Entry(Batch(1, "tx", ["k"], None), None)])  # type: ignore[arg-type]
+        eventually(lambda: dispatcher.stats().waiting_in_outbox)
+        dispatcher.close(0.1)
+        dispatcher.submit(direct.commit())
+    finally:
+        logging.getLogger("eventbus").removeHandler(handler)
+    assert set(handler.answered) >= {
+        "events are parked in the outbox",
+        "a row of the outbox is not readable",
+        "memory is full, events wait in the outbox",
+        "committed events could not be taken over; the outbox has them, if there is one",
+        "events are lost",
+    }
+    assert all(handler.answered.values()), handler.answered
+
+
+def test_an_interrupt_in_the_middle_of_a_hand_over_keeps_no_event_back(
+    app: Committer, broker: MemoryPublisher, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C, or a worker's time limit, raises anywhere in the writer's thread; the process may well go on."""
+    dispatcher = make()
+    dispatcher.submit(app.commit())
+    dispatcher.flush(5)
+    admit, writer, pending = Dispatcher._admit, threading.get_ident(), [KeyboardInterrupt]
+
+    def interrupted(self: Dispatcher, *arguments: Any) -> None:
+        if threading.get_ident() == writer and pending:
+            raise pending.pop()
+        admit(self, *arguments)
+
+    monkeypatch.setattr(Dispatcher, "_admit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        dispatcher.submit([*app.commit(), *app.commit()])  # more than one: this thread sorts them in
+    dispatcher.flush(5)
+    assert (len(broker.messages), app.rows(), dispatcher.stats().pending_rows) == (3, 0, 0)
 
 
 def test_a_publisher_with_a_bug_loses_nothing(app: Committer, broker: MemoryPublisher, make: Make) -> None:
