@@ -23,7 +23,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from types import FrameType
@@ -160,7 +160,7 @@ class Dispatcher:
         self._state = _State()
         self._counters = _Counters()
         self._backoff = Backoff(first=0.1, limit=self._backoff_limit)
-        self._tick_at = 0.0
+        self._tick_at = self._retire_at = 0.0
         self._suspects: dict[str, float] = {}
         self._loss_logged = 0.0
         self._remarks: deque[Callable[[], None]] = deque()
@@ -195,6 +195,12 @@ class Dispatcher:
                 self._start()
         except Exception:
             logger.exception("the outbox will be looked at later")
+
+    def look_after(self, store: Store) -> None:
+        """Look for rows of ended processes there, though nobody here writes any."""
+        with self._lock:
+            self._account(store).kept = True
+        self.nudge(store)
 
     def is_quiet(self, store: Store) -> bool:
         """Whether nothing is left in that outbox that this process could deliver, now or soon."""
@@ -317,9 +323,9 @@ class Dispatcher:
             if batch.version in account.known:
                 return
             full = not self._fits(state, job) or len(state.open) >= self._max_rows
-            if account.behind or state.closing or full:
-                because = "the dispatcher is closed" if state.closing else "memory is full"
-                self._leave_in_outbox(account, batch.version, because)
+            if account.behind or state.closing or full or account.clogged:
+                because = "memory is full" if full else "delivered rows cannot be deleted"
+                self._leave_in_outbox(account, batch.version, "the dispatcher is closed" if state.closing else because)
                 return
         elif state.closing:
             self._lose(len(job), "the dispatcher is closed")
@@ -425,10 +431,12 @@ class Dispatcher:
                     if jobs:
                         self._send(state, jobs)
                     self._look_after_accounts(state)
-                except Exception as error:
-                    logger.exception("the dispatcher stumbled and goes on")
+                except BaseException as error:
                     self._put_back(state, [job for job in jobs if job.number in state.open])
                     self._stand_back(state, error)
+                    if not isinstance(error, Exception):
+                        raise  # the next commit starts another thread
+                    logger.exception("the dispatcher stumbled and goes on")
                 with self._lock:
                     if state.flushing:
                         self._settled.notify_all()
@@ -533,11 +541,11 @@ class Dispatcher:
         state.retry_at = 0.0
         self._tick_at = time.monotonic() + _TICK
 
-    def _stand_back(self, state: _State, error: Exception) -> None:
+    def _stand_back(self, state: _State, error: BaseException) -> None:
         first = not self._backoff.failures
         delay = self._backoff.next()
         state.connected = False
-        state.last_error = redact(str(error))
+        state.last_error = redact(str(error) or type(error).__name__)
         state.retry_at = time.monotonic() + delay
         if first:
             trouble = getattr(error, "trouble", BrokerUnavailable.trouble)
@@ -618,12 +626,25 @@ class Dispatcher:
         if state.connected and state.publisher is not None and at >= self._tick_at:
             state.publisher.tick()
             self._tick_at = at + _TICK
+        self._retire(state, at)
         for account in list(state.accounts.values()):
             hurry = state.flushing > 0 and not state.queue
             take = partial(self._read_back, state, account)
             account.work(at, room=lambda: self._room(state), take=take, hurry=hurry)
             if state.connected or at >= state.retry_at:
                 self._retry_parked(state, account, at)
+
+    def _retire(self, state: _State, at: float) -> None:
+        """Let go of databases whose engines the application has disposed of, once nothing is to be done there."""
+        if at < self._retire_at:
+            return
+        self._retire_at = at + _TICK
+        with self._lock:
+            self._sort_in(state)
+            retired = [store for store, account in state.accounts.items() if account.is_over]
+            left = [state.accounts.pop(store) for store in retired]
+        for account in left:
+            account.leave()
 
     def _read_back(self, state: _State, account: Account, parcel: Parcel) -> None:
         self._admit(state, _Job.of_parcel(parcel), account)
@@ -650,6 +671,7 @@ class Dispatcher:
     def _leave(self, state: _State) -> None:
         if state.pulse is not None:
             state.pulse.close()
+            state.pulse = None
         for account in list(state.accounts.values()):
             account.leave()
         if state.publisher is not None:
@@ -706,12 +728,19 @@ def _close_at_exit(dispatcher: Dispatcher, timeout: float) -> None:
         if alive is not None:
             alive.close(timeout)
 
-    multiprocessing: Any = sys.modules.get("multiprocessing.util")
-    if multiprocessing is not None and sys.modules["multiprocessing"].parent_process() is not None:
+    for util in _child_of():
         # A child of multiprocessing ends without running what atexit knows.
-        multiprocessing.Finalize(None, close, exitpriority=10)
-    else:
-        atexit.register(close)
+        util.Finalize(None, close, exitpriority=10)
+    atexit.register(close)
+
+
+def _child_of() -> Iterator[Any]:
+    """The `util` of each multiprocessing, Python's and Celery's, that started this process."""
+    multiprocessing, billiard = sys.modules.get("multiprocessing"), sys.modules.get("billiard.process")
+    if multiprocessing is not None and multiprocessing.parent_process() is not None:
+        yield sys.modules.get("multiprocessing.util")
+    if billiard is not None and billiard.current_process()._parent_pid is not None:
+        yield sys.modules.get("billiard.util")
 
 
 def _forget_parent() -> None:

@@ -25,6 +25,7 @@ from eventbus.outbox.store import ABANDONED, PAGE_BYTES, Lease, ParkedRow, Row, 
 DATABASE_ERRORS: Final = (SQLAlchemyError, OSError)
 _DELETE_ROWS: Final = 1000
 _PAGES_A_SWEEP: Final = 10
+_MOST_KNOWN: Final = 100_000
 _REASON: Final = 200
 _TROUBLE: Final = 3
 
@@ -35,8 +36,8 @@ logger = logging.getLogger("eventbus.outbox")
 class Tempo:
     """How often things are looked after, in seconds.
 
-    `delete`: delivered rows are deleted together, this long after the first (default: 0.25, on SQLite 1, where whoever
-    deletes holds up the writers). `grace`: an owner that does not move for
+    `delete`: delivered rows are deleted together, this long after the first (default: 0.25; on SQLite, where whoever
+    deletes is in the writers' way, 1 after the last, but within half a `beat`). `grace`: an owner that does not move for
     this long is dead. `parked`: between two tries of a parked row. `sweep`: between two looks for rows of the dead.
     """
 
@@ -53,12 +54,16 @@ class Tempo:
 
 @dataclass(slots=True)
 class _Source:
-    """Rows of one owner to be read from the outbox, from `cursor` on; `due` is when to look again."""
+    """Rows of one owner to be read from the outbox, from `cursor` on; `due` is when to look again.
+
+    `ended`: all of them are in memory; the source stays until they are gone.
+    """
 
     owner: str
     cursor: int
     due: float = 0.0
     turn: int = 0
+    ended: bool = False
 
 
 @final
@@ -119,7 +124,8 @@ class _Timer:
 class Account:
     """The rows of one outbox that this process answers for.
 
-    `known`: ids of rows in memory: waiting, under way, or delivered and not yet deleted.
+    `known`: ids of rows in memory: waiting, under way, or delivered and not yet deleted. `kept`: looked after though
+    the application has no connection there.
     """
 
     def __init__(self, store: Store, lock: AbstractContextManager[object], tempo: Tempo) -> None:
@@ -127,14 +133,17 @@ class Account:
         self.known: set[int] = set()
         self.parked = 0
         self.failing = False
+        self.kept = False
         self._lock = lock
         self._tempo = tempo
         self._own: _Source | None = None
         self._adopted: dict[str, _Source] = {}
         self._finished: list[str] = []
         self._delete_after = tempo.delete if tempo.delete is not None else 1.0 if store.is_sqlite else 0.25
+        self._delete_within = tempo.beat / 2 if store.is_sqlite and tempo.delete is None else self._delete_after
+        self._delete_at = 0.0
         self._delivered: list[int] = []
-        self._delivered_at = 0.0
+        self._delivered_first = 0.0
         self._to_park: dict[int, ParkedRow] = {}
         self._strays: set[int] = set()
         self._beaten = False
@@ -157,6 +166,18 @@ class Account:
         """Whether rows of ours wait in the outbox because memory was full; those after them must wait there too."""
         return self._own is not None
 
+    @property
+    def clogged(self) -> bool:
+        """Whether rows are delivered all right, and their deletion has failed so often that memory would fill up."""
+        return len(self.known) >= _MOST_KNOWN
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the application has left this database, and nothing of ours is there any more."""
+        if self.kept or not self._swept or not self.settled:
+            return False
+        return not (self.known or self._own or self._adopted or self._strays) and self.store.is_deserted
+
     def leave_in_outbox(self, row_id: int) -> None:
         """This row is read back later, or by another process."""
         if self._own is None:
@@ -168,9 +189,11 @@ class Account:
 
     def delivered(self, row_ids: list[int]) -> None:
         """All events of these rows are with the broker."""
+        at = time.monotonic()
         if not self._delivered:
-            self._delivered_at = time.monotonic()
+            self._delivered_first = at
         self._delivered.extend(row_ids)
+        self._delete_at = min(at + self._delete_after, self._delivered_first + self._delete_within)
 
     def park(self, parcel: Parcel, created_at: int = 0) -> None:
         """The broker does not take this row: out of the way with it."""
@@ -185,10 +208,10 @@ class Account:
         """When `work` has something to do, by the monotonic clock."""
         times = [self._sweep.due]
         if self._delivered:
-            times.append(self._delivered_at + self._delete_after)
+            times.append(self._delete_at)
         if self._to_park:
             times.append(at)
-        if room:
+        if room and not self.clogged:
             times.extend(source.due for source in self._sources())
         return max(min(times), self._paused_until)
 
@@ -225,6 +248,7 @@ class Account:
 
     def look_soon(self, at: float) -> None:
         """Rows of ours may have been committed without our knowing."""
+        self._swept = False
         self._sweep.due = min(self._sweep.due, at)
 
     def claim_parked(self, at: float) -> list[tuple[ParkedRow, Parcel]]:
@@ -313,7 +337,7 @@ class Account:
 
     def _work(self, at: float, room: Callable[[], int], take: Callable[[Parcel], None], hurry: bool) -> None:
         many = len(self._delivered) >= _DELETE_ROWS
-        if hurry or many or self._to_park or (self._delivered and at >= self._delivered_at + self._delete_after):
+        if hurry or many or self._to_park or (self._delivered and at >= self._delete_at):
             self._purge()
         if self._sweep.ready(at) and self.store.exists():
             self._look_at_own(at)
@@ -362,10 +386,25 @@ class Account:
 
     def _read_back(self, at: float, room: Callable[[], int], take: Callable[[Parcel], None]) -> None:
         for source in self._sources():
-            left = room()
-            if at >= source.due and left > 0:
+            left = 0 if self.clogged else room()
+            if at >= source.due and left > 0 and self._has_more(source, at):
                 self._read(source, at, left, take)
         self._release_finished()
+
+    def _has_more(self, source: _Source, at: float) -> bool:
+        """Of a source that was read to its end the ids are looked at, not the payloads again."""
+        if not source.ended:
+            return True
+        ids = self.store.ids(source.owner)
+        with self._lock:
+            unknown = [row_id for row_id in ids if row_id not in self.known]
+        if unknown:
+            source.cursor, source.ended = unknown[0] - 1, False
+        elif ids:
+            source.due = at + 1.0
+        else:
+            self._finished.append(source.owner)
+        return bool(unknown)
 
     def _read(self, source: _Source, at: float, room: int, take: Callable[[Parcel], None]) -> None:
         turn, cursor = source.turn, source.cursor
@@ -396,11 +435,8 @@ class Account:
             source.cursor = last
         elif source is self._own:
             self._own = None
-        elif source.cursor > 0:
-            # All its rows are in memory. Look again, from the start, until they are gone.
-            source.cursor, source.due = 0, at + 1.0
         else:
-            self._finished.append(source.owner)
+            source.ended, source.due = True, at + (1.0 if source.cursor > 0 else 0.0)
 
     def _release_finished(self) -> None:
         while self._finished:

@@ -110,6 +110,17 @@ class Store:
         """Whether only one transaction at a time may write there."""
         return self._engine.dialect.name == "sqlite"
 
+    @property
+    def is_async(self) -> bool:
+        """Whether the application's driver needs an event loop."""
+        return self._engine.dialect.is_async
+
+    @property
+    def is_deserted(self) -> bool:
+        """Whether the application has not one connection there: its engine is new, or disposed of."""
+        counts = [getattr(self._engine.pool, name, None) for name in ("checkedin", "checkedout")]
+        return None not in counts and not any(count() for count in counts if count is not None)
+
     # rows
 
     def exists(self) -> bool:

@@ -150,7 +150,7 @@ class _LeftBehind:
     def __init__(self, store: Store, dispatcher: Dispatcher) -> None:
         self._store = store
         self._dispatcher = dispatcher
-        self._dispatcher.nudge(store)
+        self._dispatcher.look_after(store)
         self.delivered = self.parked = 0
         self.trouble: str | None = None
 

@@ -336,6 +336,36 @@ def test_of_many_who_try_one_gets_a_lease(app: Committer, database_url: str) -> 
         engine.dispose()
 
 
+def test_what_was_purged_while_it_was_tried_again_does_not_come_back(app: Committer, store: Store) -> None:
+    app.commit()
+    store.park([ParkedRow(each, 1, 2, 3, 1, "unroutable: k", b"{}") for each in (1, 2)])
+    claimed = store.claim_parked(10, 1000)
+    assert store.delete_parked([2]) == 1
+    store.park_again([row._replace(retry_at=20, attempts=7, reason="refused: k", payload=b"[]") for row in claimed])
+    assert store.list_parked() == [ParkedRow(1, 1, 2, 20, 7, "refused: k", b"[]")]
+
+
+def test_no_connection_stays_open_for_an_engine_that_was_disposed_of(postgres_db: str) -> None:
+    """An engine for each piece of work: a Celery task, an `asyncio.run`."""
+    broker = MemoryPublisher()
+    dispatcher = Dispatcher(lambda: broker, tempo=QUICK)
+    outbox = Outbox()
+    for _ in range(6):
+        with committing(postgres_db) as app:
+            app.outbox = outbox
+            dispatcher.submit(app.commit())
+    dispatcher.flush(10)
+    with committing(postgres_db) as app:
+        look = app.engine.execution_options(isolation_level="AUTOCOMMIT")  # within a transaction it shows the same
+        others = text("SELECT count(*) - 1 FROM pg_stat_activity WHERE datname = current_database()")
+        with look.connect() as connection:
+            eventually(lambda: connection.scalar(others) == 0)
+        dispatcher.submit(Committer(app.engine, outbox).commit())
+        dispatcher.flush(10)
+    dispatcher.close()
+    assert len(broker.messages) == 7
+
+
 def test_parked_rows_are_claimed_once(app: Committer, store: Store, database_url: str) -> None:
     ids = [app.version() for _ in range(20)]
     store.park([ParkedRow(each, 1, 2, 3, 1, "unroutable: k", b"{}") for each in ids])

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from eventbus.dispatcher import Dispatcher
 from eventbus.envelope import Batch, Message
 from eventbus.errors import BrokerUnavailable, ExchangeRefused, FlushTimeout
 from eventbus.outbox import Entry, Lease, Outbox, Row, Store
+from eventbus.outbox import account as account_module
 from eventbus.outbox.account import Account, Tempo, Watch
 from eventbus.publishers.base import Outcome, Publisher
 from eventbus.publishers.memory import MemoryPublisher
@@ -636,6 +638,139 @@ def test_a_publisher_with_a_bug_loses_nothing(app: Committer, broker: MemoryPubl
     dispatcher.submit(app.commit(2))
     dispatcher.flush(5)
     assert app.rows() == 0
+
+
+class Ended(BaseException):
+    """Raised by nobody's `except Exception`."""
+
+
+def test_a_thread_that_was_ended_is_followed_by_another_one(
+    app: Committer, broker: MemoryPublisher, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends = [Ended]
+
+    def answer(_message: Message) -> Outcome:
+        if ends:
+            raise ends.pop()
+        return Outcome.CONFIRMED
+
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    broker.answer = answer
+    dispatcher = make()
+    dispatcher.submit(app.commit())
+    eventually(lambda: dispatcher._state.thread is None)
+    dispatcher.submit(app.commit())
+    dispatcher.flush(5)
+    assert len(set(versions(broker))) == 2
+    assert app.rows() == 0
+
+
+def test_memory_is_bounded_though_no_deletion_succeeds(
+    app: Committer,
+    broker: MemoryPublisher,
+    make: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    delete, allowed = Store.delete, threading.Event()
+
+    def refuse(self: Store, ids: Sequence[int]) -> None:
+        if not allowed.is_set():
+            raise OperationalError("DELETE", None, Exception("permission denied"))
+        delete(self, ids)
+
+    monkeypatch.setattr(Store, "delete", refuse)
+    monkeypatch.setattr(account_module, "_MOST_KNOWN", 10)
+    dispatcher = make()
+    for _ in range(30):
+        dispatcher.submit(app.commit())
+    broker.wait_for(10)
+    (account,) = dispatcher._state.accounts.values()
+    assert len(account.known) == 10
+    assert "delivered rows cannot be deleted, events wait in the outbox" in caplog.text
+    allowed.set()
+    dispatcher.flush(20)
+    assert len(broker.messages) == 30
+    assert app.rows() == 0
+
+
+def test_what_was_taken_over_is_read_once(
+    app: Committer, broker: MemoryPublisher, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long the broker is down."""
+    read, rows = Store.read, []
+
+    def noted(self: Store, **page: Any) -> list[Row]:
+        found = read(self, **page)
+        rows.extend(found)
+        return found
+
+    monkeypatch.setattr(Store, "read", noted)
+    looks, ids = [], Store.ids
+
+    def looked(self: Store, owner: str) -> list[int]:
+        looks.append(owner)
+        return ids(self, owner)
+
+    monkeypatch.setattr(Store, "ids", looked)
+    with as_process(gone()):
+        owner = app.commit()[0].store.owner  # type: ignore[union-attr]
+        app.commit()
+    broker.available = False
+    dispatcher = make()
+    dispatcher.submit(app.commit())
+    eventually(lambda: looks.count(owner) >= 3)
+    assert len(rows) == 2
+    broker.available = True
+    broker.wait_for(3)
+    eventually(lambda: (app.rows(), app.leases()) == (0, set()))
+
+
+def test_on_sqlite_nothing_is_deleted_while_the_application_writes(
+    app: Committer, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A transaction that has read, and writes after another one did, fails at once, however long it would wait."""
+    deletions: list[float] = []
+    delete = Store.delete
+
+    def noted(self: Store, ids: Sequence[int]) -> None:
+        deletions.append(time.monotonic())
+        delete(self, ids)
+
+    monkeypatch.setattr(Store, "delete", noted)
+    dispatcher = make(tempo=Tempo())
+    last, end = 0.0, time.monotonic() + 2.5
+    while time.monotonic() < end:
+        last = time.monotonic()
+        dispatcher.submit(app.commit())
+        time.sleep(0.02)
+    eventually(lambda: app.rows() == 0)
+    assert deletions[0] > last
+
+
+@pytest.mark.parametrize("kind", ["multiprocessing", "billiard"])
+def test_children_of_every_kind_of_multiprocessing_drain(
+    make: Make, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """They end without running what `atexit` knows."""
+    finalizers: list[Callable[[], None]] = []
+
+    def finalize(_: object, callback: Callable[[], None], *, exitpriority: int) -> None:
+        finalizers.append(callback)
+
+    parent = SimpleNamespace(_parent_pid=1)
+    monkeypatch.setitem(sys.modules, f"{kind}.util", SimpleNamespace(Finalize=finalize))
+    monkeypatch.setitem(sys.modules, "billiard.process", SimpleNamespace(current_process=lambda: parent))
+    monkeypatch.setitem(sys.modules, "multiprocessing", SimpleNamespace(parent_process=lambda: parent))
+    if kind == "multiprocessing":
+        monkeypatch.delitem(sys.modules, "billiard.process")
+    else:
+        monkeypatch.setitem(sys.modules, "multiprocessing", SimpleNamespace(parent_process=lambda: None))
+    dispatcher = make()
+    dispatcher.submit([])
+    assert len(finalizers) == 1
+    finalizers[0]()
+    assert dispatcher._state.closing
 
 
 def test_a_locked_database_delays_the_deletion_only(app: Committer, broker: MemoryPublisher, make: Make) -> None:
