@@ -429,6 +429,7 @@ class Dispatcher:
                     self._show_life(state)
                     self._speak()
                     if jobs:
+                        self._tidy(state)
                         self._send(state, jobs)
                     self._look_after_accounts(state)
                 except BaseException as error:
@@ -450,6 +451,12 @@ class Dispatcher:
         state.pulse = Pulse(lambda: self._alive(state), self._tempo.beat)
         with contextlib.suppress(RuntimeError):  # the interpreter is shutting down
             state.pulse.start()
+
+    def _tidy(self, state: _State) -> None:
+        """A writer has just committed, and has not yet begun anew."""
+        at = time.monotonic()
+        for account in list(state.accounts.values()):
+            account.tidy(at)
 
     def _alive(self, state: _State) -> list[Account] | None:
         """The accounts, while there is a thread that looks after them."""

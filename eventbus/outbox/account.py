@@ -37,8 +37,8 @@ class Tempo:
     """How often things are looked after, in seconds.
 
     `delete`: delivered rows are deleted together, this long after the first (default: 0.25; on SQLite, where whoever
-    deletes is in the writers' way, 1 after the last, but within half a `beat`). `grace`: an owner that does not move for
-    this long is dead. `parked`: between two tries of a parked row. `sweep`: between two looks for rows of the dead.
+    deletes is in the writers' way, 1, and then just after a commit). `grace`: an owner that does not move for this
+    long is dead. `parked`: between two tries of a parked row. `sweep`: between two looks for rows of the dead.
     """
 
     delete: float | None = None
@@ -140,7 +140,6 @@ class Account:
         self._adopted: dict[str, _Source] = {}
         self._finished: list[str] = []
         self._delete_after = tempo.delete if tempo.delete is not None else 1.0 if store.is_sqlite else 0.25
-        self._delete_within = tempo.beat / 2 if store.is_sqlite and tempo.delete is None else self._delete_after
         self._delete_at = 0.0
         self._delivered: list[int] = []
         self._delivered_first = 0.0
@@ -193,11 +192,25 @@ class Account:
         if not self._delivered:
             self._delivered_first = at
         self._delivered.extend(row_ids)
-        self._delete_at = min(at + self._delete_after, self._delivered_first + self._delete_within)
+        # On SQLite this is the idle application's case; see `tidy`.
+        self._delete_at = (at if self.store.is_sqlite else self._delivered_first) + self._delete_after
 
     def park(self, parcel: Parcel, created_at: int = 0) -> None:
         """The broker does not take this row: out of the way with it."""
         self._to_park[parcel.version] = self._parked_row(parcel, created_at)
+
+    def tidy(self, at: float) -> None:
+        """On SQLite, just after a commit: delete what is due.
+
+        A transaction there that has read, and comes to write after others did, fails at once, however long it would
+        wait. An application with one thread that has just committed is in none.
+        """
+        due = self.store.is_sqlite and self._delivered and at >= self._delivered_first + self._delete_after
+        if due and at >= self._paused_until:
+            try:
+                self._purge()
+            except DATABASE_ERRORS:
+                self._delivered_first = at  # not with each commit; `work` tries too, and tells of it
 
     @property
     def settled(self) -> bool:
