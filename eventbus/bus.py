@@ -99,7 +99,7 @@ def install(
             log.warning("already installed", extra={"target": repr(target), "bus": repr(present)})
             return present
         entities = Entities(settings.service, include=include, exclude=exclude, schemas=schemas)
-        delivery = _delivery(settings, publisher, durable=outbox)
+        delivery = _delivery(settings, publisher, durable=outbox, joined=joined)
         capture = Capture(entities, author=author)
         if auto_fields is True:
             auto_fields = AutoFields(author=capture.author, new_id=new_id)
@@ -262,7 +262,9 @@ class _Sink:
             self.delivery.nudge(store)
 
 
-def _delivery(settings: Settings, publisher: Callable[[], Publisher] | Publisher | None, *, durable: bool) -> _Delivery:
+def _delivery(
+    settings: Settings, publisher: Callable[[], Publisher] | Publisher | None, *, durable: bool, joined: Joined
+) -> _Delivery:
     if settings.ordering == "strict":
         if not durable:
             raise ConfigurationError("ordering='strict' needs the outbox: it is eventbus-relay that publishes")
@@ -276,7 +278,12 @@ def _delivery(settings: Settings, publisher: Callable[[], Publisher] | Publisher
         make = partial(_itself, publisher)
     else:
         make = publisher
-    return Dispatcher(make, max_bytes=settings.max_pending_bytes, unroutable=settings.unroutable)
+    return Dispatcher(
+        make,
+        max_bytes=settings.max_pending_bytes,
+        unroutable=settings.unroutable,
+        expects_rows=joined != "deliver",  # there the rows may be rolled back after all
+    )
 
 
 def _anchored(url: str) -> str:

@@ -126,7 +126,8 @@ class Dispatcher:
 
     `make_publisher` is called in the dispatcher's thread. `max_bytes` bounds the events held in memory, `max_rows` the
     outbox rows they belong to: Python's garbage collector stops all threads to walk over what it finds. `tries`: how
-    often the broker may refuse an event before it is parked. `exit_timeout`: seconds the interpreter's exit may wait.
+    often the broker may refuse an event before it is parked. `expects_rows`: whether what is handed over is committed
+    for certain. `exit_timeout`: seconds the interpreter's exit may wait.
     Thread-safe; a fork begins with an empty dispatcher of its own.
     """
 
@@ -140,6 +141,7 @@ class Dispatcher:
         tries: int = 5,
         tempo: Tempo = Tempo(),
         exit_timeout: float = 10.0,
+        expects_rows: bool = True,
         backoff_limit: float = 5.0,
     ) -> None:
         self._make_publisher = make_publisher
@@ -149,6 +151,7 @@ class Dispatcher:
         self._tries = tries
         self._tempo = tempo
         self._exit_timeout = exit_timeout
+        self._expects_rows = expects_rows
         self._backoff_limit = backoff_limit
         self._reset()
         _dispatchers.add(self)
@@ -335,7 +338,7 @@ class Dispatcher:
         self._admit(state, job, account)
         if account is not None:
             # Last, as a signal's exception may come between: a row that only was known would never be delivered.
-            account.known.add(batch.version)
+            account.known[batch.version] = time.monotonic()
 
     def _leave_in_outbox(self, account: Account, row_id: int, because: str) -> None:
         if not account.behind:
@@ -371,6 +374,7 @@ class Dispatcher:
         accounts = self._state.accounts
         if store not in accounts:
             accounts[store] = Account(store, self._lock, self._tempo)
+            accounts[store].expects_rows = self._expects_rows
         return accounts[store]
 
     def _lose(self, events: int, reason: str) -> None:

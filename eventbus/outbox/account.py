@@ -28,6 +28,7 @@ _PAGES_A_SWEEP: Final = 10
 _MOST_KNOWN: Final = 100_000
 _REASON: Final = 200
 _TROUBLE: Final = 3
+LONG_AGO: Final = float("-inf")
 
 logger = logging.getLogger("eventbus.outbox")
 
@@ -124,16 +125,19 @@ class _Timer:
 class Account:
     """The rows of one outbox that this process answers for.
 
-    `known`: ids of rows in memory: waiting, under way, or delivered and not yet deleted. `kept`: looked after though
-    the application has no connection there.
+    `known`: ids of rows in memory: waiting, under way, or delivered and not yet deleted; with the time when a writer
+    handed the row over, by the monotonic clock, or LONG_AGO where it was read from the outbox. `kept`: looked after
+    though the application has no connection there. `expects_rows`: whether it is a fault if rows are gone too soon.
     """
 
     def __init__(self, store: Store, lock: AbstractContextManager[object], tempo: Tempo) -> None:
         self.store = store
-        self.known: set[int] = set()
+        self.known: dict[int, float] = {}
         self.parked = 0
         self.failing = False
         self.kept = False
+        self.expects_rows = True
+        self._missed = 0
         self._lock = lock
         self._tempo = tempo
         self._own: _Source | None = None
@@ -360,16 +364,37 @@ class Account:
     # deleting and parking
 
     def _purge(self) -> None:
-        ids, parking = self._delivered, list(self._to_park.values())
+        ids, parking = list(dict.fromkeys(self._delivered)), list(self._to_park.values())
         if not ids and not parking:
             return
         failpoints.hit("before_delete")
-        self.store.delete(ids)
+        found = self.store.delete(ids)
+        self._compare(ids, found)
         self.store.park(parking)
         self.parked += len(parking)
         with self._lock:
-            self.known.difference_update(ids, self._to_park)
+            for row_id in (*ids, *self._to_park):
+                self.known.pop(row_id, None)
             self._delivered, self._to_park = [], {}
+
+    def _compare(self, ids: list[int], found: int) -> None:
+        """Say it where rows are missing that nobody but this process may have deleted.
+
+        That takes the grace time at least. And where a deletion failed, its answer alone may have been lost.
+        """
+        if found >= len(ids) or self._backoff.failures or not self.expects_rows:
+            return
+        since = time.monotonic() - self._tempo.grace / 2
+        with self._lock:
+            old = sum(self.known.get(row_id, LONG_AGO) < since for row_id in ids)
+        before = self._missed
+        self._missed += max(0, len(ids) - found - old)
+        if before < _TROUBLE <= self._missed:
+            logger.error(
+                "rows just written are not in the outbox that is looked at, so nobody would find those of a dead process. "
+                "Is search_path set for each transaction? Set it for the connections of an engine for each schema",
+                extra={"outbox": repr(self.store)},
+            )
 
     def _parked_row(self, parcel: Parcel, created_at: int) -> ParkedRow:
         at = now()
@@ -430,7 +455,7 @@ class Account:
                 if parcel is not None:
                     take(parcel)
                 # Last: a row that only was known would never be delivered.
-                self.known.add(row.id)
+                self.known[row.id] = LONG_AGO
             if source.turn == turn:
                 self._advance(source, rows[-1].id if rows else None, at)
 

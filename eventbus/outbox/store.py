@@ -140,19 +140,17 @@ class Store:
         query = select(outbox.c.id).where(outbox.c.owner == owner).order_by(outbox.c.id).limit(rows)
         return list(self._run(lambda connection: connection.scalars(query).all()))
 
-    def delete(self, ids: Sequence[int]) -> None:
-        """Remove rows whose events are all with the broker."""
+    def delete(self, ids: Sequence[int]) -> int:
+        """Remove rows whose events are all with the broker. Returns how many there were."""
 
-        def work(connection: Connection) -> None:
+        def work(connection: Connection) -> int:
             begin_immediate(connection)
             _do_not_wait_for_disk(connection)
             if connection.dialect.name == "sqlite":
                 _raise_floor(connection, max(ids))
-            for some in _slices(ids):
-                _delete(connection, outbox, some)
+            return sum(_delete(connection, outbox, some) for some in _slices(ids))
 
-        if ids:
-            self._run(work)
+        return self._run(work) if ids else 0
 
     def owners(self, *, after: int = 0, rows: int = 5000) -> tuple[dict[str, int], int | None]:
         """The owners of the next rows by id with their lowest id among these, and where to go on (None: seen all)."""

@@ -674,10 +674,10 @@ def test_memory_is_bounded_though_no_deletion_succeeds(
 ) -> None:
     delete, allowed = Store.delete, threading.Event()
 
-    def refuse(self: Store, ids: Sequence[int]) -> None:
+    def refuse(self: Store, ids: Sequence[int]) -> int:
         if not allowed.is_set():
             raise OperationalError("DELETE", None, Exception("permission denied"))
-        delete(self, ids)
+        return delete(self, ids)
 
     monkeypatch.setattr(Store, "delete", refuse)
     monkeypatch.setattr(account_module, "_MOST_KNOWN", 10)
@@ -692,6 +692,37 @@ def test_memory_is_bounded_though_no_deletion_succeeds(
     dispatcher.flush(20)
     assert len(broker.messages) == 30
     assert app.rows() == 0
+
+
+def test_rows_that_vanish_at_once_are_told_of(
+    app: Committer, make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The transaction wrote another table than the dispatcher looks at; who took them over would have waited."""
+    monkeypatch.setattr(Store, "delete", lambda _self, _ids: 0)
+    dispatcher = make(tempo=Tempo(delete=0.02))
+    for _ in range(4):
+        dispatcher.submit(app.commit())
+        dispatcher.flush(5)
+    told = [text for text in caplog.messages if text.startswith("rows just written are not in the outbox")]
+    assert len(told) == 1
+
+
+def test_rows_that_others_delivered_meanwhile_are_not_told_of(
+    app: Committer, broker: MemoryPublisher, make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    """This process stood still, or its database was away, for longer than the dead are given."""
+    broker.available = False
+    dispatcher = make(tempo=Tempo(delete=0.02, grace=0.2, sweep=60))
+    entries = [app.commit()[0] for _ in range(5)]
+    dispatcher.submit(entries)
+    dispatcher.stats()
+    time.sleep(0.2)
+    store = Store(app.engine)
+    assert store.delete([entry.batch.version for entry in entries]) == 5
+    store.close()
+    broker.available = True
+    dispatcher.flush(5)
+    assert "rows just written" not in caplog.text
 
 
 def test_what_was_taken_over_is_read_once(
@@ -733,9 +764,9 @@ def test_on_sqlite_rows_are_deleted_just_after_a_commit_or_when_the_application_
     deletions: list[float] = []
     delete = Store.delete
 
-    def noted(self: Store, ids: Sequence[int]) -> None:
+    def noted(self: Store, ids: Sequence[int]) -> int:
         deletions.append(time.monotonic())
-        delete(self, ids)
+        return delete(self, ids)
 
     monkeypatch.setattr(Store, "delete", noted)
     dispatcher = make(tempo=Tempo())
@@ -799,10 +830,10 @@ def test_a_connection_that_fails_again_and_again_is_made_anew(
         closed.append(self)
         close(self)
 
-    def refuse(self: Store, ids: Sequence[int]) -> None:
+    def refuse(self: Store, ids: Sequence[int]) -> int:
         if not closed:
             raise OperationalError("DELETE", None, Exception("cannot execute DELETE in a read-only transaction"))
-        delete(self, ids)
+        return delete(self, ids)
 
     monkeypatch.setattr(Store, "close", note)
     monkeypatch.setattr(Store, "delete", refuse)
