@@ -391,7 +391,7 @@ class Account:
         self._missed += max(0, len(ids) - found - old)
         if before < _TROUBLE <= self._missed:
             logger.error(
-                "rows just written are not in the outbox that is looked at, so nobody would find those of a dead process. "
+                "rows just written are not in the outbox that is looked at, nobody would find those of a dead process. "
                 "Is search_path set for each transaction? Set it for the connections of an engine for each schema",
                 extra={"outbox": repr(self.store)},
             )
