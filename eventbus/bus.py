@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import os
 import threading
@@ -19,7 +21,7 @@ from sqlalchemy.orm import Session
 from eventbus import arguments
 from eventbus.dispatcher import KEPT, Dispatcher, Stats
 from eventbus.entities import Entities
-from eventbus.errors import ConfigurationError, FlushTimeout, InstallError, counted
+from eventbus.errors import ConfigurationError, EventBusError, FlushTimeout, InstallError, counted
 from eventbus.ids import uuid7
 from eventbus.listeners.auto_fields import AutoFields, IdGenerator
 from eventbus.listeners.base import Listener, register
@@ -96,7 +98,7 @@ def install(
             log.warning("already installed", extra={"target": repr(target), "bus": repr(present)})
             return present
         entities = Entities(settings.service, include=include, exclude=exclude, schemas=schemas)
-        delivery = _delivery(settings, publisher, durable=outbox)
+        delivery = _delivery(settings, publisher, durable=outbox, joined=joined)
         capture = Capture(entities, author=author)
         if auto_fields is True:
             auto_fields = AutoFields(author=capture.author, new_id=new_id)
@@ -187,11 +189,13 @@ class _Relayed:
 
     def __init__(self) -> None:
         self._last: dict[Store, int] = {}
+        self._lock = threading.Lock()
 
     def submit(self, entries: Sequence[Entry]) -> None:
-        for batch, store in entries:
-            if store is not None:
-                self._last[store] = max(batch.version, self._last.get(store, 0))
+        with self._lock:
+            for batch, store in entries:
+                if store is not None:
+                    self._last[store] = max(batch.version, self._last.get(store, 0))
 
     def nudge(self, store: Store) -> None:
         """The relay looks by itself."""
@@ -222,9 +226,23 @@ class _Relayed:
 
     def _readers(self) -> Iterator[tuple[int, Store]]:
         """For one call only: its thread may be any, and a fork must find no connection."""
-        for store, last in list(self._last.items()):
+        with self._lock:
+            last_of = list(self._last.items())
+        for store, last in last_of:
+            if store.is_async:
+                _demand_no_loop()
             with closing(store.copy()) as reader:
                 yield last, reader
+
+
+def _demand_no_loop() -> None:
+    """An async driver cannot be used here from within a running event loop, which must not wait anyway."""
+    with contextlib.suppress(RuntimeError):
+        asyncio.get_running_loop()
+        raise EventBusError(
+            "With strict ordering bus.stats() and bus.flush() ask the database: in a coroutine call "
+            "`await asyncio.to_thread(bus.stats)`."
+        )
 
 
 _Delivery = Dispatcher | _Relayed
@@ -248,7 +266,9 @@ def _settings(settings: Settings | None, **given: str | None) -> Settings:
     return replace(settings, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
 
 
-def _delivery(settings: Settings, publisher: Callable[[], Publisher] | Publisher | None, *, durable: bool) -> _Delivery:
+def _delivery(
+    settings: Settings, publisher: Callable[[], Publisher] | Publisher | None, *, durable: bool, joined: Joined
+) -> _Delivery:
     if settings.ordering == "strict":
         if not durable:
             raise ConfigurationError("ordering='strict' needs the outbox: it is eventbus-relay that publishes")
@@ -262,7 +282,12 @@ def _delivery(settings: Settings, publisher: Callable[[], Publisher] | Publisher
         make = partial(_itself, publisher)
     else:
         make = publisher
-    return Dispatcher(make, max_bytes=settings.max_pending_bytes, unroutable=settings.unroutable)
+    return Dispatcher(
+        make,
+        max_bytes=settings.max_pending_bytes,
+        unroutable=settings.unroutable,
+        expects_rows=joined != "deliver",  # there the rows may be rolled back after all
+    )
 
 
 def _anchored(url: str) -> str:

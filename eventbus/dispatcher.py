@@ -12,6 +12,7 @@ counted and logged as such.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import heapq
 import logging
 import os
@@ -22,7 +23,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from types import FrameType
@@ -33,7 +34,8 @@ from eventbus.envelope import Batch
 from eventbus.errors import BrokerUnavailable, FlushTimeout, counted
 from eventbus.outbox import Entry, Store
 from eventbus.outbox.account import Account, Tempo
-from eventbus.outbox.delivery import Parcel, deliver
+from eventbus.outbox.delivery import Parcel, deliver, insist
+from eventbus.outbox.pulse import Pulse
 from eventbus.publishers.base import Outcome, Publisher
 from eventbus.settings import redact
 
@@ -108,6 +110,7 @@ class _State:
     events: int = 0
     number: int = 0
     thread: threading.Thread | None = None
+    pulse: Pulse | None = None
     publisher: Publisher | None = None
     idle: bool = False
     flushing: int = 0
@@ -124,7 +127,8 @@ class Dispatcher:
 
     `make_publisher` is called in the dispatcher's thread. `max_bytes` bounds the events held in memory, `max_rows` the
     outbox rows they belong to: Python's garbage collector stops all threads to walk over what it finds. `tries`: how
-    often the broker may refuse an event before it is parked. `exit_timeout`: seconds the interpreter's exit may wait.
+    often the broker may refuse an event before it is parked. `expects_rows`: whether what is handed over is committed
+    for certain. `exit_timeout`: seconds the interpreter's exit may wait.
     Thread-safe; a fork begins with an empty dispatcher of its own.
     """
 
@@ -138,6 +142,7 @@ class Dispatcher:
         tries: int = 5,
         tempo: Tempo = Tempo(),
         exit_timeout: float = 10.0,
+        expects_rows: bool = True,
         backoff_limit: float = 5.0,
     ) -> None:
         self._make_publisher = make_publisher
@@ -147,6 +152,7 @@ class Dispatcher:
         self._tries = tries
         self._tempo = tempo
         self._exit_timeout = exit_timeout
+        self._expects_rows = expects_rows
         self._backoff_limit = backoff_limit
         self._reset()
         _dispatchers.add(self)
@@ -158,9 +164,10 @@ class Dispatcher:
         self._state = _State()
         self._counters = _Counters()
         self._backoff = Backoff(first=0.1, limit=self._backoff_limit)
-        self._tick_at = 0.0
+        self._tick_at = self._retire_at = 0.0
         self._suspects: dict[str, float] = {}
         self._loss_logged = 0.0
+        self._remarks: deque[Callable[[], None]] = deque()
 
     # for writers
 
@@ -193,11 +200,19 @@ class Dispatcher:
         except Exception:
             logger.exception("the outbox will be looked at later")
 
+    def look_after(self, store: Store) -> None:
+        """Look for rows of ended processes there, though nobody here writes any."""
+        with self._lock:
+            self._account(store).kept = True
+        self.nudge(store)
+
     def is_quiet(self, store: Store) -> bool:
         """Whether nothing is left in that outbox that this process could deliver, now or soon."""
         with self._lock:
             self._sort_in(self._state)
-            return self._account(store).quiet
+            quiet = self._account(store).quiet
+        self._speak()
+        return quiet
 
     def flush(self, timeout: float = 30.0) -> None:
         """Return when all that was submitted so far is confirmed by the broker, and gone from the outbox.
@@ -226,6 +241,7 @@ class Dispatcher:
             finally:
                 state.flushing -= 1
             refused = self._counters.given_up - given_up
+        self._speak()
         if refused:
             fate = KEPT if state.accounts else _LOST
             raise FlushTimeout(
@@ -245,6 +261,7 @@ class Dispatcher:
             state.closing = True
             state.deadline = time.monotonic() + timeout
             self._wake.notify()
+        self._speak()
         _dispatchers.discard(self)
         if thread is None or thread is threading.current_thread():
             return
@@ -262,33 +279,43 @@ class Dispatcher:
     def stats(self) -> Stats:
         """The figures of this process, consistent with each other."""
         with self._lock:
-            state, counters = self._state, self._counters
-            self._sort_in(state)
-            oldest = next(iter(state.open.values()), None)
-            return Stats(
-                pending_events=state.events,
-                pending_rows=len(state.open),
-                pending_bytes=state.bytes,
-                waiting_in_outbox=any(account.behind for account in state.accounts.values()),
-                oldest_seconds=0.0 if oldest is None else time.monotonic() - oldest,
-                published=counters.published,
-                retried=counters.retried,
-                parked=sum(account.parked for account in state.accounts.values()),
-                dropped=counters.dropped,
-                connected=state.connected,
-                last_error=state.last_error,
-            )
+            stats = self._figures(self._state, self._counters)
+        self._speak()
+        return stats
+
+    def _figures(self, state: _State, counters: _Counters) -> Stats:
+        self._sort_in(state)
+        oldest = next(iter(state.open.values()), None)
+        return Stats(
+            pending_events=state.events,
+            pending_rows=len(state.open),
+            pending_bytes=state.bytes,
+            waiting_in_outbox=any(account.behind for account in state.accounts.values()),
+            oldest_seconds=0.0 if oldest is None else time.monotonic() - oldest,
+            published=counters.published,
+            retried=counters.retried,
+            parked=sum(account.parked for account in state.accounts.values()),
+            dropped=counters.dropped,
+            connected=state.connected,
+            last_error=state.last_error,
+        )
 
     def _sort_in(self, state: _State) -> None:
         """See to what writers have handed over."""
         if not state.inbox:
             return
-        entries, state.inbox = state.inbox, []
-        for batch, store in entries:
-            try:
-                self._enter(state, batch, store)
-            except Exception:
-                logger.exception("committed events could not be taken over; the outbox has them, if there is one")
+        entries, state.inbox = deque(state.inbox), []
+        try:
+            while entries:
+                try:
+                    self._enter(state, *entries[0])
+                except Exception as error:  # noqa: BLE001 - logged, as soon as the lock is free
+                    text = "committed events could not be taken over; the outbox has them, if there is one"
+                    self._remarks.append(partial(logger.error, text, exc_info=error))
+                entries.popleft()
+        finally:
+            if entries:  # a signal's exception came between
+                state.inbox = [*entries, *state.inbox]
 
     def _enter(self, state: _State, batch: Batch, store: Store | None) -> None:
         job = _Job.of_batch(batch)
@@ -301,23 +328,31 @@ class Dispatcher:
             if batch.version in account.known:
                 return
             full = not self._fits(state, job) or len(state.open) >= self._max_rows
-            if account.behind or state.closing or full:
-                because = "the dispatcher is closed" if state.closing else "memory is full"
-                account.leave_in_outbox(batch.version, because)
+            if account.behind or state.closing or full or account.clogged:
+                because = "memory is full" if full else "delivered rows cannot be deleted"
+                self._leave_in_outbox(account, batch.version, "the dispatcher is closed" if state.closing else because)
                 return
-            account.known.add(batch.version)
         elif state.closing:
             self._lose(len(job), "the dispatcher is closed")
             return
         elif not self._make_room(state, job):
             return
         self._admit(state, job, account)
-        state.queue.append(job)
+        if account is not None:
+            # Last, as a signal's exception may come between: a row that only was known would never be delivered.
+            account.known[batch.version] = time.monotonic()
+
+    def _leave_in_outbox(self, account: Account, row_id: int, because: str) -> None:
+        if not account.behind:
+            extra = {"outbox": repr(account.store)}
+            self._remarks.append(partial(logger.warning, "%s, events wait in the outbox", because, extra=extra))
+        account.leave_in_outbox(row_id)
 
     def _admit(self, state: _State, job: _Job, account: Account | None) -> None:
+        """Into the queue first: what only was counted as open would be waited for in vain."""
         job.account, job.charge, job.count = account, job.size + _OVERHEAD, len(job)
-        state.number += 1
-        job.number = state.number
+        job.number = state.number = state.number + 1
+        state.queue.append(job)
         state.open[job.number] = time.monotonic()
         state.bytes += job.charge
         state.events += job.count
@@ -341,6 +376,7 @@ class Dispatcher:
         accounts = self._state.accounts
         if store not in accounts:
             accounts[store] = Account(store, self._lock, self._tempo)
+            accounts[store].expects_rows = self._expects_rows
         return accounts[store]
 
     def _lose(self, events: int, reason: str) -> None:
@@ -349,7 +385,14 @@ class Dispatcher:
         at = time.monotonic()
         if at - self._loss_logged > _LOSS_LOG or not self._loss_logged:
             self._loss_logged = at
-            logger.error("events are lost: %s", reason, extra={"dropped_so_far": self._counters.dropped})
+            extra = {"dropped_so_far": self._counters.dropped}
+            self._remarks.append(partial(logger.error, "events are lost: %s", reason, extra=extra))
+
+    def _speak(self) -> None:
+        """Log what was noted under the lock. A handler may be slow, or commit through a Session of ours."""
+        while self._remarks:
+            with contextlib.suppress(IndexError):  # another thread was faster
+                self._remarks.popleft()()
 
     def _is_confirmed(self, state: _State, target: int) -> bool:
         oldest = next(iter(state.open), None)
@@ -369,6 +412,8 @@ class Dispatcher:
     # the thread
 
     def _start(self) -> None:
+        if self._state.closing:
+            self._speak()  # there is no thread to do it
         with self._lock:
             state = self._state
             if state.thread is not None or state.closing:
@@ -387,18 +432,46 @@ class Dispatcher:
         try:
             while (jobs := self._next(state)) is not None:
                 try:
+                    self._show_life(state)
+                    self._speak()
                     if jobs:
+                        self._tidy(state)
                         self._send(state, jobs)
                     self._look_after_accounts(state)
-                except Exception as error:
-                    logger.exception("the dispatcher stumbled and goes on")
+                except BaseException as error:
                     self._put_back(state, [job for job in jobs if job.number in state.open])
                     self._stand_back(state, error)
+                    if not isinstance(error, Exception):
+                        raise  # the next commit starts another thread
+                    logger.exception("the dispatcher stumbled and goes on")
                 with self._lock:
                     if state.flushing:
                         self._settled.notify_all()
         finally:
             self._leave(state)
+
+    def _show_life(self, state: _State) -> None:
+        """From the first row on; whatever this thread waits for then."""
+        if state.pulse is not None or not state.accounts or state.closing:
+            return
+        state.pulse = Pulse(lambda: self._alive(state), self._tempo.beat)
+        with contextlib.suppress(RuntimeError):  # the interpreter is shutting down
+            state.pulse.start()
+
+    def _tidy(self, state: _State) -> None:
+        """A writer has just committed, and has not yet begun anew."""
+        at = time.monotonic()
+        for account in list(state.accounts.values()):
+            account.tidy(at)
+
+    def _alive(self, state: _State) -> list[Account] | None:
+        """The accounts, while there is a thread that looks after them."""
+        thread = state.thread
+        if thread is None or not thread.is_alive():
+            return None
+        with self._lock:
+            self._sort_in(state)
+            return list(state.accounts.values())
 
     def _next(self, state: _State) -> list[_Job] | None:
         """Jobs to send, or an empty list when something else is due, or None when it is over. Sleeps until then."""
@@ -413,7 +486,7 @@ class Dispatcher:
                 if state.queue and at >= state.retry_at:
                     return self._take(state)
                 due = self._due(state, at)
-                if due <= at:
+                if due <= at or self._remarks:
                     return []
                 # While the broker is down nobody needs to wake us for one event more.
                 state.idle = not state.queue
@@ -481,11 +554,11 @@ class Dispatcher:
         state.retry_at = 0.0
         self._tick_at = time.monotonic() + _TICK
 
-    def _stand_back(self, state: _State, error: Exception) -> None:
+    def _stand_back(self, state: _State, error: BaseException) -> None:
         first = not self._backoff.failures
         delay = self._backoff.next()
         state.connected = False
-        state.last_error = redact(str(error))
+        state.last_error = redact(str(error) or type(error).__name__)
         state.retry_at = time.monotonic() + delay
         if first:
             trouble = getattr(error, "trouble", BrokerUnavailable.trouble)
@@ -510,6 +583,7 @@ class Dispatcher:
             self._counters.published += published
             for account, row_ids in done.items():
                 account.delivered(row_ids)
+        self._speak()
 
     def _finish(self, state: _State, job: _Job) -> None:
         state.open.pop(job.number, None)
@@ -550,7 +624,8 @@ class Dispatcher:
     def _park(self, job: _Job, at: float) -> None:
         assert job.account is not None
         if not self._is_suspect(job, at):
-            logger.warning("events are parked in the outbox: %s", job.reason, extra={"row": job.version})
+            text, extra = "events are parked in the outbox: %s", {"row": job.version}
+            self._remarks.append(partial(logger.warning, text, job.reason, extra=extra))
         if len(self._suspects) > 1000:
             self._suspects.clear()
         self._suspects[job.reason] = at
@@ -564,6 +639,7 @@ class Dispatcher:
         if state.connected and state.publisher is not None and at >= self._tick_at:
             state.publisher.tick()
             self._tick_at = at + _TICK
+        self._retire(state, at)
         for account in list(state.accounts.values()):
             hurry = state.flushing > 0 and not state.queue
             take = partial(self._read_back, state, account)
@@ -571,10 +647,20 @@ class Dispatcher:
             if state.connected or at >= state.retry_at:
                 self._retry_parked(state, account, at)
 
+    def _retire(self, state: _State, at: float) -> None:
+        """Let go of databases whose engines the application has disposed of, once nothing is to be done there."""
+        if at < self._retire_at:
+            return
+        self._retire_at = at + _TICK
+        with self._lock:
+            self._sort_in(state)
+            retired = [store for store, account in state.accounts.items() if account.is_over]
+            left = [state.accounts.pop(store) for store in retired]
+        for account in left:
+            account.leave()
+
     def _read_back(self, state: _State, account: Account, parcel: Parcel) -> None:
-        job = _Job.of_parcel(parcel)
-        self._admit(state, job, account)
-        state.queue.append(job)
+        self._admit(state, _Job.of_parcel(parcel), account)
 
     def _retry_parked(self, state: _State, account: Account, at: float) -> None:
         claimed = account.claim_parked(at)
@@ -584,7 +670,7 @@ class Dispatcher:
         if state.publisher is None:
             state.publisher = self._make_publisher()
         try:
-            deliver(state.publisher, [parcel for _, parcel in claimed])
+            insist(state.publisher, [parcel for _, parcel in claimed])
         except BrokerUnavailable as error:
             self._stand_back(state, error)
         else:
@@ -596,6 +682,9 @@ class Dispatcher:
         account.settle_parked(claimed)
 
     def _leave(self, state: _State) -> None:
+        if state.pulse is not None:
+            state.pulse.close()
+            state.pulse = None
         for account in list(state.accounts.values()):
             account.leave()
         if state.publisher is not None:
@@ -604,6 +693,7 @@ class Dispatcher:
             state.thread = None
             self._sort_in(state)
             self._settled.notify_all()
+        self._speak()
 
     # processes
 
@@ -612,7 +702,7 @@ class Dispatcher:
         state = self._state
         if state.publisher is not None:
             state.publisher.abandon()
-        _inherited.extend((state, [store.forget() for store in state.accounts]))
+        _inherited.extend((state, [account.forget() for account in state.accounts.values()]))
         self._reset()
 
 
@@ -651,12 +741,19 @@ def _close_at_exit(dispatcher: Dispatcher, timeout: float) -> None:
         if alive is not None:
             alive.close(timeout)
 
-    multiprocessing: Any = sys.modules.get("multiprocessing.util")
-    if multiprocessing is not None and sys.modules["multiprocessing"].parent_process() is not None:
+    for util in _child_of():
         # A child of multiprocessing ends without running what atexit knows.
-        multiprocessing.Finalize(None, close, exitpriority=10)
-    else:
-        atexit.register(close)
+        util.Finalize(None, close, exitpriority=10)
+    atexit.register(close)
+
+
+def _child_of() -> Iterator[Any]:
+    """The `util` of each multiprocessing, Python's and Celery's, that started this process."""
+    multiprocessing, billiard = sys.modules.get("multiprocessing"), sys.modules.get("billiard.process")
+    if multiprocessing is not None and multiprocessing.parent_process() is not None:
+        yield sys.modules.get("multiprocessing.util")
+    if billiard is not None and billiard.current_process()._parent_pid is not None:
+        yield sys.modules.get("billiard.util")
 
 
 def _forget_parent() -> None:

@@ -18,7 +18,9 @@ _Head = tuple[str, str, str, str]  # routing key, id, correlation id, subject
 class Parcel:
     """The events of one outbox row (or of one hand-over in direct mode) that are not yet with the broker.
 
-    `outcome` is what the broker said of the first event it did not take; `tries` counts the times it did so.
+    `outcome` is what the broker said of those it did not take: REFUSED if it refused any, UNROUTABLE if that holds for
+    all that are left; `tries` counts the times it said so. Events of one row are of different records, so those it
+    refused go to the end: where such a message costs the channel, the others get through before it.
     """
 
     __slots__ = ("_batch", "_bodies", "_heads", "outcome", "reason", "size", "tries", "version")
@@ -105,8 +107,9 @@ class Parcel:
     def settle(self, messages: Sequence[Message], outcomes: Sequence[Outcome | None]) -> bool:
         """Keep only the events that were not confirmed; whether none is left."""
         left = [position for position, outcome in enumerate(outcomes) if outcome is not Outcome.CONFIRMED]
-        self.outcome = next((outcome for outcome in outcomes if outcome not in (None, Outcome.CONFIRMED)), None)
-        if len(left) < len(outcomes):
+        left.sort(key=lambda position: outcomes[position] is Outcome.REFUSED)
+        self.outcome = _worst([outcomes[position] for position in left])
+        if left != list(range(len(outcomes))):
             self._bodies = [self._bodies[position] for position in left]
             heads = self._heads or [(each.routing_key, each.id, each.correlation_id, "") for each in messages]
             self._heads = [heads[position] for position in left]
@@ -114,8 +117,7 @@ class Parcel:
             self.size = sum(map(len, self._bodies))
         if self.outcome is not None:
             self.tries += 1
-            key = self.keys[0]
-            self.reason = f"{self.outcome.value}: {key}"
+            self.reason = f"{self.outcome.value}: {self.keys[-1]}"
         return not left
 
 
@@ -139,6 +141,19 @@ def deliver(publisher: Publisher, parcels: Sequence[Parcel]) -> None:
     _settle(parcels, made, outcomes)
 
 
+def insist(publisher: Publisher, parcels: Sequence[Parcel]) -> None:
+    """The same, twice where the first time said nothing of any event.
+
+    A publisher that lost its channel for the sake of one message finds out which in the very next call.
+    """
+    try:
+        deliver(publisher, parcels)
+    except BrokerUnavailable as error:
+        if any(outcome is not None for outcome in error.outcomes):
+            raise
+        deliver(publisher, parcels)
+
+
 def _settle(parcels: Sequence[Parcel], made: Sequence[list[Message]], outcomes: Sequence[Outcome | None]) -> None:
     position = 0
     for parcel, messages in zip(parcels, made, strict=True):
@@ -146,6 +161,14 @@ def _settle(parcels: Sequence[Parcel], made: Sequence[list[Message]], outcomes: 
         some += [None] * (len(messages) - len(some))
         parcel.settle(messages, some)
         position += len(messages)
+
+
+def _worst(outcomes: Sequence[Outcome | None]) -> Outcome | None:
+    """What is to be said of a parcel; None where it is not known of all events, and the broker refused none."""
+    said = set(outcomes)
+    if Outcome.REFUSED in said:
+        return Outcome.REFUSED
+    return Outcome.UNROUTABLE if said == {Outcome.UNROUTABLE} else None
 
 
 def _head(body: bytes) -> _Head:

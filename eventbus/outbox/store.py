@@ -49,6 +49,8 @@ ABANDONED: Final = -1
 
 _DELETE_AT_ONCE: Final = 1000
 _FLOOR: Final = "floor"
+_CHANGING: Final = ("retry_at", "attempts", "reason", "payload")
+"""What a try changes in a parked row."""
 
 
 class Row(NamedTuple):
@@ -108,6 +110,17 @@ class Store:
         """Whether only one transaction at a time may write there."""
         return self._engine.dialect.name == "sqlite"
 
+    @property
+    def is_async(self) -> bool:
+        """Whether the application's driver needs an event loop."""
+        return self._engine.dialect.is_async
+
+    @property
+    def is_deserted(self) -> bool:
+        """Whether the application has not one connection there: its engine is new, or disposed of."""
+        counts = [getattr(self._engine.pool, name, None) for name in ("checkedin", "checkedout")]
+        return None not in counts and not any(count() for count in counts if count is not None)
+
     # rows
 
     def exists(self) -> bool:
@@ -127,19 +140,17 @@ class Store:
         query = select(outbox.c.id).where(outbox.c.owner == owner).order_by(outbox.c.id).limit(rows)
         return list(self._run(lambda connection: connection.scalars(query).all()))
 
-    def delete(self, ids: Sequence[int]) -> None:
-        """Remove rows whose events are all with the broker."""
+    def delete(self, ids: Sequence[int]) -> int:
+        """Remove rows whose events are all with the broker. Returns how many there were."""
 
-        def work(connection: Connection) -> None:
+        def work(connection: Connection) -> int:
             begin_immediate(connection)
             _do_not_wait_for_disk(connection)
             if connection.dialect.name == "sqlite":
                 _raise_floor(connection, max(ids))
-            for some in _slices(ids):
-                _delete(connection, outbox, some)
+            return sum(_delete(connection, outbox, some) for some in _slices(ids))
 
-        if ids:
-            self._run(work)
+        return self._run(work) if ids else 0
 
     def owners(self, *, after: int = 0, rows: int = 5000) -> tuple[dict[str, int], int | None]:
         """The owners of the next rows by id with their lowest id among these, and where to go on (None: seen all)."""
@@ -153,7 +164,7 @@ class Store:
     # parked rows
 
     def park(self, rows: Sequence[ParkedRow]) -> None:
-        """Move rows out of the way; a row parked before gets the new payload, reason and times."""
+        """Move rows of the outbox out of the way."""
 
         def work(connection: Connection) -> None:
             begin_immediate(connection)
@@ -167,6 +178,24 @@ class Store:
                 _raise_floor(connection, max(ids))
             for some in _slices(ids):
                 _delete(connection, outbox, some)
+
+        if rows:
+            self._run(work)
+
+    def park_again(self, rows: Sequence[ParkedRow]) -> None:
+        """Note what became of parked rows; not of those that a person purged meanwhile."""
+        again = (
+            update(parked)
+            .where(parked.c.id == bindparam("row"))
+            .values({name: bindparam(f"new_{name}") for name in _CHANGING})
+            .execution_options(synchronize_session=False)
+        )
+
+        def work(connection: Connection) -> None:
+            begin_immediate(connection)
+            _do_not_wait_for_disk(connection)
+            values = [{"row": row.id} | {f"new_{name}": getattr(row, name) for name in _CHANGING} for row in rows]
+            connection.execute(again, values)
 
         if rows:
             self._run(work)

@@ -152,6 +152,7 @@ def _relay(engine: Engine, settings: Settings, *, once: bool, grace: float) -> i
             lambda: publisher_for(settings),
             ordering=settings.ordering,
             tempo=Tempo(grace=grace, sweep=min(2.0, grace / 2)),
+            unroutable=settings.unroutable,
             on_progress=display.show,
         )
         done = relay.run(stop, once=once)

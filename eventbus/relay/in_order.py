@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
-from typing import Final, final
+from collections.abc import Callable, Iterable
+from typing import Final, Literal, final
 
 from eventbus.backoff import Backoff
-from eventbus.dispatcher import ROUND_BYTES, ROUND_EVENTS
 from eventbus.errors import BrokerUnavailable
 from eventbus.outbox import ParkedRow, Row, Store
 from eventbus.outbox.account import DATABASE_ERRORS, Tempo
 from eventbus.outbox.delivery import Parcel, deliver
 from eventbus.outbox.store import brief, now
-from eventbus.publishers.base import Publisher
+from eventbus.publishers.base import Outcome, Publisher
+from eventbus.relay.parked import Parked
+from eventbus.relay.rounds import rounds
 from eventbus.settings import redact
 
 _TRIES: Final = 4
@@ -28,24 +29,51 @@ logger = logging.getLogger(__name__)
 class InOrder:
     """Strict ordering: rows by id; a record's event never leaves before the one ahead of it is confirmed.
 
-    Events confirmed together are all of different records. What the broker does not take after some tries is parked
-    together with all later events of its records, so that one record never stops the others for long.
+    Each page is read from the start: what was dealt with is gone from there, and a transaction that commits late has
+    a lower id than those seen before it. Events confirmed together are all of different records. A row that the broker
+    does not take stays where it is, with all that follows of its records, and is tried some times more; then it is
+    parked, and they behind it. So one record never stops the others for long.
+
+    `active` says whether this relay is still the one to publish, and is asked before each round. `unroutable="drop"`
+    gives up what no queue takes.
     """
 
-    def __init__(self, store: Store, publisher: Publisher, tempo: Tempo) -> None:
+    def __init__(
+        self,
+        store: Store,
+        publisher: Publisher,
+        tempo: Tempo,
+        *,
+        active: Callable[[], bool] = lambda: True,
+        unroutable: Literal["keep", "drop"] = "keep",
+    ) -> None:
         self._store = store
         self._publisher = publisher
-        self._tempo = tempo
+        self._active = active
+        self._drop = unroutable == "drop"
+        self._parked = Parked(store, publisher, tempo, active=active, drop=self._drop)
         self._backoff = Backoff(first=0.1, limit=5.0)
-        self._cursor = 0
-        self._held: set[str] | None = None
-        self._parked_check = 0.0
+        self._tries: dict[int, int] = {}
+        self._retry_at: dict[int, float] = {}
+        self._suspects: dict[str, float] = {}
+        self._suspicion = tempo.parked
         self._tick_at = 0.0
         self._failing = False
-        self.delivered = self.parked = 0
+        self._delivered = 0
         self.trouble: str | None = None
 
+    @property
+    def delivered(self) -> int:
+        """Events, so far."""
+        return self._delivered + self._parked.delivered
+
+    @property
+    def parked(self) -> int:
+        """Rows, as last counted."""
+        return self._parked.rows
+
     def work(self) -> bool:
+        """One page; whether nothing is left to do for now."""
         try:
             if self._failing:
                 self._store.close()  # a server that became a replica stays one
@@ -57,7 +85,7 @@ class InOrder:
             time.sleep(_MOMENT)
             return False
         except BrokerUnavailable as error:
-            if not self._backoff.failures:
+            if self.trouble is None:
                 logger.warning("the broker %s, events wait: %s", error.trouble, redact(str(error)))
             self.trouble = redact(str(error))
             time.sleep(self._backoff.next())
@@ -68,6 +96,7 @@ class InOrder:
         return done
 
     def close(self) -> None:
+        """Let go of broker and database."""
         self._publisher.close()
         try:
             self._store.close()
@@ -75,22 +104,16 @@ class InOrder:
             logger.debug("closing the outbox's connection failed", exc_info=True)
 
     def _step(self) -> bool:
-        if self._held is None or time.monotonic() >= self._parked_check:
-            self._try_parked()
-        if self._held is None:
+        held = self._parked.load()
+        if held is None:
             self._rest()
             return True  # the database has no outbox yet
-        rows = self._store.read(after=self._cursor)
-        for some in self._rounds(self._readable(rows)):
-            self._send(some)
-        if rows:
-            self._cursor = rows[-1].id
-            return False
-        # A transaction that commits late has a lower id than those already seen, so each pass begins at the start.
-        at_start, self._cursor = self._cursor == 0, 0
-        if at_start:
+        rows = self._store.read()
+        moved = self._send_page(self._readable(rows))
+        self._parked.work()
+        if not moved and not self._parked.passing:
             self._rest()
-        return at_start
+        return not rows and not self._parked.passing
 
     def _rest(self) -> None:
         time.sleep(_POLL)
@@ -98,77 +121,96 @@ class InOrder:
             self._publisher.tick()
             self._tick_at = time.monotonic() + 1.0
 
-    def _send(self, parcels: list[Parcel]) -> None:
-        assert self._held is not None
-        held = [part for parcel in parcels if (part := parcel.hold_back(self._held)) is not None]
+    def _send_page(self, parcels: list[Parcel]) -> bool:
+        """Whether anything left the outbox."""
+        moved = False
+        waiting: set[str] = set()
+        for some in rounds(parcels):
+            if not self._active():
+                break
+            moved = self._send([parcel for parcel in some if self._is_due(parcel, waiting)], waiting) or moved
+        return moved
+
+    def _is_due(self, parcel: Parcel, waiting: set[str]) -> bool:
+        """Whether it is this row's turn. If not, it is not that of its records either: they join those `waiting`.
+
+        All of them, also those whose events were confirmed: after a crash the row is sent once more, as a whole.
+        """
+        subjects = parcel.subjects
+        if waiting.isdisjoint(subjects) and time.monotonic() >= self._retry_at.get(parcel.version, 0.0):
+            return True
+        waiting.update(subjects)
+        return False
+
+    def _send(self, parcels: list[Parcel], waiting: set[str]) -> bool:
+        assert self._parked.held is not None
+        subjects = {parcel.version: parcel.subjects for parcel in parcels}
+        held = [part for parcel in parcels if (part := parcel.hold_back(self._parked.held)) is not None]
         for part in held:
             part.reason = "waits for an earlier event of its record"
-        waiting = [parcel for parcel in parcels if len(parcel)]
-        for attempt in range(_TRIES):
-            if not waiting:
-                break
-            if attempt:
-                time.sleep(0.1 * 2**attempt)
-            before = sum(len(parcel) for parcel in waiting)
-            try:
-                deliver(self._publisher, waiting)
-            finally:
-                self.delivered += before - sum(len(parcel) for parcel in waiting)
-            waiting = [parcel for parcel in waiting if len(parcel)]
-        self._put_away(parcels, waiting, held)
+        tried = [parcel for parcel in parcels if len(parcel)]
+        before = sum(len(parcel) for parcel in tried)
+        lost = None
+        try:
+            deliver(self._publisher, tried)
+        except BrokerUnavailable as error:
+            lost = error
+        self._delivered += before - sum(len(parcel) for parcel in tried)
+        refused = self._give_up([parcel for parcel in tried if len(parcel)])
+        settled = {parcel.version for parcel in refused}
+        for parcel in tried:
+            if len(parcel) and parcel.version not in settled:
+                waiting.update(subjects.pop(parcel.version))
+        moved = self._put_away([parcel for parcel in parcels if parcel.version in subjects], refused, held)
+        if moved:
+            self._backoff.reset()
+        if lost is not None:
+            # Also where the broker closed the channel for the sake of one message: it is counted as refused.
+            raise lost
+        return moved
 
-    def _put_away(self, parcels: list[Parcel], refused: list[Parcel], held: list[Parcel]) -> None:
-        assert self._held is not None
-        park = {parcel.version: parcel for parcel in held}
+    def _give_up(self, left: list[Parcel]) -> list[Parcel]:
+        """Count the refusals, over all steps; those that were refused often enough."""
+        refused = []
+        for parcel in left:
+            if parcel.outcome is None:
+                continue
+            if parcel.outcome is Outcome.UNROUTABLE and self._drop:
+                parcel.delivered()
+                continue
+            tries = self._tries[parcel.version] = self._tries.get(parcel.version, 0) + 1
+            parcel.tries = tries
+            self._retry_at[parcel.version] = time.monotonic() + 0.1 * 2**tries
+            if tries >= _TRIES or self._is_suspect(parcel):
+                refused.append(parcel)
+        return refused
+
+    def _is_suspect(self, parcel: Parcel) -> bool:
+        """Whether such events were parked a moment ago: then each of them is tried once, not again and again."""
+        return time.monotonic() - self._suspects.get(parcel.reason, -1e9) < self._suspicion
+
+    def _put_away(self, parcels: list[Parcel], refused: list[Parcel], held: list[Parcel]) -> bool:
+        """Delete and park what is dealt with; whether that was anything."""
+        done = {parcel.version for parcel in parcels}
+        park = {part.version: part for part in held if part.version in done}
         for parcel in refused:
-            logger.warning("events are parked in the outbox: %s", parcel.reason, extra={"row": parcel.version})
-            self._held.update(parcel.subjects)
+            if not self._is_suspect(parcel):
+                logger.warning("events are parked in the outbox: %s", parcel.reason, extra={"row": parcel.version})
+            self._suspect(parcel)
             earlier = park.get(parcel.version)
             park[parcel.version] = parcel if earlier is None else parcel.joined(earlier)
-        self._store.delete([parcel.version for parcel in parcels if parcel.version not in park])
-        self._store.park([_parked_row(parcel, self._tempo) for parcel in park.values()])
-        self.parked += len(park)
+        self._store.delete([row_id for row_id in done if row_id not in park])
+        if self._active():  # or another one may have sent them by now
+            self._parked.add(list(park.values()))
+        for row_id in done:
+            self._tries.pop(row_id, None)
+            self._retry_at.pop(row_id, None)
+        return bool(done)
 
-    def _try_parked(self) -> None:
-        """Parked events in the order of their commits; one that fails again keeps those behind it back."""
-        self._parked_check = time.monotonic() + self._tempo.parked
-        if not self._store.exists():
-            return
-        if self._held is None:
-            self._held = {subject for row in self._parked() for subject in _subjects(row)}
-        held: set[str] = set()
-        for row in self._parked():
-            self._try_again(row, held)
-        self._held = held
-        self.parked = self._store.count_parked()
-
-    def _parked(self) -> Iterator[ParkedRow]:
-        after = 0
-        while rows := self._store.list_parked(after=after, rows=100):
-            yield from rows
-            after = rows[-1].id
-
-    def _try_again(self, row: ParkedRow, held: set[str]) -> None:
-        """Send what no earlier event holds back; `held` grows by the records of what is left."""
-        try:
-            parcel = Parcel.of_payload(row.id, row.payload)
-        except ValueError:
-            return
-        left = parcel.hold_back(held)
-        if len(parcel):
-            deliver(self._publisher, [parcel])
-        if len(parcel):
-            left = parcel if left is None else parcel.joined(left)
-        self.delivered += row.payload.count(b"\n") + 1 - (len(left) if left is not None else 0)
-        if left is None:
-            self._store.delete_parked([row.id])
-            return
-        held.update(left.subjects)
-        again = _parked_row(left, self._tempo)
-        reason = again.reason or row.reason
-        self._store.park(
-            [row._replace(retry_at=again.retry_at, attempts=row.attempts + 1, reason=reason, payload=again.payload)]
-        )
+    def _suspect(self, parcel: Parcel) -> None:
+        if len(self._suspects) > 1000:
+            self._suspects.clear()
+        self._suspects[parcel.reason] = time.monotonic()
 
     def _readable(self, rows: Iterable[Row]) -> list[Parcel]:
         parcels = []
@@ -181,34 +223,3 @@ class InOrder:
                 reason = f"unreadable: {error}"[:200]
                 self._store.park([ParkedRow(row.id, row.created_at, at, at, 1, reason, row.payload)])
         return parcels
-
-    def _rounds(self, parcels: list[Parcel]) -> Iterable[list[Parcel]]:
-        """The parcels in order, in lists in which no record occurs twice."""
-        some: list[Parcel] = []
-        seen: set[str] = set()
-        events = size = 0
-        for parcel in parcels:
-            full = events + len(parcel) > ROUND_EVENTS or size + parcel.size > ROUND_BYTES
-            if some and (full or not seen.isdisjoint(parcel.subjects)):
-                yield some
-                some, seen, events, size = [], set(), 0, 0
-            some.append(parcel)
-            seen.update(parcel.subjects)
-            events += len(parcel)
-            size += parcel.size
-        if some:
-            yield some
-
-
-def _parked_row(parcel: Parcel, tempo: Tempo) -> ParkedRow:
-    at = now()
-    return ParkedRow(
-        parcel.version, at, at, at + int(tempo.parked * 1e6), max(parcel.tries, 1), parcel.reason[:200], parcel.payload
-    )
-
-
-def _subjects(row: ParkedRow) -> list[str]:
-    try:
-        return Parcel.of_payload(row.id, row.payload).subjects
-    except ValueError:
-        return []

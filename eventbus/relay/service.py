@@ -51,9 +51,13 @@ class Progress:
 class _Worker(Protocol):
     """What an active relay does."""
 
-    delivered: int
-    parked: int
     trouble: str | None
+
+    @property
+    def delivered(self) -> int: ...
+
+    @property
+    def parked(self) -> int: ...
 
     def work(self) -> bool:
         """One step; whether nothing is left to do for now."""
@@ -72,6 +76,7 @@ class Relay:
         *,
         ordering: Ordering = "fast",
         tempo: Tempo = Tempo(sweep=2.0),
+        unroutable: Literal["keep", "drop"] = "keep",
         patience: float = 5.0,
         on_progress: Callable[[Progress], None] = lambda _: None,
     ) -> None:
@@ -79,6 +84,7 @@ class Relay:
         self._make_publisher = make_publisher
         self._ordering = ordering
         self._tempo = tempo
+        self._unroutable = unroutable
         self._patience = patience
         self._on_progress = on_progress
         self._progress = Progress(active=False, delivered=0, parked=0)
@@ -112,7 +118,7 @@ class Relay:
     def _work_while_held(self, keeper: Keeper, stop: threading.Event, *, once: bool) -> bool:
         """Whether there is nothing left to do."""
         logger.info("this relay is the active one", extra={"ordering": self._ordering})
-        worker = self._worker()
+        worker = self._worker(lambda: keeper.held and not stop.is_set())
         before = self._progress
         try:
             done, seen, moved = False, -1, time.monotonic()
@@ -150,11 +156,12 @@ class Relay:
         except DATABASE_ERRORS:
             return 0
 
-    def _worker(self) -> _Worker:
+    def _worker(self, active: Callable[[], bool]) -> _Worker:
         store = Store(self._engine, Owner())
         if self._ordering == "strict":
-            return InOrder(store, self._make_publisher(), self._tempo)
-        return _LeftBehind(store, self._make_publisher, self._tempo)
+            publisher = self._make_publisher()
+            return InOrder(store, publisher, self._tempo, active=active, unroutable=self._unroutable)
+        return _LeftBehind(store, Dispatcher(self._make_publisher, tempo=self._tempo, unroutable=self._unroutable))
 
     def _report(self, *, active: bool, delivered: int | None = None, parked: int | None = None) -> None:
         before = self._progress
@@ -170,10 +177,10 @@ class Relay:
 class _LeftBehind:
     """Default ordering: a dispatcher that writes nothing itself, and so has only the rows of the dead to deliver."""
 
-    def __init__(self, store: Store, make_publisher: Callable[[], Publisher], tempo: Tempo) -> None:
+    def __init__(self, store: Store, dispatcher: Dispatcher) -> None:
         self._store = store
-        self._dispatcher = Dispatcher(make_publisher, tempo=tempo)
-        self._dispatcher.nudge(store)
+        self._dispatcher = dispatcher
+        self._dispatcher.look_after(store)
         self.delivered = self.parked = 0
         self.trouble: str | None = None
 

@@ -18,13 +18,16 @@ from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.orm import Session
 
 from eventbus.dispatcher import Dispatcher
+from eventbus.envelope import Message
 from eventbus.errors import OutboxMissing
 from eventbus.outbox import Outbox, ParkedRow, Store, metadata, tables
 from eventbus.outbox import writer as writer_module
 from eventbus.outbox.account import Tempo
 from eventbus.outbox.side import side_engine
+from eventbus.publishers.base import Outcome
 from eventbus.publishers.memory import MemoryPublisher
 from eventbus.relay import Relay
+from eventbus.relay.in_order import InOrder
 from tests.support.committing import Committer, as_process, batch, committing, eventually, gone
 
 QUICK = Tempo(delete=0.02, grace=0.6, parked=0.2, sweep=0.1)
@@ -315,6 +318,33 @@ def test_a_transaction_that_commits_late_is_delivered_in_strict_ordering_too(app
     assert app.rows() == 0
 
 
+@servers
+def test_strict_ordering_sends_first_what_was_committed_first_though_it_was_not_there_when_a_page_was_read(
+    app: Committer,
+) -> None:
+    """Its row has a lower id than those of the page; the next change of its record has a higher one."""
+    broker, versions = MemoryPublisher(), []
+    app.commit(record=99)
+    late = app.engine.connect()
+    late.begin()
+    late.begin_nested()
+    versions.append(app.outbox.write(late, batch(record=1))[0].batch.version)
+    app.commit(record=2)
+
+    def answer(message: Message) -> Outcome:
+        if late.in_transaction():
+            late.commit()
+            versions.append(app.commit(record=1)[0].batch.version)
+        return Outcome.CONFIRMED
+
+    broker.answer = answer
+    worker = InOrder(Store(app.engine), broker, QUICK)
+    eventually(lambda: worker.work() and app.rows() == 0)
+    worker.close()
+    late.close()
+    assert [event.version for event in broker.events if event.pk == 1] == versions
+
+
 def test_a_pool_of_one_is_enough(database_url: str) -> None:
     engine = create_engine(database_url, pool_size=1, max_overflow=0, pool_timeout=1)
     app = Committer(engine)
@@ -418,6 +448,36 @@ def test_of_many_who_try_one_gets_a_lease(app: Committer, database_url: str) -> 
     for store, engine in zip(stores, engines, strict=True):
         store.close()
         engine.dispose()
+
+
+def test_what_was_purged_while_it_was_tried_again_does_not_come_back(app: Committer, store: Store) -> None:
+    app.commit()
+    store.park([ParkedRow(each, 1, 2, 3, 1, "unroutable: k", b"{}") for each in (1, 2)])
+    claimed = store.claim_parked(10, 1000)
+    assert store.delete_parked([2]) == 1
+    store.park_again([row._replace(retry_at=20, attempts=7, reason="refused: k", payload=b"[]") for row in claimed])
+    assert store.list_parked() == [ParkedRow(1, 1, 2, 20, 7, "refused: k", b"[]")]
+
+
+def test_no_connection_stays_open_for_an_engine_that_was_disposed_of(postgres_db: str) -> None:
+    """An engine for each piece of work: a Celery task, an `asyncio.run`."""
+    broker = MemoryPublisher()
+    dispatcher = Dispatcher(lambda: broker, tempo=QUICK)
+    outbox = Outbox()
+    for _ in range(6):
+        with committing(postgres_db) as app:
+            app.outbox = outbox
+            dispatcher.submit(app.commit())
+    dispatcher.flush(10)
+    with committing(postgres_db) as app:
+        look = app.engine.execution_options(isolation_level="AUTOCOMMIT")  # within a transaction it shows the same
+        others = text("SELECT count(*) - 1 FROM pg_stat_activity WHERE datname = current_database()")
+        with look.connect() as connection:
+            eventually(lambda: connection.scalar(others) == 0)
+        dispatcher.submit(Committer(app.engine, outbox).commit())
+        dispatcher.flush(10)
+    dispatcher.close()
+    assert len(broker.messages) == 7
 
 
 def test_parked_rows_are_claimed_once(app: Committer, store: Store, database_url: str) -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
 import eventbus
-from eventbus.errors import FlushTimeout
+from eventbus.errors import EventBusError, FlushTimeout
 from eventbus.outbox.account import Tempo
 from eventbus.publishers import MemoryPublisher, Outcome
 from eventbus.relay import Relay
@@ -118,6 +121,28 @@ def test_any_thread_may_flush_and_ask(engine: Engine, sessions: sessionmaker[Ses
     assert len(broker.messages) == 25
 
 
+def test_what_asks_the_database_says_so_in_a_coroutine(tmp_path: Path) -> None:
+    """Of an async engine: its driver would not work there, and the loop must not wait."""
+
+    async def work() -> int:
+        engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path / 'app.sqlite3'}")
+        async with engine.begin() as connection:
+            await connection.run_sync(Base.metadata.create_all)
+        make = async_sessionmaker(engine)
+        with eventbus.install(make, settings=STRICT) as bus:
+            async with make() as session:
+                session.add(Contact(id=1))
+                await session.commit()
+            for ask in (bus.stats, bus.flush):
+                with pytest.raises(EventBusError, match=r"await asyncio\.to_thread"):
+                    ask()
+            stats = await asyncio.to_thread(bus.stats)
+        await engine.dispose()
+        return stats.pending_rows
+
+    assert asyncio.run(work()) == 1
+
+
 def test_no_connection_stays_open_that_a_fork_would_share(postgres_db: str) -> None:
     engine = create_engine(postgres_db)
     Base.metadata.create_all(engine)
@@ -127,7 +152,8 @@ def test_no_connection_stays_open_that_a_fork_would_share(postgres_db: str) -> N
         with pytest.raises(FlushTimeout):
             bus.flush(0.1)
         bus.stats()
-        with engine.connect() as connection:
+        look = engine.execution_options(isolation_level="AUTOCOMMIT")  # within a transaction it shows the same
+        with look.connect() as connection:
             others = text("SELECT count(*) - 1 FROM pg_stat_activity WHERE datname = current_database()")
             eventually(lambda: connection.scalar(others) == 0)
     engine.dispose()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +20,8 @@ from eventbus.dispatcher import Dispatcher
 from eventbus.envelope import Batch, Message
 from eventbus.errors import BrokerUnavailable, ExchangeRefused, FlushTimeout
 from eventbus.outbox import Entry, Lease, Outbox, Row, Store
-from eventbus.outbox.account import Account, Tempo
+from eventbus.outbox import account as account_module
+from eventbus.outbox.account import Account, Tempo, Watch
 from eventbus.publishers.base import Outcome, Publisher
 from eventbus.publishers.memory import MemoryPublisher
 from tests.support.committing import Committer, as_process, batch, committing, elsewhere, eventually, gone
@@ -418,6 +421,49 @@ def test_rows_of_a_living_process_are_never_taken_however_long_its_broker_is_dow
     assert len(down.messages) == 1
 
 
+def test_rows_of_a_process_whose_broker_is_slow_are_never_taken(
+    app: Committer, broker: MemoryPublisher, make: Make
+) -> None:
+    """One call of its publisher may take longer than the dead are given."""
+    silent = Silent()
+    slow = make(silent)
+    with as_process(elsewhere()), committing(str(app.engine.url)) as other:
+        entries = other.commit()
+        slow.submit(entries)
+        assert silent.entered.wait(5)
+        watching = make()
+        watching.submit(Committer(app.engine).commit())
+        time.sleep(4 * QUICK.grace)
+        assert len(broker.messages) == 1
+        silent.go_on.set()
+        slow.flush(5)
+        slow.close()
+
+
+def test_an_owner_whose_rows_go_is_alive_though_it_has_no_lease() -> None:
+    """A process that commits all the time has rows there at every look."""
+    watch = Watch(1.0)
+    assert not any(watch.is_dead("other-1", None, at, lowest=int(at)) for at in range(10))
+    assert not watch.is_dead("other-1", None, 9.9, lowest=9)
+    assert watch.is_dead("other-1", None, 10.1, lowest=9), "the same row, for longer than the grace time"
+
+
+def test_an_owner_of_more_rows_than_a_look_shows_at_once_is_dead_all_the_same(
+    app: Committer, broker: MemoryPublisher, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lowest id of a page is not that of the owner."""
+    owners = Store.owners
+
+    def few(self: Store, *, after: int = 0) -> tuple[dict[str, int], int | None]:
+        return owners(self, after=after, rows=2)
+
+    monkeypatch.setattr(Store, "owners", few)
+    with as_process(elsewhere()):
+        left = {app.version() for _ in range(7)}
+    make().submit(app.commit())
+    eventually(lambda: left < set(versions(broker)))
+
+
 def test_of_two_who_find_rows_of_a_dead_process_one_delivers_them(app: Committer, make: Make) -> None:
     with as_process(gone()):
         left = {app.version() for _ in range(40)}
@@ -510,6 +556,75 @@ def test_submit_never_raises(make: Make, caplog: pytest.LogCaptureFixture) -> No
     assert "could not be taken over" in caplog.text
 
 
+class Inquisitive(logging.Handler):
+    """Notes of each record whether a writer could hand something over meanwhile."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        super().__init__()
+        self._dispatcher = dispatcher
+        self.answered: dict[str, bool] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        asking = threading.Thread(target=self._dispatcher.submit, args=([],))
+        asking.start()
+        asking.join(2)
+        self.answered[record.getMessage().partition(":")[0]] = not asking.is_alive()
+
+
+def test_nothing_is_logged_while_writers_would_have_to_wait_for_it(
+    app: Committer, broker: MemoryPublisher, make: Make
+) -> None:
+    """A handler may be slow, or write into the database through a Session whose commits come here."""
+    dispatcher = make(tries=1, max_rows=2, tempo=Tempo(delete=0.02, parked=60, sweep=0.1))
+    with as_process(gone()), app.engine.begin() as connection:
+        app.outbox.write(connection, Batch(0, "tx", ["k"], [b"no JSON"]))
+    direct = Committer(app.engine, Outbox(durable=False))
+    handler = Inquisitive(dispatcher)
+    logging.getLogger("eventbus").addHandler(handler)
+    try:
+        broker.answer = bad("poison")
+        dispatcher.submit(app.commit(entity="poison"))
+        eventually(lambda: app.parked() == 2)
+        broker.available = False
+        for _ in range(5):
+            dispatcher.submit(app.commit())
+        dispatcher.submit([Entry(Batch(1, "tx", ["k"], None), None)])  # type: ignore[arg-type]
+        eventually(lambda: dispatcher.stats().waiting_in_outbox)
+        dispatcher.close(0.1)
+        dispatcher.submit(direct.commit())
+    finally:
+        logging.getLogger("eventbus").removeHandler(handler)
+    assert set(handler.answered) >= {
+        "events are parked in the outbox",
+        "a row of the outbox is not readable",
+        "memory is full, events wait in the outbox",
+        "committed events could not be taken over; the outbox has them, if there is one",
+        "events are lost",
+    }
+    assert all(handler.answered.values()), handler.answered
+
+
+def test_an_interrupt_in_the_middle_of_a_hand_over_keeps_no_event_back(
+    app: Committer, broker: MemoryPublisher, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C, or a worker's time limit, raises anywhere in the writer's thread; the process may well go on."""
+    dispatcher = make()
+    dispatcher.submit(app.commit())
+    dispatcher.flush(5)
+    admit, writer, pending = Dispatcher._admit, threading.get_ident(), [KeyboardInterrupt]
+
+    def interrupted(self: Dispatcher, *arguments: Any) -> None:
+        if threading.get_ident() == writer and pending:
+            raise pending.pop()
+        admit(self, *arguments)
+
+    monkeypatch.setattr(Dispatcher, "_admit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        dispatcher.submit([*app.commit(), *app.commit()])  # more than one: this thread sorts them in
+    dispatcher.flush(5)
+    assert (len(broker.messages), app.rows(), dispatcher.stats().pending_rows) == (3, 0, 0)
+
+
 def test_a_publisher_with_a_bug_loses_nothing(app: Committer, broker: MemoryPublisher, make: Make) -> None:
     failures = iter(range(2))
 
@@ -523,6 +638,172 @@ def test_a_publisher_with_a_bug_loses_nothing(app: Committer, broker: MemoryPubl
     dispatcher.submit(app.commit(2))
     dispatcher.flush(5)
     assert app.rows() == 0
+
+
+class Ended(BaseException):
+    """Raised by nobody's `except Exception`."""
+
+
+def test_a_thread_that_was_ended_is_followed_by_another_one(
+    app: Committer, broker: MemoryPublisher, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends = [Ended]
+
+    def answer(_message: Message) -> Outcome:
+        if ends:
+            raise ends.pop()
+        return Outcome.CONFIRMED
+
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    broker.answer = answer
+    dispatcher = make()
+    dispatcher.submit(app.commit())
+    eventually(lambda: dispatcher._state.thread is None)
+    dispatcher.submit(app.commit())
+    dispatcher.flush(5)
+    assert len(set(versions(broker))) == 2
+    assert app.rows() == 0
+
+
+def test_memory_is_bounded_though_no_deletion_succeeds(
+    app: Committer,
+    broker: MemoryPublisher,
+    make: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    delete, allowed = Store.delete, threading.Event()
+
+    def refuse(self: Store, ids: Sequence[int]) -> int:
+        if not allowed.is_set():
+            raise OperationalError("DELETE", None, Exception("permission denied"))
+        return delete(self, ids)
+
+    monkeypatch.setattr(Store, "delete", refuse)
+    monkeypatch.setattr(account_module, "_MOST_KNOWN", 10)
+    dispatcher = make()
+    for _ in range(30):
+        dispatcher.submit(app.commit())
+    broker.wait_for(10)
+    (account,) = dispatcher._state.accounts.values()
+    assert len(account.known) == 10
+    assert "delivered rows cannot be deleted, events wait in the outbox" in caplog.text
+    allowed.set()
+    dispatcher.flush(20)
+    assert len(broker.messages) == 30
+    assert app.rows() == 0
+
+
+def test_rows_that_vanish_at_once_are_told_of(
+    app: Committer, make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The transaction wrote another table than the dispatcher looks at; who took them over would have waited."""
+    monkeypatch.setattr(Store, "delete", lambda _self, _ids: 0)
+    dispatcher = make(tempo=Tempo(delete=0.02))
+    for _ in range(4):
+        dispatcher.submit(app.commit())
+        dispatcher.flush(5)
+    told = [text for text in caplog.messages if text.startswith("rows just written are not in the outbox")]
+    assert len(told) == 1
+
+
+def test_rows_that_others_delivered_meanwhile_are_not_told_of(
+    app: Committer, broker: MemoryPublisher, make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    """This process stood still, or its database was away, for longer than the dead are given."""
+    broker.available = False
+    dispatcher = make(tempo=Tempo(delete=0.02, grace=0.2, sweep=60))
+    entries = [app.commit()[0] for _ in range(5)]
+    dispatcher.submit(entries)
+    dispatcher.stats()
+    time.sleep(0.2)
+    store = Store(app.engine)
+    assert store.delete([entry.batch.version for entry in entries]) == 5
+    store.close()
+    broker.available = True
+    dispatcher.flush(5)
+    assert "rows just written" not in caplog.text
+
+
+def test_what_was_taken_over_is_read_once(
+    app: Committer, broker: MemoryPublisher, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long the broker is down."""
+    read, rows = Store.read, []
+
+    def noted(self: Store, **page: Any) -> list[Row]:
+        found = read(self, **page)
+        rows.extend(found)
+        return found
+
+    monkeypatch.setattr(Store, "read", noted)
+    looks, ids = [], Store.ids
+
+    def looked(self: Store, owner: str) -> list[int]:
+        looks.append(owner)
+        return ids(self, owner)
+
+    monkeypatch.setattr(Store, "ids", looked)
+    with as_process(gone()):
+        owner = app.commit()[0].store.owner  # type: ignore[union-attr]
+        app.commit()
+    broker.available = False
+    dispatcher = make()
+    dispatcher.submit(app.commit())
+    eventually(lambda: looks.count(owner) >= 3)
+    assert len(rows) == 2
+    broker.available = True
+    broker.wait_for(3)
+    eventually(lambda: app.rows() == 0 and owner not in app.leases())
+
+
+def test_on_sqlite_rows_are_deleted_just_after_a_commit_or_when_the_application_is_idle(
+    app: Committer, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A transaction that has read, and writes after another one did, fails at once, however long it would wait."""
+    deletions: list[float] = []
+    delete = Store.delete
+
+    def noted(self: Store, ids: Sequence[int]) -> int:
+        deletions.append(time.monotonic())
+        return delete(self, ids)
+
+    monkeypatch.setattr(Store, "delete", noted)
+    dispatcher = make(tempo=Tempo())
+    commits, end = [], time.monotonic() + 3.5
+    while time.monotonic() < end:
+        dispatcher.submit(app.commit())
+        commits.append(time.monotonic())
+        time.sleep(0.2)
+    busy = [at for at in deletions if at < commits[-1]]
+    assert 1 <= len(busy) <= 4, "one a second, not one for each commit"
+    assert all(min(at - commit for commit in commits if commit <= at) < 0.1 for at in busy)
+    eventually(lambda: app.rows() == 0)
+
+
+@pytest.mark.parametrize("kind", ["multiprocessing", "billiard"])
+def test_children_of_every_kind_of_multiprocessing_drain(
+    make: Make, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """They end without running what `atexit` knows."""
+    finalizers: list[Callable[[], None]] = []
+
+    def finalize(_: object, callback: Callable[[], None], *, exitpriority: int) -> None:
+        finalizers.append(callback)
+
+    parent = SimpleNamespace(_parent_pid=1)
+    monkeypatch.setitem(sys.modules, f"{kind}.util", SimpleNamespace(Finalize=finalize))
+    monkeypatch.setitem(sys.modules, "billiard.process", SimpleNamespace(current_process=lambda: parent))
+    monkeypatch.setitem(sys.modules, "multiprocessing", SimpleNamespace(parent_process=lambda: parent))
+    if kind == "multiprocessing":
+        monkeypatch.delitem(sys.modules, "billiard.process")
+    else:
+        monkeypatch.setitem(sys.modules, "multiprocessing", SimpleNamespace(parent_process=lambda: None))
+    dispatcher = make()
+    dispatcher.submit([])
+    assert len(finalizers) == 1
+    finalizers[0]()
+    assert dispatcher._state.closing
 
 
 def test_a_locked_database_delays_the_deletion_only(app: Committer, broker: MemoryPublisher, make: Make) -> None:
@@ -549,10 +830,10 @@ def test_a_connection_that_fails_again_and_again_is_made_anew(
         closed.append(self)
         close(self)
 
-    def refuse(self: Store, ids: Sequence[int]) -> None:
+    def refuse(self: Store, ids: Sequence[int]) -> int:
         if not closed:
             raise OperationalError("DELETE", None, Exception("cannot execute DELETE in a read-only transaction"))
-        delete(self, ids)
+        return delete(self, ids)
 
     monkeypatch.setattr(Store, "close", note)
     monkeypatch.setattr(Store, "delete", refuse)

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine
+from sqlalchemy import Engine, create_engine
 
 from eventbus import relay as relay_package
-from eventbus.envelope import Message
+from eventbus.envelope import Batch, Message
 from eventbus.errors import BrokerUnavailable, EventBusError
 from eventbus.outbox import ParkedRow, Store
 from eventbus.outbox.account import Tempo
 from eventbus.outbox.keeper import RELAY, Keeper
-from eventbus.publishers.base import Outcome
+from eventbus.publishers.base import Outcome, Publisher
 from eventbus.publishers.memory import MemoryPublisher
 from eventbus.relay import Ordering, Relay
 from eventbus.relay import service as service_module
+from eventbus.relay.in_order import InOrder
 from tests.support.committing import Committer, as_process, body, committing, elsewhere, eventually, gone
 
 QUICK = Tempo(delete=0.02, grace=0.5, parked=0.2, sweep=0.1)
@@ -147,6 +148,180 @@ def test_strict_ordering_holds_back_what_follows_a_refused_event_and_nothing_els
     versions = [event.version for event in broker.events if event.pk == 1]
     assert versions == sorted(versions)
     assert len(versions) == 3
+
+
+class Touchy(Publisher):
+    """A broker that closes the channel over some messages, as RabbitMQ does over a forbidden routing key.
+
+    Which one it was shows only where a message is sent alone, in the call after (see `AmqpPublisher.publish`).
+    """
+
+    def __init__(self, forbidden: str) -> None:
+        self.forbidden = forbidden
+        self.taken: list[Message] = []
+        self._careful = False
+
+    def publish(self, messages: Sequence[Message]) -> list[Outcome]:
+        culprit = next((at for at, each in enumerate(messages) if self.forbidden in each.routing_key), None)
+        if culprit is None:
+            self._careful = False
+            self.taken += messages
+            return [Outcome.CONFIRMED] * len(messages)
+        known: list[Outcome | None] = []
+        if self._careful or len(messages) == 1:
+            self.taken += messages[:culprit]
+            known = [*[Outcome.CONFIRMED] * culprit, Outcome.REFUSED]
+        self._careful = True
+        raise BrokerUnavailable("channel closed", outcomes=known + [None] * (len(messages) - len(known)))
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("ordering", ["fast", "strict"])
+def test_a_message_for_which_the_broker_closes_the_channel_is_parked_and_stops_nothing(
+    app: Committer, ordering: Ordering
+) -> None:
+    with as_process(gone()):
+        for number in range(5):
+            app.commit(record=2 * number)
+            app.commit(record=2 * number + 1, entity="secret")
+        for number in range(5):
+            app.commit(record=number, entity="other")
+    touchy = Touchy(".secret.")
+    tempo = Tempo(delete=0.02, grace=0.5, parked=60, sweep=0.1)
+    done = Relay(app.engine, lambda: touchy, ordering=ordering, tempo=tempo, patience=3).run(
+        threading.Event(), once=True
+    )
+    assert (len(touchy.taken), done.parked) == (10, 5)
+    assert (app.rows(), app.parked()) == (0, 5)
+    touchy.forbidden = "nothing any more"
+    store = Store(app.engine)
+    store.wake_parked()
+    store.close()
+    Relay(app.engine, lambda: touchy, ordering=ordering, tempo=tempo, patience=3).run(threading.Event(), once=True)
+    assert (len(touchy.taken), app.parked()) == (15, 0)
+
+
+@pytest.mark.parametrize("ordering", ["fast", "strict"])
+def test_parked_rows_behind_one_that_costs_the_channel_are_tried_too(app: Committer, ordering: Ordering) -> None:
+    store = Store(app.engine)
+    rows = [(app.version(), entity) for entity in ("contact", "secret", "other", "secret", "other")]
+    events = [(row_id, body(f"tx{row_id}", record=row_id, entity=entity)) for row_id, entity in rows]
+    store.park([ParkedRow(row_id, 1, 1, 0, 1, "unroutable", event) for row_id, event in events])
+    store.close()
+    touchy = Touchy(".secret.")
+    tempo = Tempo(delete=0.02, grace=0.5, parked=3600, sweep=0.1)
+    Relay(app.engine, lambda: touchy, ordering=ordering, tempo=tempo, patience=3).run(threading.Event(), once=True)
+    assert sorted(message.routing_key for message in touchy.taken) == [
+        "crm.contact.updated",
+        "crm.other.updated",
+        "crm.other.updated",
+    ]
+    assert app.parked() == 2
+
+
+def test_strict_ordering_sends_the_other_events_of_a_row_with_a_refused_one(app: Committer) -> None:
+    """They are of other records."""
+    touchy = Touchy(".secret.")
+    with app.engine.begin() as connection:
+        bodies = [body("tx", n, record=n, entity="secret" if n == 1 else "contact") for n in range(4)]
+        app.outbox.write(connection, Batch(0, "tx", ["crm.contact.updated"] * 4, bodies))
+    worker = InOrder(Store(app.engine), touchy, Tempo(parked=0.1))
+    eventually(lambda: worker.work() and {message.id for message in touchy.taken} == {"tx-0", "tx-2", "tx-3"})
+    worker.close()
+    assert (app.rows(), app.parked()) == (0, 1)
+
+
+def test_strict_ordering_stops_in_the_middle_of_a_page_once_it_is_not_the_active_relay(
+    app: Committer, broker: MemoryPublisher
+) -> None:
+    """A relay that was stopped for a while must not send what another one sent long ago."""
+    for _ in range(10):
+        app.commit(record=1)
+    worker = InOrder(Store(app.engine), broker, QUICK, active=lambda: len(broker.messages) < 3)
+    worker.work()
+    assert len(broker.messages) == 3
+    worker.close()
+
+
+def test_a_strict_relay_that_loses_its_lease_in_the_middle_of_a_page_sends_no_more(
+    app: Committer, broker: MemoryPublisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keepers: list[Keeper] = []
+
+    def make_keeper(engine: Engine, *, patience: float) -> Keeper:
+        keepers.append(Keeper(engine, patience=patience))
+        return keepers[0]
+
+    monkeypatch.setattr(service_module, "Keeper", make_keeper)
+    for _ in range(10):
+        app.commit(record=1)
+    other = Store(create_engine(app.engine.url))
+
+    def answer(_: Message) -> Outcome:
+        if len(broker.messages) == 2:
+            assert other.take(RELAY, other.leases([RELAY])[RELAY])
+            eventually(lambda: not keepers[0].held)
+        return Outcome.CONFIRMED
+
+    broker.answer = answer
+    relay = Running(app, broker, "strict")
+    eventually(lambda: relay.progress and not relay.active and len(broker.messages) >= 3)
+    assert len(broker.messages) == 3
+    relay.end()
+    other.close()
+
+
+def test_strict_ordering_holds_up_the_rest_for_no_row_that_is_tried_again(
+    app: Committer, broker: MemoryPublisher
+) -> None:
+    broker.answer = lambda message: Outcome.REFUSED if ".poison." in message.routing_key else Outcome.CONFIRMED
+    app.commit(record=1, entity="poison")
+    worker = InOrder(Store(app.engine), broker, Tempo(parked=3600))
+    worker.work()
+    assert app.rows() == 1, "to be tried again"
+    app.commit(record=1)
+    worker.work()
+    assert len(broker.messages) == 1
+    worker.close()
+
+
+@pytest.mark.parametrize("ordering", ["fast", "strict"])
+def test_a_relay_drops_unroutable_events_where_asked_for(
+    app: Committer, broker: MemoryPublisher, ordering: Ordering
+) -> None:
+    broker.answer = lambda message: Outcome.UNROUTABLE if ".poison." in message.routing_key else Outcome.CONFIRMED
+    with as_process(gone()):
+        app.commit(entity="poison")
+        app.commit()
+    relay = Relay(app.engine, lambda: broker, ordering=ordering, tempo=QUICK, patience=3, unroutable="drop")
+    relay.run(threading.Event(), once=True)
+    assert (len(broker.messages), app.rows(), app.parked()) == (1, 0, 0)
+
+
+def test_strict_ordering_tries_a_page_at_most_of_parked_events_that_no_queue_takes(
+    app: Committer, broker: MemoryPublisher
+) -> None:
+    """However many are parked; the rest of the time goes to what is new."""
+    asked: list[str] = []
+
+    def answer(message: Message) -> Outcome:
+        asked.append(message.routing_key)
+        return Outcome.UNROUTABLE if ".poison." in message.routing_key else Outcome.CONFIRMED
+
+    broker.answer = answer
+    store = Store(app.engine)
+    bodies = [body(f"tx{n}", record=n, entity="poison") for n in range(250)]
+    store.park([ParkedRow(app.version(), 1, 1, 0, 1, "unroutable", each) for each in bodies])
+    store.delete(store.ids(store.owner))
+    store.close()
+    once(app, broker, "strict", Tempo(parked=3600))
+    assert len([key for key in asked if ".poison." in key]) <= 100, "those of the first page, which go together"
+    assert app.parked() == 250
+    broker.answer = lambda _: Outcome.CONFIRMED
+    once(app, broker, "strict", Tempo(parked=3600))
+    assert app.parked() == 0
 
 
 def test_strict_ordering_goes_on_after_the_broker_was_lost(app: Committer, broker: MemoryPublisher) -> None:
