@@ -110,9 +110,11 @@ class Transactions(Listener):
         session.flush()
         if not session._is_clean():
             _flush_the_rest(session)
-        # Also where nothing has changed so far: a listener after us may begin to.
-        ledger = open_ledger(session, self._capture)
-        if ledger is not None:
+        ledger = session.info.get(LEDGER)
+        if ledger is None:
+            # Nothing has changed so far, but a listener after us may begin to.
+            ledger = open_ledger(session, self._capture)
+        if ledger is not None and ledger.owner is self._capture:
             ledger.closing = True
             if ledger.root.records:
                 self._write(session, ledger, ledger.root)
