@@ -148,7 +148,7 @@ def test_a_deleted_exchange_is_declared_again(tmp_path: Path) -> None:
     declared(settings, lambda channel: channel.exchange_delete(settings.exchange))
     with pytest.raises(BrokerUnavailable):
         publisher.publish([message(1)])
-    assert publisher.publish([message(1)]) == [UNROUTABLE], "the exchange is there, the binding went with the old one"
+    assert publisher.publish([message(1)]) == [CONFIRMED], "declared again, and bound to the queue again"
     publisher.close()
 
 
