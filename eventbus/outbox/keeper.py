@@ -68,6 +68,9 @@ class Keeper:
                 if not failing:
                     logger.warning("the database cannot be reached: %s", brief(error))
                 failing = True
+            except Exception:
+                # Without this thread there would be no relay, and nobody would know.
+                logger.exception("the lease could not be looked after, it is tried again")
             self._stop.wait(self._patience / 5)
         self._release()
 

@@ -29,7 +29,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from eventbus.outbox.fork import undisturbed
 from eventbus.outbox.owner import Owner
@@ -335,6 +335,13 @@ class Store:
         return inherited
 
     def _run(self, work: Callable[[Connection], T]) -> T:
+        try:
+            return self._connected(work)
+        except self._engine.dialect.loaded_dbapi.Error as error:
+            # What a driver raises while a new connection is set up passes through SQLAlchemy as it is.
+            raise DBAPIError("a new connection", None, error, hide_parameters=True) from error
+
+    def _connected(self, work: Callable[[Connection], T]) -> T:
         side = self._side
         if side is None:
             side = self._side = _tuned(side_engine(self._engine))

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from eventbus.dispatcher import Dispatcher
@@ -23,6 +24,7 @@ from eventbus.errors import OutboxMissing
 from eventbus.outbox import Outbox, ParkedRow, Store, metadata, tables
 from eventbus.outbox import writer as writer_module
 from eventbus.outbox.account import Tempo
+from eventbus.outbox.keeper import Keeper
 from eventbus.outbox.side import side_engine
 from eventbus.publishers.base import Outcome
 from eventbus.publishers.memory import MemoryPublisher
@@ -45,6 +47,31 @@ def store(app: Committer) -> Iterator[Store]:
     store = Store(app.engine)
     yield store
     store.close()
+
+
+@servers
+def test_a_connection_that_is_lost_while_it_is_set_up_is_tried_again(
+    app: Committer, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLAlchemy hands on untranslated what the driver raises then."""
+    app.commit()
+    dialect: Any = app.engine.dialect
+    works, set_up = threading.Event(), dialect.set_isolation_level
+
+    def fail(*args: Any) -> None:
+        if not works.is_set():
+            raise dialect.loaded_dbapi.OperationalError("reset by peer")
+        set_up(*args)
+
+    monkeypatch.setattr(dialect, "set_isolation_level", fail)
+    with pytest.raises(DBAPIError, match="reset by peer"):
+        store.exists()
+    keeper = Keeper(app.engine, patience=0.5)
+    keeper.start()
+    assert not keeper.wait(0.3)
+    works.set()
+    assert keeper.wait(10)
+    keeper.close()
 
 
 def test_versions_rise_and_are_near_the_clock(app: Committer) -> None:
