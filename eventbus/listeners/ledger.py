@@ -29,7 +29,7 @@ class TransactionFrame(Frame):
     __slots__ = ("commits", "entries", "notes", "told", "written_on")
 
     def __init__(self) -> None:
-        super().__init__()
+        Frame.__init__(self)
         self.entries: list[Any] = []
         self.told: list[tuple[Entity, Change]] = []
         self.written_on: set[Connection] = set()

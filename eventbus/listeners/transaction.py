@@ -247,8 +247,7 @@ def _commits(session: Session, connection: Connection) -> bool:
     root = session._transaction
     while root is not None and root._parent is not None:
         root = root._parent
-    begun = None if root is None else root._connections.get(connection)
-    return begun is not None and begun[2]
+    return root is not None and connection in root._connections and root._connections[connection][2]
 
 
 def _by_connection(ledger: Ledger, net: list[Net]) -> Sequence[tuple[Connection, list[Net]]]:

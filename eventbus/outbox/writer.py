@@ -90,8 +90,11 @@ class Outbox:
         fresh = writer is None
         if writer is None:
             writer = info[self] = self._writer_of(connection)
+        if len(batch.bodies) == 1:
+            writer.write(connection, batch, fresh=fresh, committing=committing)
+            return [Entry(batch, writer.store)]
         entries = []
-        for chunk in (batch,) if len(batch.bodies) == 1 else self._chunks(batch):
+        for chunk in self._chunks(batch):
             writer.write(connection, chunk, fresh=fresh, committing=committing)
             entries.append(Entry(chunk, writer.store))
         return entries
@@ -412,8 +415,8 @@ class _SqliteWriter(_TableWriter):
         )
 
     def insert(self, connection: Connection, payload: bytes, *, fresh: bool) -> int:
-        now = _now()
-        parameters = (max(now, self._seen + 1), self.owner.name, now, payload)
+        now, seen = _now(), self._seen
+        parameters = (now if now > seen else seen + 1, self.owner.name, now, payload)
         try:
             cursor = self._execute(connection, self._insert, parameters)
         except DBAPIError as error:
@@ -423,9 +426,10 @@ class _SqliteWriter(_TableWriter):
             # In the writer's own transaction, which holds the file's lock; rolled back, it is made the next time.
             _create(connection)
             cursor = self._execute(connection, self._insert, parameters)
-        row_id = int(cursor.lastrowid)
+        row_id: int = cursor.lastrowid
         cursor.close()
-        self._note(row_id)
+        if row_id > self._seen:
+            self._seen = row_id
         return row_id
 
 
