@@ -19,7 +19,10 @@ DEFAULT_URL: Final = "sqlite:///eventbus-broker.sqlite3"
 """Our own transport on one SQLite file in the working directory: the whole chain without a broker."""
 DEFAULT_SERVICE: Final = "app"
 
-_PASSWORD = re.compile(r"(?P<head>[a-z][a-z0-9+.-]*://[^/\s:@]*:)(?P<password>[^\s]*)(?P<tail>@)", re.IGNORECASE)
+# A password may hold anything, spaces too: all up to the last @ of the line, or before the next URL.
+_PASSWORD = re.compile(
+    r"(?P<head>[a-z][a-z0-9+.-]*://[^/\s:@]*:)(?P<password>(?:(?!://)[^\n])*)(?P<tail>@)", re.IGNORECASE
+)
 _QUERY_SECRET = re.compile(r"(?P<head>[?&](?:password|passwd|pwd|token|secret)=)[^&\s#]*", re.IGNORECASE)
 
 

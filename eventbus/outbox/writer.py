@@ -428,8 +428,7 @@ class _SqliteWriter(_TableWriter):
             cursor = self._execute(connection, self._insert, parameters)
         row_id: int = cursor.lastrowid
         cursor.close()
-        if row_id > self._seen:
-            self._seen = row_id
+        self._note(row_id)
         return row_id
 
 

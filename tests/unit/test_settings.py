@@ -74,6 +74,8 @@ def test_the_source_is_a_path_of_one_quoted_word() -> None:
         "cannot reach amqps://user:sec/ret@secret@host:5671//, giving up",
         "redis://:secret@host",
         "postgresql+psycopg://u:secret@h/db?password=secret",
+        "amqp://user:a secret with spaces@host//",
+        "between amqp://user:secret of one@host// and amqp://other:secret@host//",
     ],
 )
 def test_no_password_survives_redaction(text: str) -> None:
