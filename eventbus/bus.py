@@ -13,7 +13,7 @@ from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final, final
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from marshmallow import Schema
 from sqlalchemy.orm import Session
@@ -184,12 +184,28 @@ class Bus:
         self.close()
 
 
+_relayed: Final[WeakSet[_Relayed]] = WeakSet()
+
+
+def _renew_locks() -> None:
+    for each in _relayed:
+        each.forked()
+
+
+os.register_at_fork(after_in_child=_renew_locks)
+
+
 class _Relayed:
     """`ordering="strict"`: events are left in the outbox for `eventbus-relay`, the only one to publish them."""
 
     def __init__(self) -> None:
         self._last: dict[Store, int] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        _relayed.add(self)
+
+    def forked(self) -> None:
+        """In a child: another thread of the parent may have held the lock at that moment."""
+        self._lock = threading.RLock()
 
     def submit(self, entries: Sequence[Entry]) -> None:
         with self._lock:

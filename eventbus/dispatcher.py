@@ -685,14 +685,18 @@ class Dispatcher:
         if state.pulse is not None:
             state.pulse.close()
             state.pulse = None
-        for account in list(state.accounts.values()):
-            account.leave()
-        if state.publisher is not None:
-            state.publisher.close()
-        with self._lock:
-            state.thread = None
-            self._sort_in(state)
-            self._settled.notify_all()
+        try:
+            for account in list(state.accounts.values()):
+                account.leave()
+            if state.publisher is not None:
+                state.publisher.close()
+        except Exception:
+            logger.exception("the dispatcher has not ended in order")
+        finally:
+            with self._lock:
+                state.thread = None
+                self._sort_in(state)
+                self._settled.notify_all()
         self._speak()
 
     # processes

@@ -243,7 +243,7 @@ class Entities:
     def _warn_of_shared_tables(self, mappers: Iterable[Mapper[Any]], new: set[Mapper[Any]]) -> None:
         first: dict[Any, Entity] = {}
         for mapper in sorted(mappers, key=new.__contains__):
-            entity = self._by_mapper[mapper]
+            entity = self._by_mapper.get(mapper)  # none of a class whose name is another's, which was refused
             if entity is None or mapper.inherits is not None:
                 continue
             other = first.setdefault(mapper.local_table, entity)

@@ -21,7 +21,8 @@ DEFAULT_SERVICE: Final = "app"
 
 # A password may hold anything, spaces too: all up to the last @ of the line, or before the next URL.
 _PASSWORD = re.compile(
-    r"(?P<head>[a-z][a-z0-9+.-]*://[^/\s:@]*:)(?P<password>(?:(?!://)[^\n])*)(?P<tail>@)", re.IGNORECASE
+    r"""(?P<head>[a-z][a-z0-9+.-]*://[^/\s:@]*:)(?P<password>(?:(?!["'\s][a-z][a-z0-9+.-]*://)[^\n])*)(?P<tail>@)""",
+    re.IGNORECASE,
 )
 _QUERY_SECRET = re.compile(r"(?P<head>[?&](?:password|passwd|pwd|token|secret)=)[^&\s#]*", re.IGNORECASE)
 

@@ -23,6 +23,7 @@ from eventbus.listeners.base import Listener
 from eventbus.listeners.capture import Capture
 from eventbus.listeners.choice import Choice, check_choice, confine, may_choose_anew, values_set
 from eventbus.listeners.inserts import is_upsert, rows_given, run_insert
+from eventbus.listeners.ledger import flush_of
 from eventbus.listeners.recognition import Rows, unaliased
 from eventbus.listeners.rows import Hit, Known, literal_of, parameter_sets
 from eventbus.listeners.transactional import check_transactional
@@ -190,7 +191,8 @@ class Bulk(Listener):
             return
         for entity in hit.entities:
             ledger.connections.setdefault(entity, connection)
-        if session._flushing and ledger.flushed is not session._transaction:
+        flush = flush_of(session)
+        if flush is not None and flush is not ledger.flushed:
             ledger.frame(session).notes.append(note)
             return
         note(ledger.frame(session))

@@ -10,14 +10,14 @@ Statements are captured by `bulk`, which records into the same ledger: `Capture.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import ClauseElement, Connection
 from sqlalchemy.orm import InstanceState, LoaderCallableStatus, Mapper, Session, UOWTransaction, object_mapper
 
 from eventbus import failpoints
-from eventbus.changes import MISSING, Entity, Key, Values
+from eventbus.changes import MISSING, Entity, Frame, Key, Recorded, Values
 from eventbus.context import current_author
 from eventbus.entities import Entities
 from eventbus.errors import CaptureError
@@ -208,14 +208,45 @@ class _Flush:
             self._record_statements()
 
     def _record_statements(self) -> None:
-        """What statements did that ran within the flush, from events of mappers or a listener before it.
+        """What statements did that events of mappers ran within the flush.
 
         The objects were flushed without knowing of them: recorded first, the statements' rows would be overwritten by
         what the objects hold.
         """
         notes, self.frame.notes = self.frame.notes, []
         for note in notes:
-            note(self.frame)
+            done = Frame()
+            note(done)
+            for entity, records in done.records.items():
+                self._reconcile(entity, records)
+            self.frame.merge(done)
+
+    def _reconcile(self, entity: Entity, records: dict[Key, Recorded | Values]) -> None:
+        """A row that the flush has deleted is gone, whatever a statement did to it before.
+
+        Raises CaptureError where a statement has deleted the row in whose place the flush wrote a new one.
+        """
+        created, deleted = self.created.get(entity, {}), self.deleted.get(entity, {})
+        for pk, record in list(records.items()):
+            if isinstance(record, tuple):
+                continue
+            if record.op == "u" and pk in deleted:
+                del records[pk]
+                self._recall(entity, pk, deleted[pk], record.before)
+            elif record.op == "d" and pk in created and _is_another(entity, record.before, created[pk]):
+                raise CaptureError(
+                    f"{entity.name}{pk}: a statement has deleted the row within the flush that writes a new one in its "
+                    "place, so what became of the record cannot be told. Delete it before the flush, or with "
+                    "session.delete()"
+                )
+
+    def _recall(self, entity: Entity, pk: Key, seen: Mapping[str, Any], before: Mapping[str, Any]) -> None:
+        """Where the deleted object knew what the statement had set, what went away is what the statement found."""
+        gone = self.frame.records[entity].get(pk)
+        if isinstance(gone, Recorded) and gone.op == "d":
+            for key, old in before.items():
+                if old is not MISSING and key in seen and gone.before.get(key, MISSING) is seen[key]:
+                    gone.before[key] = old
 
     def _record_gone(self) -> None:
         for away in (self.unlinked, self.deleted):
@@ -346,6 +377,14 @@ class _Flush:
             connection = _connection(self.flush_context, mapper)
             check_transactional(self.session, connection)
             self.connections[entity] = connection
+
+
+def _is_another(entity: Entity, before: Mapping[str, Any], created: Values) -> bool:
+    """Whether a row that was there is not the one that was made."""
+    return any(
+        MISSING is not before.get(key, MISSING) != value is not MISSING
+        for key, value in zip(entity.keys, created, strict=True)
+    )
 
 
 def _set_columns(plan: Plan, committed: dict[str, Any], dict_: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from sqlalchemy import Connection
-from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.orm import Session, SessionTransaction, SessionTransactionOrigin
 
 from eventbus.changes import Change, Entity, Frame
 
@@ -40,6 +40,7 @@ class TransactionFrame(Frame):
         """Take over all of a released savepoint."""
         self.merge(child)
         self.entries += child.entries
+        self.notes += child.notes
         self.told += child.told
         self.written_on |= child.written_on
 
@@ -83,13 +84,23 @@ class Ledger:
         return self.root if transaction is None else self.frame_of(transaction)
 
     def frame_of(self, transaction: SessionTransaction) -> TransactionFrame:
-        """The frame of a savepoint, or of the transaction."""
+        """The frame of a savepoint, or of the transaction; a flush has none of its own."""
+        while transaction._parent is not None and not transaction.nested:
+            transaction = transaction._parent
         if transaction._parent is None:
             return self.root
         frame = self.nested.get(transaction)
         if frame is None:
             frame = self.nested[transaction] = TransactionFrame()
         return frame
+
+
+def flush_of(session: Session) -> SessionTransaction | None:
+    """The transaction of the flush that writes now, also within savepoints that its events have opened."""
+    transaction = session._transaction
+    while transaction is not None and transaction.origin is not SessionTransactionOrigin.SUBTRANSACTION:
+        transaction = transaction._parent
+    return transaction
 
 
 def open_ledger(session: Session, owner: Owner) -> Ledger | None:

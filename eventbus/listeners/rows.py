@@ -72,10 +72,11 @@ class Hit:
         # Databases limit the number of parameters; of literals there may be as many as one likes.
         literal = len(keys) > _CHUNK
         if len(columns) == 1:
-            return columns[0].in_(_listed([key[0] for key in keys], literal=literal))
+            return columns[0].in_(_listed([key[0] for key in keys], columns[0].type, literal=literal))
         # PostgreSQL makes a nested OR of each list of tuples, and limits the depth.
         chunks = list(_chunks(list(keys))) or [[]]
-        return or_(*(tuple_(*columns).in_(_listed(chunk, literal=literal)) for chunk in chunks))
+        whole = tuple_(*columns)
+        return or_(*(whole.in_(_listed(chunk, whole.type, literal=literal)) for chunk in chunks))
 
     @property
     def statement_key(self) -> list[Any]:
@@ -405,8 +406,9 @@ def _unread(entity: Entity, key: Key) -> Values:
     return tuple(values)
 
 
-def _listed(values: Sequence[Any], *, literal: bool) -> Any:
-    return bindparam(None, list(values), expanding=True, literal_execute=literal)
+def _listed(values: Sequence[Any], type_: Any, *, literal: bool) -> Any:
+    """Of the column's type: what the values alone tell may be another one, which binds them otherwise."""
+    return bindparam(None, list(values), type_=type_, expanding=True, literal_execute=literal)
 
 
 def _any_of(columns: Sequence[Any], tuples: Iterable[tuple[Any, ...]]) -> Any:

@@ -164,7 +164,7 @@ class Transactions(Listener):
         outer = ledger.frame_of(parent)
         outer.absorb(frame)
         outer.commits += frame.commits - 1
-        if outer.commits > 0 and parent._parent is None:
+        if outer.commits > 0 and outer is ledger.root:
             # The root is committing, released this savepoint on the way, and has nothing more to say before COMMIT.
             ledger.closing = True
             if outer.records:

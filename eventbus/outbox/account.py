@@ -243,7 +243,9 @@ class Account:
             return
         try:
             self._work(at, room, take, hurry)
-        except DATABASE_ERRORS as error:
+        except Exception as error:
+            if not isinstance(error, DATABASE_ERRORS):
+                logger.exception("the outbox could not be looked after, it is tried again")
             self._paused_until = at + self._backoff.next()
             # Once or twice is nothing to speak of: a busy SQLite file is locked that long.
             self.failing = self._backoff.failures >= _TROUBLE

@@ -29,7 +29,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
 from eventbus.outbox.fork import undisturbed
 from eventbus.outbox.owner import Owner
@@ -335,10 +335,21 @@ class Store:
         return inherited
 
     def _run(self, work: Callable[[Connection], T]) -> T:
+        begun = False
+
+        def begin(connection: Connection) -> T:
+            nonlocal begun
+            begun = True
+            return work(connection)
+
         try:
-            return self._connected(work)
-        except self._engine.dialect.loaded_dbapi.Error as error:
-            # What a driver raises while a new connection is set up passes through SQLAlchemy as it is.
+            return self._connected(begin)
+        except SQLAlchemyError:
+            raise
+        except Exception as error:
+            if begun and not isinstance(error, self._engine.dialect.loaded_dbapi.Error):
+                raise
+            # What a driver raises while a new connection is made or set up may pass through SQLAlchemy as it is.
             raise DBAPIError("a new connection", None, error, hide_parameters=True) from error
 
     def _connected(self, work: Callable[[Connection], T]) -> T:

@@ -110,13 +110,13 @@ class Parked:
     def _settle(
         self, parcels: list[Parcel], held: dict[int, Parcel | None], rows: dict[int, ParkedRow], left: set[str]
     ) -> None:
-        gone, again, unknown = [], [], False
+        gone, again, unknown, cursor = [], [], False, self._cursor
         for parcel in parcels:
             row, part = rows[parcel.version], held[parcel.version]
             if len(parcel) and parcel.outcome is None:
                 unknown = True  # tried again with the next page, which begins here
             if not unknown:
-                self._cursor = row.id
+                cursor = row.id
             if parcel.outcome is Outcome.UNROUTABLE:
                 self._nowhere.update(parcel.keys)
                 if self._drop:
@@ -131,6 +131,7 @@ class Parked:
                 again.append(self._again(row, rest, parcel))
         self._store.delete_parked(gone)
         self._store.park_again(again)
+        self._cursor = cursor  # not before the database has taken it: else later events of these records would go first
 
     def _again(self, row: ParkedRow, rest: Parcel, tried: Parcel) -> ParkedRow:
         if tried.outcome is None:

@@ -22,6 +22,7 @@ from sqlalchemy.orm import (
 )
 from sqlalchemy.types import TypeDecorator
 
+from eventbus.errors import CaptureError
 from tests.support.recording import Recording, Store, replay, tables
 from tests.support.world import proper_engine
 
@@ -218,6 +219,87 @@ def test_rows_that_statements_make_and_delete_within_a_flush(place: Place) -> No
     with on(Node, "after_delete", forget), place.sessions.begin() as session:
         session.delete(session.get_one(Node, 1))
     assert sorted(place.follow()) == [("d", "node/1", []), ("d", "note/1", [])]
+
+
+def test_a_statement_before_the_flush_that_then_has_nothing_to_do(place: Place) -> None:
+    @event.listens_for(place.sessions, "before_flush")
+    def write(session: Session, *_: Any) -> None:
+        for each in list(session.new):
+            session.expunge(each)
+            session.execute(insert(Node).values(id=each.id))
+
+    with place.sessions.begin() as session:
+        session.add(Node(id=1))
+    event.remove(place.sessions, "before_flush", write)
+    assert place.follow() == [("c", "node/1", [])]
+
+
+def test_a_row_deleted_by_a_statement_before_the_flush_that_writes_it_anew(place: Place) -> None:
+    with place.sessions.begin() as session:
+        session.add(Node(id=1, path="a"))
+    place.follow()
+
+    @event.listens_for(place.sessions, "before_flush")
+    def replace(session: Session, *_: Any) -> None:
+        session.execute(delete(Node).where(Node.id == 1))
+
+    with place.sessions.begin() as session:
+        session.add(Node(id=1, path="b"))
+    event.remove(place.sessions, "before_flush", replace)
+    assert place.follow() == [("u", "node/1", ["path"])]
+
+
+def test_a_row_deleted_by_a_statement_within_the_flush_that_writes_it_anew_is_refused(place: Place) -> None:
+    with place.sessions.begin() as session:
+        session.add(Node(id=1, path="a"))
+    place.follow()
+
+    def replace(node: Node) -> None:
+        run(node, delete(Node).where(Node.id == node.id))
+
+    with place.sessions() as session, on(Node, "before_insert", replace):
+        session.add(Node(id=1, path="b"))
+        with pytest.raises(CaptureError, match="deleted the row within the flush"):
+            session.commit()
+    assert place.follow() == []
+
+
+def test_a_row_made_by_the_flush_and_deleted_by_a_statement_in_it_is_nothing(place: Place) -> None:
+    def drop(note: Note) -> None:
+        run(note, delete(Note).where(Note.id == note.id).execution_options(synchronize_session=False))
+
+    with on(Note, "after_insert", drop), place.sessions.begin() as session:
+        session.add_all([Note(id=1), Node(id=1)])
+    assert place.follow() == [("c", "node/1", [])]
+
+
+def test_a_statement_on_a_row_that_the_flush_then_deletes(place: Place) -> None:
+    with place.sessions.begin() as session:
+        session.add(Node(id=1, path="a"))
+    place.follow()
+
+    def sign(node: Node) -> None:
+        run(node, update(Node).where(Node.id == node.id).values(path="deleted by ann"))
+
+    with on(Node, "before_delete", sign), place.sessions.begin() as session:
+        session.delete(session.get_one(Node, 1))
+    assert place.follow() == [("d", "node/1", [])]
+
+
+def test_a_statement_in_a_savepoint_within_the_flush(place: Place) -> None:
+    with place.sessions.begin() as session:
+        session.add(Node(id=1, count=0))
+    place.follow()
+
+    def count(note: Note) -> None:
+        session = object_session(note)
+        assert session is not None
+        with session.begin_nested():
+            session.execute(update(Node).values(count=Node.count + 1))
+
+    with on(Note, "before_insert", count), place.sessions.begin() as session:
+        session.add(Note(id=1))
+    assert sorted(place.follow()) == [("c", "note/1", []), ("u", "node/1", ["count"])]
 
 
 def test_a_statement_of_a_flush_that_failed_in_a_savepoint_is_forgotten(place: Place) -> None:

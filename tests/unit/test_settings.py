@@ -75,6 +75,7 @@ def test_the_source_is_a_path_of_one_quoted_word() -> None:
         "redis://:secret@host",
         "postgresql+psycopg://u:secret@h/db?password=secret",
         "amqp://user:a secret with spaces@host//",
+        "postgresql://user:a://secret@host/db",
         "between amqp://user:secret of one@host// and amqp://other:secret@host//",
     ],
 )
