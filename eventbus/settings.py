@@ -96,8 +96,10 @@ class Settings:
                 "send_user": env.bool("SEND_USER", default.send_user),
                 "hmac_keys": env.str("HMAC_KEYS", default.hmac_keys),
             }
-            # What could not be read is None, and told of beside what is wrong with the others.
-            return cls(**{name: value for name, value in values.items() if value is not None})
+            # What could not be read is None or still text, and told of beside what is wrong with the others.
+            return cls(
+                **{name: value for name, value in values.items() if isinstance(value, type(getattr(default, name)))}
+            )
 
 
 class reading_environment:  # noqa: N801 - a context manager that reads as a function

@@ -157,12 +157,15 @@ _PARSERS: Final[Mapping[str, Callable[[Any], Any]]] = {
 }
 
 
+_NUMBERS: Final = ("prefetch", "limits", "delivery_limit", "heartbeat")
+
+
 def _parsed(values: Mapping[str, Any], wrong: Complaints) -> dict[str, Any]:
     """What was given and could be read. A default stands for the rest: nothing is complained of twice."""
     given: dict[str, Any] = {}
     for name, value in values.items():
         parse = _PARSERS.get(name)
-        if value is None or (parse and value == ""):
+        if value is None or (parse and value == "") or (name in _NUMBERS and not isinstance(value, int)):
             continue
         with wrong.taken():
             given[name] = parse(value) if parse else value

@@ -78,7 +78,8 @@ class MirrorSettings:
                 "health_max_age": env.float("EVENTBUS_HEALTH_MAX_AGE", DEFAULT_MAX_AGE),
             }
         with wrong.taken():
-            # What could not be read is complained of already: its default stands for it.
-            made = cls(**{name: value for name, value in values.items() if value is not None})
+            # What could not be read (None or still text) is complained of already: its default stands for it.
+            unread = [name for name in ("tombstone_days", "health_max_age") if isinstance(values.get(name), str)]
+            made = cls(**{name: value for name, value in values.items() if value is not None and name not in unread})
         wrong.tell()
         return made
