@@ -391,8 +391,11 @@ class Dispatcher:
     def _speak(self) -> None:
         """Log what was noted under the lock. A handler may be slow, or commit through a Session of ours."""
         while self._remarks:
-            with contextlib.suppress(IndexError):  # another thread was faster
-                self._remarks.popleft()()
+            try:
+                remark = self._remarks.popleft()
+            except IndexError:  # another thread was faster
+                return
+            remark()
 
     def _is_confirmed(self, state: _State, target: int) -> bool:
         oldest = next(iter(state.open), None)
