@@ -17,9 +17,9 @@ from collections.abc import Iterator, Sequence
 import kombu
 from sqlalchemy import Engine, create_engine, func, insert, select, text
 
-from eventbus.envelope import Message, encode
+from eventbus.delivery.account import Tempo
+from eventbus.events.envelope import Message, encode
 from eventbus.outbox import metadata, tables
-from eventbus.outbox.account import Tempo
 from eventbus.outbox.owner import process
 from eventbus.publishers import AmqpPublisher, Outcome, Publisher
 from eventbus.relay import Progress, Relay

@@ -21,14 +21,14 @@ from sqlalchemy.event import listen
 from sqlalchemy.orm import Session, sessionmaker
 
 from benchmarks.writer import BareContact, Base, BusContact, LeastContact, measure, report, turn
-from eventbus.entities import Entities
-from eventbus.envelope import Batch
+from eventbus.events.envelope import Batch
 from eventbus.listeners.base import register
-from eventbus.listeners.bulk import Bulk
 from eventbus.listeners.capture import Capture
 from eventbus.listeners.encoding import Encoder
+from eventbus.listeners.statements.bulk import Bulk
 from eventbus.listeners.targets import resolve
 from eventbus.listeners.transaction import Transactions
+from eventbus.records.entities import Entities
 
 _CONSTANT: Final = {
     "specversion": "1.0", "source": "/bench", "type": "bench.contact.created",

@@ -19,9 +19,10 @@ from collections.abc import Sequence
 import click
 import kombu
 
-from consumers.base import DONE, ConsumerSettings, Delivery, Outcome, run, topology
-from consumers.base.line import Line
-from eventbus.naming import dead_letter_queue
+from consumers.base import DONE, ConsumerSettings, Delivery, Outcome, run
+from consumers.base.broker import topology
+from consumers.base.broker.line import Line
+from eventbus.events.naming import dead_letter_queue
 from tests.support.consuming import event_body, publish
 
 PREFETCH = 1000

@@ -50,8 +50,9 @@ import eventbus
 from consumers.base import ConsumerSettings, Delivery, run
 from consumers.json_mirror.command import open_mirror
 from consumers.json_mirror.settings import MirrorSettings
-from eventbus import envelope, transports
-from eventbus.naming import dead_letter_queue
+from eventbus import transports
+from eventbus.events import envelope
+from eventbus.events.naming import dead_letter_queue
 from eventbus.settings import Settings
 from eventbus.transports.mirror_queue import queue_arguments
 

@@ -41,7 +41,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, sessionmaker
 
 import eventbus
 from benchmarks.writer import BareContact, Base, BusContact, turn
-from eventbus.envelope import decode
+from eventbus.events.envelope import decode
 from eventbus.outbox import metadata
 from eventbus.settings import Settings
 from tests.support.nodes.rabbitmq import RabbitNode

@@ -30,7 +30,7 @@ from typing import Any
 import amqp
 import kombu
 
-from eventbus.envelope import CONTENT_TYPE, Message
+from eventbus.events.envelope import CONTENT_TYPE, Message
 from eventbus.publishers.amqp import AmqpPublisher
 from eventbus.publishers.base import Outcome
 

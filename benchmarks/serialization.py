@@ -25,7 +25,7 @@ import orjson
 import sqlalchemy as sa
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from eventbus.entities import Entities
+from eventbus.records.entities import Entities
 
 Contender = Callable[[Sequence[Any]], bytes]
 

@@ -29,7 +29,7 @@ from sqlalchemy import Engine, String, create_engine, event, insert, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
 import eventbus
-from eventbus.envelope import Batch
+from eventbus.events.envelope import Batch
 from eventbus.outbox import Outbox, Store
 from eventbus.settings import Settings
 

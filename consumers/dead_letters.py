@@ -14,9 +14,9 @@ from typing import Any, Final
 
 import click
 
+from consumers.base.broker.dead_letter_queue import Choice, DeadLetterQueue, Entry
+from consumers.base.broker.line import require_broker
 from consumers.base.command import run_command
-from consumers.base.dead_letter_queue import Choice, DeadLetterQueue, Entry
-from consumers.base.line import require_broker
 from consumers.base.progress import Progress
 from consumers.base.settings import ConsumerSettings
 from eventbus.errors import counted

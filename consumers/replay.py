@@ -18,19 +18,19 @@ from typing import Any, Final, final
 
 import click
 
-from consumers.base import topology
+from consumers.base.broker import topology
+from consumers.base.broker.line import is_amqp, require_broker
+from consumers.base.broker.sender import Sender
 from consumers.base.command import run_command
 from consumers.base.errors import NoQueue
-from consumers.base.letter import Letter
-from consumers.base.line import is_amqp, require_broker
 from consumers.base.progress import Progress
-from consumers.base.sender import Sender
+from consumers.base.reading.letter import Letter
 from consumers.base.settings import ConsumerSettings
-from consumers.json_mirror import documents
-from consumers.json_mirror.directories import PRIVATE
-from consumers.json_mirror.documents import Document
-from eventbus import envelope, naming, signing
+from consumers.json_mirror.disk import documents
+from consumers.json_mirror.disk.directories import PRIVATE
+from consumers.json_mirror.disk.documents import Document
 from eventbus.errors import counted
+from eventbus.events import envelope, naming, signing
 
 _GROUP: Final = 500
 

@@ -2,7 +2,8 @@
 
 *Users*: RabbitMQ lets a message carry `user_id` only if it is the login of the connection that published it. A consumer
 that knows which login belongs to which service refuses what one service says in another's name.
-*Signatures*: see `eventbus.signing`; they hold through shovels, bridges and restored backups, where the login is lost.
+*Signatures*: see `eventbus.events.signing`; they hold through shovels, bridges and restored backups, where the login is
+lost.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from eventbus import naming, signing
-from eventbus.envelope import Event
 from eventbus.errors import BadEvent, ConfigurationError
+from eventbus.events import naming, signing
+from eventbus.events.envelope import Event
 
 ANY_SERVICE: Final = "*"
 USER_HEADER: Final = "x-eventbus-user"

@@ -13,22 +13,26 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from eventbus.bus import Bus, install
-    from eventbus.changes import Change
-    from eventbus.context import acting_as, current_author
+    from eventbus.delivery.dispatcher import drain_on_sigterm
     from eventbus.errors import EventBusError
+    from eventbus.events.change import Change
+    from eventbus.events.context import acting_as, current_author
     from eventbus.listeners.base import Listener
     from eventbus.listeners.hooks import listens_for, stop_listening
     from eventbus.muting import is_muted, muted
+    from eventbus.records.schemas import Converter
     from eventbus.settings import Settings
 
 __all__ = [
     "Bus",
     "Change",
+    "Converter",
     "EventBusError",
     "Listener",
     "Settings",
     "acting_as",
     "current_author",
+    "drain_on_sigterm",
     "install",
     "is_muted",
     "listens_for",
@@ -38,12 +42,14 @@ __all__ = [
 
 _HOMES = {
     "Bus": "bus",
-    "Change": "changes",
+    "Change": "events.change",
+    "Converter": "records.schemas",
     "EventBusError": "errors",
     "Listener": "listeners.base",
     "Settings": "settings",
-    "acting_as": "context",
-    "current_author": "context",
+    "acting_as": "events.context",
+    "current_author": "events.context",
+    "drain_on_sigterm": "delivery.dispatcher",
     "install": "bus",
     "is_muted": "muting",
     "listens_for": "listeners.hooks",
@@ -55,7 +61,7 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     """Import a name of the public interface at its first use.
 
-    So a consumer, which needs `eventbus.envelope` and the like, does not load SQLAlchemy and marshmallow with it.
+    So a consumer, which needs `eventbus.events` and the like, does not load SQLAlchemy and marshmallow with it.
     """
     if name not in _HOMES:
         raise AttributeError(f"module 'eventbus' has no attribute {name!r}")

@@ -19,19 +19,19 @@ from marshmallow import Schema
 from sqlalchemy.orm import Session
 
 from eventbus import arguments
-from eventbus.dispatcher import KEPT, Dispatcher, Stats
-from eventbus.entities import Entities
+from eventbus.delivery.dispatcher import KEPT, Dispatcher, Stats
 from eventbus.errors import ConfigurationError, EventBusError, FlushTimeout, InstallError, counted
-from eventbus.ids import uuid7
+from eventbus.events.ids import uuid7
 from eventbus.listeners.auto_fields import AutoFields, IdGenerator
 from eventbus.listeners.base import Listener, register
-from eventbus.listeners.bulk import Bulk, Mode
 from eventbus.listeners.capture import Capture
 from eventbus.listeners.encoding import Encoder, Policy
+from eventbus.listeners.statements.bulk import Bulk, Mode
 from eventbus.listeners.targets import resolve
 from eventbus.listeners.transaction import Joined, Transactions
 from eventbus.outbox import Entry, Outbox, Store
 from eventbus.publishers import Publisher, publisher_for
+from eventbus.records.entities import Entities
 from eventbus.settings import DEFAULT_SERVICE, Settings, redact
 
 log = logging.getLogger(__name__)

@@ -29,8 +29,8 @@ from eventbus import cli
 from eventbus.dumps.references import begin
 from eventbus.dumps.targets import Target, Targets, rows_of
 from eventbus.errors import ConfigurationError
-from eventbus.schemas import RecordSchema, field_for
-from eventbus.serialization import Serializer, build_serializer
+from eventbus.records.schemas import RecordSchema, field_for
+from eventbus.records.serialization import Serializer, build_serializer
 
 Format = Literal["json", "jsonl"]
 ROWS: Final = 1_000

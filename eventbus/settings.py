@@ -12,8 +12,8 @@ from typing import Any, Final, Literal
 
 from environs import EnvError, EnvValidationError, FileAwareEnv
 
-from eventbus import naming
 from eventbus.errors import ConfigurationError
+from eventbus.events import naming
 
 DEFAULT_URL: Final = "sqlite:///eventbus-broker.sqlite3"
 """Our own transport on one SQLite file in the working directory: the whole chain without a broker."""
@@ -46,7 +46,7 @@ class Settings:
     send_user: bool = False
     """Put the broker login into each message, for consumers that check who speaks (EVENTBUS_TRUSTED_USERS there)."""
     hmac_keys: str = ""
-    """`id:secret` pairs; the first signs each message (see `eventbus.signing`)."""
+    """`id:secret` pairs; the first signs each message (see `eventbus.events.signing`)."""
 
     def __post_init__(self) -> None:
         wrong = list(self._wrong())

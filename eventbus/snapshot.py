@@ -21,19 +21,21 @@ import orjson
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
 
-from eventbus import cli, naming
+from eventbus import cli
 from eventbus.bus import Bus, installed
-from eventbus.changes import Key, Net, Recorded
-from eventbus.context import current_author
 from eventbus.dumps.rows import reader
 from eventbus.dumps.targets import entities_of, primary_key, rows_of
-from eventbus.entities import Entity
-from eventbus.envelope import Batch
 from eventbus.errors import ConfigurationError, counted
-from eventbus.ids import uuid7
+from eventbus.events import naming
+from eventbus.events.change import Key
+from eventbus.events.context import current_author
+from eventbus.events.envelope import Batch
+from eventbus.events.ids import uuid7
 from eventbus.listeners.encoding import envelope_of, key_values
+from eventbus.listeners.frame import Net, Recorded
 from eventbus.outbox import Entry
 from eventbus.outbox.side import begin_immediate, side_engine
+from eventbus.records.entities import Entity
 
 CHUNK: Final = 500
 """Rows that are locked together, for some milliseconds."""

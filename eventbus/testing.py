@@ -21,9 +21,9 @@ from contextlib import contextmanager
 from typing import Any, Final, final, overload
 
 from eventbus.bus import Bus, install
-from eventbus.envelope import Event
 from eventbus.errors import ConfigurationError
-from eventbus.ids import uuid7
+from eventbus.events.envelope import Event
+from eventbus.events.ids import uuid7
 from eventbus.publishers.memory import MemoryPublisher
 from eventbus.settings import DEFAULT_SERVICE, Settings
 

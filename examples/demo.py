@@ -25,8 +25,9 @@ from sqlalchemy import Engine, create_engine, delete, func, select, update
 from sqlalchemy.orm import Session, sessionmaker
 
 import eventbus
-from eventbus import naming, transports
+from eventbus import transports
 from eventbus.errors import ConfigurationError
+from eventbus.events import naming
 from eventbus.settings import redact
 from examples import atlas
 from examples.comparison import count_files, count_rows, equal

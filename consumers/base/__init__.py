@@ -13,12 +13,12 @@ The way of a delivery: `wire` reads it, `screen` looks at it, the `worklist` giv
 acknowledges it or puts it into the `dead_letter_box`; the `runner` opens a session again whenever the broker was lost.
 """
 
-from consumers.base.delivery import Delivery
 from consumers.base.observer import Observer
-from consumers.base.outcome import DONE, DeadLetter, Done, Outcome, Retry
-from consumers.base.runner import EXIT_CONFIGURATION, EXIT_FAILED, EXIT_OK, run
+from consumers.base.reading.delivery import Delivery
 from consumers.base.settings import ConsumerSettings, Shard
-from consumers.base.worklist import Handler
+from consumers.base.working.outcome import DONE, DeadLetter, Done, Outcome, Retry
+from consumers.base.working.runner import EXIT_CONFIGURATION, EXIT_FAILED, EXIT_OK, run
+from consumers.base.working.worklist import Handler
 
 __all__ = [
     "DONE",

@@ -11,9 +11,9 @@ from urllib.parse import quote, unquote
 
 from consumers import trust
 from consumers.base.complaints import Complaints
-from eventbus import naming, signing
-from eventbus.envelope import Limits, seal
 from eventbus.errors import ConfigurationError
+from eventbus.events import naming, signing
+from eventbus.events.envelope import Limits, seal
 from eventbus.settings import DEFAULT_URL, reading_environment, redact
 from eventbus.transports.mirror_queue import DELIVERY_LIMIT
 

@@ -19,16 +19,16 @@ from consumers.base.stopping import stop_on_signals
 from consumers.json_mirror import cache, health, logs
 from consumers.json_mirror.cache.feed import Feed
 from consumers.json_mirror.cache.sqlite import SqliteCache
-from consumers.json_mirror.comparison import HARMLESS, REMEDIES, Fault, Finding, compare, confirm, repair
+from consumers.json_mirror.disk.files import Files
 from consumers.json_mirror.errors import DirectoryUnusable
-from consumers.json_mirror.files import Files
 from consumers.json_mirror.heartbeat import Heartbeat
 from consumers.json_mirror.lock import Lock
-from consumers.json_mirror.recovery import open_or_renew, rebuild, recover
 from consumers.json_mirror.service import Mirror
 from consumers.json_mirror.settings import MirrorSettings
 from consumers.json_mirror.state import State, require
 from consumers.json_mirror.status import read_status
+from consumers.json_mirror.upkeep.comparison import HARMLESS, REMEDIES, Fault, Finding, compare, confirm, repair
+from consumers.json_mirror.upkeep.recovery import open_or_renew, rebuild, recover
 from eventbus.errors import ConfigurationError, EventBusError, counted
 
 PROGRAM: Final = "python -m consumers.json_mirror"

@@ -27,7 +27,7 @@ from urllib.parse import unquote_to_bytes
 
 import orjson
 
-from eventbus import naming
+from eventbus.events import naming
 
 SUFFIX: Final = ".json"
 MAX_NAME: Final = 200

@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
+from consumers.json_mirror.disk.filesystem import DIRECTORY_MODE, FILE_MODE
 from consumers.json_mirror.errors import DirectoryGone, DirectoryLocked
-from consumers.json_mirror.filesystem import DIRECTORY_MODE, FILE_MODE
 
 
 class Lock:

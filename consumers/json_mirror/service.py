@@ -15,15 +15,16 @@ from typing import Final, NamedTuple, final
 
 from consumers.base import DONE, DeadLetter, Delivery, Observer, Outcome, Retry
 from consumers.base.progress import Progress
-from consumers.json_mirror import documents, filenames
+from consumers.json_mirror import filenames
 from consumers.json_mirror.cache.feed import Feed
+from consumers.json_mirror.disk import documents
+from consumers.json_mirror.disk.files import Files
 from consumers.json_mirror.errors import DirectoryGone, StateDamaged, StateUnavailable
-from consumers.json_mirror.files import Files
 from consumers.json_mirror.heartbeat import HELD, Heartbeat
 from consumers.json_mirror.state import Change, State
-from consumers.json_mirror.syncing import Syncer
-from eventbus.envelope import Event
+from consumers.json_mirror.upkeep.syncing import Syncer
 from eventbus.errors import counted
+from eventbus.events.envelope import Event
 
 MAX_BLOCKED: Final = 10_000
 """Files that may be kept waiting by something foreign in their place before the mirror stops taking in more."""

@@ -8,7 +8,7 @@ from typing import Any, Final, Self
 
 from consumers.base import ConsumerSettings
 from consumers.base.complaints import Complaints
-from consumers.json_mirror.directories import PRIVATE
+from consumers.json_mirror.disk.directories import PRIVATE
 from consumers.json_mirror.heartbeat import DEFAULT_MAX_AGE
 from consumers.json_mirror.state import STATE_FILE
 from eventbus.errors import ConfigurationError

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 from uuid import uuid4
 
+from consumers.json_mirror.disk.filesystem import FILE_MODE
 from consumers.json_mirror.errors import DirectoryGone, StateDamaged, StateUnavailable
-from consumers.json_mirror.filesystem import FILE_MODE
 
 STATE_FILE: Final = "state.sqlite3"
 FORMAT: Final = 1

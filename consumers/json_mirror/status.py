@@ -10,13 +10,13 @@ from typing import Any
 import orjson
 
 from consumers.base import ConsumerSettings
-from consumers.base.line import require_broker
+from consumers.base.broker.line import require_broker
 from consumers.json_mirror.heartbeat import HELD, Heartbeat
 from consumers.json_mirror.settings import MirrorSettings
 from consumers.json_mirror.state import Figures, State
 from eventbus import transports
 from eventbus.errors import counted
-from eventbus.naming import dead_letter_queue
+from eventbus.events.naming import dead_letter_queue
 
 
 @dataclass(frozen=True, slots=True)

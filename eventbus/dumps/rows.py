@@ -1,7 +1,8 @@
 """From the records of a dump to rows for a database, and the statement that writes them.
 
-Values are read by the fields of `eventbus.schemas`, so that what was dumped comes back as it was. For each set of
-fields that records of one model have, one function is generated that makes a row; where the driver takes parameters by
+Values are read by the fields of `eventbus.records.schemas`, so that what was dumped comes back as it was. For each set
+of fields that records of one model have, one function is generated that makes a row; where the driver takes parameters
+by
 position it makes what the driver takes, so that SQLAlchemy has nothing left to do for a row.
 """
 
@@ -21,11 +22,11 @@ from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeEngine
 
-from eventbus import columns
 from eventbus.dumps.targets import Link, Part, Target, Targets
 from eventbus.errors import LoadError
-from eventbus.fields import Amount, WholeNumber
-from eventbus.schemas import field_for
+from eventbus.records import columns
+from eventbus.records.fields import Amount, WholeNumber
+from eventbus.records.schemas import field_for
 
 Read = Callable[[Any], Any]
 """A JSON value (None too) to a value for the column; raises ValueError, TypeError or ValidationError."""

@@ -15,9 +15,9 @@ from sqlalchemy import Column, ForeignKeyConstraint, MetaData, Table, inspect
 from sqlalchemy.orm import Mapper, registry
 from sqlalchemy.schema import sort_tables_and_constraints
 
-from eventbus import naming
-from eventbus.entities import Entities, Entity
 from eventbus.errors import ConfigurationError
+from eventbus.events import naming
+from eventbus.records.entities import Entities, Entity
 from eventbus.settings import DEFAULT_SERVICE
 
 OUR_TABLES: Final = "eventbus_"

@@ -23,9 +23,9 @@ from sqlalchemy import Column, Date, DateTime, Enum, Integer, String, Uuid, sele
 from sqlalchemy.orm import InstanceState, LoaderCallableStatus, Mapper, RelationshipProperty, Session, UOWTransaction
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-from eventbus.context import current_author
 from eventbus.errors import ConfigurationError
-from eventbus.ids import short_id, uuid7
+from eventbus.events.context import current_author
+from eventbus.events.ids import short_id, uuid7
 from eventbus.listeners.base import Listener
 from eventbus.listeners.plan import comparison
 from eventbus.muting import is_muted

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, event
 from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction, UOWTransaction
 
-from eventbus.changes import Change
+from eventbus.events.change import Change
 
 log = logging.getLogger(__name__)
 

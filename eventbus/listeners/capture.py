@@ -17,16 +17,17 @@ from sqlalchemy import ClauseElement, Connection
 from sqlalchemy.orm import InstanceState, LoaderCallableStatus, Mapper, Session, UOWTransaction, object_mapper
 
 from eventbus import failpoints
-from eventbus.changes import MISSING, Entity, Frame, Key, Recorded, Values
-from eventbus.context import current_author
-from eventbus.entities import Entities
 from eventbus.errors import CaptureError
+from eventbus.events.change import MISSING, Entity, Key, Values
+from eventbus.events.context import current_author
 from eventbus.listeners.base import Listener
+from eventbus.listeners.frame import Frame, Recorded
 from eventbus.listeners.ledger import Ledger, open_ledger
 from eventbus.listeners.links import link_rows
 from eventbus.listeners.plan import ATOMS, Plan, Plans, needed_positions
 from eventbus.listeners.transactional import AUTOCOMMIT, autocommitting, check_transactional
 from eventbus.muting import MUTED
+from eventbus.records.entities import Entities
 
 _OVERWRITTEN: Final = "eventbus.overwritten"
 _MODIFIED: Final = "eventbus.modified"

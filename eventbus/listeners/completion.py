@@ -9,8 +9,9 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Connection, and_, or_, select, tuple_
 from sqlalchemy.sql.selectable import FromClause
 
-from eventbus.changes import MISSING, Entity, Frame, Key, Recorded, Values
 from eventbus.errors import CaptureError, CaptureWarning
+from eventbus.events.change import MISSING, Entity, Key, Values
+from eventbus.listeners.frame import Frame, Recorded
 
 _CHUNK: Final = 500
 """Rows a SELECT: keeps bound parameters below every database's limit."""

@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final, Literal, NamedTuple
 
-from eventbus import envelope, naming
-from eventbus.changes import MISSING, Entity, Key, Net, Recorded, Values
-from eventbus.context import current_traceparent
 from eventbus.errors import EventTooLarge, SerializationError
-from eventbus.serialization import Serializer
+from eventbus.events import envelope, naming
+from eventbus.events.change import MISSING, Entity, Key, Values
+from eventbus.events.context import current_traceparent
+from eventbus.listeners.frame import Net, Recorded
+from eventbus.records.serialization import Serializer
 
 Policy = Literal["fail", "stub"]
 """What becomes of a record that cannot be published: the commit fails, or an event goes out that says so."""

@@ -9,8 +9,8 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from sqlalchemy import Table
 
-from eventbus.changes import Change, Entity
 from eventbus.errors import ConfigurationError
+from eventbus.events.change import Change, Entity
 
 log = logging.getLogger(__name__)
 

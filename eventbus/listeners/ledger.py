@@ -12,7 +12,8 @@ from typing import Any, Final, Protocol
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session, SessionTransaction, SessionTransactionOrigin
 
-from eventbus.changes import Change, Entity, Frame
+from eventbus.events.change import Change, Entity
+from eventbus.listeners.frame import Frame
 
 LEDGER: Final = "eventbus.ledger"
 """Key in the `info` of a Session whose transaction has a ledger."""

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from sqlalchemy import Column, Table
 from sqlalchemy.orm import InstanceState, Mapper, RelationshipProperty, UOWTransaction
 
-from eventbus.changes import MISSING, Entity, Key, Values
-from eventbus.entities import Entities
+from eventbus.events.change import MISSING, Entity, Key, Values
+from eventbus.records.entities import Entities
 
 State = InstanceState[Any]
 

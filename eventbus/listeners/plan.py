@@ -15,10 +15,10 @@ from sqlalchemy import Column, ForeignKey, Table, types
 from sqlalchemy.exc import NoReferenceError
 from sqlalchemy.orm import InstanceState, LoaderCallableStatus, Mapper, RelationshipProperty
 
-from eventbus.changes import MISSING, Entity, Key, Values
-from eventbus.entities import Entities
 from eventbus.errors import CaptureWarning
+from eventbus.events.change import MISSING, Entity, Key, Values
 from eventbus.listeners.links import Link, links_of
+from eventbus.records.entities import Entities
 
 State = InstanceState[Any]
 Row = tuple[Values, bool]

@@ -18,14 +18,15 @@ from sqlalchemy import Connection
 from sqlalchemy.orm import Session, SessionTransaction
 
 from eventbus import failpoints
-from eventbus.changes import MISSING, Change, Entity, Net, Recorded
-from eventbus.envelope import Batch
-from eventbus.ids import uuid7
+from eventbus.events.change import MISSING, Change, Entity
+from eventbus.events.envelope import Batch
+from eventbus.events.ids import uuid7
 from eventbus.listeners import hooks
 from eventbus.listeners.base import Listener
 from eventbus.listeners.capture import Capture
 from eventbus.listeners.completion import complete, forget_untouched
 from eventbus.listeners.encoding import Encoder, Envelope, envelope_of
+from eventbus.listeners.frame import Net, Recorded
 from eventbus.listeners.ledger import LEDGER, Ledger, TransactionFrame, open_ledger
 from eventbus.listeners.outer import OuterTransactions
 from eventbus.listeners.transactional import autocommits, note_autocommit, warn_of_hidden_commit

@@ -22,8 +22,8 @@ from typing import Any, Final, NamedTuple, Protocol, final
 
 from sqlalchemy import Connection, Engine, RootTransaction
 
-from eventbus.envelope import Batch
 from eventbus.errors import OutboxMissing
+from eventbus.events.envelope import Batch
 from eventbus.outbox import prepared
 from eventbus.outbox.tables import outbox
 

@@ -19,8 +19,8 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.schema import CreateTable
 
-from eventbus.envelope import Batch
 from eventbus.errors import ConfigurationError, OutboxMissing
+from eventbus.events.envelope import Batch
 from eventbus.outbox import pipelined
 from eventbus.outbox.owner import Owner
 from eventbus.outbox.side import side_connection

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from eventbus.errors import ConfigurationError
+from eventbus.events.signing import parse_keys
 from eventbus.publishers.amqp import AmqpPublisher
 from eventbus.publishers.base import Outcome, Publisher
 from eventbus.publishers.memory import MemoryPublisher
 from eventbus.publishers.virtual import VirtualPublisher
 from eventbus.settings import Settings, redact
-from eventbus.signing import parse_keys
 from eventbus.transports import KINDS
 
 __all__ = ["AmqpPublisher", "MemoryPublisher", "Outcome", "Publisher", "VirtualPublisher", "publisher_for"]

@@ -27,14 +27,14 @@ from amqp.exceptions import (
 )
 
 from eventbus import failpoints, transports
-from eventbus.envelope import Message
 from eventbus.errors import BrokerUnavailable, ExchangeRefused
+from eventbus.events.envelope import Message
+from eventbus.events.signing import Key
 from eventbus.publishers.base import Outcome, Publisher
 from eventbus.publishers.flight import Flight
 from eventbus.publishers.headers import headers_for
 from eventbus.publishers.link import DEFAULT_TIMEOUTS, LOST, Link, Sender, Timeouts
 from eventbus.settings import redact
-from eventbus.signing import Key
 
 WINDOW_MESSAGES: Final = 2_000
 """Messages that may be unconfirmed at a time."""
@@ -57,7 +57,7 @@ class AmqpPublisher(Publisher):
     """Publishes to a durable topic exchange over `amqp` or `amqps`; declares the exchange on each new connection.
 
     `send_user` puts the login into each message, for the broker to vouch for and consumers to check; it must be the
-    name the broker knows the login by. With a `key` every message is signed (see `eventbus.signing`).
+    name the broker knows the login by. With a `key` every message is signed (see `eventbus.events.signing`).
     Raises ConfigurationError at once for a URL that cannot be used or is unsafe (see `transports.tls`).
     """
 

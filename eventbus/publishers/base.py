@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from enum import Enum
 
-from eventbus.envelope import Message
+from eventbus.events.envelope import Message
 
 
 class Outcome(Enum):

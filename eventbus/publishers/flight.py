@@ -7,7 +7,7 @@ from typing import final
 
 from amqp.exceptions import UnexpectedFrame
 
-from eventbus.envelope import Message
+from eventbus.events.envelope import Message
 from eventbus.publishers.base import Outcome
 
 

@@ -16,7 +16,7 @@ from typing import Final, final
 
 from amqp.exceptions import FrameError, UnexpectedFrame
 
-from eventbus.envelope import CONTENT_TYPE, Message
+from eventbus.events.envelope import CONTENT_TYPE, Message
 
 METHOD, _HEADER, _BODY, _END = 1, 2, 3, b"\xce"
 _BASIC, _PUBLISH = 60, 40

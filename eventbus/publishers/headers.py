@@ -8,7 +8,7 @@ from typing import Final
 
 import orjson
 
-from eventbus.signing import Key, sign
+from eventbus.events.signing import Key, sign
 
 PARTITION_HEADER: Final = "partitionkey"
 """The event's attribute of this name, for exchanges that spread records over queues by a header's hash."""

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import final
 
-from eventbus.envelope import Event, Message, decode
 from eventbus.errors import BrokerUnavailable
+from eventbus.events.envelope import Event, Message, decode
 from eventbus.publishers.base import Outcome, Publisher
 
 

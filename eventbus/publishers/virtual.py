@@ -15,12 +15,12 @@ from amqp.exceptions import AMQPError
 from kombu.exceptions import KombuError
 
 from eventbus import failpoints, transports
-from eventbus.envelope import CONTENT_TYPE, Message
 from eventbus.errors import BrokerUnavailable
+from eventbus.events.envelope import CONTENT_TYPE, Message
+from eventbus.events.signing import Key
 from eventbus.publishers.base import Outcome, Publisher
 from eventbus.publishers.headers import headers_for
 from eventbus.settings import redact
-from eventbus.signing import Key
 from eventbus.transports.mirror_queue import declare_if_missing
 
 _LOST: Final = (AMQPError, KombuError, OSError)
@@ -33,7 +33,7 @@ class VirtualPublisher(Publisher):
     """Publishes to a topic exchange of a broker without a server.
 
     Declares the exchange, and `queue` with its dead letters unless it is there: a service may run before its first
-    mirror. With a `key` every message is signed (see `eventbus.signing`).
+    mirror. With a `key` every message is signed (see `eventbus.events.signing`).
     """
 
     def __init__(

@@ -19,9 +19,9 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from eventbus.cli import make_engine
+from eventbus.delivery.account import Tempo
 from eventbus.errors import ConfigurationError, EventBusError, counted
 from eventbus.outbox import ParkedRow, Store
-from eventbus.outbox.account import Tempo
 from eventbus.outbox.side import missing_file
 from eventbus.publishers import publisher_for
 from eventbus.relay.service import Progress, Relay

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable
 from typing import Final, Literal, final
 
 from eventbus.backoff import Backoff
+from eventbus.delivery.account import DATABASE_ERRORS, Tempo
+from eventbus.delivery.parcel import Parcel, deliver
 from eventbus.errors import BrokerUnavailable
 from eventbus.outbox import ParkedRow, Row, Store
-from eventbus.outbox.account import DATABASE_ERRORS, Tempo
-from eventbus.outbox.delivery import Parcel, deliver
 from eventbus.outbox.store import brief, now
 from eventbus.publishers.base import Outcome, Publisher
 from eventbus.relay.parked import Parked

@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Final, final
 
+from eventbus.delivery.account import Tempo
+from eventbus.delivery.parcel import Parcel, insist
 from eventbus.errors import BrokerUnavailable
 from eventbus.outbox import ParkedRow, Store
-from eventbus.outbox.account import Tempo
-from eventbus.outbox.delivery import Parcel, insist
 from eventbus.outbox.store import now
 from eventbus.publishers.base import Outcome, Publisher
 from eventbus.relay.rounds import rounds

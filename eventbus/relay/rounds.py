@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from eventbus.dispatcher import ROUND_BYTES, ROUND_EVENTS
-from eventbus.outbox.delivery import Parcel
+from eventbus.delivery.dispatcher import ROUND_BYTES, ROUND_EVENTS
+from eventbus.delivery.parcel import Parcel
 
 
 def rounds(parcels: Iterable[Parcel]) -> Iterable[list[Parcel]]:

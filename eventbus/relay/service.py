@@ -16,15 +16,15 @@ from typing import Final, Literal, Protocol, final
 
 from sqlalchemy import Engine, func, select
 
-from eventbus.dispatcher import Dispatcher
+from eventbus.delivery.account import DATABASE_ERRORS, Tempo
+from eventbus.delivery.dispatcher import Dispatcher
 from eventbus.errors import BrokerUnavailable, EventBusError
 from eventbus.outbox import Owner, Store
-from eventbus.outbox.account import DATABASE_ERRORS, Tempo
-from eventbus.outbox.keeper import RELAY, Keeper
 from eventbus.outbox.side import side_connection
 from eventbus.outbox.tables import outbox
 from eventbus.publishers.base import Publisher
 from eventbus.relay.in_order import InOrder
+from eventbus.relay.keeper import RELAY, Keeper
 
 _POLL: Final = 0.05
 _PATIENCE: Final = 30.0

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from amqp.exceptions import ChannelError
 
-from eventbus.naming import DEAD_LETTER_EXCHANGE, dead_letter_queue
+from eventbus.events.naming import DEAD_LETTER_EXCHANGE, dead_letter_queue
 
 DELIVERY_LIMIT: Final = 100
 """How often a message may come back before it is dead-lettered."""

@@ -12,7 +12,7 @@ import kombu
 import pytest
 
 from eventbus import transports
-from eventbus.envelope import CONTENT_TYPE, Message
+from eventbus.events.envelope import CONTENT_TYPE, Message
 from eventbus.publishers import MemoryPublisher, Outcome, Publisher, publisher_for
 from eventbus.settings import Settings
 

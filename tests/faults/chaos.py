@@ -34,7 +34,7 @@ import kombu
 from sqlalchemy import create_engine, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from eventbus.envelope import Event, decode
+from eventbus.events.envelope import Event, decode
 from eventbus.failpoints import NAMES, VARIABLE
 from eventbus.outbox import tables
 from tests.faults.chaos_worker import RECORDS, Base, Counter, History

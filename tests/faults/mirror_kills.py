@@ -21,7 +21,7 @@ import click
 import orjson
 
 from consumers.base import ConsumerSettings
-from eventbus.naming import dead_letter_queue
+from eventbus.events.naming import dead_letter_queue
 from tests.support.consuming import ready, remove
 from tests.support.mirror_process import Load, MirrorProcess, Reader, drain, mirror_settings
 from tests.support.mirroring import contents, unfinished

@@ -12,10 +12,11 @@ from pathlib import Path
 import kombu
 import pytest
 
-from consumers.base import DONE, ConsumerSettings, Delivery, Outcome, Retry, amqp_inbox, run
-from consumers.base.amqp_inbox import AmqpInbox
+from consumers.base import DONE, ConsumerSettings, Delivery, Outcome, Retry, run
+from consumers.base.broker import amqp_inbox
+from consumers.base.broker.amqp_inbox import AmqpInbox
+from consumers.base.broker.line import Line
 from consumers.base.errors import Lost
-from consumers.base.line import Line
 from eventbus.errors import ConfigurationError
 from tests.conftest import StartRabbitNode
 from tests.support.consuming import Collector, Running, event_body, fresh, publish, ready, wait_for

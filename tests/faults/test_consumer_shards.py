@@ -11,9 +11,9 @@ import pytest
 
 from consumers import replay
 from consumers.base import ConsumerSettings, Shard, run
-from consumers.base.topology import PARTITION_HEADER
-from consumers.json_mirror import documents
-from eventbus.envelope import Message
+from consumers.base.broker.topology import PARTITION_HEADER
+from consumers.json_mirror.disk import documents
+from eventbus.events.envelope import Message
 from eventbus.publishers import AmqpPublisher, Outcome
 from tests.conftest import StartRabbitNode
 from tests.support.consuming import Collector, event_body, publish, ready

@@ -15,7 +15,7 @@ import orjson
 import pytest
 
 from consumers.base import ConsumerSettings
-from consumers.json_mirror.directories import PRIVATE
+from consumers.json_mirror.disk.directories import PRIVATE
 from consumers.json_mirror.heartbeat import Heartbeat
 from consumers.json_mirror.state import State
 from tests.support.consuming import publish, remove, wait_for

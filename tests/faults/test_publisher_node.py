@@ -15,8 +15,8 @@ import kombu
 import pytest
 
 from eventbus import transports
-from eventbus.envelope import Message
 from eventbus.errors import BrokerUnavailable, ExchangeRefused
+from eventbus.events.envelope import Message
 from eventbus.publishers import AmqpPublisher, Outcome
 from eventbus.publishers.link import Timeouts
 from tests.support.discovery import Unavailable

@@ -12,8 +12,8 @@ from typing import Self
 import pytest
 from amqp.serialization import dumps
 
-from eventbus.envelope import Message
 from eventbus.errors import BrokerUnavailable
+from eventbus.events.envelope import Message
 from eventbus.publishers import AmqpPublisher, Outcome
 from eventbus.publishers.link import Timeouts
 

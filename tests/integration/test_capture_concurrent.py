@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_asyn
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 import eventbus
-from eventbus.envelope import decode
+from eventbus.events.envelope import decode
 from eventbus.publishers import MemoryPublisher
 from tests.support import machine
 from tests.support.recording import Recording

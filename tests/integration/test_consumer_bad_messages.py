@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from consumers.base import ConsumerSettings, run
-from consumers.base.dead_letter_queue import DeadLetterQueue
-from eventbus.envelope import Limits
+from consumers.base.broker.dead_letter_queue import DeadLetterQueue
+from eventbus.events.envelope import Limits
 from tests.support.consuming import Collector, Running, event_body, fresh, publish, ready, remove, wait_for
 from tests.support.mirror_process import MirrorProcess, drain, mirror_settings
 from tests.support.mirroring import body as mirrored

@@ -12,9 +12,9 @@ import pytest
 
 from consumers import dead_letters
 from consumers.base import ConsumerSettings, DeadLetter, Delivery, Outcome, run
-from consumers.base.dead_letter_queue import DeadLetterQueue
+from consumers.base.broker.dead_letter_queue import DeadLetterQueue
+from consumers.base.broker.sender import Sender
 from consumers.base.errors import Lost
-from consumers.base.sender import Sender
 from tests.support.consuming import Collector, event_body, fresh, publish, ready, wait_for
 
 
@@ -114,7 +114,7 @@ def test_retry_sends_older_versions_first_and_only_what_is_meant(settings: Consu
 
 
 def test_long_work_reports_how_far_it_has_come(settings: ConsumerSettings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("consumers.base.dead_letter_queue._GROUP", 5)
+    monkeypatch.setattr("consumers.base.broker.dead_letter_queue._GROUP", 5)
     reports: list[int] = []
     assert DeadLetterQueue(settings).retry(lambda entry: entry.event is not None, report=reports.append) == (10, 0)
     assert DeadLetterQueue(settings).purge(lambda _: True, report=reports.append) == 2

@@ -11,8 +11,8 @@ import pytest
 
 from consumers import replay
 from consumers.base import DONE, ConsumerSettings, Delivery, Outcome, run
-from consumers.json_mirror import documents
-from eventbus import signing
+from consumers.json_mirror.disk import documents
+from eventbus.events import signing
 from tests.support.consuming import Collector, fresh
 
 

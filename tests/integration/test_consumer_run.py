@@ -16,9 +16,9 @@ import kombu
 import pytest
 
 from consumers.base import DONE, ConsumerSettings, Delivery, Outcome, Retry, run
-from consumers.base.dead_letter_queue import DeadLetterQueue
-from eventbus import signing
-from eventbus.envelope import Message
+from consumers.base.broker.dead_letter_queue import DeadLetterQueue
+from eventbus.events import signing
+from eventbus.events.envelope import Message
 from eventbus.publishers import AmqpPublisher
 from tests.support.consuming import Collector, Running, event_body, fresh, publish, ready, wait_for
 
@@ -141,7 +141,7 @@ def test_a_wrong_setting_ends_it_with_one_line_that_names_it() -> None:
     with _example(ConsumerSettings(), EVENTBUS_PREFETCH="0") as process:
         assert process.stderr is not None
         assert process.stderr.read().splitlines() == [
-            "ERROR:consumers.base.runner:cannot consume: EVENTBUS_PREFETCH is 0: use 1 to 65535"
+            "ERROR:consumers.base.working.runner:cannot consume: EVENTBUS_PREFETCH is 0: use 1 to 65535"
         ]
         assert process.wait(timeout=20) == 2
 

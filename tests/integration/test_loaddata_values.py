@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from eventbus.dumpdata import dumpdata
-from eventbus.entities import Entities
 from eventbus.loaddata import loaddata
-from eventbus.serialization import Serializer
+from eventbus.records.entities import Entities
+from eventbus.records.serialization import Serializer
 from tests.support import column_values
 
 

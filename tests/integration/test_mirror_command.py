@@ -16,7 +16,7 @@ import pytest
 from consumers.base import ConsumerSettings, Shard
 from consumers.json_mirror import cache
 from consumers.json_mirror.command import main, open_mirror
-from consumers.json_mirror.directories import PRIVATE
+from consumers.json_mirror.disk.directories import PRIVATE
 from consumers.json_mirror.heartbeat import Heartbeat
 from consumers.json_mirror.settings import MirrorSettings
 from tests.support.consuming import publish, remove, wait_for

@@ -18,18 +18,18 @@ from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from eventbus.dispatcher import Dispatcher
-from eventbus.envelope import Message
+from eventbus.delivery.account import Tempo
+from eventbus.delivery.dispatcher import Dispatcher
 from eventbus.errors import OutboxMissing
+from eventbus.events.envelope import Message
 from eventbus.outbox import Outbox, ParkedRow, Store, metadata, tables
 from eventbus.outbox import writer as writer_module
-from eventbus.outbox.account import Tempo
-from eventbus.outbox.keeper import Keeper
 from eventbus.outbox.side import side_engine
 from eventbus.publishers.base import Outcome
 from eventbus.publishers.memory import MemoryPublisher
 from eventbus.relay import Relay
 from eventbus.relay.in_order import InOrder
+from eventbus.relay.keeper import Keeper
 from tests.support.committing import Committer, as_process, batch, committing, eventually, gone
 
 QUICK = Tempo(delete=0.02, grace=0.6, parked=0.2, sweep=0.1)

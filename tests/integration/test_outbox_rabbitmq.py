@@ -9,9 +9,9 @@ from typing import Any
 import kombu
 import pytest
 
-from eventbus.dispatcher import Dispatcher
-from eventbus.envelope import decode
-from eventbus.outbox.account import Tempo
+from eventbus.delivery.account import Tempo
+from eventbus.delivery.dispatcher import Dispatcher
+from eventbus.events.envelope import decode
 from eventbus.publishers import AmqpPublisher
 from tests.support.committing import Committer, committing, eventually
 

@@ -15,8 +15,8 @@ from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
 import eventbus
+from eventbus.delivery.account import Tempo
 from eventbus.errors import EventBusError, FlushTimeout
-from eventbus.outbox.account import Tempo
 from eventbus.publishers import MemoryPublisher, Outcome
 from eventbus.relay import Relay
 from eventbus.settings import Settings

@@ -11,12 +11,13 @@ from typing import Any
 import kombu
 import pytest
 
-from consumers.base import topology
+from consumers.base.broker import topology
 from consumers.base.settings import ConsumerSettings
-from eventbus import signing, transports
-from eventbus.envelope import Message
+from eventbus import transports
 from eventbus.errors import BrokerUnavailable, ConfigurationError
-from eventbus.naming import DEAD_LETTER_EXCHANGE, dead_letter_queue
+from eventbus.events import signing
+from eventbus.events.envelope import Message
+from eventbus.events.naming import DEAD_LETTER_EXCHANGE, dead_letter_queue
 from eventbus.publishers import AmqpPublisher, Outcome, publisher_for
 from eventbus.settings import Settings
 from tests.conftest import Remove

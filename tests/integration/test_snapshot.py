@@ -16,8 +16,8 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import sessionmaker
 
 import eventbus
-from eventbus.envelope import Batch, Event, decode, seal
 from eventbus.errors import ConfigurationError, EventTooLarge
+from eventbus.events.envelope import Batch, Event, decode, seal
 from eventbus.outbox import Entry
 from eventbus.publishers import MemoryPublisher
 from eventbus.settings import Settings

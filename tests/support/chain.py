@@ -14,8 +14,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final, Self
 
-from eventbus import naming, transports
-from eventbus.envelope import Event, decode
+from eventbus import transports
+from eventbus.events import naming
+from eventbus.events.envelope import Event, decode
 from tests.support.committing import eventually
 
 ROOT: Final = Path(__file__).parents[2]

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from sqlalchemy import Connection, Engine, create_engine, func, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from eventbus.envelope import Batch, encode
+from eventbus.events.envelope import Batch, encode
 from eventbus.outbox import Entry, Outbox, tables
 from eventbus.outbox.owner import process
 

@@ -10,12 +10,12 @@ from types import TracebackType
 from typing import Any, Self
 
 from consumers.base import DONE, ConsumerSettings, Delivery, Handler, Observer, Outcome, run
+from consumers.base.broker.inbox import Inbox
+from consumers.base.broker.line import Line
+from consumers.base.broker.sender import Sender
 from consumers.base.errors import Lost
-from consumers.base.inbox import Inbox
-from consumers.base.letter import Letter
-from consumers.base.line import Line
-from consumers.base.sender import Sender
-from eventbus import envelope, naming
+from consumers.base.reading.letter import Letter
+from eventbus.events import envelope, naming
 
 STANDARD = {"content_type": envelope.CONTENT_TYPE, "content_encoding": "utf-8", "delivery_mode": 2}
 """The AMQP properties that matter of an event as our publishers send it."""

@@ -18,7 +18,7 @@ from typing import Any, Self
 import orjson
 
 from consumers.base import ConsumerSettings
-from consumers.json_mirror.directories import PRIVATE
+from consumers.json_mirror.disk.directories import PRIVATE
 from tests.support.consuming import publish
 from tests.support.mirroring import MODEL, body
 

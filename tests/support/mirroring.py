@@ -12,13 +12,13 @@ from typing import Any, Final
 import orjson
 
 from consumers.base import DONE, Delivery, Outcome
-from consumers.json_mirror.directories import PRIVATE
-from consumers.json_mirror.files import Files
-from consumers.json_mirror.filesystem import FileSystem
-from consumers.json_mirror.recovery import recover
+from consumers.json_mirror.disk.directories import PRIVATE
+from consumers.json_mirror.disk.files import Files
+from consumers.json_mirror.disk.filesystem import FileSystem
 from consumers.json_mirror.service import Mirror
 from consumers.json_mirror.state import STATE_FILE, State
-from eventbus import envelope, naming
+from consumers.json_mirror.upkeep.recovery import recover
+from eventbus.events import envelope, naming
 
 MODEL: Final = "crm.contact"
 

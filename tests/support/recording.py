@@ -12,15 +12,15 @@ from typing import Any, NamedTuple
 import orjson
 from sqlalchemy import Connection, Engine, Select, select
 
-from eventbus.entities import Entities, Entity
-from eventbus.envelope import Batch, Event, decode
+from eventbus.events.envelope import Batch, Event, decode
 from eventbus.listeners import base, targets
 from eventbus.listeners.auto_fields import AutoFields
 from eventbus.listeners.base import Listener
-from eventbus.listeners.bulk import Bulk, Mode
 from eventbus.listeners.capture import Capture
 from eventbus.listeners.encoding import Encoder
+from eventbus.listeners.statements.bulk import Bulk, Mode
 from eventbus.listeners.transaction import Transactions
+from eventbus.records.entities import Entities, Entity
 
 
 class Written(NamedTuple):

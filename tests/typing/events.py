@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, assert_type
 
-from eventbus.envelope import Event, Limits, decode
 from eventbus.errors import BadEvent, EventBusError
+from eventbus.events.envelope import Event, Limits, decode
 
 
 def read(body: bytes) -> Event | None:

@@ -11,9 +11,9 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, sessionmaker
 
 import eventbus
-from eventbus.dispatcher import Stats
+from eventbus.delivery.dispatcher import Stats
 from eventbus.errors import ConfigurationError, FlushTimeout, InstallError
-from eventbus.ids import short_id
+from eventbus.events.ids import short_id
 from eventbus.publishers import MemoryPublisher, Publisher
 from eventbus.testing import CapturedEvents, capture_events
 

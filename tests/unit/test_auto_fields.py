@@ -14,8 +14,8 @@ import pytest
 from sqlalchemy import Date, DateTime, ForeignKey, String, event, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship, sessionmaker
 
-from eventbus.context import acting_as
 from eventbus.errors import ConfigurationError
+from eventbus.events.context import acting_as
 from eventbus.listeners.auto_fields import AutoFieldNames, AutoFields, ShortIds
 from tests.support.recording import Recording
 from tests.support.world import proper_engine

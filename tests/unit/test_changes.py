@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 import pytest
 
-from eventbus.changes import MISSING, Frame, Recorded
+from eventbus.events.change import MISSING
+from eventbus.listeners.frame import Frame, Recorded
 
 
 class Kind:

@@ -14,8 +14,8 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, postgresql
 
-from eventbus.columns import normaliser, to_decimal
-from eventbus.entities import Entities
+from eventbus.records.columns import normaliser, to_decimal
+from eventbus.records.entities import Entities
 from tests.support.column_values import Size, Word
 
 CET = dt.timezone(dt.timedelta(hours=1))

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from consumers.base.pulse import Pulse
+from consumers.base.broker.pulse import Pulse
 from consumers.base.stopping import stop_on_signals
 
 

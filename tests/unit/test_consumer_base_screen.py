@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumers.base.delivery import Delivery
-from consumers.base.letter import dead_letter, original_key
-from consumers.base.screen import Screen
+from consumers.base.reading.delivery import Delivery
+from consumers.base.reading.letter import dead_letter, original_key
+from consumers.base.reading.screen import Screen
 from consumers.trust import Trust
-from eventbus.envelope import Limits
 from eventbus.errors import BadEvent
+from eventbus.events.envelope import Limits
 from tests.support.consuming import STANDARD, delivery, event_body
 
 SCREEN = Screen(Limits(body=2000), Trust())

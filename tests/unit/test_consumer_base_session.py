@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from consumers.base import DONE, ConsumerSettings, DeadLetter, Delivery, Outcome, Retry
+from consumers.base.broker.sender import Sender
 from consumers.base.errors import Lost
-from consumers.base.runner import Runner
-from consumers.base.sender import Sender
 from consumers.base.settings import Shard
-from consumers.base.worklist import GUILTY_AFTER
+from consumers.base.working.runner import Runner
+from consumers.base.working.worklist import GUILTY_AFTER
 from eventbus.backoff import Backoff
 from eventbus.errors import BrokerUnavailable, ConfigurationError
 from tests.support.consuming import Collector, ListInbox, Moments, delivery
@@ -142,8 +142,8 @@ def test_a_body_that_was_not_kept_is_left_to_the_broker() -> None:
 def test_a_poisonous_delivery_ends_as_a_letter_and_its_neighbours_are_done(
     letters: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("consumers.base.session.FIRST_RETRY", 0.001)
-    monkeypatch.setattr("consumers.base.session._LONGEST_TRIAL", 0.001)
+    monkeypatch.setattr("consumers.base.working.session.FIRST_RETRY", 0.001)
+    monkeypatch.setattr("consumers.base.working.session._LONGEST_TRIAL", 0.001)
     done: list[int] = []
 
     def handler(batch: Sequence[Delivery]) -> Sequence[Outcome]:
@@ -161,8 +161,8 @@ def test_a_poisonous_delivery_ends_as_a_letter_and_its_neighbours_are_done(
 def test_a_lone_poisonous_delivery_is_convicted_by_those_that_come_after_it(
     letters: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("consumers.base.session.FIRST_RETRY", 0.001)
-    monkeypatch.setattr("consumers.base.session._LONGEST_TRIAL", 0.001)
+    monkeypatch.setattr("consumers.base.working.session.FIRST_RETRY", 0.001)
+    monkeypatch.setattr("consumers.base.working.session._LONGEST_TRIAL", 0.001)
     tries: list[int] = []
     inbox = ListInbox(numbered(1))
 
@@ -236,7 +236,7 @@ def test_a_lost_connection_is_made_anew_and_everything_unacknowledged_comes_agai
 
 def test_a_handler_that_waits_is_waited_for_before_the_broker_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Backoff, "next", lambda _self: 0.001)
-    monkeypatch.setattr("consumers.base.session._TICK", 0.0)  # so that the first wait notices the loss
+    monkeypatch.setattr("consumers.base.working.session._TICK", 0.0)  # so that the first wait notices the loss
     inboxes, opened, handled = [ListInbox(numbered(3)), ListInbox(numbered(3))], [], []
     moments = Moments()
 
@@ -257,7 +257,7 @@ def test_a_handler_that_waits_is_waited_for_before_the_broker_is_asked_again(mon
 
 
 def test_told_to_stop_it_does_not_wait_for_the_handler_without_a_broker(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("consumers.base.session._TICK", 0.0)
+    monkeypatch.setattr("consumers.base.working.session._TICK", 0.0)
     stop, inbox = threading.Event(), ListInbox(numbered(3))
     inboxes, calls = [inbox], []
 

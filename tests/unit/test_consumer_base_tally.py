@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumers.base.tally import Tally
+from consumers.base.working.tally import Tally
 
 
 def test_a_batch_in_order_takes_one_acknowledgement() -> None:

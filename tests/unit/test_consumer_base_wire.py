@@ -17,8 +17,8 @@ from amqp.serialization import dumps
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consumers.base.delivery import Delivery
-from consumers.base.wire import FrameReader
+from consumers.base.reading.delivery import Delivery
+from consumers.base.reading.wire import FrameReader
 from tests.support.consuming import STANDARD
 
 CHANNEL = 2

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from consumers.base import DONE, DeadLetter, Delivery, Outcome, Retry
-from consumers.base.worklist import GIVEN_UP_AFTER, GUILTY_AFTER, SUSPECT_AFTER, Worklist
+from consumers.base.working.worklist import GIVEN_UP_AFTER, GUILTY_AFTER, SUSPECT_AFTER, Worklist
 from tests.support.consuming import delivery
 
 

@@ -16,12 +16,12 @@ import pytest
 from sqlalchemy import create_engine
 from sqlalchemy.exc import OperationalError
 
-from eventbus.dispatcher import Dispatcher
-from eventbus.envelope import Batch, Message
+from eventbus.delivery import account as account_module
+from eventbus.delivery.account import Account, Tempo, Watch
+from eventbus.delivery.dispatcher import Dispatcher
 from eventbus.errors import BrokerUnavailable, ExchangeRefused, FlushTimeout
+from eventbus.events.envelope import Batch, Message
 from eventbus.outbox import Entry, Lease, Outbox, Row, Store
-from eventbus.outbox import account as account_module
-from eventbus.outbox.account import Account, Tempo, Watch
 from eventbus.publishers.base import Outcome, Publisher
 from eventbus.publishers.memory import MemoryPublisher
 from tests.support.committing import Committer, as_process, batch, committing, elsewhere, eventually, gone
@@ -884,7 +884,7 @@ _ENDS_AT_ONCE = """
 import sys
 from sqlalchemy import create_engine
 from sqlalchemy.exc import OperationalError
-from eventbus.dispatcher import Dispatcher
+from eventbus.delivery.dispatcher import Dispatcher
 from eventbus.publishers.virtual import VirtualPublisher
 from tests.support.committing import Committer
 app = Committer(create_engine(sys.argv[1]))

@@ -9,9 +9,9 @@ from cloudevents.core.v1.event import CloudEvent
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventbus import envelope
-from eventbus.envelope import Batch, Limits
 from eventbus.errors import BadEvent
+from eventbus.events import envelope
+from eventbus.events.envelope import Batch, Limits
 
 
 def body(version: int = 7, **changes: Any) -> bytes:

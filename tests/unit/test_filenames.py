@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from consumers.json_mirror import filenames
 from consumers.json_mirror.filenames import HashedName
-from eventbus import naming
+from eventbus.events import naming
 
 SAFE = re.compile(r"[a-z0-9_%=,~-][a-zA-F0-9_%=,~.-]*")
 WINDOWS = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))}

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from consumers.json_mirror import documents
-from consumers.json_mirror.directories import Directories
+from consumers.json_mirror.disk import documents
+from consumers.json_mirror.disk.directories import Directories
+from consumers.json_mirror.disk.files import Files
+from consumers.json_mirror.disk.filesystem import FileSystem
 from consumers.json_mirror.errors import DirectoryGone
-from consumers.json_mirror.files import Files
-from consumers.json_mirror.filesystem import FileSystem
 from eventbus.errors import ConfigurationError
 from tests.support.mirroring import FailingFileSystem, QuickFileSystem, contents, unfinished
 

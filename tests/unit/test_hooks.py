@@ -12,8 +12,8 @@ from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 import eventbus
-from eventbus.changes import Change
 from eventbus.errors import ConfigurationError
+from eventbus.events.change import Change
 from eventbus.listeners import hooks
 from eventbus.listeners.base import Listener
 from tests.support.recording import Recording

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from eventbus import ids
+from eventbus.events import ids
 
 
 def test_uuid7_is_a_version_7_uuid_of_now() -> None:

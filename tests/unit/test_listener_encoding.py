@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from sqlalchemy import String, inspect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from eventbus import envelope, naming
-from eventbus.changes import MISSING, Recorded
-from eventbus.entities import Entities, Entity
+from eventbus.events import envelope, naming
+from eventbus.events.change import MISSING
 from eventbus.listeners.encoding import Encoder, Envelope, envelope_of
+from eventbus.listeners.frame import Recorded
+from eventbus.records.entities import Entities, Entity
 
 
 class Base(DeclarativeBase):

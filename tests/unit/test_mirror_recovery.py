@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
-from consumers.json_mirror import comparison, documents
-from consumers.json_mirror.comparison import Fault, compare, confirm, repair
+from consumers.json_mirror.disk import documents
+from consumers.json_mirror.disk.files import Files
 from consumers.json_mirror.errors import StateDamaged
-from consumers.json_mirror.files import Files
-from consumers.json_mirror.recovery import open_or_renew, rebuild
 from consumers.json_mirror.service import Mirror
 from consumers.json_mirror.state import State
+from consumers.json_mirror.upkeep import comparison
+from consumers.json_mirror.upkeep.comparison import Fault, compare, confirm, repair
+from consumers.json_mirror.upkeep.recovery import open_or_renew, rebuild
 from tests.support.mirroring import QuickFileSystem, apply, contents, delivery, fields, make_private, mirror, unfinished
 
 A, B, C = (f"crm/contact/{name}.json" for name in "abc")

@@ -14,15 +14,15 @@ import pytest
 
 from consumers.base import DONE, DeadLetter, Retry
 from consumers.json_mirror.command import open_mirror
-from consumers.json_mirror.directories import PRIVATE
+from consumers.json_mirror.disk.directories import PRIVATE
+from consumers.json_mirror.disk.files import Files
 from consumers.json_mirror.errors import DirectoryGone
-from consumers.json_mirror.files import Files
 from consumers.json_mirror.heartbeat import Heartbeat
 from consumers.json_mirror.lock import Lock
 from consumers.json_mirror.service import Mirror
 from consumers.json_mirror.settings import MirrorSettings
 from consumers.json_mirror.state import STATE_FILE, State
-from consumers.json_mirror.syncing import Syncer
+from consumers.json_mirror.upkeep.syncing import Syncer
 from tests.support.mirroring import FailingFileSystem, all_done, contents, delivery, fields, make_private, mirror
 from tests.support.nodes.base import wait_until
 

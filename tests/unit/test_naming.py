@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventbus import naming
 from eventbus.errors import ConfigurationError
+from eventbus.events import naming
 
 
 @pytest.mark.parametrize(

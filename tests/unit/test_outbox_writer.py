@@ -15,11 +15,11 @@ from sqlalchemy import create_engine, event, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import StaticPool
 
-from eventbus.envelope import Batch
+from eventbus.delivery.parcel import Parcel
 from eventbus.errors import ConfigurationError, OutboxMissing
+from eventbus.events.envelope import Batch
 from eventbus.outbox import Outbox, ParkedRow, Store, VersionClock, metadata
 from eventbus.outbox import writer as writer_module
-from eventbus.outbox.delivery import Parcel
 from tests.support.committing import Committer, batch, committing
 
 

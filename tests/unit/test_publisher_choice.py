@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from eventbus import signing, transports
-from eventbus.envelope import Message, encode, seal
+from eventbus import transports
 from eventbus.errors import ConfigurationError
+from eventbus.events import signing
+from eventbus.events.envelope import Message, encode, seal
 from eventbus.publishers import AmqpPublisher, Outcome, Publisher, VirtualPublisher, publisher_for
 from eventbus.publishers.headers import headers_for
 from eventbus.settings import Settings

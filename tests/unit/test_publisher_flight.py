@@ -7,7 +7,7 @@ from amqp.exceptions import UnexpectedFrame
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventbus.envelope import Message
+from eventbus.events.envelope import Message
 from eventbus.publishers.base import Outcome
 from eventbus.publishers.flight import Flight
 

@@ -15,7 +15,7 @@ from amqp.serialization import dumps
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventbus.envelope import CONTENT_TYPE, Message
+from eventbus.events.envelope import CONTENT_TYPE, Message
 from eventbus.publishers.frames import FrameReader, FrameWriter
 
 SHORT = st.text(max_size=60)

@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from eventbus.envelope import Message
 from eventbus.errors import BrokerUnavailable
+from eventbus.events.envelope import Message
 from eventbus.publishers import MemoryPublisher, Outcome
 
 MESSAGES = [Message("crm.contact.updated", f"t-{index}", b'{"n":%d}' % index, "t") for index in range(4)]

@@ -11,16 +11,16 @@ import pytest
 from sqlalchemy import Engine, create_engine
 
 from eventbus import relay as relay_package
-from eventbus.envelope import Batch, Message
+from eventbus.delivery.account import Tempo
 from eventbus.errors import BrokerUnavailable, EventBusError
+from eventbus.events.envelope import Batch, Message
 from eventbus.outbox import ParkedRow, Store
-from eventbus.outbox.account import Tempo
-from eventbus.outbox.keeper import RELAY, Keeper
 from eventbus.publishers.base import Outcome, Publisher
 from eventbus.publishers.memory import MemoryPublisher
 from eventbus.relay import Ordering, Relay
 from eventbus.relay import service as service_module
 from eventbus.relay.in_order import InOrder
+from eventbus.relay.keeper import RELAY, Keeper
 from tests.support.committing import Committer, as_process, body, committing, elsewhere, eventually, gone
 
 QUICK = Tempo(delete=0.02, grace=0.5, parked=0.2, sweep=0.1)

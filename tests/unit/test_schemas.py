@@ -19,11 +19,11 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import DeclarativeBase, Mapped, deferred, mapped_column, relationship
 from sqlalchemy.types import TypeDecorator
 
-from eventbus.entities import Entities, Entity
 from eventbus.errors import ConfigurationError
-from eventbus.fields import Amount, Base64, Decorated, Duration, StoredEnum, WholeNumber
-from eventbus.schemas import Converter, field_for
-from eventbus.sensitive import is_secret, looks_secret
+from eventbus.records.entities import Entities, Entity
+from eventbus.records.fields import Amount, Base64, Decorated, Duration, StoredEnum, WholeNumber
+from eventbus.records.schemas import Converter, field_for
+from eventbus.records.sensitive import is_secret, looks_secret
 
 
 class Base(DeclarativeBase):

@@ -21,10 +21,10 @@ from marshmallow import Schema, fields, post_dump, pre_dump
 from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import DeclarativeBase, Mapped, composite, deferred, mapped_column, relationship, synonym
 
-from eventbus.changes import MISSING
-from eventbus.entities import Entities, Entity
 from eventbus.errors import SerializationError
-from eventbus.serialization import Serializer
+from eventbus.events.change import MISSING
+from eventbus.records.entities import Entities, Entity
+from eventbus.records.serialization import Serializer
 from tests.support import column_values
 
 UTC = dt.UTC

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pytest
 
 from eventbus.errors import BadEvent, ConfigurationError
-from eventbus.signing import KEY_HEADER, SIGNATURE_HEADER, parse_keys, sign, verify
+from eventbus.events.signing import KEY_HEADER, SIGNATURE_HEADER, parse_keys, sign, verify
 
 OLD, NEW = "old:" + "a" * 32, "new:" + "b" * 32
 BODY = b'{"sequence":"00000000000000000001"}'

@@ -13,7 +13,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, sessionmaker
 import eventbus
 from eventbus import snapshot as command
 from eventbus.bus import Bus
-from eventbus.envelope import decode
+from eventbus.events.envelope import decode
 from eventbus.publishers import MemoryPublisher, Outcome
 from eventbus.testing import capture_events
 

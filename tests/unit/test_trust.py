@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from consumers.trust import USER_HEADER, Trust, parse_users
-from eventbus import signing
-from eventbus.envelope import Event, decode
 from eventbus.errors import BadEvent, ConfigurationError
+from eventbus.events import signing
+from eventbus.events.envelope import Event, decode
 from tests.support.consuming import event_body
 
 USERS = parse_users("crm_writer=crm, billing=billing,billing=invoices root=*")

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from consumers.json_mirror import documents, filenames
+from consumers.json_mirror import filenames
+from consumers.json_mirror.disk import documents
 from consumers.json_mirror.state import Record
 
 

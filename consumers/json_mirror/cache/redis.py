@@ -23,8 +23,8 @@ from consumers.json_mirror.cache.base import Cache
 from consumers.json_mirror.cache.errors import CacheUnavailable
 from consumers.json_mirror.filenames import SUFFIX
 from consumers.json_mirror.state import Record
-from eventbus.envelope import VERSION_DIGITS
 from eventbus.errors import ConfigurationError
+from eventbus.events.envelope import VERSION_DIGITS
 from eventbus.settings import redact
 
 PREFIX: Final = "eventbus:record:"

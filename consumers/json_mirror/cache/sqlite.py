@@ -7,7 +7,7 @@ from pathlib import Path
 
 from consumers.json_mirror.cache.base import Cache
 from consumers.json_mirror.cache.errors import CacheUnavailable
-from consumers.json_mirror.directories import PRIVATE
+from consumers.json_mirror.disk.directories import PRIVATE
 from consumers.json_mirror.errors import StateDamaged, StateUnavailable
 from consumers.json_mirror.state import STATE_FILE, Record, State
 

@@ -1,0 +1,1 @@
+"""The work of a consumer: one connection after another, batches, outcomes, dead letters."""

@@ -1,0 +1,76 @@
+"""The content of a mirror file: one record as canonical JSON, so that equal records are equal bytes.
+
+Keys are sorted, indented by two spaces, non-ASCII characters stand as they are, and a newline ends the file::
+
+    {
+      "fields": {…},
+      "model": "crm.contact",
+      "pk": "ab12",
+      "version": "00001763884800123456"
+    }
+
+Where the service could not publish the record, `fields` hold its key alone, and `"stub": {"field": …, "reason": …}`
+says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+import orjson
+
+from consumers.json_mirror import filenames
+from eventbus.events.envelope import VERSION_DIGITS
+
+MAX_VERSION: Final = (1 << 63) - 1
+"""What an integer of the state holds; the clock in microseconds reaches it in 290,000 years."""
+
+_CANONICAL: Final = orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE
+
+
+class Document(NamedTuple):
+    """A mirror file, read."""
+
+    model: str
+    pk: Any
+    version: int
+    fields: Mapping[str, Any]
+    stub: Mapping[str, Any] | None = None
+
+    @property
+    def directory(self) -> str:
+        """Where its file belongs, relative to DATA_DIR."""
+        service, _, entity = self.model.partition(".")
+        return filenames.directory(service, entity)
+
+    @property
+    def filename(self) -> str:
+        """The name its file has."""
+        return filenames.filename(self.pk)
+
+
+def encode(
+    model: str, pk: Any, version: int, fields: Mapping[str, Any] | None, stub: Mapping[str, Any] | None = None
+) -> bytes:
+    """The bytes of the file."""
+    content = {"fields": fields, "model": model, "pk": pk, "version": f"{version:0{VERSION_DIGITS}d}"}
+    if stub is not None:
+        content["stub"] = stub
+    return orjson.dumps(content, option=_CANONICAL)
+
+
+def decode(content: bytes) -> Document:
+    """Read a file's bytes. Raises ValueError where they are not such a document."""
+    match orjson.loads(content):
+        case {"fields": dict(fields), "model": str(model), "pk": pk, "version": str(version), **more} if (
+            model.count(".") == 1 and version.isdecimal() and int(version) <= MAX_VERSION and _is_key(pk)
+        ):
+            stub = more.get("stub")
+            return Document(model, pk, int(version), fields, stub if isinstance(stub, dict) else None)
+    raise ValueError("not a document of the mirror")
+
+
+def _is_key(pk: Any) -> bool:
+    parts = pk if type(pk) is list else [pk]
+    return bool(parts) and pk is not None and not any(isinstance(part, dict | list) for part in parts)

@@ -1,0 +1,105 @@
+"""What a start does before the first event: make files and state agree again, whatever ended the last run."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from consumers.base.progress import Progress
+from consumers.json_mirror.disk.files import Files
+from consumers.json_mirror.errors import StateDamaged
+from consumers.json_mirror.state import State
+from consumers.json_mirror.upkeep.comparison import Fault, Finding, compare, examine, repair
+
+_BESIDE: Final = ("", "-wal", "-shm")
+"""The state is one file and two that SQLite keeps beside it."""
+
+log = logging.getLogger(__name__)
+
+
+def recover(state: State, files: Files) -> None:
+    """Bring up to date what the last run may have left behind: the files of its last second or so, not all.
+
+    A state without records in a directory full of them was lost, and is made again; so is a directory of files that is
+    not there any more. Where such a repair was cut short, everything is compared. Returns once all of this is on the
+    disk.
+    """
+    swept = files.sweep()
+    if swept:
+        log.info("removed unfinished files", extra={"files": swept})
+    pending = state.pending()
+    if pending:
+        found = repair(_examine(state, files, pending), state, files)
+        files.sync_all()
+        log.info("looked at the files of the last batches", extra={"files": len(pending), "repaired": found.total()})
+    if state.half_mended:
+        log.warning("a repair was cut short: files and state are compared from the beginning")
+        rebuild(state, files)
+    if not state.figures() and _any_file(files):
+        log.warning("the state was lost: it is made again from the files, which know of no deletions")
+        rebuild(state, files)
+    if lost := _lost_directories(state, files):
+        log.warning("directories were lost: they are written again from the state", extra={"directories": lost})
+        with state.mending():
+            for directory in lost:
+                repair(_all_missing(state, directory), state, files)
+    state.settle(state.last_batch)
+
+
+def rebuild(state: State, files: Files) -> Counter[Fault]:
+    """Compare everything, repair everything, show how far it has come; tell what was found."""
+    files.sweep()
+    progress = Progress("compared")
+    with state.mending():
+        found = repair(compare(state, files, progress), state, files)
+    state.settle(state.last_batch)
+    progress.end()
+    return found
+
+
+def open_or_renew(path: Path) -> State:
+    """The state at `path`. One that is damaged is moved aside, and an empty one takes its place."""
+    with suppress(StateDamaged):
+        state = State(path)
+        try:
+            state.check()
+        except StateDamaged:
+            state.close()
+            raise
+        return state
+    suffix = f".damaged-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
+    log.warning("the state is damaged: moved aside", extra={"to": path.name + suffix})
+    for beside in _BESIDE:
+        with suppress(FileNotFoundError):
+            path.with_name(path.name + beside).rename(path.with_name(path.name + suffix + beside))
+    return State(path)
+
+
+def _examine(state: State, files: Files, paths: Iterable[str]) -> Iterator[Finding]:
+    files.begin()
+    for path in paths:
+        directory, _, filename = path.rpartition("/")
+        record = state.get(directory, filename)
+        fault = record and examine(record, files)
+        if fault:
+            yield Finding(fault, directory, filename)
+
+
+def _any_file(files: Files) -> bool:
+    return any(True for directory in files.directories() for _ in files.filenames(directory))
+
+
+def _lost_directories(state: State, files: Files) -> list[str]:
+    there = set(files.directories())
+    return [figures.directory for figures in state.figures() if figures.live and figures.directory not in there]
+
+
+def _all_missing(state: State, directory: str) -> Iterator[Finding]:
+    for records in state.records(directory=directory):
+        for record in records:
+            yield Finding(Fault.MISSING, directory, record.filename)

@@ -1,0 +1,301 @@
+"""The event on the wire: CloudEvents 1.0 JSON in structured mode, one for each changed record of a transaction.
+
+The writer makes an event's bytes once, before the commit. Only its version is not known then: it is the id of the
+outbox row that carries the event. So a body is stored *unsealed*, without `sequence`, and `seal` adds the version each
+time the event is sent: a second sending, by whichever process, has the same id, version and bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import orjson
+
+from eventbus.errors import BadEvent
+from eventbus.events import naming
+
+CONTENT_TYPE: Final = "application/cloudevents+json"
+VERSION_DIGITS: Final = 20
+
+_DIGITS_TO_ZERO: Final = bytes.maketrans(b"123456789", b"000000000")
+_LONG_NUMBER: Final = b"0" * 19
+_VERSION: Final = re.compile(r"[0-9]{20}")
+_SCALARS: Final = (str, int, float, bool)
+
+
+class Message(NamedTuple):
+    """An event ready to be published: sealed body, and what the AMQP properties repeat of it."""
+
+    routing_key: str
+    id: str
+    body: bytes
+    correlation_id: str
+
+
+@dataclass(slots=True)
+class Batch:
+    """Events of one transaction that share a version: one outbox row, or one hand-over of direct mode.
+
+    `keys` and `bodies` have one entry an event, in index order; the first has index `first_index` within its
+    transaction (large transactions are written as several rows). Bodies are unsealed.
+    """
+
+    version: int
+    transaction: str
+    keys: list[str]
+    bodies: list[bytes]
+    first_index: int = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes of all bodies."""
+        return sum(map(len, self.bodies))
+
+    def messages(self) -> list[Message]:
+        """The sealed messages, in index order."""
+        transaction, head = self.transaction, _head(self.version)
+        return [
+            Message(key, f"{transaction}-{index}", head + body[1:], transaction)
+            for index, (key, body) in enumerate(zip(self.keys, self.bodies, strict=True), self.first_index)
+        ]
+
+
+def encode(  # the names are CloudEvents' own
+    *,
+    id: str,
+    source: str,
+    type: str,
+    subject: str,
+    time: str,
+    transaction: str,
+    data: Mapping[str, Any],
+    traceparent: str | None = None,
+) -> bytes:
+    """The unsealed event as JSON bytes. `data` may hold `orjson.Fragment`s; `time` is RFC 3339 in UTC."""
+    event = {
+        "specversion": "1.0",
+        "id": id,
+        "source": source,
+        "type": type,
+        "subject": subject,
+        "time": time,
+        "datacontenttype": "application/json",
+        "partitionkey": subject,
+        "correlationid": transaction,
+        "data": data,
+    }
+    if traceparent is not None:
+        event["traceparent"] = traceparent
+    return orjson.dumps(event)
+
+
+def seal(body: bytes, version: int) -> bytes:
+    """The body with its version, ready to be sent. `version` is positive and below 10^20."""
+    return _head(version) + body[1:]
+
+
+def _head(version: int) -> bytes:
+    return b'{"sequence":"%020d",' % version
+
+
+SEAL_BYTES: Final = len(_head(0)) - 1
+"""What sealing adds to a body."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a body may hold before it is refused: bytes, nesting levels, object keys, digits of an integer."""
+
+    body: int = 1 << 20
+    depth: int = 64
+    keys: int = 10_000
+    digits: int = 19
+
+
+DEFAULT_LIMITS: Final = Limits()
+
+
+class Event(NamedTuple):
+    """A decoded event. `after` is None for a deletion; `version` is the integer of `sequence`.
+
+    `stub` is None but where the service could not publish the record (`install(on_unfit="stub")`): then `after` holds
+    its key alone, and `stub` says why, as `{"reason": …, "field": …}`.
+
+    A named tuple, since making a frozen dataclass of this size costs several times as much.
+    """
+
+    id: str
+    source: str
+    type: str
+    subject: str
+    time: str
+    version: int
+    op: str
+    model: str
+    pk: Any
+    before: Mapping[str, Any] | None
+    after: Mapping[str, Any] | None
+    changed: list[str]
+    author: str | None
+    transaction: Mapping[str, Any]
+    traceparent: str | None
+    stub: Mapping[str, Any] | None = None
+
+    @property
+    def service(self) -> str:
+        """First word of the model, a quoted name."""
+        return self.model.partition(".")[0]
+
+    @property
+    def entity(self) -> str:
+        """Second word of the model, a quoted name."""
+        return self.model.partition(".")[2]
+
+    @property
+    def record(self) -> str:
+        """The record's key as text, as it stands in `subject`."""
+        return naming.record_key(self.pk)
+
+
+def decode(body: bytes, limits: Limits = DEFAULT_LIMITS) -> Event:
+    """Read a sealed event.
+
+    Raises BadEvent with a constant reason for whatever is not exactly an event of ours: too large, not JSON, nested too
+    deep, numbers no 64-bit reader can hold, attributes missing or of the wrong kind. Never another exception.
+    """
+    document = _parse(body, limits)
+    if type(document) is not dict:
+        raise BadEvent("not an object")
+    if document.get("specversion") != "1.0":
+        raise BadEvent("not a CloudEvents 1.0 event")
+    data = document.get("data")
+    if type(data) is not dict:
+        raise BadEvent("no data object")
+    op, changed, transaction = data.get("op"), data.get("changed"), data.get("transaction")
+    return Event(
+        id=_text(document, "id"),
+        source=_text(document, "source"),
+        type=_text(document, "type"),
+        subject=_text(document, "subject"),
+        time=_text(document, "time"),
+        version=_version(document),
+        op=_operation(op),
+        model=_model(data),
+        pk=_key(data),
+        before=_values(data, "before", optional=True),
+        after=_after(data, op),
+        changed=changed if type(changed) is list else [],
+        author=_optional_text(data, "author"),
+        transaction=transaction if type(transaction) is dict else {},
+        traceparent=_optional_text(document, "traceparent"),
+        stub=_values(data, "stub", optional=True),
+    )
+
+
+def _parse(body: bytes, limits: Limits) -> Any:
+    if len(body) > limits.body:
+        raise BadEvent("body too large", f"{len(body)} bytes, the limit is {limits.body}")
+    # Opening brackets and colons bound depth and keys from above, at the cost of two scans; only a body that might
+    # pass a limit is measured exactly.
+    deep = body.count(b"{") + body.count(b"[") > limits.depth
+    wide = body.count(b":") > limits.keys
+    if body.translate(_DIGITS_TO_ZERO).count(_LONG_NUMBER) > 1:
+        # More long numbers than the sequence: orjson would turn an integer beyond 64 bits into a float, silently.
+        _check_digits(body, limits.digits)
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise BadEvent("not JSON", str(error)) from error
+    if deep or wide:
+        _measure(document, limits)
+    return document
+
+
+def _check_digits(body: bytes, limit: int) -> None:
+    def check(digits: str) -> int:
+        if len(digits.lstrip("-")) > limit or int(digits) < -(1 << 63):
+            raise BadEvent("integer too large", f"more than {limit} digits or 64 bits")
+        return 0
+
+    try:
+        json.loads(body, parse_int=check)
+    except (ValueError, RecursionError) as error:
+        raise BadEvent("not JSON", str(error)) from error
+
+
+def _measure(document: Any, limits: Limits) -> None:
+    keys, level = 0, [document]
+    for _ in range(limits.depth):
+        below: list[Any] = []
+        for value in level:
+            if type(value) is dict:
+                keys += len(value)
+                below.extend(value.values())
+            elif type(value) is list:
+                below.extend(value)
+        if keys > limits.keys:
+            raise BadEvent("too many keys", f"more than {limits.keys}")
+        if not below:
+            return
+        level = below
+    if any(type(value) in (dict, list) for value in level):
+        raise BadEvent("nested too deep", f"more than {limits.depth} levels")
+
+
+def _version(document: Mapping[str, Any]) -> int:
+    sequence = document.get("sequence")
+    if type(sequence) is not str or not _VERSION.fullmatch(sequence):
+        raise BadEvent("sequence is not 20 digits")
+    return int(sequence)
+
+
+def _operation(op: Any) -> str:
+    if op not in ("c", "u", "d", "r"):
+        raise BadEvent("unknown operation")
+    return str(op)
+
+
+def _model(data: Mapping[str, Any]) -> str:
+    model = data.get("model")
+    if type(model) is not str or model.count(".") != 1 or model[0] == "." or model[-1] == ".":
+        raise BadEvent("model is not service.entity")
+    return model
+
+
+def _key(data: Mapping[str, Any]) -> Any:
+    pk = data.get("pk")
+    parts = pk if type(pk) is list else [pk]
+    if pk is None or not parts or not all(part is None or type(part) in _SCALARS for part in parts):
+        raise BadEvent("primary key is not a scalar or a list of scalars")
+    return pk
+
+
+def _values(data: Mapping[str, Any], name: str, *, optional: bool) -> Mapping[str, Any] | None:
+    values = data.get(name)
+    if type(values) is dict or (optional and values is None):
+        return values
+    raise BadEvent(f"{name} is not an object")
+
+
+def _after(data: Mapping[str, Any], op: Any) -> Mapping[str, Any] | None:
+    if op == "d" and data.get("after") is not None:
+        raise BadEvent("after is not null in a deletion")
+    return _values(data, "after", optional=op == "d")
+
+
+def _text(document: Mapping[str, Any], name: str) -> str:
+    value = document.get(name)
+    if type(value) is not str or not value:
+        raise BadEvent(f"{name} is not a text")
+    return value
+
+
+def _optional_text(document: Mapping[str, Any], name: str) -> str | None:
+    value = document.get(name)
+    if value is not None and type(value) is not str:
+        raise BadEvent(f"{name} is not a text")
+    return value

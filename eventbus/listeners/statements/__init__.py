@@ -1,0 +1,1 @@
+"""What `update()`, `delete()` and `insert()` need, so that a statement becomes changes too, one a row."""
