@@ -1,0 +1,81 @@
+"""The state as the mirror uses it: what the writer does, beside what everybody may ask."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from consumers.json_mirror.state.reading import Reader
+from consumers.json_mirror.state.values import Change, Written
+from consumers.json_mirror.state.writing import newest_of, write
+
+
+class State(Reader):
+    """The state file at `path`; `StateFile` says what each call may raise."""
+
+    def apply(self, changes: Iterable[Change], settled: int = 0) -> tuple[int, list[Written]]:
+        """Take in the changes, in any order, durably, all or none; tell the batch's number and what has changed.
+
+        Several changes of one record count as the newest. What is not newer than the state is left out. Batches up to
+        `settled` are taken off the pending ones along the way.
+        """
+        newest = newest_of(changes)
+        with self._transaction() as db:
+            written = write(db, newest)
+            paths = "\n".join(f"{record.directory}/{record.filename}" for record in written)
+            if settled:
+                db.execute("DELETE FROM pending WHERE batch BETWEEN 1 AND ?", (settled,))
+            batch = _note(db, paths) if written else 0
+        return batch, written
+
+    def settle(self, batch: int, blocked: Iterable[str] = ()) -> None:
+        """The files of all batches up to this one are on the disk, but for the blocked paths.
+
+        The next start need not look at the others.
+        """
+        paths = "\n".join(blocked)
+        with self._transaction() as db:
+            db.execute("DELETE FROM pending WHERE batch <= ?", (batch,))
+            if paths:
+                db.execute("INSERT INTO pending (batch, paths) VALUES (0, ?)", (paths,))
+
+    def prune(self, older_than: float, limit: int = 1000) -> int:
+        """Forget up to `limit` tombstones applied more than `older_than` seconds ago; tell how many it were.
+
+        A tombstone whose file may not be gone from the disk yet is kept.
+        """
+        with self._transaction() as db:
+            rows = db.execute(
+                "SELECT record.id, record.entity, directory || '/' || name "
+                "FROM record JOIN entity ON entity.id = record.entity "
+                "WHERE document IS NULL AND applied < ? ORDER BY applied LIMIT ?",
+                (int(time.time() - older_than), limit),
+            ).fetchall()
+            pending = set(self.pending())
+            gone = [(id, entity) for id, entity, path in rows if path not in pending]
+            db.executemany("DELETE FROM record WHERE id = ?", [(id,) for id, _ in gone])
+            db.executemany("UPDATE entity SET deleted = deleted - 1 WHERE id = ?", [(entity,) for _, entity in gone])
+        return len(gone)
+
+    @contextmanager
+    def mending(self) -> Iterator[None]:
+        """Around long repairs: `half_mended` until they have come to their end."""
+        self._remember("mending", "yes")
+        yield
+        self._remember("mending", "")
+
+    def claim(self, shard: str) -> str:
+        """Note which shard's records these are, if nobody has before; tell which."""
+        if not self._recall("shard"):
+            self._remember("shard", shard)
+        return self._recall("shard")
+
+
+def _note(db: sqlite3.Connection, paths: str) -> int:
+    # Numbers must rise also after the last row was taken off: a settled batch must never be a later one.
+    batch = int(db.execute("SELECT value FROM meta WHERE key = 'batch'").fetchone()[0]) + 1
+    db.execute("UPDATE meta SET value = ? WHERE key = 'batch'", (batch,))
+    db.execute("INSERT INTO pending (batch, paths) VALUES (?, ?)", (batch, paths))
+    return batch
