@@ -16,9 +16,9 @@ import click
 
 from consumers.base.broker.dead_letter_queue import Choice, DeadLetterQueue, Entry
 from consumers.base.broker.line import require_broker
-from consumers.base.command import run_command
 from consumers.base.progress import Progress
 from consumers.base.settings import ConsumerSettings
+from eventbus.commands import HELP_OPTIONS, run
 from eventbus.errors import counted
 
 _PREVIEW: Final = 60
@@ -102,9 +102,9 @@ def _on_letters(command: CommandFunction) -> CommandFunction:
     return _located(update_wrapper(call, command))
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings=HELP_OPTIONS)
 @_located
-def cli() -> None:
+def dead_letters() -> None:
     """Look after dead letters: messages that a consumer could not take.
 
     A consumer puts what it cannot read, may not trust, or fails on again and again into a queue of its own, with the
@@ -118,7 +118,7 @@ def cli() -> None:
     """
 
 
-@cli.command("list")
+@dead_letters.command("list")
 @_filtered
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for other programs.")
 @_on_letters
@@ -134,7 +134,7 @@ def list_letters(
         click.echo(counted(count, "dead letter"))
 
 
-@cli.command("show")
+@dead_letters.command("show")
 @click.argument("ids", metavar="ID...", nargs=-1, required=True)
 @click.option("--raw", is_flag=True, help="The body alone, byte for byte as it came.")
 @_on_letters
@@ -149,7 +149,7 @@ def show_letters(letters: DeadLetterQueue, *, ids: tuple[str, ...], raw: bool) -
     _require(len(found), ids)
 
 
-@cli.command("retry")
+@dead_letters.command("retry")
 @click.argument("ids", metavar="[ID]...", nargs=-1)
 @_filtered
 @click.option("--all", "everything", is_flag=True, help="All of them; without an ID or a filter this must be said.")
@@ -180,7 +180,7 @@ def retry_letters(
     _require(sent + left, ids)
 
 
-@cli.command("purge")
+@dead_letters.command("purge")
 @click.argument("ids", metavar="[ID]...", nargs=-1)
 @_filtered
 @click.option("--all", "everything", is_flag=True, help="All of them; without an ID or a filter this must be said.")
@@ -267,7 +267,7 @@ def _printable(content: bytes | str) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. 0: done, 1: the broker, the queue or the letter is not there, 2: wrong use or configuration."""
-    return run_command(cli, argv, "eventbus-dead-letters")
+    return run(dead_letters, argv, "eventbus-dead-letters")
 
 
 if __name__ == "__main__":

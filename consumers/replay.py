@@ -21,7 +21,6 @@ import click
 from consumers.base.broker import topology
 from consumers.base.broker.line import is_amqp, require_broker
 from consumers.base.broker.sender import Sender
-from consumers.base.command import run_command
 from consumers.base.errors import NoQueue
 from consumers.base.progress import Progress
 from consumers.base.reading.letter import Letter
@@ -29,6 +28,7 @@ from consumers.base.settings import ConsumerSettings
 from consumers.json_mirror.disk import documents
 from consumers.json_mirror.disk.directories import PRIVATE
 from consumers.json_mirror.disk.documents import Document
+from eventbus.commands import HELP_OPTIONS, run
 from eventbus.errors import counted
 from eventbus.events import envelope, naming, signing
 
@@ -117,12 +117,12 @@ def read(directory: Path) -> Iterator[Document | Path]:
             yield path
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(context_settings=HELP_OPTIONS)
 @click.argument("directories", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--url", help="The broker. Default: $EVENTBUS_URL.")
 @click.option("--queue", required=True, help="The queue to fill; its consumer must have been started once.")
 @click.option("--shards", type=click.IntRange(min=2), help="How many share the queue.")
-def cli(directories: tuple[Path, ...], url: str | None, queue: str, shards: int | None) -> None:
+def command(directories: tuple[Path, ...], url: str | None, queue: str, shards: int | None) -> None:
     """Send what is in mirror DIRECTORIES to another consumer's queue, as snapshots with their versions.
 
     For a new consumer, or for another number of shards. A change that came meanwhile wins over the snapshot.
@@ -156,7 +156,7 @@ def _documents(directories: Iterable[Path], foreign: list[Path]) -> Iterator[Doc
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. 0: all sent, 1: the broker was lost or a file is no record, 2: wrong use or configuration."""
-    return run_command(cli, argv, "python -m consumers.replay")
+    return run(command, argv, "python -m consumers.replay")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ That is all a service needs. Importing this package connects to nothing and read
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ def __getattr__(name: str) -> Any:
 
     So a consumer, which needs `eventbus.events` and the like, does not load SQLAlchemy and marshmallow with it.
     """
+    if name == "__version__":
+        return version("sqlalchemy-eventbus")
     if name not in _HOMES:
         raise AttributeError(f"module 'eventbus' has no attribute {name!r}")
     value = getattr(import_module(f"eventbus.{_HOMES[name]}"), name)

@@ -1,4 +1,4 @@
-"""What the commands share: their options, how they end, and how they find models and database."""
+"""What commands on a database share: their options, and how they find models and database."""
 
 from __future__ import annotations
 
@@ -8,21 +8,17 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, Final, Protocol, Self
 
 import click
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from eventbus.errors import ConfigurationError, EventBusError, LoadError
 from eventbus.outbox.side import missing_file
 from eventbus.settings import reading_environment, redact
-
-DONE: Final = 0
-FAILED: Final = 1
-WRONG_USE: Final = 2
 
 _SYNC_DRIVERS: Final = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg", "mysql": "mysql+pymysql"}
 _HINTS: Final = {
@@ -30,32 +26,6 @@ _HINTS: Final = {
     "pymysql": ": pip install 'sqlalchemy-eventbus[mysql]'",
     "MySQLdb": "; mysql+pymysql://… needs another: pip install 'sqlalchemy-eventbus[mysql]'",
 }
-
-
-def run(command: click.Command, argv: Sequence[str] | None, name: str) -> int:
-    """Run a click command and say how it ended: 0 done, 1 failed, 2 wrong use or configuration."""
-    try:
-        command.main(args=None if argv is None else list(argv), prog_name=name, standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        return WRONG_USE
-    except click.Abort as error:
-        return _complain(name, "; ".join(["interrupted", *(_notes(error) or ["nothing was kept"])]), FAILED)
-    except ConfigurationError as error:
-        return _complain(name, str(error), WRONG_USE)
-    except (EventBusError, SQLAlchemyError, OSError) as error:
-        return _complain(name, "; ".join([str(error), *_notes(error)]), FAILED)
-    return DONE
-
-
-def _notes(error: BaseException) -> list[str]:
-    """What was noted on an error, or on the one it comes from (which click 8.1 does not name as its cause)."""
-    return [note for each in (error, error.__context__) for note in getattr(each, "__notes__", ())]
-
-
-def _complain(name: str, message: str, code: int) -> int:
-    click.echo(f"{name}: {redact(message)}", err=True)
-    return code
 
 
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:

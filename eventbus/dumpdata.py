@@ -25,7 +25,7 @@ import click
 import orjson
 from sqlalchemy import Connection, Engine
 
-from eventbus import cli
+from eventbus import cli, commands
 from eventbus.dumps.references import begin
 from eventbus.dumps.targets import Target, Targets, rows_of
 from eventbus.errors import ConfigurationError
@@ -225,7 +225,7 @@ def _format_of(path: str | None) -> Format:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns 0 when all is written, 1 when it failed (no file is left), 2 for wrong use."""
-    return cli.run(_command, argv, "eventbus-dumpdata")
+    return commands.run(command, argv, "eventbus-dumpdata")
 
 
 _HELP = """Write the records of a database as eventbus-loaddata reads them.
@@ -242,7 +242,7 @@ the database, or use --published. Not in it: columns the database computes, and 
 """
 
 
-@click.command(help=_HELP, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.command(help=_HELP, context_settings={**commands.HELP_OPTIONS, "max_content_width": 100})
 @click.argument("only", nargs=-1, metavar="[MODEL]...")
 @cli.model_options
 @click.option(
@@ -258,7 +258,7 @@ the database, or use --published. Not in it: columns the database computes, and 
 @click.option("-e", "--exclude", multiple=True, metavar="MODEL", help="Leave out a model; may be given repeatedly.")
 @click.option("--published", is_flag=True, help="Only the columns that events show: secrets stay home.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
-def _command(
+def command(
     *,
     only: tuple[str, ...],
     models: str | None,
@@ -271,6 +271,7 @@ def _command(
     published: bool,
     quiet: bool,
 ) -> None:
+    """Dump the records of a database; `_HELP` is what users read."""
     chosen = cast("Format", form or _format_of(output))
     if chosen == "jsonl" and indent is not None:
         raise ConfigurationError("--indent is for lists; JSON lines have one record a line")

@@ -19,7 +19,7 @@ import click
 from sqlalchemy import Connection, Engine
 from sqlalchemy.orm import Session, scoped_session
 
-from eventbus import cli
+from eventbus import cli, commands
 from eventbus.dumps import files, references
 from eventbus.dumps.rows import Existing, Group, Origin, Plan, Planner
 from eventbus.dumps.targets import Target, Targets
@@ -239,7 +239,7 @@ class _UnknownModel(LookupError):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns 0 when all is loaded, 1 when nothing is, 2 for wrong use or configuration."""
-    return cli.run(_command, argv, "eventbus-loaddata")
+    return commands.run(command, argv, "eventbus-loaddata")
 
 
 _HELP = """Load records into a database. Nothing is published.
@@ -258,7 +258,7 @@ What is in the database and not in the files stays as it is.
 """
 
 
-@click.command(help=_HELP, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.command(help=_HELP, context_settings={**commands.HELP_OPTIONS, "max_content_width": 100})
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @cli.model_options
 @click.option(
@@ -278,7 +278,7 @@ What is in the database and not in the files stays as it is.
     "-e", "--exclude", multiple=True, metavar="MODEL", help="Leave out a model (crm.contact); may be given repeatedly."
 )
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
-def _command(
+def command(
     *,
     paths: tuple[str, ...],
     models: str | None,
@@ -289,6 +289,7 @@ def _command(
     exclude: tuple[str, ...],
     quiet: bool,
 ) -> None:
+    """Load records into a database; `_HELP` is what users read."""
     found, engine = cli.models_and_engine(models, database)
     for path in paths:
         if path != files.STDIN and not os.path.exists(path):

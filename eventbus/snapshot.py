@@ -21,7 +21,7 @@ import orjson
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
 
-from eventbus import cli
+from eventbus import cli, commands
 from eventbus.bus import Bus, installed
 from eventbus.dumps.rows import reader
 from eventbus.dumps.targets import entities_of, primary_key, rows_of
@@ -187,7 +187,7 @@ def _beyond(columns: Sequence[sa.ColumnElement[Any]], key: Key) -> sa.ColumnElem
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns 0 when all is published, 1 when not, 2 for wrong use or configuration."""
-    return cli.run(_command, argv, "python -m eventbus.snapshot")
+    return commands.run(command, argv, "python -m eventbus.snapshot")
 
 
 _HELP = """Publish the rows that a database has already, as snapshots of its records.
@@ -204,7 +204,7 @@ meanwhile wins over the snapshot. Every consumer of these events gets them. To r
 """
 
 
-@click.command(help=_HELP, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.command(help=_HELP, context_settings={**commands.HELP_OPTIONS, "max_content_width": 100})
 @click.argument("session")
 @click.argument("only", nargs=-1, metavar="[ENTITY]...")
 @cli.database_options
@@ -213,7 +213,7 @@ meanwhile wins over the snapshot. Every consumer of these events gets them. To r
     "--chunk", type=click.IntRange(1), default=CHUNK, show_default=True, help="Rows read and locked at a time."
 )
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
-def _command(
+def command(
     *,
     session: str,
     only: tuple[str, ...],
@@ -223,6 +223,7 @@ def _command(
     chunk: int,
     quiet: bool,
 ) -> None:
+    """Publish the rows of a database; `_HELP` is what users read."""
     target = cli.find("SESSION", session, "Session")
     bus = target if isinstance(target, Bus) else installed(target)
     found, engine = cli.models_and_engine(models, database)

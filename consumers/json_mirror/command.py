@@ -13,10 +13,10 @@ from typing import Any, Final
 
 import click
 
-from consumers.base import EXIT_CONFIGURATION, EXIT_FAILED, EXIT_OK, run
+from consumers.base import EXIT_FAILED, EXIT_OK, run
 from consumers.base.progress import Progress
 from consumers.base.stopping import stop_on_signals
-from consumers.json_mirror import cache, health, logs
+from consumers.json_mirror import cache, health
 from consumers.json_mirror.cache.feed import Feed
 from consumers.json_mirror.cache.sqlite import SqliteCache
 from consumers.json_mirror.disk.files import Files
@@ -29,7 +29,10 @@ from consumers.json_mirror.state import State, require
 from consumers.json_mirror.status import read_status
 from consumers.json_mirror.upkeep.comparison import HARMLESS, REMEDIES, Fault, Finding, compare, confirm, repair
 from consumers.json_mirror.upkeep.recovery import open_or_renew, rebuild, recover
-from eventbus.errors import ConfigurationError, EventBusError, counted
+from eventbus import logs
+from eventbus.commands import HELP_OPTIONS
+from eventbus.commands import run as run_command
+from eventbus.errors import ConfigurationError, counted
 
 PROGRAM: Final = "python -m consumers.json_mirror"
 _RUNNING: Final = 10.0
@@ -38,7 +41,7 @@ _RUNNING: Final = 10.0
 log = logging.getLogger(__name__)
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(context_settings=HELP_OPTIONS)
 @click.option("--data-dir", type=click.Path(file_okay=False, path_type=Path), help="Where the files are. [DATA_DIR]")
 @click.option("--url", help="The broker: amqp://, amqps://, sqlite:///file, memory://. [EVENTBUS_URL]")
 @click.option("--drain", is_flag=True, help="End once the queue is empty and everything is on disk.")
@@ -48,7 +51,7 @@ log = logging.getLogger(__name__)
 @click.option("--status", is_flag=True, help="Print figures and end.")
 @click.option("--json", "as_json", is_flag=True, help="With --status: as JSON.")
 @click.option("--health", is_flag=True, help="End with 0 if a mirror is alive in DATA_DIR, else 1; asks no broker.")
-def _command(data_dir: Path | None, url: str | None, drain: bool, **asked: bool) -> int:
+def command(data_dir: Path | None, url: str | None, drain: bool, **asked: bool) -> int:
     """Keep a directory of JSON files, one a record, and a cache, equal to what services have committed.
 
     Without an option that says otherwise it runs until SIGTERM or Ctrl-C, which end it after the batch at hand.
@@ -57,8 +60,7 @@ def _command(data_dir: Path | None, url: str | None, drain: bool, **asked: bool)
     settings = _settings(data_dir, url)
     if action == "health":
         return _health(settings)
-    logs.configure()
-    with _blaming(settings.data_dir):
+    with logs.to_stderr(), _blaming(settings.data_dir):
         if action == "status":
             return _status(settings, as_json=asked["as_json"])
         if action == "verify":
@@ -70,21 +72,7 @@ def _command(data_dir: Path | None, url: str | None, drain: bool, **asked: bool)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with these arguments, without the program's name; returns the exit code."""
-    try:
-        return int(_command.main(list(argv) if argv is not None else None, PROGRAM, standalone_mode=False) or EXIT_OK)
-    except click.exceptions.Exit as end:
-        return end.exit_code
-    except click.ClickException as error:
-        error.show()
-        return EXIT_CONFIGURATION
-    except click.Abort:
-        return EXIT_FAILED
-    except ConfigurationError as error:
-        click.echo(f"{PROGRAM}: {error}", err=True)
-        return EXIT_CONFIGURATION
-    except (EventBusError, OSError) as error:
-        click.echo(f"{PROGRAM}: {error}", err=True)
-        return EXIT_FAILED
+    return run_command(command, argv, PROGRAM)
 
 
 def _action(*, drain: bool, repair: bool, as_json: bool, **actions: bool) -> str:

@@ -18,14 +18,16 @@ import click
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
+from eventbus import logs
 from eventbus.cli import make_engine
+from eventbus.commands import HELP_OPTIONS, run
 from eventbus.delivery.account import Tempo
 from eventbus.errors import ConfigurationError, EventBusError, counted
 from eventbus.outbox import ParkedRow, Store
 from eventbus.outbox.side import missing_file
 from eventbus.publishers import publisher_for
 from eventbus.relay.service import Progress, Relay
-from eventbus.settings import DEFAULT_URL, Settings, reading_environment, redact
+from eventbus.settings import DEFAULT_URL, Settings, reading_environment
 
 T = TypeVar("T")
 
@@ -33,7 +35,6 @@ log = logging.getLogger(__name__)
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 _CLEAR: Final = "\r\x1b[K"
-_STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
 _HELP = """Deliver committed events that wait in a database's outbox.
 
@@ -53,7 +54,7 @@ the broker are; passwords are better there than on a command line, which others 
 """
 
 
-@click.command("eventbus-relay", help=_HELP, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command("eventbus-relay", help=_HELP, context_settings=HELP_OPTIONS)
 @click.option("--database", metavar="URL", help="Database with the outbox (SQLAlchemy URL). Default: DATABASE_URL.")
 @click.option(
     "--url",
@@ -80,39 +81,21 @@ the broker are; passwords are better there than on a command line, which others 
 @click.option("--id", "ids", type=int, multiple=True, metavar="ROW", help="With --parked: only this row. Repeatable.")
 @click.option("--yes", is_flag=True, help="With --parked purge: do not ask.")
 @click.option("-v", "--verbose", is_flag=True, help="Log more.")
-def _command(**options: Any) -> int:
+def command(**options: Any) -> int:
+    """Deliver what waits in an outbox; `_HELP` is what users read."""
     _check(options)
-    logs = _log_to_stderr(verbose=options["verbose"])
-    try:
+    with logs.to_stderr(verbose=options["verbose"]):
         settings = _settings(options)
         with _database(options["database"]) as engine:
             if options["parked"]:
                 return _treat_parked(engine, options["parked"], list(options["ids"]) or None, yes=options["yes"])
             _demand_broker(settings.url, named=options["url"] is not None)
             return _relay(engine, settings, once=options["once"], grace=options["grace"])
-    finally:
-        logging.getLogger().removeHandler(logs)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    try:
-        code = _command.main(
-            args=None if argv is None else list(argv), prog_name="eventbus-relay", standalone_mode=False
-        )
-    except click.ClickException as error:
-        error.show()
-        return 2
-    except click.Abort:
-        click.echo("Aborted.", err=True)
-        return 1
-    except ConfigurationError as error:
-        click.echo(f"eventbus-relay: {redact(str(error))}", err=True)
-        return 2
-    except (EventBusError, SQLAlchemyError, OSError) as error:
-        click.echo(f"eventbus-relay: {redact(str(error))}", err=True)
-        return 1
-    return code if isinstance(code, int) else 0
+    return run(command, argv, "eventbus-relay")
 
 
 def _check(options: dict[str, Any]) -> None:
@@ -145,7 +128,7 @@ def _relay(engine: Engine, settings: Settings, *, once: bool, grace: float) -> i
     if once:
         _demand_outbox(engine)
     elif not _has_outbox(engine):
-        log.warning("no outbox yet in this database; is it the right one?", extra={"database": str(engine.url)})
+        log.warning("no outbox yet in %s; is it the right database?", engine.url)
     with _Display() as display, _stopped_by_signals() as stop:
         relay = Relay(
             engine,
@@ -275,25 +258,6 @@ class _Display:
         state = "delivering" if progress.active else "waiting: not the active relay"
         done = f"{counted(progress.delivered, 'event')} · {progress.parked:,} parked"
         click.echo(f"{_CLEAR}{state} · {done}", err=True, nl=False)
-
-
-class _Formatter(logging.Formatter):
-    """The text of an event, and its data as `key=value`; on a terminal, in place of the line that counts."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        data = " ".join(f"{key}={value}" for key, value in vars(record).items() if key not in _STANDARD)
-        text = super().format(record)
-        return (_CLEAR if sys.stderr.isatty() else "") + redact(f"{text} {data}" if data else text)
-
-
-def _log_to_stderr(*, verbose: bool) -> logging.Handler:
-    handler = logging.StreamHandler()
-    handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root = logging.getLogger()
-    root.addHandler(handler)
-    root.setLevel(logging.DEBUG if verbose else logging.INFO)
-    logging.getLogger("amqp").setLevel(logging.WARNING)
-    return handler
 
 
 @contextlib.contextmanager

@@ -172,7 +172,9 @@ def test_a_queue_that_is_not_there_is_a_failure(
     assert command(replace(settings, queue=other), *arguments) == 1
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert shown.err == f"Error: there is no queue {other}.dlq: no such consumer has run on this broker\n"
+    assert (
+        shown.err == f"eventbus-dead-letters: there is no queue {other}.dlq: no such consumer has run on this broker\n"
+    )
     assert command(replace(settings, queue=f"{settings.queue}.dlq"), *arguments) == 1
     assert f"give the queue of the consumer, {settings.queue}\n" in capsys.readouterr().err
 
@@ -217,7 +219,9 @@ def test_the_list_of_commands_is_not_cut_off(capsys: pytest.CaptureFixture[str])
 def test_a_broker_that_is_away_is_a_failure_and_no_password_shows(capsys: pytest.CaptureFixture[str]) -> None:
     assert dead_letters.main(["--url", "amqp://guest:hunter2@127.0.0.1:1//", "list"]) == 1
     shown = capsys.readouterr().err
-    assert shown.startswith("Error: the broker cannot be reached: amqp://guest:***@127.0.0.1:1//: ConnectionRefused")
+    assert shown.startswith(
+        "eventbus-dead-letters: the broker cannot be reached: amqp://guest:***@127.0.0.1:1//: ConnectionRefused"
+    )
     assert "hunter2" not in shown
 
 

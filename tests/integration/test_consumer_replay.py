@@ -93,7 +93,10 @@ def test_a_queue_that_is_not_there_is_a_failure(
     assert run(settings, Collector(), drain=True) == 0
     other = replace(settings, queue=f"{settings.queue}-other")
     assert command(other, tmp_path / "0") == 1
-    assert f"Error: there is no queue {other.queue}: start its consumer once\n" in capsys.readouterr().err
+    assert (
+        f"python -m consumers.replay: there is no queue {other.queue}: start its consumer once\n"
+        in capsys.readouterr().err
+    )
 
 
 def test_an_embedded_broker_that_is_not_there_is_named_and_not_made(
@@ -111,7 +114,10 @@ def test_a_queue_without_shards_is_a_failure(
     write(tmp_path / "0", "a", 1)
     assert run(settings, Collector(), drain=True) == 0
     assert command(settings, tmp_path / "0", shards=2) == 1
-    assert f"Error: the queue {settings.queue} has no shards: start one of them once" in capsys.readouterr().err
+    assert (
+        f"python -m consumers.replay: the queue {settings.queue} has no shards: start one of them once"
+        in capsys.readouterr().err
+    )
 
 
 def test_snapshots_are_signed_where_consumers_look_at_signatures(
