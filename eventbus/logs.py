@@ -28,9 +28,9 @@ def to_stderr(*, verbose: bool = False) -> Iterator[None]:
     EVENTBUS_LOG_LEVEL (INFO; DEBUG with `verbose`) says how much, EVENTBUS_LOG_FORMAT whether as `text` or `json`
     (text on a terminal, else json). Raises ConfigurationError for other values.
     """
-    with reading_environment("EVENTBUS_LOG_") as env:
-        level = str(env.str("LEVEL", "DEBUG" if verbose else "INFO")).upper()
-        form = str(env.str("FORMAT", "text" if sys.stderr.isatty() else "json")).lower()
+    with reading_environment("EVENTBUS_") as env:
+        level = str(env.str("LOG_LEVEL", "DEBUG" if verbose else "INFO")).upper()
+        form = str(env.str("LOG_FORMAT", "text" if sys.stderr.isatty() else "json")).lower()
     _require("EVENTBUS_LOG_LEVEL", level, _LEVELS)
     _require("EVENTBUS_LOG_FORMAT", form, _FORMATS)
     handler = logging.StreamHandler(sys.stderr)
