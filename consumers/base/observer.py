@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any, final
+
 
 class Observer:
     """Does nothing; override what you want to know. Called in the consumer's thread, so be quick and do not raise."""
+
+    def served(self, registry: Any) -> None:
+        """Figures are served: add your own to this `prometheus_client.CollectorRegistry`. Called once, at the start."""
 
     def connected(self) -> None:
         """The queue is being consumed, or waited for behind another consumer; for the first time or again."""
@@ -26,3 +31,39 @@ class Observer:
 
     def dead_lettered(self, reason: str) -> None:
         """One delivery is in the dead-letter queue, confirmed."""
+
+
+@final
+class Observers(Observer):
+    """Several observers as one: each is told of every moment, in their order."""
+
+    def __init__(self, *observers: Observer) -> None:
+        self._observers = observers
+
+    def served(self, registry: Any) -> None:
+        for each in self._observers:
+            each.served(registry)
+
+    def connected(self) -> None:
+        for each in self._observers:
+            each.connected()
+
+    def disconnected(self, reason: str) -> None:
+        for each in self._observers:
+            each.disconnected(reason)
+
+    def turned(self) -> None:
+        for each in self._observers:
+            each.turned()
+
+    def handled(self, count: int, seconds: float) -> None:
+        for each in self._observers:
+            each.handled(count, seconds)
+
+    def waiting(self, reason: str, seconds: float) -> None:
+        for each in self._observers:
+            each.waiting(reason, seconds)
+
+    def dead_lettered(self, reason: str) -> None:
+        for each in self._observers:
+            each.dead_lettered(reason)

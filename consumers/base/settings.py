@@ -78,6 +78,8 @@ class ConsumerSettings:
     shard: Shard | None = None
     hmac_keys: tuple[signing.Key, ...] = ()
     trusted_users: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    http: str = ""
+    """Where probes and figures are served, as `127.0.0.1:9102`; nowhere where it is empty."""
 
     def __post_init__(self) -> None:
         wrong = Complaints()
@@ -141,6 +143,7 @@ class ConsumerSettings:
                 "shard": env.str("SHARD", ""),
                 "hmac_keys": env.str("HMAC_KEYS", ""),
                 "trusted_users": env.str("TRUSTED_USERS", ""),
+                "http": env.str("HTTP", ""),
             }
         given = _parsed(values, wrong)
         with wrong.taken():

@@ -11,7 +11,8 @@ import errno
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final, NamedTuple, final
+from datetime import datetime
+from typing import Any, Final, NamedTuple, final
 
 from consumers.base import DONE, DeadLetter, Delivery, Observer, Outcome, Retry
 from consumers.base.progress import Progress
@@ -25,6 +26,7 @@ from consumers.json_mirror.state import Change, State
 from consumers.json_mirror.upkeep.syncing import Syncer
 from eventbus.errors import counted
 from eventbus.events.envelope import Event
+from eventbus.monitoring.figures import LATENCIES
 
 MAX_BLOCKED: Final = 10_000
 """Files that may be kept waiting by something foreign in their place before the mirror stops taking in more."""
@@ -84,7 +86,21 @@ class Mirror(Observer):
         self._blocked: dict[str, _File] = {}
         self._next_try = self._next_prune = 0.0
         self._troubles: dict[str, str] = {}
+        self._ages: Any = None
         self.applied = 0
+
+    def served(self, registry: Any) -> None:
+        """The figures that the mirror adds to those of any consumer."""
+        from prometheus_client import Gauge, Histogram  # noqa: PLC0415  an optional package
+
+        self._ages = Histogram(
+            "eventbus_mirror_commit_to_file_seconds",
+            "From a commit to its file, of the first event in each batch, by the clocks of both sides.",
+            registry=registry,
+            buckets=LATENCIES,
+        )
+        trouble = Gauge("eventbus_mirror_troubles", "Troubles the mirror waits for; 0: all is well.", registry=registry)
+        trouble.set_function(lambda: len(list(self._all_troubles())))
 
     # --- the handler --------------------------------------------------------------------------------------------
 
@@ -102,6 +118,8 @@ class Mirror(Observer):
             self._fatal(error)
             return _retry(outcomes, str(error))
         self._troubles.pop("disk", None)
+        if self._ages is not None:
+            self._ages.observe(_age(batch[0].event.time))
         return outcomes
 
     def _apply(self, changes: Sequence[Change]) -> None:
@@ -258,6 +276,13 @@ def change(event: Event) -> Change:
 
 def _retry(outcomes: Sequence[Outcome], reason: str) -> list[Outcome]:
     return [outcome if isinstance(outcome, DeadLetter) else Retry(reason) for outcome in outcomes]
+
+
+def _age(time_text: str) -> float:
+    try:
+        return max(0.0, time.time() - datetime.fromisoformat(time_text).timestamp())
+    except ValueError:
+        return 0.0
 
 
 def _deliveries(count: int) -> str:

@@ -26,6 +26,7 @@ from eventbus.errors import ConfigurationError, EventBusError, counted
 from eventbus.outbox import ParkedRow, Store
 from eventbus.outbox.side import missing_file
 from eventbus.publishers import publisher_for
+from eventbus.relay.monitoring import watched
 from eventbus.relay.service import Progress, Relay
 from eventbus.settings import DEFAULT_URL, Settings, reading_environment
 
@@ -129,14 +130,14 @@ def _relay(engine: Engine, settings: Settings, *, once: bool, grace: float) -> i
         _demand_outbox(engine)
     elif not _has_outbox(engine):
         log.warning("no outbox yet in %s; is it the right database?", engine.url)
-    with _Display() as display, _stopped_by_signals() as stop:
+    with _Display() as display, watched(_http(), engine, display.show) as told, _stopped_by_signals() as stop:
         relay = Relay(
             engine,
             lambda: publisher_for(settings),
             ordering=settings.ordering,
             tempo=Tempo(grace=grace, sweep=min(2.0, grace / 2)),
             unroutable=settings.unroutable,
-            on_progress=display.show,
+            on_progress=told,
         )
         done = relay.run(stop, once=once)
     waits = f"; {counted(done.waiting, 'row')} {'waits' if done.waiting == 1 else 'wait'}" if done.waiting else ""
@@ -230,6 +231,11 @@ def _with_store(engine: Engine, work: Callable[[Store], T]) -> T:
 
 def _time(microseconds: int) -> str:
     return f"{datetime.fromtimestamp(microseconds / 1e6, UTC):%Y-%m-%d %H:%M:%S}"
+
+
+def _http() -> str:
+    with reading_environment() as env:
+        return str(env.str("EVENTBUS_HTTP", ""))
 
 
 def _database_url() -> str:

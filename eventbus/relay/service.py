@@ -39,13 +39,15 @@ Ordering = Literal["fast", "strict"]
 class Progress:
     """What a relay has done so far: events delivered and rows parked; `active`: whether it is the one at work.
 
-    `waiting`: rows that were left in the outbox when it stopped working, those of living processes too.
+    `waiting`: rows that were left in the outbox when it stopped working, those of living processes too. `trouble`: why
+    nothing can be delivered now.
     """
 
     active: bool
     delivered: int
     parked: int
     waiting: int = 0
+    trouble: str | None = None
 
 
 class _Worker(Protocol):
@@ -124,7 +126,12 @@ class Relay:
             done, seen, moved = False, -1, time.monotonic()
             while keeper.held and not stop.is_set() and not (done and once):
                 done = worker.work()
-                self._report(active=True, delivered=before.delivered + worker.delivered, parked=worker.parked)
+                self._report(
+                    active=True,
+                    delivered=before.delivered + worker.delivered,
+                    parked=worker.parked,
+                    trouble=worker.trouble,
+                )
                 if worker.delivered != seen or worker.trouble is None:
                     seen, moved = worker.delivered, time.monotonic()
                 elif once and time.monotonic() - moved > _PATIENCE:
@@ -163,12 +170,15 @@ class Relay:
             return InOrder(store, publisher, self._tempo, active=active, unroutable=self._unroutable)
         return _LeftBehind(store, Dispatcher(self._make_publisher, tempo=self._tempo, unroutable=self._unroutable))
 
-    def _report(self, *, active: bool, delivered: int | None = None, parked: int | None = None) -> None:
+    def _report(
+        self, *, active: bool, delivered: int | None = None, parked: int | None = None, trouble: str | None = None
+    ) -> None:
         before = self._progress
         self._progress = Progress(
             active,
             before.delivered if delivered is None else delivered,
             before.parked if parked is None else parked,
+            trouble=trouble,
         )
         self._on_progress(self._progress)
 

@@ -14,6 +14,7 @@ from consumers.base.broker.line import is_amqp
 from consumers.base.broker.sender import Sender
 from consumers.base.broker.virtual_inbox import VirtualInbox
 from consumers.base.errors import Lost
+from consumers.base.monitoring import watched
 from consumers.base.observer import Observer
 from consumers.base.reading.screen import Screen
 from consumers.base.settings import ConsumerSettings
@@ -59,7 +60,8 @@ def run(
     with nullcontext(stop) if stop is not None else stop_on_signals() as until:
         try:
             known = settings if isinstance(settings, ConsumerSettings) else settings()
-            Runner(known, handler, until, drain=drain, observer=observer).run()
+            with watched(known.http, observer or Observer()) as watching:
+                Runner(known, handler, until, drain=drain, observer=watching).run()
         except ConfigurationError as error:
             logger.error("cannot consume: %s", error)  # noqa: TRY400  the text says what to do; a traceback hides it
             return EXIT_CONFIGURATION
