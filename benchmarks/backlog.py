@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 import kombu
 from sqlalchemy import Engine, create_engine, func, insert, select, text
 
-from eventbus.delivery.account import Tempo
+from eventbus.delivery.tempo import Tempo
 from eventbus.events.envelope import Message, encode
 from eventbus.outbox import metadata, tables
 from eventbus.outbox.owner import process

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from eventbus.bus import Bus, install
-    from eventbus.delivery.dispatcher import drain_on_sigterm
+    from eventbus.delivery.lifetime import drain_on_sigterm
     from eventbus.errors import EventBusError
     from eventbus.events.change import Change
     from eventbus.events.context import acting_as, current_author
@@ -50,7 +50,7 @@ _HOMES = {
     "Settings": "settings",
     "acting_as": "events.context",
     "current_author": "events.context",
-    "drain_on_sigterm": "delivery.dispatcher",
+    "drain_on_sigterm": "delivery.lifetime",
     "install": "bus",
     "is_muted": "muting",
     "listens_for": "listeners.hooks",

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
 import os
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final, final
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakKeyDictionary
 
 from marshmallow import Schema
 from sqlalchemy.orm import Session
 
 from eventbus import arguments
-from eventbus.delivery.dispatcher import KEPT, Dispatcher, Stats
-from eventbus.errors import ConfigurationError, EventBusError, FlushTimeout, InstallError, counted
+from eventbus.delivery.dispatcher import Dispatcher
+from eventbus.delivery.relayed import Relayed
+from eventbus.delivery.stats import Stats
+from eventbus.errors import ConfigurationError, InstallError
 from eventbus.events.ids import uuid7
 from eventbus.listeners.auto_fields import AutoFields, IdGenerator
 from eventbus.listeners.base import Listener, register
@@ -29,7 +27,7 @@ from eventbus.listeners.encoding import Encoder, Policy
 from eventbus.listeners.statements.bulk import Bulk, Mode
 from eventbus.listeners.targets import resolve
 from eventbus.listeners.transaction import Joined, Transactions
-from eventbus.outbox import Entry, Outbox, Store
+from eventbus.outbox import Entry, Outbox
 from eventbus.publishers import Publisher, publisher_for
 from eventbus.records.entities import Entities
 from eventbus.settings import DEFAULT_SERVICE, Settings, redact
@@ -38,7 +36,6 @@ log = logging.getLogger(__name__)
 
 _installed: Final[WeakKeyDictionary[type[Session], Bus]] = WeakKeyDictionary()
 _lock: Final = threading.Lock()
-_POLL: Final = 0.02
 
 
 def install(
@@ -184,84 +181,7 @@ class Bus:
         self.close()
 
 
-_relayed: Final[WeakSet[_Relayed]] = WeakSet()
-
-
-def _renew_locks() -> None:
-    for each in _relayed:
-        each.forked()
-
-
-os.register_at_fork(after_in_child=_renew_locks)
-
-
-class _Relayed:
-    """`ordering="strict"`: events are left in the outbox for `eventbus-relay`, the only one to publish them."""
-
-    def __init__(self) -> None:
-        self._last: dict[Store, int] = {}
-        self._lock = threading.RLock()
-        _relayed.add(self)
-
-    def forked(self) -> None:
-        """In a child: another thread of the parent may have held the lock at that moment."""
-        self._lock = threading.RLock()
-
-    def submit(self, entries: Sequence[Entry]) -> None:
-        with self._lock:
-            for batch, store in entries:
-                if store is not None:
-                    self._last[store] = max(batch.version, self._last.get(store, 0))
-
-    def nudge(self, store: Store) -> None:
-        """The relay looks by itself."""
-
-    def flush(self, timeout: float) -> None:
-        deadline = time.monotonic() + timeout
-        for last, store in self._readers():
-            seen: set[int] = set()
-            while waiting := [row for row in store.ids(store.owner) if row <= last]:
-                seen.update(waiting)
-                if time.monotonic() > deadline:
-                    rows = counted(len(waiting), "row")
-                    raise FlushTimeout(
-                        f"still in the outbox after {timeout:g} s: {rows}; is eventbus-relay running?",
-                        pending=len(waiting),
-                    )
-                time.sleep(_POLL)
-            refused = store.parked_among(list(seen))
-            if refused:
-                raise FlushTimeout(f"not taken by the broker: {counted(refused, 'row')}; {KEPT}", pending=refused)
-
-    def close(self, _timeout: float) -> None:
-        """Nothing is open."""
-
-    def stats(self) -> Stats:
-        waiting = sum(len(store.ids(store.owner)) for _, store in self._readers())
-        return Stats(pending_rows=waiting, waiting_in_outbox=waiting > 0)
-
-    def _readers(self) -> Iterator[tuple[int, Store]]:
-        """For one call only: its thread may be any, and a fork must find no connection."""
-        with self._lock:
-            last_of = list(self._last.items())
-        for store, last in last_of:
-            if store.is_async:
-                _demand_no_loop()
-            with closing(store.copy()) as reader:
-                yield last, reader
-
-
-def _demand_no_loop() -> None:
-    """An async driver cannot be used here from within a running event loop, which must not wait anyway."""
-    with contextlib.suppress(RuntimeError):
-        asyncio.get_running_loop()
-        raise EventBusError(
-            "With strict ordering bus.stats() and bus.flush() ask the database: in a coroutine call "
-            "`await asyncio.to_thread(bus.stats)`."
-        )
-
-
-_Delivery = Dispatcher | _Relayed
+_Delivery = Dispatcher | Relayed
 
 
 class _Sink:
@@ -288,7 +208,7 @@ def _delivery(
     if settings.ordering == "strict":
         if not durable:
             raise ConfigurationError("ordering='strict' needs the outbox: it is eventbus-relay that publishes")
-        return _Relayed()
+        return Relayed()
     if publisher is None:
         # Relative paths mean the working directory of now, not of the thread's first connection.
         settings = replace(settings, url=_anchored(settings.url))

@@ -44,7 +44,7 @@ class Pulse:
 
     def _beat(self, account: Account) -> None:
         try:
-            account.pulse()
+            account.sign.give()
         except DATABASE_ERRORS:
             # Whoever reads and deletes rows there tells of it.
             logger.debug("no sign of life could be given", exc_info=True)

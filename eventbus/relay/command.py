@@ -21,7 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from eventbus import logs
 from eventbus.cli import make_engine
 from eventbus.commands import HELP_OPTIONS, run
-from eventbus.delivery.account import Tempo
+from eventbus.delivery.tempo import Tempo
 from eventbus.errors import ConfigurationError, EventBusError, counted
 from eventbus.outbox import ParkedRow, Store
 from eventbus.outbox.side import missing_file

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable
 from typing import Final, Literal, final
 
 from eventbus.backoff import Backoff
-from eventbus.delivery.account import DATABASE_ERRORS, Tempo
+from eventbus.delivery.account import DATABASE_ERRORS
 from eventbus.delivery.parcel import Parcel, deliver
+from eventbus.delivery.tempo import Tempo
 from eventbus.errors import BrokerUnavailable
 from eventbus.outbox import ParkedRow, Row, Store
 from eventbus.outbox.store import brief, now

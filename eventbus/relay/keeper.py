@@ -9,7 +9,8 @@ from typing import Final, final
 
 from sqlalchemy import Engine
 
-from eventbus.delivery.account import DATABASE_ERRORS, Watch
+from eventbus.delivery.account import DATABASE_ERRORS
+from eventbus.delivery.watch import Watch
 from eventbus.outbox.store import Store, brief
 
 RELAY: Final = "relay"

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Final, final
 
-from eventbus.delivery.account import Tempo
 from eventbus.delivery.parcel import Parcel, insist
+from eventbus.delivery.tempo import Tempo
 from eventbus.errors import BrokerUnavailable
 from eventbus.outbox import ParkedRow, Store
 from eventbus.outbox.store import now

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from eventbus.delivery.dispatcher import ROUND_BYTES, ROUND_EVENTS
+from eventbus.delivery.intake import ROUND_BYTES, ROUND_EVENTS
 from eventbus.delivery.parcel import Parcel
 
 

@@ -16,8 +16,9 @@ from typing import Final, Literal, Protocol, final
 
 from sqlalchemy import Engine, func, select
 
-from eventbus.delivery.account import DATABASE_ERRORS, Tempo
+from eventbus.delivery.account import DATABASE_ERRORS
 from eventbus.delivery.dispatcher import Dispatcher
+from eventbus.delivery.tempo import Tempo
 from eventbus.errors import BrokerUnavailable, EventBusError
 from eventbus.outbox import Owner, Store
 from eventbus.outbox.side import side_connection

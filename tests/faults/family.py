@@ -17,7 +17,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.orm import Session, sessionmaker
 
 import eventbus
-from eventbus.delivery.dispatcher import drain_on_sigterm
+from eventbus.delivery.lifetime import drain_on_sigterm
 from eventbus.settings import Settings
 from tests.faults.chaos_worker import Counter, History
 

@@ -17,8 +17,8 @@ import kombu
 import pytest
 from sqlalchemy import text
 
-from eventbus.delivery.account import Tempo
 from eventbus.delivery.dispatcher import Dispatcher
+from eventbus.delivery.tempo import Tempo
 from eventbus.publishers import AmqpPublisher
 from eventbus.publishers.link import Timeouts
 from tests.support.committing import Committer, committing

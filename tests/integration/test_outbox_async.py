@@ -11,8 +11,8 @@ from sqlalchemy import text
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from eventbus.delivery.account import Tempo
 from eventbus.delivery.dispatcher import Dispatcher
+from eventbus.delivery.tempo import Tempo
 from eventbus.outbox import Entry, Outbox
 from eventbus.publishers.memory import MemoryPublisher
 from tests.support.committing import batch, eventually

@@ -18,8 +18,8 @@ from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from eventbus.delivery.account import Tempo
 from eventbus.delivery.dispatcher import Dispatcher
+from eventbus.delivery.tempo import Tempo
 from eventbus.errors import OutboxMissing
 from eventbus.events.envelope import Message
 from eventbus.outbox import Outbox, ParkedRow, Store, metadata, tables

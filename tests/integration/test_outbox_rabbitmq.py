@@ -9,8 +9,8 @@ from typing import Any
 import kombu
 import pytest
 
-from eventbus.delivery.account import Tempo
 from eventbus.delivery.dispatcher import Dispatcher
+from eventbus.delivery.tempo import Tempo
 from eventbus.events.envelope import decode
 from eventbus.publishers import AmqpPublisher
 from tests.support.committing import Committer, committing, eventually

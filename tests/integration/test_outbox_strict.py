@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
 import eventbus
-from eventbus.delivery.account import Tempo
+from eventbus.delivery.tempo import Tempo
 from eventbus.errors import EventBusError, FlushTimeout
 from eventbus.publishers import MemoryPublisher, Outcome
 from eventbus.relay import Relay

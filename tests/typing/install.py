@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, sessionmaker
 
 import eventbus
-from eventbus.delivery.dispatcher import Stats
+from eventbus.delivery.stats import Stats
 from eventbus.errors import ConfigurationError, FlushTimeout, InstallError
 from eventbus.events.ids import short_id
 from eventbus.publishers import MemoryPublisher, Publisher

@@ -17,8 +17,11 @@ from sqlalchemy import create_engine
 from sqlalchemy.exc import OperationalError
 
 from eventbus.delivery import account as account_module
-from eventbus.delivery.account import Account, Tempo, Watch
+from eventbus.delivery.account import Account
 from eventbus.delivery.dispatcher import Dispatcher
+from eventbus.delivery.intake import Intake
+from eventbus.delivery.tempo import Tempo
+from eventbus.delivery.watch import Watch
 from eventbus.errors import BrokerUnavailable, ExchangeRefused, FlushTimeout
 from eventbus.events.envelope import Batch, Message
 from eventbus.outbox import Entry, Lease, Outbox, Row, Store
@@ -611,14 +614,14 @@ def test_an_interrupt_in_the_middle_of_a_hand_over_keeps_no_event_back(
     dispatcher = make()
     dispatcher.submit(app.commit())
     dispatcher.flush(5)
-    admit, writer, pending = Dispatcher._admit, threading.get_ident(), [KeyboardInterrupt]
+    admit, writer, pending = Intake.admit, threading.get_ident(), [KeyboardInterrupt]
 
-    def interrupted(self: Dispatcher, *arguments: Any) -> None:
+    def interrupted(self: Intake, *arguments: Any) -> None:
         if threading.get_ident() == writer and pending:
             raise pending.pop()
         admit(self, *arguments)
 
-    monkeypatch.setattr(Dispatcher, "_admit", interrupted)
+    monkeypatch.setattr(Intake, "admit", interrupted)
     with pytest.raises(KeyboardInterrupt):
         dispatcher.submit([*app.commit(), *app.commit()])  # more than one: this thread sorts them in
     dispatcher.flush(5)
@@ -658,7 +661,7 @@ def test_a_thread_that_was_ended_is_followed_by_another_one(
     broker.answer = answer
     dispatcher = make()
     dispatcher.submit(app.commit())
-    eventually(lambda: dispatcher._state.thread is None)
+    eventually(lambda: dispatcher._courier.thread is None)
     dispatcher.submit(app.commit())
     dispatcher.flush(5)
     assert len(set(versions(broker))) == 2
@@ -685,7 +688,7 @@ def test_memory_is_bounded_though_no_deletion_succeeds(
     for _ in range(30):
         dispatcher.submit(app.commit())
     broker.wait_for(10)
-    (account,) = dispatcher._state.accounts.values()
+    (account,) = dispatcher._desk.accounts
     assert len(account.known) == 10
     assert "delivered rows cannot be deleted, events wait in the outbox" in caplog.text
     allowed.set()
@@ -803,7 +806,7 @@ def test_children_of_every_kind_of_multiprocessing_drain(
     dispatcher.submit([])
     assert len(finalizers) == 1
     finalizers[0]()
-    assert dispatcher._state.closing
+    assert dispatcher._desk.intake.closed
 
 
 def test_a_locked_database_delays_the_deletion_only(app: Committer, broker: MemoryPublisher, make: Make) -> None:

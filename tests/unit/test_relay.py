@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import Engine, create_engine
 
 from eventbus import relay as relay_package
-from eventbus.delivery.account import Tempo
+from eventbus.delivery.tempo import Tempo
 from eventbus.errors import BrokerUnavailable, EventBusError
 from eventbus.events.envelope import Batch, Message
 from eventbus.outbox import ParkedRow, Store

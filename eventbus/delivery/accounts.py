@@ -1,0 +1,71 @@
+"""The outboxes that one dispatcher writes to or looks after."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import Final, final
+
+from eventbus.delivery.account import Account
+from eventbus.delivery.tempo import Tempo
+from eventbus.outbox import Store
+
+_EVERY: Final = 1.0
+"""Seconds between two looks for databases that the application has left."""
+
+
+@final
+class Accounts:
+    """One `Account` for each outbox. Writers' threads touch it under the lock."""
+
+    def __init__(self, lock: threading.RLock, tempo: Tempo, *, expects_rows: bool) -> None:
+        self._lock = lock
+        self._tempo = tempo
+        self._expects_rows = expects_rows
+        self._by_store: dict[Store, Account] = {}
+        self._retire_at = 0.0
+
+    def __bool__(self) -> bool:
+        return bool(self._by_store)
+
+    def __iter__(self) -> Iterator[Account]:
+        return iter(list(self._by_store.values()))
+
+    def of(self, store: Store) -> Account:
+        """That outbox's account, which is opened if there is none."""
+        account = self._by_store.get(store)
+        if account is None:
+            account = Account(store, self._lock, self._tempo, expects_rows=self._expects_rows)
+            self._by_store[store] = account
+        return account
+
+    @property
+    def behind(self) -> bool:
+        """Whether rows wait in an outbox because memory was full."""
+        return any(account.behind for account in self._by_store.values())
+
+    @property
+    def settled(self) -> bool:
+        """Whether the outboxes show all that was done."""
+        return all(account.settled for account in self._by_store.values())
+
+    @property
+    def parked(self) -> int:
+        """Rows that are parked, as last counted."""
+        return sum(account.parked for account in self._by_store.values())
+
+    def tidy(self) -> None:
+        """A writer has just committed, and has not yet begun anew."""
+        at = time.monotonic()
+        for account in self:
+            account.tidy(at)
+
+    def retire(self, at: float) -> list[Account]:
+        """Those of databases whose engines the application has disposed of, where nothing is to be done any more."""
+        if at < self._retire_at:
+            return []
+        self._retire_at = at + _EVERY
+        with self._lock:
+            retired = [store for store, account in self._by_store.items() if account.is_over]
+            return [self._by_store.pop(store) for store in retired]

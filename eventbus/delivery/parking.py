@@ -1,0 +1,122 @@
+"""What the broker did not take of one outbox: out of the way, and tried again seldom."""
+
+from __future__ import annotations
+
+import logging
+import random
+from typing import Final, final
+
+from eventbus.delivery.parcel import Parcel
+from eventbus.delivery.tempo import Tempo, Timer
+from eventbus.outbox.store import ParkedRow, Row, Store, now
+
+_REASON: Final = 200
+"""Characters of a reason that are kept."""
+_NEVER: Final = 10 * 365 * 86_400 * 1_000_000
+
+logger = logging.getLogger("eventbus.outbox")
+
+Claimed = list[tuple[ParkedRow, Parcel]]
+
+
+@final
+class Parking:
+    """Rows on their way out of the outbox, and those that stand there parked.
+
+    `rows`: how many are parked, as last counted. `waiting`: rows that are to be parked, by id.
+    """
+
+    def __init__(self, store: Store, tempo: Tempo) -> None:
+        self.rows = 0
+        self.waiting: dict[int, ParkedRow] = {}
+        self._store = store
+        self._every = tempo.parked
+        self._check = Timer(tempo.parked)
+        self._more: bool | None = None
+
+    @property
+    def due(self) -> float:
+        """When parked rows are to be tried, by the monotonic clock."""
+        return self._check.due
+
+    @property
+    def quiet(self) -> bool:
+        """Whether it was looked at, and nothing of it is due."""
+        return self._more is False
+
+    def add(self, parcel: Parcel) -> None:
+        """The broker does not take this row."""
+        self.waiting[parcel.version] = self._row(parcel, 0)
+
+    def add_unreadable(self, row: Row, error: Exception) -> None:
+        """Nobody can send this row; a person has to look at it."""
+        self.waiting[row.id] = _unreadable(row.id, row.created_at, row.payload, error)
+
+    def move(self) -> None:
+        """Move what waits out of the outbox. The caller takes it off `waiting` then."""
+        rows = list(self.waiting.values())
+        self._store.park(rows)
+        self.rows += len(rows)
+
+    def claim(self, at: float) -> Claimed:
+        """Parked rows whose time has come, if it is time to look; no other process gets them meanwhile."""
+        if not self._check.ready(at) or not self._store.exists():
+            return []
+        if not self._more:
+            self.rows = self._store.count_parked()
+        rows = self._store.claim_parked(now(), self._retry_at()) if self.rows else []
+        claimed = self._readable(rows)
+        if not claimed:
+            self._look_on(more=bool(rows))
+        return claimed
+
+    def settle(self, claimed: Claimed) -> None:
+        """What became of claimed rows. Where one got through, the others may too, so they are tried at once.
+
+        A row of whose events the broker said nothing is due as before.
+        """
+        delivered = [row.id for row, parcel in claimed if not len(parcel)]
+        left = [(row, parcel) for row, parcel in claimed if len(parcel)]
+        refused = [(row, parcel) for row, parcel in left if parcel.outcome is not None]
+        unknown = [row._replace(payload=parcel.payload) for row, parcel in left if parcel.outcome is None]
+        try:
+            self._store.delete_parked(delivered)
+            self._store.park_again([*unknown, *(self._again(row, parcel) for row, parcel in refused)])
+            if delivered and not left:
+                self._store.wake_parked()
+        finally:
+            self.rows -= len(delivered)
+            self._look_on(more=bool(delivered or unknown))
+
+    def _look_on(self, *, more: bool) -> None:
+        self._more = more
+        if more:
+            self._check.due = 0.0
+
+    def _readable(self, rows: list[ParkedRow]) -> Claimed:
+        claimed = []
+        for row in rows:
+            try:
+                claimed.append((row, Parcel.of_payload(row.id, row.payload)))
+            except ValueError as error:
+                logger.warning("a parked row is not readable", extra={"id": row.id})
+                self._store.park_again([_unreadable(row.id, row.created_at, row.payload, error)])
+        return claimed
+
+    def _row(self, parcel: Parcel, created_at: int) -> ParkedRow:
+        at = now()
+        reason = parcel.reason[:_REASON]
+        return ParkedRow(parcel.version, created_at or at, at, self._retry_at(), parcel.tries, reason, parcel.payload)
+
+    def _again(self, row: ParkedRow, parcel: Parcel) -> ParkedRow:
+        return self._row(parcel, row.created_at)._replace(
+            parked_at=row.parked_at, attempts=row.attempts + 1, reason=(parcel.reason or row.reason)[:_REASON]
+        )
+
+    def _retry_at(self) -> int:
+        return now() + int(self._every * 1_000_000 * random.uniform(0.8, 1.0))  # noqa: S311
+
+
+def _unreadable(row_id: int, created_at: int, payload: bytes, error: Exception) -> ParkedRow:
+    at = now()
+    return ParkedRow(row_id, created_at, at, at + _NEVER, 1, f"unreadable: {error}"[:_REASON], payload)

@@ -1,0 +1,86 @@
+"""Strict ordering, from the writer's side: nothing is published here."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from typing import Final, final
+
+from eventbus.delivery import lifetime
+from eventbus.delivery.stats import KEPT, Stats
+from eventbus.errors import EventBusError, FlushTimeout, counted
+from eventbus.outbox import Entry, Store
+
+_POLL: Final = 0.02
+
+
+@final
+class Relayed:
+    """`ordering="strict"`: events are left in the outbox for `eventbus-relay`, the only one to publish them."""
+
+    def __init__(self) -> None:
+        self._last: dict[Store, int] = {}
+        self._lock = threading.RLock()
+        lifetime.live(self)
+
+    def forked(self) -> object:
+        """In a child: another thread of the parent may have held the lock at that moment."""
+        self._lock = threading.RLock()
+        return None
+
+    def submit(self, entries: Sequence[Entry]) -> None:
+        with self._lock:
+            for batch, store in entries:
+                if store is not None:
+                    self._last[store] = max(batch.version, self._last.get(store, 0))
+
+    def nudge(self, store: Store) -> None:
+        """The relay looks by itself."""
+
+    def flush(self, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        for last, store in self._readers():
+            seen: set[int] = set()
+            while waiting := [row for row in store.ids(store.owner) if row <= last]:
+                seen.update(waiting)
+                if time.monotonic() > deadline:
+                    rows = counted(len(waiting), "row")
+                    raise FlushTimeout(
+                        f"still in the outbox after {timeout:g} s: {rows}; is eventbus-relay running?",
+                        pending=len(waiting),
+                    )
+                time.sleep(_POLL)
+            refused = store.parked_among(list(seen))
+            if refused:
+                raise FlushTimeout(f"not taken by the broker: {counted(refused, 'row')}; {KEPT}", pending=refused)
+
+    def close(self, timeout: float) -> None:
+        """Nothing is open."""
+
+    def stats(self) -> Stats:
+        waiting = sum(len(store.ids(store.owner)) for _, store in self._readers())
+        return Stats(pending_rows=waiting, waiting_in_outbox=waiting > 0)
+
+    def _readers(self) -> Iterator[tuple[int, Store]]:
+        """For one call only: its thread may be any, and a fork must find no connection."""
+        with self._lock:
+            last_of = list(self._last.items())
+        for store, last in last_of:
+            if store.is_async:
+                _demand_no_loop()
+            with closing(store.copy()) as reader:
+                yield last, reader
+
+
+def _demand_no_loop() -> None:
+    """An async driver cannot be used here from within a running event loop, which must not wait anyway."""
+    with contextlib.suppress(RuntimeError):
+        asyncio.get_running_loop()
+        raise EventBusError(
+            "With strict ordering bus.stats() and bus.flush() ask the database: in a coroutine call "
+            "`await asyncio.to_thread(bus.stats)`."
+        )
