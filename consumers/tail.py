@@ -1,0 +1,225 @@
+"""`eventbus tail`: changes as they go by, on a terminal or into a pipe, without taking any away from anybody."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from itertools import islice
+from typing import Any, Final, final
+
+import click
+import orjson
+
+from consumers.base.broker.amqp_inbox import AmqpInbox
+from consumers.base.broker.inbox import Inbox
+from consumers.base.broker.line import Line, is_amqp
+from consumers.base.broker.virtual_inbox import VirtualInbox
+from consumers.base.errors import Lost, setting_up
+from consumers.base.reading.delivery import Delivery
+from consumers.base.reading.screen import Screen
+from consumers.base.settings import ConsumerSettings
+from consumers.base.stopping import stop_on_signals
+from consumers.base.working.session import Stop
+from consumers.trust import Trust
+from eventbus import logs
+from eventbus.backoff import Backoff
+from eventbus.commands import HELP_OPTIONS, run
+from eventbus.errors import BadEvent
+from eventbus.events.envelope import Event
+
+_WAIT: Final = 0.2
+"""Seconds without an event before it is looked whether to stop."""
+_BATCH: Final = 500
+_MOST: Final = 10_000
+"""Events that the broker keeps for a reader that does not keep up; older ones are dropped."""
+_EXPIRES: Final = 60_000
+"""Milliseconds after which RabbitMQ deletes a queue that nobody came to read."""
+_WIDTH: Final = 60
+"""Characters of one value; the rest is cut."""
+
+logger = logging.getLogger(__name__)
+
+
+@final
+class Tail:
+    """The events that match some bindings, from now on. Its queue is its own and goes when it goes, killed or not.
+
+    Nothing is taken from other consumers: each queue bound to the exchange gets its own copy.
+    """
+
+    def __init__(self, settings: ConsumerSettings) -> None:
+        self._settings = replace(settings, queue=f"eventbus.tail.{secrets.token_hex(8)}", shard=None)
+        self._screen = Screen(
+            settings.limits, Trust(settings.trusted_users, settings.hmac_keys, own_user=settings.own_user)
+        )
+
+    def follow(self, stop: Stop) -> Iterator[Delivery | BadEvent]:
+        """Each delivery, with its event, or why it has none; until told to stop.
+
+        A lost broker is waited for; what happened meanwhile is not shown. Raises ConfigurationError where it will never
+        answer.
+        """
+        backoff = Backoff(0.2, 5.0)
+        while not stop.is_set():
+            try:
+                yield from self._connected(stop, backoff)
+            except Lost as error:
+                pause = backoff.next()
+                logger.warning("%s; again in %.1f s", error.told, pause)
+                stop.wait(pause)
+
+    def _connected(self, stop: Stop, backoff: Backoff) -> Iterator[Delivery | BadEvent]:
+        line = Line(self._settings)
+        try:
+            inbox = self._open(line)
+        finally:
+            line.drop()
+        backoff.reset()
+        try:
+            while not stop.is_set():
+                batch = inbox.fetch(_WAIT, _BATCH)
+                inbox.tick()
+                yield from map(self._read, batch)
+                inbox.acknowledge(batch)
+            inbox.close()
+        finally:
+            inbox.drop()
+
+    def _open(self, line: Line) -> Inbox:
+        settings = self._settings
+        amqp = is_amqp(settings.url)
+        arguments = {"x-expires": _EXPIRES, "x-max-length": _MOST} if amqp else {}
+        with setting_up(), line.channel() as channel:
+            channel.exchange_declare(exchange=settings.exchange, type="topic", durable=True, auto_delete=False)
+            channel.queue_declare(
+                queue=settings.queue, durable=True, exclusive=False, auto_delete=True, arguments=arguments
+            )
+            for binding in settings.bindings:
+                channel.queue_bind(queue=settings.queue, exchange=settings.exchange, routing_key=binding)
+        return (AmqpInbox if amqp else VirtualInbox)(settings, browse=settings.queue)
+
+    def _read(self, delivery: Delivery) -> Delivery | BadEvent:
+        try:
+            self._screen.check(delivery)
+        except BadEvent as error:
+            return error
+        return delivery
+
+
+@click.command(context_settings=HELP_OPTIONS)
+@click.argument("bindings", nargs=-1, metavar="[BINDING]...")
+@click.option("--url", metavar="URL", help="The broker. Default: EVENTBUS_URL.")
+@click.option("--json", "as_json", is_flag=True, help="One event a line, as JSON, for other programs.")
+@click.option("-n", "--count", type=click.IntRange(1), metavar="N", help="End after N events.")
+def command(bindings: tuple[str, ...], url: str | None, as_json: bool, count: int | None) -> None:
+    """Show changes as they happen. Takes nothing away from other consumers.
+
+    BINDING says which: `crm.#` all of a service, `crm.contact.*` one kind of record, `*.*.deleted` all deletions.
+    Without one all are shown.
+
+    \b
+      eventbus tail
+      eventbus tail crm.contact.* crm.order.deleted
+      eventbus tail --json | jq .data.after
+    """
+    settings = ConsumerSettings.from_env()
+    settings = replace(settings, url=url or settings.url, bindings=bindings or ("#",))
+    show = _json_line if as_json else _Lines(colour=sys.stdout.isatty())
+    with logs.to_stderr(), stop_on_signals() as stop:
+        try:
+            for each in islice(Tail(settings).follow(stop), count):
+                click.echo(show(each))
+        except BrokenPipeError:
+            # Whoever read the pipe has enough. Python would complain of it once more at the exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _json_line(each: Delivery | BadEvent) -> str:
+    if isinstance(each, BadEvent):
+        return orjson.dumps({"refused": each.reason}).decode()
+    return orjson.dumps(orjson.loads(each.body)).decode()
+
+
+_MARKS: Final[Mapping[str, tuple[str, str]]] = {
+    "c": ("+", "green"),
+    "u": ("~", "yellow"),
+    "d": ("-", "red"),
+    "r": ("=", "blue"),
+}
+
+
+@final
+class _Lines:
+    """An event as a line for people: time, what happened to which record, field by field, by whom, how late."""
+
+    def __init__(self, *, colour: bool, now: Callable[[], float] = time.time) -> None:
+        self._colour = colour
+        self._now = now
+
+    def __call__(self, each: Delivery | BadEvent) -> str:
+        if isinstance(each, BadEvent):
+            return self._paint(f"! refused: {each.reason}", "red")
+        event = each.event
+        mark, colour = _MARKS[event.op]
+        time_text, late = self._times(event)
+        record = self._paint(f"{mark} {printable(event.model)} {printable(event.record)}", colour)
+        parts = [time_text, record, *self._fields(event)]
+        if event.author is not None:
+            parts.append(f"by {printable(event.author)}")
+        return "  ".join([*parts, late])
+
+    def _paint(self, text: str, colour: str) -> str:
+        return click.style(text, fg=colour) if self._colour else text
+
+    def _times(self, event: Event) -> tuple[str, str]:
+        try:
+            then = datetime.fromisoformat(event.time)
+        except ValueError:
+            return printable(event.time), ""
+        late = max(0.0, self._now() - then.timestamp())
+        return f"{then.astimezone():%H:%M:%S}.{then.microsecond // 1000:03}", duration(late)
+
+    def _fields(self, event: Event) -> list[str]:
+        before, after = event.before or {}, event.after or {}
+        if event.op == "u":
+            return [f"{printable(name)}: {value(before, name)} → {value(after, name)}" for name in event.changed]
+        shown = before if event.op == "d" else after
+        return [f"{printable(name)}={value(shown, name)}" for name in shown]
+
+
+def value(values: Mapping[str, Any], name: str) -> str:
+    """A field's value as JSON, cut, and safe for a terminal; `?` where it is not known."""
+    if name not in values:
+        return "?"
+    text = printable(json.dumps(values[name], ensure_ascii=False))
+    return text if len(text) <= _WIDTH else f"{text[: _WIDTH - 1]}…"
+
+
+def duration(seconds: float) -> str:
+    """`12 ms`, `3.4 s`, `5 min`, `2 h`."""
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"
+
+
+def printable(text: str) -> str:
+    """Text that cannot drive a terminal: whatever is not printable is shown as its escape."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command. 0: stopped, or all that was asked for was shown. 2: wrong use or configuration."""
+    return run(command, argv, "eventbus tail")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

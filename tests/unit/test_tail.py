@@ -1,0 +1,67 @@
+"""What `eventbus tail` shows of an event."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from consumers.base.reading.delivery import Delivery
+from consumers.tail import _json_line, _Lines, duration, value
+from eventbus.errors import BadEvent
+from eventbus.events import envelope
+from tests.support.consuming import event_body
+
+AT = datetime.fromisoformat("2026-11-23T08:00:00.123456Z").timestamp()
+
+
+def read(body: bytes) -> Delivery:
+    delivery = Delivery(body)
+    delivery.event = envelope.decode(body)
+    return delivery
+
+
+def line(body: bytes, *, after: float = 0.012) -> str:
+    return _Lines(colour=False, now=lambda: AT + after)(read(body)).partition(".")[2]
+
+
+def test_an_update_shows_each_changed_field_as_it_was_and_is() -> None:
+    assert line(event_body("ab12", 7)) == '123  ~ crm.contact ab12  phone: ? → "+32"  by u1  12 ms'
+
+
+def test_creations_and_deletions_show_what_came_and_went() -> None:
+    assert line(event_body("ab12", 7, op="c")) == '123  + crm.contact ab12  id="ab12"  phone="+32"  by u1  12 ms'
+    assert line(event_body("ab12", 7, op="d")) == "123  - crm.contact ab12  by u1  12 ms"
+
+
+@pytest.mark.parametrize("key", ["\x1b[2J", "a\nb", "\u202e"])
+def test_nothing_in_an_event_drives_the_terminal(key: str) -> None:
+    shown = line(event_body(key, 7))
+    assert key not in shown
+    assert "\n" not in shown
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"), [(None, "null"), ("é", '"é"'), ({"a": [1]}, '{"a": [1]}'), ("x" * 100, '"' + "x" * 58 + "…")]
+)
+def test_a_value_is_shown_as_json_and_cut(given: Any, shown: str) -> None:
+    assert value({"a": given}, "a") == shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(0.0004, "0 ms"), (0.9994, "999 ms"), (3.44, "3.4 s"), (300, "5 min"), (7300, "2 h")]
+)
+def test_lateness_reads_well(seconds: float, shown: str) -> None:
+    assert duration(seconds) == shown
+
+
+def test_what_is_no_event_is_shown_as_refused() -> None:
+    assert _Lines(colour=False)(BadEvent("not JSON", "secret")) == "! refused: not JSON"
+    assert _json_line(BadEvent("not JSON", "secret")) == '{"refused":"not JSON"}'
+
+
+def test_json_is_the_event_on_one_line() -> None:
+    body = event_body("ab12", 7)
+    assert envelope.decode(_json_line(read(body)).encode()) == envelope.decode(body)
+    assert "\n" not in _json_line(read(body.replace(b",", b",\n")))
