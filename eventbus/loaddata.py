@@ -21,7 +21,9 @@ from sqlalchemy.orm import Session, scoped_session
 
 from eventbus import cli, commands
 from eventbus.dumps import files, references
-from eventbus.dumps.rows import Existing, Group, Origin, Plan, Planner
+from eventbus.dumps.inserts import Existing
+from eventbus.dumps.rows import Group, Origin, Plan, Planner
+from eventbus.dumps.sources import shown
 from eventbus.dumps.targets import Target, Targets
 from eventbus.dumps.writer import Sorter, TooEarlyError, Writer, failure
 from eventbus.errors import ConfigurationError, LoadError
@@ -30,6 +32,8 @@ from eventbus.muting import muted
 WINDOW: Final = 5_000
 """Records gathered before they are written."""
 WINDOW_BYTES: Final = 4 << 20
+MOST_PLANS: Final = 10_000
+"""Sets and orders of fields that are remembered."""
 
 
 @dataclass(slots=True)
@@ -143,8 +147,9 @@ class _Loader:
         self._planner = Planner(
             targets, connection.dialect, options.existing, ignore_unknown=options.ignore_nonexistent
         )
-        self._plans: dict[tuple[Target, bool, tuple[str, ...]], Plan] = {}
+        self._plans: dict[tuple[Target, bool, tuple[str, ...] | frozenset[str]], Plan] = {}
         self._groups: list[Group] = []
+        self._met: set[Target] = set()
         self._models: dict[Any, Target | None] = {}
         self._last_path = ""
 
@@ -165,8 +170,7 @@ class _Loader:
     @property
     def used(self) -> list[Target]:
         """What records were loaded into, in dependency order."""
-        met = {group.target for group in self._groups}
-        return [target for target in self._targets if target in met]
+        return [target for target in self._targets if target in self._met]
 
     def _add(self, path: str, record: Any) -> None:
         if path != self._last_path:
@@ -175,11 +179,12 @@ class _Loader:
         try:
             model, pk, fields = record["model"], record.get("pk"), record["fields"]
             target = self._models[model] if model in self._models else self._meet(model)
-            names = tuple(fields)
+            names = tuple(fields.keys())
         except (TypeError, KeyError, AttributeError):
-            raise LoadError(f'{path}: not a record of the form {{"model", "pk", "fields"}}', path=path) from None
+            form = 'not a record of the form {"model", "pk", "fields"}'
+            raise LoadError(f"{shown(path)}: {form}", path=path) from None
         except LookupError as error:
-            raise LoadError(f"{path}: {error}", path=path, model=str(record["model"])) from None
+            raise LoadError(f"{shown(path)}: {error}", path=path, model=str(record["model"])) from None
         if target is None:
             self.loaded.skipped += 1
             return
@@ -199,8 +204,13 @@ class _Loader:
             raise failure(*origin, str(error) if plan is None else plan.explain(fields)) from error
 
     def _plan(self, target: Target, keyed: bool, names: tuple[str, ...]) -> Plan:
-        plan = self._plans[target, keyed, names] = self._planner.plan(target, keyed, names)
-        self._groups += [group for group, _ in plan.groups] + [group for _, group, _ in plan.links]
+        """One plan for each set of fields, found again quickly by their order as well."""
+        same = target, keyed, frozenset(names)
+        plan = self._plans.get(same)
+        if plan is None:
+            plan = self._plans[same] = self._planner.plan(target, keyed, names)
+            self._groups += [group for group, _ in plan.groups] + [group for _, group, _ in plan.links]
+        self._plans[target, keyed, names] = plan
         return plan
 
     def _meet(self, model: str) -> Target | None:
@@ -216,6 +226,7 @@ class _Loader:
 
     def _unknown(self, model: str) -> str:
         name = model.rpartition(".")[2]
+        model = shown(model)
         if name in self._targets.by_entity:
             return (
                 f"{model} is not of the service {self._targets.service!r}: load one service at a time, "
@@ -227,8 +238,13 @@ class _Loader:
     def _flush(self) -> None:
         filled = [group for group in self._groups if group.rows]
         self._writer.write(filled)
+        self._met.update(group.target for group in filled)
         for group in filled:
             group.rows, group.origins = [], []
+        if len(self._plans) > MOST_PLANS:
+            # As many as there are records, in the worst file. Those in use are soon made again.
+            self._plans.clear()
+            self._groups.clear()
         if self._options.progress is not None:
             self._options.progress(self.loaded)
 

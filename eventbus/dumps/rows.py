@@ -13,15 +13,16 @@ import decimal
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from functools import lru_cache
+from typing import Any, Final
 
 import sqlalchemy as sa
 from marshmallow import ValidationError, fields
-from sqlalchemy import Column, Table
-from sqlalchemy.dialects import mysql, postgresql, sqlite
+from sqlalchemy import Table
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeEngine
 
+from eventbus.dumps.inserts import Existing, insert_statement
 from eventbus.dumps.targets import Link, Part, Target, Targets
 from eventbus.errors import LoadError
 from eventbus.records import columns
@@ -34,8 +35,6 @@ MakeRow = Callable[[Any, Mapping[str, Any]], Any]
 """A record's `pk` and `fields` to the parameters of its group's statement."""
 Origin = tuple[str, str, Any]
 """A record's file, model and primary key."""
-Existing = Literal["update", "keep", "fail"]
-"""What becomes of a record whose key is in the database already."""
 
 
 @dataclass(slots=True, eq=False)
@@ -109,7 +108,7 @@ class Planner:
         if not primary and len(target.parts) > 1 and not sources.keys() >= set(target.primary):
             raise LoadError("a record over several tables (joined inheritance) needs its pk")
         types = dict(zip(target.entity.keys, target.entity.columns, strict=True))
-        readers = {key: (source, reader(types[key].type, self._dialect.name)) for key, source in sources.items()}
+        readers = {key: (source, _reader_for(types[key].type, self._dialect)) for key, source in sources.items()}
         groups = [self._group(target, part, primary, sources) for part in target.parts]
         groups[0][0].counted = self._existing == "keep"
         return Plan(groups, readers, [(name, *self._link(link)) for name, link in links.items()])
@@ -135,19 +134,18 @@ class Planner:
             if key in primary or key in sources or key in target.constants
         }
         statement = insert_statement(self._dialect.name, part.table, list(keys), self._existing)
-        order = self._driver_order(statement)
+        text, order = self._driver_form(statement)
         row = _RowFunction(part.table, self._dialect, [] if order is None else order)
         for name in order or keys:
             row.add(name, keys[name], primary, sources, target.constants)
-        text = statement if order is None else str(statement.compile(dialect=self._dialect))
         return Group(target, part, text), row.made(len(primary))
 
-    def _driver_order(self, statement: sa.Insert) -> list[str] | None:
-        """The columns by position; None where SQLAlchemy does the rows: for names, defaults, and changes to rows."""
+    def _driver_form(self, statement: sa.Insert) -> tuple[str | sa.Insert, list[str] | None]:
+        """Its text and the columns by position, or itself where SQLAlchemy does the rows: for names and defaults."""
         if not self._dialect.positional or self._dialect.name == "postgresql":
-            return None
+            return statement, None
         compiled: Any = statement.compile(dialect=self._dialect)
-        return None if compiled.insert_prefetch else list(compiled.positiontup)
+        return (statement, None) if compiled.insert_prefetch else (str(compiled), list(compiled.positiontup))
 
 
 class _RowFunction:
@@ -171,9 +169,7 @@ class _RowFunction:
     ) -> None:
         number = len(self._items)
         type_ = self._table.c[name].type
-        read = reader(type_, self._dialect.name)
-        if self._tuple:
-            read = _bound(read, type_, self._dialect)
+        read = _reader_for(type_, self._dialect) if self._tuple else reader(type_, self._dialect.name)
         if key in primary:
             value = f"p{primary.index(key)}"
         elif key in sources:
@@ -203,6 +199,7 @@ def _usual(type_: TypeEngine[Any]) -> str:
     return "{f}({v})"
 
 
+@lru_cache(maxsize=1024)
 def reader(type_: TypeEngine[Any], dialect: str) -> Read:
     """What reads a column's JSON value: by the field of its type, quickly for the usual kinds."""
     type_ = columns.resolve(type_, dialect)
@@ -210,6 +207,8 @@ def reader(type_: TypeEngine[Any], dialect: str) -> Read:
     if made is None:
         return _refuse
     quick = _QUICK.get(type(made))
+    if quick is _read_decimal and dialect == "sqlite":
+        quick = _read_decimal_of_float
     if quick is not None:
         return quick
     deserialize = made._deserialize
@@ -222,6 +221,12 @@ def reader(type_: TypeEngine[Any], dialect: str) -> Read:
         return str(found) if as_text else found
 
     return read
+
+
+@lru_cache(maxsize=1024)
+def _reader_for(type_: TypeEngine[Any], dialect: Dialect) -> Read:
+    """What reads a column's JSON value as this driver takes it."""
+    return _bound(reader(type_, dialect.name), type_, dialect)
 
 
 def _bound(read: Read, type_: TypeEngine[Any], dialect: Dialect) -> Read:
@@ -249,6 +254,12 @@ def _read_decimal(value: Any) -> Any:
     if not number.is_finite():
         raise ValueError("not a finite number")
     return number
+
+
+def _read_decimal_of_float(value: Any) -> Any:
+    """SQLite keeps floats, where a number that is too large would become infinity."""
+    _decimal_as_float(value)
+    return _read_decimal(value)
 
 
 def _decimal_as_float(value: Any) -> Any:
@@ -309,35 +320,6 @@ _QUICK: Final[Mapping[type[Any], Read]] = {
 _SHORT_CUTS: Final[Sequence[tuple[Read, Any, Read]]] = (
     (_read_datetime, dt.datetime(2026, 1, 2, 3, 4, 5, 678), _datetime_as_text),  # noqa: DTZ001 - as stored
     (_read_date, dt.date(2026, 1, 2), _date_as_text),
-    (_read_decimal, decimal.Decimal("1.5"), _decimal_as_float),
+    (_read_decimal_of_float, decimal.Decimal("1.5"), _decimal_as_float),
 )
 """Reading and binding in one, where the sample shows that it comes to the same: SQLite's texts and floats."""
-
-
-def insert_statement(dialect: str, table: Table, names: Sequence[str], existing: Existing) -> sa.Insert:
-    """An insert of these columns that does what is wanted with keys that are there already."""
-    primary = list(table.primary_key)
-    values = {table.c[name]: _parameter(table.c[name]) for name in names}
-    if existing == "fail" or not primary or not all(column.key in names for column in primary):
-        return table.insert().values(values)
-    others = [name for name in names if not table.c[name].primary_key] if existing == "update" else []
-    if dialect in ("sqlite", "postgresql"):
-        insert: Any = (sqlite if dialect == "sqlite" else postgresql).insert(table).values(values)
-        if not others:
-            return insert.on_conflict_do_nothing(index_elements=primary)  # type: ignore[no-any-return]
-        new = {name: insert.excluded[name] for name in others}
-        return insert.on_conflict_do_update(index_elements=primary, set_=new)  # type: ignore[no-any-return]
-    if dialect in ("mysql", "mariadb"):
-        on_mysql = mysql.insert(table).values(values)
-        unchanged = {primary[0].key: table.c[primary[0].key]}
-        return on_mysql.on_duplicate_key_update({name: on_mysql.inserted[name] for name in others} or unchanged)
-    return table.insert().values(values)
-
-
-def _parameter(column: Column[Any]) -> Any:
-    """None in a nullable JSON column is meant as SQL NULL, where SQLAlchemy would write JSON's null."""
-    type_ = column.type
-    if isinstance(type_, sa.JSON) and column.nullable:
-        type_ = type_.copy()
-        type_.none_as_null = True
-    return sa.bindparam(column.key, type_=type_)

@@ -18,6 +18,7 @@ from sqlalchemy import Column, Connection, ForeignKeyConstraint, Table
 from sqlalchemy.exc import DBAPIError, StatementError
 
 from eventbus.dumps.rows import Group, Origin
+from eventbus.dumps.sources import shown
 from eventbus.dumps.targets import Part, Targets
 from eventbus.errors import LoadError
 
@@ -25,6 +26,10 @@ BATCH: Final = 5_000
 """Late references set at a time."""
 SEEN: Final = 1_000_000
 """Keys of a self-referring table that are remembered; beyond, its references are all set afterwards."""
+
+
+_REFUSALS: Final = (StatementError, OverflowError, ValueError)
+"""What comes of a value that does not fit: some drivers raise errors of their own, or Python's, before they ask."""
 
 
 class TooEarlyError(Exception):
@@ -88,7 +93,7 @@ class Writer:
         try:
             with _given_identities(self._connection, group.part.table):
                 written = self._run(group.statement, rows)
-        except StatementError as error:
+        except _REFUSALS as error:
             savepoint.rollback()
             if self._retry and _is_missing_reference(error):
                 raise TooEarlyError from error
@@ -106,13 +111,13 @@ class Writer:
             return self._connection.exec_driver_sql(statement, rows).rowcount
         return self._connection.execute(statement, rows).rowcount
 
-    def _blame(self, group: Group, rows: list[Any], error: StatementError) -> None:
+    def _blame(self, group: Group, rows: list[Any], error: Exception) -> None:
         """Find the row by writing one at a time; raises LoadError."""
         for row, origin in zip(rows, group.origins, strict=True):
             try:
                 with _given_identities(self._connection, group.part.table):
                     self._run(group.statement, [row])
-            except StatementError as single:
+            except _REFUSALS as single:
                 raise failure(*origin, _database_says(single)) from single
         path, model, _ = group.origins[0]
         raise failure(path, model, None, _database_says(error)) from error
@@ -248,14 +253,15 @@ def _given_identities(connection: Connection, table: Table) -> Iterator[None]:
         sa.event.remove(connection, "before_cursor_execute", insist)
 
 
-def _is_missing_reference(error: StatementError) -> bool:
-    return getattr(error.orig, "sqlstate", None) == "23503"
+def _is_missing_reference(error: Exception) -> bool:
+    return getattr(getattr(error, "orig", None), "sqlstate", None) == "23503"
 
 
-def _database_says(error: StatementError) -> str:
-    return " ".join(str(error.orig or error).split())
+def _database_says(error: Exception) -> str:
+    return " ".join(str(getattr(error, "orig", None) or error).split())
 
 
 def failure(path: str, model: str, pk: Any, reason: str) -> LoadError:
-    """The error that names file, model and key."""
-    return LoadError(f"{path}: {model} {pk!r}: {reason}", path=path, model=model, pk=pk)
+    """The error that names file, model and key, each at a bounded length."""
+    where = f"{shown(path)}: {shown(model)} {shown(repr(pk))}"
+    return LoadError(f"{where}: {shown(reason, 1000)}", path=path, model=model, pk=pk)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import decimal
+import itertools
+import json
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship, scoped_session, sessionmaker
 
 from eventbus import loaddata as command
-from eventbus.dumps import files as fixtures
+from eventbus.dumps import cutting
 from eventbus.errors import ConfigurationError, LoadError
 from eventbus.loaddata import Loaded, loaddata
 from eventbus.muting import is_muted
@@ -282,6 +284,53 @@ def test_what_is_no_record_is_an_error(load: Load, wrong: Any) -> None:
         load(wrong)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        record("crm.company", 2**64, id=2**64, name="x"),
+        record("crm.company", 1, id=1, name="x", parent_id=1e300),
+        record("crm.contact", "a", name="x", balance="1e999999999"),
+        record("crm.company", "k" * 300_000, id="x"),
+        record("crm.company" + "y" * 300_000, 1, id=1),
+        record("crm.company", 1, **{"y" * 300_000: 1}),
+        record("crm.contact", "a", name="x", seen_at="2026" * 100_000),
+        record("crm.contact", "a\x1b[2J\ud83d", name="x", company_id="\x1b[2J\n"),
+    ],
+    ids=range(8),
+)
+def test_an_error_about_a_value_is_one_short_line(engine: sa.Engine, load: Load, wrong: dict[str, Any]) -> None:
+    load.path.write_text(json.dumps([wrong]))
+    with pytest.raises(LoadError) as caught:
+        loaddata(engine, [load.path], models=Base)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 2000
+    assert rows(engine, "SELECT * FROM company") == rows(engine, "SELECT * FROM contact") == []
+
+
+def test_the_field_at_fault_is_named_where_only_the_driver_minds(load: Load) -> None:
+    with pytest.raises(LoadError, match="field 'balance': not a finite number"):
+        load(record("crm.contact", "a", name="x", balance="1e999999999"))
+
+
+def test_any_order_and_choice_of_fields_is_loaded(
+    engine: sa.Engine, load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One plan serves all orders of the same fields, and plans are forgotten, not gathered."""
+    monkeypatch.setattr(command, "MOST_PLANS", 3)
+    monkeypatch.setattr(command, "WINDOW", 5)
+    every = {"name": "x", "source": "y", "seen_at": None, "data": {"a": 1}}
+    orders = [order for size in (1, 2, 3) for order in itertools.permutations(["source", "seen_at", "data"], size)]
+    planned: list[Any] = []
+    plan = command.Planner.plan
+    monkeypatch.setattr(command.Planner, "plan", lambda *args: (planned.append(args[1:]), plan(*args))[1])
+    load(*(record("crm.contact", str(n), name="x", **{k: every[k] for k in o}) for n, o in enumerate(orders)))
+    load(*(record("crm.contact", str(n), **{k: every[k] for k in o}, name="z") for n, o in enumerate(orders)))
+    sources = ["y" if "source" in order else "web" for order in orders]
+    found = rows(engine, "SELECT name, source FROM contact ORDER BY CAST(id AS INTEGER)")
+    assert found == [("z", source) for source in sources]
+    assert len(planned) < 4 * 7
+
+
 def test_a_mirrors_file_without_its_content_is_an_error(engine: sa.Engine, load: Load) -> None:
     """Loading it would leave a row with nothing but its key."""
     stub = {**record("crm.company", 1, id=1), "stub": {"reason": "EventTooLarge", "field": None}}
@@ -346,7 +395,7 @@ def test_what_was_written_before_the_failure_is_taken_back_too(
     engine: sa.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(command, "WINDOW", 1)
-    monkeypatch.setattr(fixtures, "CHUNK", 50)
+    monkeypatch.setattr(cutting, "CHUNK", 50)
     written: list[int] = []
     with Session(engine) as session:
         session.add(Tag(id=700))
