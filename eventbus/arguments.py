@@ -15,7 +15,8 @@ from eventbus.listeners.base import Listener
 from eventbus.listeners.encoding import POLICIES
 from eventbus.listeners.transaction import Joined
 from eventbus.publishers import Publisher
-from eventbus.settings import Settings, redact
+from eventbus.redaction import redact
+from eventbus.settings import Settings
 
 
 class _Rule(NamedTuple):

@@ -30,7 +30,8 @@ from eventbus.listeners.transaction import Joined, Transactions
 from eventbus.outbox import Entry, Outbox
 from eventbus.publishers import Publisher, publisher_for
 from eventbus.records.entities import Entities
-from eventbus.settings import DEFAULT_SERVICE, Settings, redact
+from eventbus.redaction import redact_url
+from eventbus.settings import DEFAULT_SERVICE, Settings
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +93,9 @@ def install(
         resolved = resolve(target)
         present = _installed.get(resolved.session_class)
         if present is not None:
-            log.warning("already installed", extra={"target": repr(target), "bus": repr(present)})
+            log.warning(
+                "already installed on %r: %r", target, present, extra={"target": repr(target), "bus": repr(present)}
+            )
             return present
         entities = Entities(settings.service, include=include, exclude=exclude, schemas=schemas)
         delivery = _delivery(settings, publisher, durable=outbox, joined=joined)
@@ -145,7 +148,7 @@ class Bus:
         self._undo = list(undo)
 
     def __repr__(self) -> str:
-        return f"<Bus service={self.settings.service!r} broker={redact(self.settings.url)}>"
+        return f"<Bus service={self.settings.service!r} broker={redact_url(self.settings.url)}>"
 
     def flush(self, timeout: float = 30.0) -> None:
         """Return when all that was committed so far is confirmed by the broker.
@@ -239,9 +242,15 @@ def _itself(publisher: Publisher) -> Publisher:
 
 def _announce(bus: Bus, publisher: object) -> None:
     settings = bus.settings
-    log.info("installed", extra={"service": settings.service, "broker": redact(settings.url)})
+    broker = redact_url(settings.url)
+    log.info(
+        "installed for the service %s at %s",
+        settings.service,
+        broker,
+        extra={"service": settings.service, "broker": broker},
+    )
     if settings.service == DEFAULT_SERVICE and settings.url.startswith("amqp") and publisher is None:
         log.warning(
             "service is called 'app': set EVENTBUS_SERVICE, or two services will meet in one name",
-            extra={"broker": redact(settings.url)},
+            extra={"broker": broker},
         )

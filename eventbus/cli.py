@@ -5,26 +5,28 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import re
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Final, Protocol, Self
 
 import click
-from sqlalchemy import Engine, create_engine
-from sqlalchemy.engine import make_url
+from sqlalchemy import URL, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from eventbus.errors import ConfigurationError, EventBusError, LoadError
 from eventbus.outbox.side import missing_file
-from eventbus.settings import reading_environment, redact
+from eventbus.redaction import redact, redact_url
+from eventbus.settings import reading_environment
 
 _SYNC_DRIVERS: Final = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg", "mysql": "mysql+pymysql"}
 _HINTS: Final = {
-    "psycopg": ": pip install 'sqlalchemy-eventbus[postgres]'",
-    "pymysql": ": pip install 'sqlalchemy-eventbus[mysql]'",
-    "MySQLdb": "; mysql+pymysql://… needs another: pip install 'sqlalchemy-eventbus[mysql]'",
+    "psycopg": ": pip install 'psycopg[binary]'",
+    "pymysql": ": pip install PyMySQL",
+    "MySQLdb": "; write mysql+pymysql://…, which needs: pip install PyMySQL",
 }
 
 
@@ -106,17 +108,51 @@ def _told(error: Exception) -> str:
 
 
 def make_engine(url: str) -> Engine:
-    """An engine for a database URL; one of an asyncio driver is opened with the plain driver of the same database."""
+    """An engine for a database URL; one of an asyncio driver is opened with the plain driver of the same database.
+
+    Raises ConfigurationError, also while connecting, for what cannot be meant; no piece of a password shows.
+    """
     try:
-        made = make_url(url)
+        made = make_url(url.strip())
+        _demand_shape(made, url)
         if made.get_dialect().is_async:
             made = made.set(drivername=_SYNC_DRIVERS[made.get_backend_name()])
-        return create_engine(made)
+        engine = create_engine(made)
+    except ValueError as error:  # int() of the port, which shows it
+        raise ConfigurationError(
+            f"--database {redact_url(url)}: a port is one number; several hosts are written "
+            "?host=one:5432&host=two:5432, and in a password @ : / are %40 %3A %2F"
+        ) from error
     except (ArgumentError, NoSuchModuleError, KeyError) as error:
-        raise ConfigurationError(f"--database {redact(url)}: not a database URL that SQLAlchemy knows") from error
+        raise ConfigurationError(f"--database {redact_url(url)}: not a database URL that SQLAlchemy knows") from error
+    except TypeError as error:
+        raise ConfigurationError(f"--database {redact_url(url)}: {_unknown_option(error)}") from error
     except ImportError as error:
         hint = _HINTS.get(error.name or "", "")
-        raise ConfigurationError(f"--database {redact(url)}: the driver {error.name} is missing{hint}") from error
+        raise ConfigurationError(f"--database {redact_url(url)}: the driver {error.name} is missing{hint}") from error
+    event.listen(engine, "do_connect", partial(_connect, redact_url(url)))
+    return engine
+
+
+def _demand_shape(made: URL, url: str) -> None:
+    if made.host and "@" in f"{made.host}{made.database}":
+        raise ConfigurationError(f"--database {redact_url(url)}: more than one @ (in a password, @ is %40)")
+
+
+def _connect(url: str, dialect: Any, _record: object, arguments: Any, options: Any) -> Any:
+    """Connect as SQLAlchemy would; an option that the driver does not know is a wrong setting, not a fault of ours."""
+    try:
+        return dialect.connect(*arguments, **options)
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"--database {url}: {_unknown_option(error)}") from error
+
+
+def _unknown_option(error: Exception) -> str:
+    """What the driver says, if it is about a name: a value may be a secret."""
+    told = re.search(r"unexpected keyword argument '(\w{1,40})'", str(error))
+    return (
+        f"the driver knows no option {told[1]}" if told else "the driver does not take one of the options behind the ?"
+    )
 
 
 @contextlib.contextmanager
@@ -130,7 +166,9 @@ def disposing(engine: Engine) -> Iterator[None]:
             error.add_note("make the tables first, with your migrations or Base.metadata.create_all(engine)")
         if isinstance(error, LoadError):
             raise
-        raise EventBusError(f"{engine.url}: {error.orig}") from error
+        raise EventBusError(
+            f"{redact_url(engine.url.render_as_string(hide_password=False))}: {redact(str(error.orig))}"
+        ) from error
     finally:
         engine.dispose()
 

@@ -15,7 +15,7 @@ import click
 from click.shell_completion import get_completion_class
 
 from eventbus.errors import ConfigurationError, EventBusError
-from eventbus.settings import redact
+from eventbus.redaction import redact
 
 DONE: Final = 0
 FAILED: Final = 1

@@ -11,8 +11,10 @@ from typing import Any
 
 
 def counted(count: int, what: str) -> str:
-    """`1 event`, `2,000 events`: for messages."""
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
+    """`1 event`, `2,000 events`, `3 deliveries`: for messages."""
+    if count == 1:
+        return f"1 {what}"
+    return f"{count:,} {what[:-1]}ies" if what[-2:] in ("ry", "ty") else f"{count:,} {what}s"
 
 
 class EventBusError(Exception):

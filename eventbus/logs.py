@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,8 @@ from typing import Any, Final
 import orjson
 
 from eventbus.errors import ConfigurationError
-from eventbus.settings import reading_environment, redact
+from eventbus.redaction import printable, redact
+from eventbus.settings import reading_environment
 
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -66,7 +68,7 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return redact(orjson.dumps(line, default=str).decode("utf-8", "replace"))
+        return printable(redact(_as_json(line)))
 
 
 class TextFormatter(logging.Formatter):
@@ -74,12 +76,20 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         clock = datetime.fromtimestamp(record.created, UTC).astimezone().strftime("%H:%M:%S")
-        extra = ", ".join(f"{name}={value}" for name, value in _extra(record).items())
-        line = "\r\x1b[K" if sys.stderr.isatty() else ""
-        text = f"{line}{clock} {record.levelname.lower()} {record.getMessage()}{f' ({extra})' if extra else ''}"
+        message = record.getMessage()
+        facts = ", ".join(f"{name}={value}" for name, value in _extra(record).items() if str(value) not in message)
+        text = f"{clock} {record.levelname.lower()} {message}{f' ({facts})' if facts else ''}"
+        text = printable(redact(text))
         if record.exc_info:
-            text += f"\n{self.formatException(record.exc_info)}"
-        return redact(text)
+            text += "\n" + "\n".join(map(printable, redact(self.formatException(record.exc_info)).split("\n")))
+        return f"\r\x1b[K{text}" if sys.stderr.isatty() else text
+
+
+def _as_json(line: dict[str, Any]) -> str:
+    try:
+        return orjson.dumps(line, default=str).decode("utf-8", "replace")
+    except TypeError:  # half a character, an integer beyond 64 bits
+        return json.dumps(line, default=str)
 
 
 def _extra(record: logging.LogRecord) -> dict[str, Any]:

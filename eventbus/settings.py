@@ -5,7 +5,6 @@ Each setting `NAME` may also come from a mounted secret: `NAME_FILE` is the path
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -14,17 +13,11 @@ from environs import EnvError, EnvValidationError, FileAwareEnv
 
 from eventbus.errors import ConfigurationError
 from eventbus.events import naming
+from eventbus.redaction import redact_url
 
 DEFAULT_URL: Final = "sqlite:///eventbus-broker.sqlite3"
 """Our own transport on one SQLite file in the working directory: the whole chain without a broker."""
 DEFAULT_SERVICE: Final = "app"
-
-# A password may hold anything, spaces too: all up to the last @ of the line, or before the next URL.
-_PASSWORD = re.compile(
-    r"""(?P<head>[a-z][a-z0-9+.-]*://[^/\s:@]*:)(?P<password>(?:(?!["'\s][a-z][a-z0-9+.-]*://)[^\n])*)(?P<tail>@)""",
-    re.IGNORECASE,
-)
-_QUERY_SECRET = re.compile(r"(?P<head>[?&](?:password|passwd|pwd|token|secret)=)[^&\s#]*", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +68,7 @@ class Settings:
         return f"/{naming.quote(self.service)}"
 
     def __repr__(self) -> str:
-        url = redact(self.url)
+        url = redact_url(self.url)
         return f"Settings({url=}, service={self.service!r}, exchange={self.exchange!r}, queue={self.queue!r})"
 
     @classmethod
@@ -133,8 +126,3 @@ def _told(error: BaseException) -> str:
     if isinstance(cause, OSError):
         return f"{str(error).removesuffix('.')}: {cause.filename}: {cause.strerror}"
     return str(error)
-
-
-def redact(text: str) -> str:
-    """The text with the passwords of all URLs in it replaced by `***`; safe for logs, errors and screens."""
-    return _QUERY_SECRET.sub(r"\g<head>***", _PASSWORD.sub(r"\g<head>***\g<tail>", text))

@@ -28,7 +28,7 @@ import eventbus
 from eventbus import transports
 from eventbus.errors import ConfigurationError
 from eventbus.events import naming
-from eventbus.settings import redact
+from eventbus.redaction import redact, redact_url
 from examples import atlas
 from examples.comparison import count_files, count_rows, equal
 from examples.stage import PATIENCE, Mirror, Progress, TroubleError, say, show_difference, show_file, title, wait_for
@@ -102,7 +102,7 @@ def broker_of(settings: eventbus.Settings) -> str:
     transports.connection(settings.url, insecure_tls=settings.insecure_tls)
     if settings.url.startswith("memory:"):
         raise ConfigurationError("memory:// is within one process; the demo's mirror is another one")
-    return f"RabbitMQ at {redact(settings.url)}" if is_rabbitmq(settings) else f"a SQLite file, {settings.url}"
+    return f"RabbitMQ at {redact_url(settings.url)}" if is_rabbitmq(settings) else f"a SQLite file, {settings.url}"
 
 
 def is_rabbitmq(settings: eventbus.Settings) -> bool:

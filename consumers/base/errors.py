@@ -11,7 +11,7 @@ from amqp.exceptions import AMQPError
 from kombu.exceptions import KombuError
 
 from eventbus.errors import ConfigurationError, EventBusError
-from eventbus.settings import redact
+from eventbus.redaction import redact
 
 BROKER_ERRORS: Final = (
     AMQPError,

@@ -14,7 +14,8 @@ from consumers.base.complaints import Complaints
 from eventbus.errors import ConfigurationError
 from eventbus.events import naming, signing
 from eventbus.events.envelope import Limits, seal
-from eventbus.settings import DEFAULT_URL, reading_environment, redact
+from eventbus.redaction import redact_url
+from eventbus.settings import DEFAULT_URL, reading_environment
 from eventbus.transports.mirror_queue import DELIVERY_LIMIT
 
 DEFAULT_BODY: Final = 1 << 20
@@ -119,10 +120,10 @@ class ConsumerSettings:
     def broker(self) -> str:
         """The broker as logs name it: without password, and a file in the working directory by its whole path."""
         file = self.broker_file
-        return f"sqlite:///{quote(str(file))}" if file else redact(self.url)
+        return f"sqlite:///{quote(str(file))}" if file else redact_url(self.url)
 
     def __repr__(self) -> str:
-        return f"ConsumerSettings(url={redact(self.url)!r}, exchange={self.exchange!r}, queue={self.queue_name!r})"
+        return f"ConsumerSettings(url={redact_url(self.url)!r}, exchange={self.exchange!r}, queue={self.queue_name!r})"
 
     @classmethod
     def from_env(cls) -> Self:

@@ -119,11 +119,14 @@ def _run(settings: MirrorSettings, *, drain: bool) -> int:
             stop.set()
 
         mirror = stack.enter_context(open_mirror(settings, fatal=fatal, progress=Progress("applied")))
-        log.info("mirroring", extra={"data_dir": str(settings.data_dir.absolute())})
+        data_dir = str(settings.data_dir.absolute())
+        log.info("mirroring to %s", data_dir, extra={"event": "mirroring", "data_dir": data_dir})
         code = run(settings.consumer, mirror, drain=drain, stop=stop, observer=mirror)
     for error in failures[:1]:
         log.error("the mirror cannot go on: %s", error)
-    log.info("ended", extra={"applied": mirror.applied})
+    log.info(
+        "ended, %s applied", counted(mirror.applied, "change"), extra={"event": "ended", "applied": mirror.applied}
+    )
     return EXIT_FAILED if failures else code
 
 
@@ -168,7 +171,7 @@ def _require_own(state: State, settings: MirrorSettings) -> None:
 def _feed(settings: MirrorSettings, stack: ExitStack) -> Feed | None:
     if not settings.cache_url:
         return None
-    to = cache.open(settings.cache_url)
+    to = cache.open(settings.cache_url, insecure_tls=settings.consumer.insecure_tls)
     if isinstance(to, SqliteCache):
         if to.path.resolve() != settings.state_file.resolve():
             raise ConfigurationError(

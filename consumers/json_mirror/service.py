@@ -27,6 +27,7 @@ from consumers.json_mirror.upkeep.syncing import Syncer
 from eventbus.errors import counted
 from eventbus.events.envelope import Event
 from eventbus.monitoring.figures import LATENCIES
+from eventbus.redaction import shown
 
 MAX_BLOCKED: Final = 10_000
 """Files that may be kept waiting by something foreign in their place before the mirror stops taking in more."""
@@ -111,8 +112,13 @@ class Mirror(Observer):
             self._apply(changes)
             self._write_files()
         except (StateUnavailable, OSError) as error:
-            log.warning("disk trouble, the queue is held", extra={"reason": _reason(error), "deliveries": len(batch)})
-            self._troubles["disk"] = f"{HELD} {_deliveries(len(batch))}: {_reason(error)}"
+            log.warning(
+                "disk trouble, the queue is held with %s: %s",
+                counted(len(batch), "delivery"),
+                _reason(error),
+                extra={"reason": _reason(error), "deliveries": len(batch)},
+            )
+            self._troubles["disk"] = f"{HELD} {counted(len(batch), 'delivery')}: {_reason(error)}"
             return _retry(outcomes, f"disk: {_reason(error)}")
         except (StateDamaged, DirectoryGone) as error:
             self._fatal(error)
@@ -154,7 +160,12 @@ class Mirror(Observer):
             return
         if len(self._blocked) >= MAX_BLOCKED:
             raise obstacle
-        log.error("something foreign stands in a file's place", extra={"path": path, "reason": obstacle.strerror})
+        log.error(
+            "something foreign stands in the place of %s: %s",
+            path,
+            obstacle.strerror,
+            extra={"path": path, "reason": obstacle.strerror},
+        )
         self._blocked[path] = file
 
     def _put(self, file: _File) -> OSError | None:
@@ -205,7 +216,7 @@ class Mirror(Observer):
                 pruned = self._state.prune(self._tombstone_age)
                 self._next_prune = now + (0 if pruned else _PRUNE_PAUSE)
         except (StateUnavailable, OSError) as error:
-            log.warning("housekeeping put off", extra={"reason": _reason(error)})
+            log.warning("housekeeping put off: %s", _reason(error), extra={"reason": _reason(error)})
         except (StateDamaged, DirectoryGone) as error:
             self._fatal(error)
 
@@ -246,7 +257,11 @@ class Mirror(Observer):
         try:
             self._settle()
         except (StateUnavailable, StateDamaged, DirectoryGone, OSError) as error:
-            log.warning("not settled; the next start looks at the last files", extra={"reason": _reason(error)})
+            log.warning(
+                "not settled, the next start looks at the last files: %s",
+                _reason(error),
+                extra={"reason": _reason(error)},
+            )
 
 
 def _read(batch: Sequence[Delivery]) -> tuple[list[Change], list[Outcome]]:
@@ -259,8 +274,13 @@ def _read(batch: Sequence[Delivery]) -> tuple[list[Change], list[Outcome]]:
         else:
             if event.stub:
                 log.warning(
-                    "its service could not publish a record: the file has its key alone and says why",
-                    extra={"record": f"{event.model}/{event.record}", "stub": event.stub},
+                    "its service could not publish %s: the file has its key alone and says why",
+                    shown(f"{event.model}/{event.record}"),
+                    extra={
+                        "record": shown(f"{event.model}/{event.record}"),
+                        "reason": shown(event.stub.get("reason")),
+                        "field": shown(event.stub.get("field")),
+                    },
                 )
             changes.append(change(event))
     return changes, outcomes
@@ -283,10 +303,6 @@ def _age(time_text: str) -> float:
         return max(0.0, time.time() - datetime.fromisoformat(time_text).timestamp())
     except ValueError:
         return 0.0
-
-
-def _deliveries(count: int) -> str:
-    return "1 delivery" if count == 1 else f"{count:,} deliveries"
 
 
 def _reason(error: Exception) -> str:

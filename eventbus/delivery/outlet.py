@@ -11,7 +11,7 @@ from eventbus.backoff import Backoff
 from eventbus.delivery.parcel import Parcel, deliver, insist
 from eventbus.errors import BrokerUnavailable
 from eventbus.publishers.base import Publisher
-from eventbus.settings import redact
+from eventbus.redaction import redact
 
 _TICK: Final = 1.0
 _FAR: Final = 60.0

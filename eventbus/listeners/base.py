@@ -147,7 +147,12 @@ class _Guarded:
             try:
                 return function(*args)
             except Exception:
-                log.exception("listener failed", extra={"listener": self.listener.name, "moment": method})
+                log.exception(
+                    "listener %s failed in %s",
+                    self.listener.name,
+                    method,
+                    extra={"listener": self.listener.name, "moment": method},
+                )
                 return None
 
         return guarded

@@ -84,7 +84,10 @@ def call(callback: Callback, change: Change) -> None:
         callback(change)
     except Exception:
         log.exception(
-            "hook failed",
+            "hook %s failed on %s %s",
+            _name(callback),
+            change.op,
+            change.entity,
             extra={
                 "hook": _name(callback),
                 "entity": change.entity,

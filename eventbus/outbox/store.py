@@ -35,7 +35,7 @@ from eventbus.outbox.fork import undisturbed
 from eventbus.outbox.owner import Owner
 from eventbus.outbox.side import begin_immediate, missing_file, side_engine
 from eventbus.outbox.tables import lease, outbox, parked
-from eventbus.settings import redact
+from eventbus.redaction import redact
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine

@@ -321,7 +321,8 @@ class _PostgresWriter(_TableWriter):
         if others and self._fetch(connection, f"SELECT count(*) FROM pg_class WHERE oid IN ({others})"):  # noqa: S608
             logger.error(
                 "transactions of one engine write to several outbox tables, and what ended processes leave is looked "
-                "for in one of them: schema-qualify search_path so that all find the same",
+                "for in one of them (%s): schema-qualify search_path so that all find the same",
+                ", ".join(map(str, sorted({*self._tables, table}))),
                 extra={"engine": repr(connection.engine), "tables": sorted({*self._tables, table})},
             )
         self._tables.add(table)

@@ -8,7 +8,8 @@ from eventbus.publishers.amqp import AmqpPublisher
 from eventbus.publishers.base import Outcome, Publisher
 from eventbus.publishers.memory import MemoryPublisher
 from eventbus.publishers.virtual import VirtualPublisher
-from eventbus.settings import Settings, redact
+from eventbus.redaction import redact_url
+from eventbus.settings import Settings
 from eventbus.transports import KINDS
 
 __all__ = ["AmqpPublisher", "MemoryPublisher", "Outcome", "Publisher", "VirtualPublisher", "publisher_for"]
@@ -26,4 +27,4 @@ def publisher_for(settings: Settings) -> Publisher:
         )
     if scheme in ("sqlite", "memory"):
         return VirtualPublisher(url, exchange=exchange, service=service, queue=settings.queue, key=key)
-    raise ConfigurationError(f"broker URL {redact(url)!r}: use {KINDS}")
+    raise ConfigurationError(f"broker URL {redact_url(url)}: use {KINDS}")

@@ -34,7 +34,7 @@ from eventbus.publishers.base import Outcome, Publisher
 from eventbus.publishers.flight import Flight
 from eventbus.publishers.headers import headers_for
 from eventbus.publishers.link import DEFAULT_TIMEOUTS, LOST, Link, Sender, Timeouts
-from eventbus.settings import redact
+from eventbus.redaction import redact, redact_url
 
 WINDOW_MESSAGES: Final = 2_000
 """Messages that may be unconfirmed at a time."""
@@ -84,7 +84,7 @@ class AmqpPublisher(Publisher):
 
     def __repr__(self) -> str:
         state = "connected" if self._link else "not connected"
-        return f"<AmqpPublisher {redact(self._url)} exchange={self._sender.exchange!r} {state}>"
+        return f"<AmqpPublisher {redact_url(self._url)} exchange={self._sender.exchange!r} {state}>"
 
     @property
     def blocked(self) -> bool:
@@ -140,7 +140,13 @@ class AmqpPublisher(Publisher):
 
     def _open(self) -> Link:
         self._link = Link(self._url, self._sender, self._timeouts, insecure_tls=self._insecure_tls)
-        logger.info("connected to the broker", extra={"url": redact(self._url), "exchange": self._sender.exchange})
+        where = redact_url(self._url)
+        logger.info(
+            "connected to the broker %s, exchange %s",
+            where,
+            self._sender.exchange,
+            extra={"url": where, "exchange": self._sender.exchange},
+        )
         return self._link
 
     def _drop(self) -> None:
@@ -155,7 +161,7 @@ class AmqpPublisher(Publisher):
             self._refuse_culprit(flight, error)
         if flight.open or not isinstance(error, Blocked):
             self._drop()
-        where, reason = redact(self._url), redact(_text(error))
+        where, reason = redact_url(self._url), redact(_text(error))
         if _blames_exchange(error):
             return ExchangeRefused(
                 f"broker {where}: {reason}. What to do: delete the exchange {self._sender.exchange!r} and bind its "

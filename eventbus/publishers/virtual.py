@@ -20,7 +20,7 @@ from eventbus.events.envelope import CONTENT_TYPE, Message
 from eventbus.events.signing import Key
 from eventbus.publishers.base import Outcome, Publisher
 from eventbus.publishers.headers import headers_for
-from eventbus.settings import redact
+from eventbus.redaction import redact, redact_url
 from eventbus.transports.mirror_queue import declare_if_missing
 
 _LOST: Final = (AMQPError, KombuError, OSError)
@@ -57,7 +57,7 @@ class VirtualPublisher(Publisher):
         self._channel: Any = None
 
     def __repr__(self) -> str:
-        return f"<VirtualPublisher {redact(self._url)} exchange={self._exchange!r}>"
+        return f"<VirtualPublisher {redact_url(self._url)} exchange={self._exchange!r}>"
 
     def publish(self, messages: Sequence[Message]) -> list[Outcome]:
         """See `Publisher.publish`. After a failure the fate of every message is unknown."""
@@ -71,7 +71,7 @@ class VirtualPublisher(Publisher):
         except _LOST as error:
             self.close()
             raise BrokerUnavailable(
-                f"broker {redact(self._url)}: {redact(str(error))}", outcomes=[None] * len(messages)
+                f"broker {redact_url(self._url)}: {redact(str(error))}", outcomes=[None] * len(messages)
             ) from error
         except BaseException:
             self.close()
@@ -92,7 +92,10 @@ class VirtualPublisher(Publisher):
         self._channel = channel = self._client.channel()
         channel.exchange_declare(exchange=self._exchange, type="topic", durable=True, auto_delete=False)
         declare_if_missing(channel, self._exchange, self._queue)
-        logger.info("opened the broker", extra={"url": redact(self._url), "exchange": self._exchange})
+        where = redact_url(self._url)
+        logger.info(
+            "opened the broker %s, exchange %s", where, self._exchange, extra={"url": where, "exchange": self._exchange}
+        )
 
     def _item(self, message: Message) -> tuple[str, bytes, dict[str, Any]]:
         properties = {

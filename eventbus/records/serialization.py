@@ -106,7 +106,7 @@ class Serializer:
                 try:
                     result[step.name] = step.of_value(known[step.key])
                 except Exception as error:  # noqa: BLE001 - see the docstring
-                    log.debug("old value left out", extra={"field": step.name, "error": type(error).__name__})
+                    log.debug("old value of %s left out: %s", step.name, type(error).__name__)
         return result
 
     def part(self, keys: Sequence[str]) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
@@ -175,7 +175,7 @@ class Serializer:
             dumped = self.schema.dump(Record(known, self._normal, self._model), many=False)
             return {name: ready(value) for name, value in dumped.items() if name in shown}
         except Exception as error:  # noqa: BLE001 - see `before`
-            log.debug("old values left out", extra={"entity": self._entity, "error": type(error).__name__})
+            log.debug("old values of %s left out: %s", self._entity, type(error).__name__)
             return {}
 
     def _describe(self, values: Values) -> str:

@@ -26,6 +26,7 @@ from eventbus.errors import ConfigurationError, EventBusError, counted
 from eventbus.outbox import ParkedRow, Store
 from eventbus.outbox.side import missing_file
 from eventbus.publishers import publisher_for
+from eventbus.redaction import redact_url
 from eventbus.relay.monitoring import watched
 from eventbus.relay.service import Progress, Relay
 from eventbus.settings import DEFAULT_URL, Settings, reading_environment
@@ -129,7 +130,7 @@ def _relay(engine: Engine, settings: Settings, *, once: bool, grace: float) -> i
     if once:
         _demand_outbox(engine)
     elif not _has_outbox(engine):
-        log.warning("no outbox yet in %s; is it the right database?", engine.url)
+        log.warning("no outbox yet in %s; is it the right database?", redact_url(str(engine.url)))
     with _Display() as display, watched(_http(), engine, display.show) as told, _stopped_by_signals() as stop:
         relay = Relay(
             engine,

@@ -15,9 +15,9 @@ from eventbus.errors import BrokerUnavailable
 from eventbus.outbox import ParkedRow, Row, Store
 from eventbus.outbox.store import brief, now
 from eventbus.publishers.base import Outcome, Publisher
+from eventbus.redaction import redact
 from eventbus.relay.parked import Parked
 from eventbus.relay.rounds import rounds
-from eventbus.settings import redact
 
 _TRIES: Final = 4
 _POLL: Final = 0.05

@@ -120,7 +120,7 @@ class Relay:
 
     def _work_while_held(self, keeper: Keeper, stop: threading.Event, *, once: bool) -> bool:
         """Whether there is nothing left to do."""
-        logger.info("this relay is the active one", extra={"ordering": self._ordering})
+        logger.info("this relay is the active one, ordering %s", self._ordering, extra={"ordering": self._ordering})
         worker = self._worker(lambda: keeper.held and not stop.is_set())
         before = self._progress
         try:
@@ -154,7 +154,9 @@ class Relay:
         finally:
             store.close()
         if taken:
-            logger.info("waiting: another relay is active for this database", extra={"database": repr(store)})
+            logger.info(
+                "waiting: another relay is active for this database, %r", store, extra={"database": repr(store)}
+            )
         return taken
 
     def _count_waiting(self) -> int:

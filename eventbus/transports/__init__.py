@@ -12,7 +12,7 @@ import kombu
 from kombu.transport import TRANSPORT_ALIASES
 
 from eventbus.errors import ConfigurationError
-from eventbus.settings import redact
+from eventbus.redaction import fault_of, redact_url
 from eventbus.transports.tls import split_url
 
 _TRANSPORTS: Final = {
@@ -54,8 +54,8 @@ def connection(
         raise ConfigurationError("broker URL: one only; a cluster is reached through one host name or a load balancer")
     scheme, separator, _ = url.lower().partition("://")
     if scheme not in _TRANSPORTS or not separator:
-        raise ConfigurationError(f"broker URL {redact(url)!r}: use {KINDS}")
-    _demand_port(url)
+        raise ConfigurationError(f"broker URL {redact_url(url)}: use {KINDS}")
+    _demand_shape(url)
     options: dict[str, Any] = {"max_retries": 0, **(transport_options or {})}
     security: Mapping[str, Any] | None = None
     if scheme in ("amqp", "amqps"):
@@ -75,13 +75,9 @@ def connection(
     )
 
 
-def _demand_port(url: str) -> None:
-    try:
-        _ = urlsplit(url).port
-    except ValueError:  # whose text may hold a piece of the password
-        raise ConfigurationError(
-            f"broker URL {redact(url)!r}: a port is a number up to 65535 (in a password, / and [ are %2F and %5B)"
-        ) from None
+def _demand_shape(url: str) -> None:
+    if fault := fault_of(url):
+        raise ConfigurationError(f"broker URL {redact_url(url)}: {fault}")
 
 
 def _amqp(url: str, ssl: Mapping[str, Any] | bool | None, *, insecure: bool) -> tuple[str, Mapping[str, Any] | None]:
@@ -104,11 +100,11 @@ def _absolute(url: str) -> str:
     parts = urlsplit(url)
     path = unquote(parts.path[1:])
     if parts.netloc:
-        raise ConfigurationError(f"broker URL {redact(url)!r}: a file takes three slashes, sqlite:///broker.sqlite3")
+        raise ConfigurationError(f"broker URL {redact_url(url)}: a file takes three slashes, sqlite:///broker.sqlite3")
     if parts.query or parts.fragment:
-        raise ConfigurationError(f"broker URL {redact(url)!r}: sqlite takes no parameters; in a path write %3F for ?")
+        raise ConfigurationError(f"broker URL {redact_url(url)}: sqlite takes no parameters; in a path write %3F for ?")
     if path in ("", "/", ":memory:"):
         raise ConfigurationError(
-            f"broker URL {redact(url)!r} names no file; in tests, memory:// is a broker without one"
+            f"broker URL {redact_url(url)} names no file; in tests, memory:// is a broker without one"
         )
     return f"sqlite:///{quote(os.path.realpath(path))}"

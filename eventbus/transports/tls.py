@@ -12,12 +12,14 @@ What differs is said in the URL with the parameters that RabbitMQ defined for it
 
 from __future__ import annotations
 
+import difflib
 import ssl
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from eventbus.errors import ConfigurationError
+from eventbus.redaction import is_harmless
 
 _FILES: Final = {"cacertfile": "ca_certs", "certfile": "certfile", "keyfile": "keyfile"}
 _PARAMETERS: Final = (*_FILES, "verify", "server_name_indication")
@@ -32,9 +34,7 @@ def split_url(url: str, *, insecure: bool = False) -> tuple[str, dict[str, Any] 
     head, question, query = url.partition("?")
     parameters = dict(parse_qsl(query, keep_blank_values=True)) if question else {}
     if unknown := sorted(set(parameters) - set(_PARAMETERS)):
-        raise ConfigurationError(
-            f"broker URL: unknown parameter {', '.join(unknown)}; known are {', '.join(_PARAMETERS)}"
-        )
+        raise ConfigurationError(f"broker URL: {_unknown(unknown)}; known are {', '.join(_PARAMETERS)}")
     parts = urlsplit(head)
     if parts.scheme != "amqps":
         if parameters:
@@ -43,6 +43,12 @@ def split_url(url: str, *, insecure: bool = False) -> tuple[str, dict[str, Any] 
             )
         return head, None
     return head, _options(unquote(parts.hostname or "localhost"), parameters, insecure=insecure)
+
+
+def _unknown(names: list[str]) -> str:
+    """The names, if all are like those of options: another may be a piece of a password."""
+    telling = all(is_harmless(name) or difflib.get_close_matches(name, _PARAMETERS, 1) for name in names)
+    return f"unknown parameter {', '.join(names)}" if telling else "a parameter behind the ? is unknown"
 
 
 def _options(host: str, parameters: dict[str, str], *, insecure: bool) -> dict[str, Any]:
@@ -57,7 +63,7 @@ def _options(host: str, parameters: dict[str, str], *, insecure: bool) -> dict[s
         name = parameters.get("server_name_indication") or host
         return {**options, "cert_reqs": ssl.CERT_REQUIRED, "server_hostname": name}
     if verify != "verify_none":
-        raise ConfigurationError(f"broker URL: verify={verify}; use verify_peer or verify_none")
+        raise ConfigurationError("broker URL: verify is neither; use verify_peer or verify_none")
     if not insecure:
         raise ConfigurationError(
             "broker URL: verify=verify_none lets anybody answer for the broker and read the password; give cacertfile="

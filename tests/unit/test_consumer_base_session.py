@@ -279,7 +279,7 @@ def test_who_stands_by_says_so_and_consumes_once_deliveries_come(caplog: pytest.
     said: list[list[str]] = []
 
     def on_fetch() -> None:
-        said.append(caplog.messages)
+        said.append([getattr(record, "event", "") for record in caplog.records])
         match next(fetches):
             case 1:
                 inbox.queue.extend(numbered(1))

@@ -26,7 +26,18 @@ OPTIONAL = {
 }
 """What no user must have installed who does not ask for it."""
 
-WIRE_SIDE = {"backoff", "commands", "errors", "events", "failpoints", "logs", "monitoring", "settings", "transports"}
+WIRE_SIDE = {
+    "backoff",
+    "commands",
+    "errors",
+    "events",
+    "failpoints",
+    "logs",
+    "monitoring",
+    "redaction",
+    "settings",
+    "transports",
+}
 """The modules of eventbus that a consumer may know; a program of yours that reads the events needs no more."""
 
 _IMPORT_EVERYTHING = """

@@ -414,7 +414,7 @@ def test_once_says_that_another_relay_is_active(
     eventually(lambda: active.active)
     with pytest.raises(EventBusError, match="another relay is active"):
         Relay(app.engine, lambda: broker, patience=0.5).run(threading.Event(), once=True)
-    assert caplog.messages.count("waiting: another relay is active for this database") == 1
+    assert caplog.text.count("waiting: another relay is active for this database") == 1
     active.end()
 
 

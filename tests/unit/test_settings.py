@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from eventbus.errors import ConfigurationError
-from eventbus.settings import Settings, redact
+from eventbus.redaction import redact
+from eventbus.settings import Settings
 
 
 @pytest.fixture(autouse=True)

@@ -592,7 +592,7 @@ def test_what_is_not_offered_is_refused(connect: Connect, ask: Callable[[Any], o
 def test_arguments_without_effect_are_logged(connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
     kombu.Queue("q", message_ttl=5, queue_arguments={"x-delivery-limit": 3})(connect().channel()).declare()
     (record,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
-    assert record.message == "queue arguments without effect on the embedded broker"
+    assert record.message == "queue arguments without effect on the embedded broker: queue q, x-message-ttl"
     assert vars(record)["arguments"] == ["x-message-ttl"]
 
 

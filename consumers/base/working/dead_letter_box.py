@@ -13,8 +13,9 @@ from consumers.base.reading.delivery import Delivery
 from consumers.base.reading.letter import dead_letter
 from consumers.base.settings import ConsumerSettings
 from eventbus.backoff import Backoff
-from eventbus.errors import BadEvent
+from eventbus.errors import BadEvent, counted
 from eventbus.events.naming import DEAD_LETTER_EXCHANGE
+from eventbus.redaction import shown
 
 _FIRST_PAUSE: Final = 0.5
 _LONGEST_PAUSE: Final = 30.0
@@ -69,7 +70,7 @@ class DeadLetterBox:
         except Lost as error:
             pause = self._backoff.next()
             self._due = time.monotonic() + pause
-            logger.warning("dead letters not sent: %s", error.told, extra={"held": len(self), "pause": round(pause, 3)})
+            logger.warning("%s not sent: %s", counted(len(self), "dead letter"), error.told, extra={"pause": pause})
             return []
         self._backoff.reset()
         return self._sent()
@@ -78,8 +79,10 @@ class DeadLetterBox:
         sent, self._held, self._bytes = self._held, [], 0
         for delivery, fault in sent:
             logger.warning(
-                "dead-lettered: %s",
-                fault,
+                "dead-lettered %s (%s): %s",
+                delivery.digest[:12],
+                counted(delivery.size, "byte"),
+                shown(fault),
                 extra={"sha256": delivery.digest, "bytes": delivery.size},
             )
             self._observer.dead_lettered(fault.reason)

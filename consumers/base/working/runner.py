@@ -24,7 +24,7 @@ from consumers.base.working.session import FIRST_RETRY, LONGEST_RETRY, Parts, Se
 from consumers.base.working.worklist import Handler, Worklist
 from consumers.trust import Trust
 from eventbus.backoff import Backoff
-from eventbus.errors import BrokerUnavailable, ConfigurationError
+from eventbus.errors import BrokerUnavailable, ConfigurationError, counted
 
 EXIT_OK: Final = 0
 EXIT_FAILED: Final = 1
@@ -143,7 +143,7 @@ class Runner:
         if self._drain and now - self._working_at > self._settings.drain_patience:
             raise BrokerUnavailable(error.told) from error
         pause = self._backoff.next()
-        logger.warning(error.told, extra={"pause": round(pause, 3)})
+        logger.warning("%s; next try in %.1f s", error.told, pause, extra={"pause": round(pause, 3)})
         self._observer.disconnected(error.told)
         self._sleep(pause)
 
@@ -162,7 +162,9 @@ class Runner:
                 return  # it works again; all of them come again
             pause = backoff.next()
             logger.warning(
-                "not connected, deliveries wait: %s",
+                "not connected, %s wait for %.1f s: %s",
+                counted(waiting, "delivery"),
+                pause,
                 turn.waiting,
                 extra={"deliveries": waiting, "pause": round(pause, 3)},
             )

@@ -18,7 +18,8 @@ from consumers.base.settings import ConsumerSettings
 from consumers.base.working.dead_letter_box import DeadLetterBox
 from consumers.base.working.worklist import Handler, Worklist
 from eventbus.backoff import Backoff
-from eventbus.errors import BadEvent
+from eventbus.errors import BadEvent, counted
+from eventbus.redaction import shown
 
 _IDLE: Final = 0.5
 """Seconds to wait for a delivery before looking whether to stop."""
@@ -120,7 +121,13 @@ class Session:
     def _announce(self) -> None:
         settings = self._parts.settings
         text = "standing by: another consumer has this queue" if self._standing_by else "consuming"
-        logger.info(text, extra={"queue": settings.queue_name, "broker": settings.broker})
+        logger.info(
+            "%s: queue %s at %s",
+            text,
+            settings.queue_name,
+            settings.broker,
+            extra={"event": text, "queue": settings.queue_name, "broker": settings.broker},
+        )
 
     def _is_empty(self) -> bool:
         return not self._parts.box and self._inbox.waiting() == 0
@@ -142,7 +149,7 @@ class Session:
         if len(delivery.body) == delivery.size:
             self._parts.box.put(delivery, fault)
         else:
-            logger.warning("dead-lettered unread: %s", fault)
+            logger.warning("dead-lettered unread: %s", shown(fault))
             self._inbox.discard(delivery)
             self._parts.observer.dead_lettered(fault.reason)
 
@@ -154,7 +161,11 @@ class Session:
                 return
             pause = min(backoff.next(), _LONGEST_TRIAL if work.isolating else LONGEST_RETRY)
             logger.warning(
-                "deliveries wait: %s", reason, extra={"deliveries": len(work.pending), "pause": round(pause, 3)}
+                "%s for %.1f s: %s",
+                f"{counted(len(work.pending), 'delivery')} wait",
+                pause,
+                shown(reason),
+                extra={"deliveries": len(work.pending), "pause": round(pause, 3)},
             )
             self._parts.observer.waiting(reason, pause)
             self._sleep(pause)

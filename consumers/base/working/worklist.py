@@ -91,10 +91,21 @@ class Worklist:
             outcomes = self.handler(batch)
             _check(self.handler, outcomes, len(batch))
         except (OSError, MemoryError) as error:
-            logger.warning("handler found no resources", exc_info=True, extra={"deliveries": len(batch)})
+            logger.warning(
+                "the handler found no resources for %s: %s",
+                counted(len(batch), "delivery"),
+                type(error).__name__,
+                exc_info=True,
+                extra={"deliveries": len(batch)},
+            )
             return [Retry(type(error).__name__)] * len(batch)
         except Exception as error:
-            logger.exception("handler failed", extra={"deliveries": len(batch), "sha256": batch[0].digest})
+            logger.exception(
+                "the handler failed on %s, the first with SHA-256 %s",
+                counted(len(batch), "delivery"),
+                batch[0].digest[:12],
+                extra={"deliveries": len(batch), "sha256": batch[0].digest},
+            )
             self._blame(batch, f"handler failed: {type(error).__name__}")
             return [Retry(f"handler failed: {type(error).__name__}")] * len(batch)
         return outcomes

@@ -14,18 +14,21 @@ from consumers.json_mirror.cache.memory import MemoryCache
 from consumers.json_mirror.cache.redis import RedisCache
 from consumers.json_mirror.cache.sqlite import SqliteCache
 from eventbus.errors import ConfigurationError
-from eventbus.settings import redact
+from eventbus.redaction import redact_url
 
 __all__ = ["Cache", "Entry", "open"]
 
 
-def open(url: str) -> Cache:  # noqa: A001  read as `cache.open`
-    """The cache at this URL. Connects at the first use. Raises ConfigurationError for a URL that names none."""
+def open(url: str, *, insecure_tls: bool = False) -> Cache:  # noqa: A001  read as `cache.open`
+    """The cache at this URL. Connects at the first use. Raises ConfigurationError for a URL that names none.
+
+    `insecure_tls` allows a `rediss://` whose parameters switch the check of the certificate off.
+    """
     scheme, _, rest = url.partition("://")
     if scheme == "sqlite" and rest.startswith("/") and len(rest) > 1:
         return SqliteCache(rest[1:])
     if scheme in ("redis", "rediss", "unix"):
-        return RedisCache(url)
+        return RedisCache(url, insecure_tls=insecure_tls)
     if scheme == "memory":
         return MemoryCache(rest)
-    raise ConfigurationError(f"EVENTBUS_CACHE_URL is {redact(url)!r}: use sqlite:///DATA_DIR, redis://… or memory://")
+    raise ConfigurationError(f"EVENTBUS_CACHE_URL is {redact_url(url)}: use sqlite:///DATA_DIR, redis://… or memory://")

@@ -14,6 +14,7 @@ from consumers.json_mirror.cache.base import Cache
 from consumers.json_mirror.cache.errors import CacheUnavailable
 from consumers.json_mirror.errors import StateUnavailable
 from consumers.json_mirror.state import Record, State, Written
+from eventbus.errors import counted
 
 MAX_WAITING: Final = 200
 """Batches that may wait for a slow cache. What does not fit is left out, and the cache filled anew from the state."""
@@ -115,7 +116,7 @@ class Feed:
             self._lost(error)
 
     def _lost(self, error: Exception) -> None:
-        log.warning("the cache lacks something; it will be filled again", extra={"reason": str(error)})
+        log.warning("the cache lacks something, it will be filled again: %s", error, extra={"reason": str(error)})
         self.trouble = f"no cache: {error}"
         self._lacking.set()
 
@@ -149,7 +150,7 @@ class Feed:
         self._next_fill = now + max(_MIN_FILL_PAUSE, 9 * (now - started))
         crowded = self._cache.evictions() > self._evicted
         self.trouble = "the cache is too small: it throws records out" if crowded else ""
-        log.info("cache filled from the state", extra={"records": count})
+        log.info("cache filled from the state with %s", counted(count, "record"), extra={"records": count})
 
 
 def _closed(state: State) -> str:

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from consumers.json_mirror.cache.base import Cache
 from consumers.json_mirror.cache.errors import CacheUnavailable
@@ -25,13 +26,15 @@ from consumers.json_mirror.filenames import SUFFIX
 from consumers.json_mirror.state import Record
 from eventbus.errors import ConfigurationError
 from eventbus.events.envelope import VERSION_DIGITS
-from eventbus.settings import redact
+from eventbus.redaction import fault_of, redact, redact_url
 
 PREFIX: Final = "eventbus:record:"
 COMPLETE: Final = "eventbus:complete"
 TOMBSTONE_SECONDS: Final = 30 * 24 * 3600
 
 _TIMEOUT: Final = 5.0
+_CHECKS: Final = {"ssl_cert_reqs": {"required"}, "ssl_check_hostname": {"true", "1", "yes", "y"}}
+"""Parameters of redis-py that can switch checks off, and the values that do not."""
 _STORE: Final = f"""
 local known = redis.call('HGET', KEYS[1], 'version')
 if known and known >= ARGV[1] then return 0 end
@@ -48,19 +51,30 @@ return 1
 
 
 class RedisCache(Cache):
-    """At a `redis://`, `rediss://` or `unix://` URL. Needs the extra `redis`."""
+    """At a `redis://`, `rediss://` or `unix://` URL. Needs the extra `redis`.
 
-    def __init__(self, url: str) -> None:
+    `rediss://` checks the certificate and the host's name in it; a URL that says otherwise needs `insecure_tls`.
+    """
+
+    def __init__(self, url: str, *, insecure_tls: bool = False) -> None:
         try:
             import redis  # noqa: PLC0415  an extra
         except ImportError as error:
-            raise ConfigurationError("a redis:// cache needs: pip install 'sqlalchemy-eventbus[redis]'") from error
+            raise ConfigurationError("a redis:// cache needs the package redis: pip install 'redis>=6'") from error
         self._error = redis.RedisError
-        self._name = redact(url)
+        self._name = redact_url(url)
+        if fault := fault_of(url) or (None if insecure_tls else _unchecked(url)):
+            raise ConfigurationError(f"EVENTBUS_CACHE_URL is {self._name}: {fault}")
+        checked = {"ssl_cert_reqs": "required", "ssl_check_hostname": True} if url.startswith("rediss:") else {}
         try:
-            self._client: Any = redis.Redis.from_url(url, socket_timeout=_TIMEOUT, socket_connect_timeout=_TIMEOUT)
-        except ValueError as error:
-            raise ConfigurationError(f"EVENTBUS_CACHE_URL is {self._name!r}: {error}") from error
+            self._client: Any = redis.Redis.from_url(
+                url, socket_timeout=_TIMEOUT, socket_connect_timeout=_TIMEOUT, **checked
+            )
+        except (ValueError, TypeError) as error:  # whose text may hold a piece of the URL
+            raise ConfigurationError(
+                f"EVENTBUS_CACHE_URL is {self._name}: the package redis does not take a parameter of it, or its "
+                "value; a database is a number, as in redis://host:6379/0"
+            ) from error
         self._script = self._client.register_script(_STORE)
 
     def find(self, directory: str, filename: str) -> Record | None:
@@ -103,6 +117,17 @@ class RedisCache(Cache):
 
     def close(self) -> None:
         self._client.close()
+
+
+def _unchecked(url: str) -> str | None:
+    """Which parameter lets anybody answer for the server; whatever is not known to keep the check counts as one."""
+    for name, values in parse_qs(urlsplit(url).query, keep_blank_values=True).items():
+        if name in _CHECKS and not _CHECKS[name].issuperset(unquote(value).lower() for value in values):
+            return (
+                f"{name} lets anybody answer for Redis and read the password; give ssl_ca_certs= instead, or allow it "
+                "with EVENTBUS_INSECURE_TLS=true (insecure_tls=True)"
+            )
+    return None
 
 
 def _key(directory: str, filename: str) -> str:

@@ -107,7 +107,7 @@ class Directories:
             raise NotADirectoryError(errno.ENOTDIR, "a file stands where the mirror needs a directory", name)
         if not make:
             raise FileNotFoundError(errno.ENOENT, "a symbolic link is not followed", name)
-        log.warning("symbolic link replaced by a directory", extra={"link": name})
+        log.warning("symbolic link %s replaced by a directory", name, extra={"link": name})
         self._fs.remove(name, parent)
 
     def _close_oldest(self) -> None:

@@ -15,6 +15,8 @@ from consumers.json_mirror.disk.files import Files
 from consumers.json_mirror.errors import StateDamaged
 from consumers.json_mirror.state import State
 from consumers.json_mirror.upkeep.comparison import Fault, Finding, compare, examine, repair
+from eventbus.errors import counted
+from eventbus.redaction import shown
 
 _BESIDE: Final = ("", "-wal", "-shm")
 """The state is one file and two that SQLite keeps beside it."""
@@ -31,12 +33,17 @@ def recover(state: State, files: Files) -> None:
     """
     swept = files.sweep()
     if swept:
-        log.info("removed unfinished files", extra={"files": swept})
+        log.info("removed %s", counted(swept, "unfinished file"), extra={"files": swept})
     pending = state.pending()
     if pending:
         found = repair(_examine(state, files, pending), state, files)
         files.sync_all()
-        log.info("looked at the files of the last batches", extra={"files": len(pending), "repaired": found.total()})
+        log.info(
+            "looked at %s of the last batches, %d repaired",
+            counted(len(pending), "file"),
+            found.total(),
+            extra={"files": len(pending), "repaired": found.total()},
+        )
     if state.half_mended:
         log.warning("a repair was cut short: files and state are compared from the beginning")
         rebuild(state, files)
@@ -44,7 +51,12 @@ def recover(state: State, files: Files) -> None:
         log.warning("the state was lost: it is made again from the files, which know of no deletions")
         rebuild(state, files)
     if lost := _lost_directories(state, files):
-        log.warning("directories were lost: they are written again from the state", extra={"directories": lost})
+        log.warning(
+            "%s written again from the state, as they were lost: %s",
+            counted(len(lost), "directory"),
+            shown(", ".join(lost)),
+            extra={"directories": lost},
+        )
         with state.mending():
             for directory in lost:
                 repair(_all_missing(state, directory), state, files)
@@ -73,7 +85,7 @@ def open_or_renew(path: Path) -> State:
             raise
         return state
     suffix = f".damaged-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
-    log.warning("the state is damaged: moved aside", extra={"to": path.name + suffix})
+    log.warning("the state is damaged: moved aside to %s", path.name + suffix, extra={"to": path.name + suffix})
     for beside in _BESIDE:
         with suppress(FileNotFoundError):
             path.with_name(path.name + beside).rename(path.with_name(path.name + suffix + beside))

@@ -60,7 +60,9 @@ class Syncer:
         try:
             self._sync()
         except OSError as error:
-            log.error("disk flush failed; the files are written again", extra={"reason": str(error)})  # noqa: TRY400
+            log.error(  # noqa: TRY400
+                "disk flush failed, the files are written again: %s", error, extra={"reason": str(error)}
+            )
             self.failures += 1
         else:
             self.synced = batch

@@ -97,7 +97,10 @@ class Catalogue:
             _renew(database)
         if ignored := sorted(set(arguments or ()) - _HONOURED):
             logger.warning(
-                "queue arguments without effect on the embedded broker", extra={"queue": name, "arguments": ignored}
+                "queue arguments without effect on the embedded broker: queue %s, %s",
+                name,
+                ", ".join(map(str, ignored)),
+                extra={"queue": name, "arguments": ignored},
             )
 
     def bind(self, queue: str, exchange: str, routing_key: str, arguments: Arguments) -> None:

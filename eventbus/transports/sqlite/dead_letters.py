@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import orjson
 
+from eventbus.redaction import shown
 from eventbus.transports.sqlite import messages
 from eventbus.transports.sqlite.messages import Item, Place
 from eventbus.transports.sqlite.routing import QueueRules, Topology
@@ -84,7 +85,10 @@ def _route(topology: Topology, rules: QueueRules, routing_key: str) -> Sequence[
     queues = topology.route(exchange, routing_key) if topology.has_exchange(exchange) else ()
     if not queues:
         logger.warning(
-            "dead letter dropped: no queue takes it",
+            "dead letter dropped: no queue takes what queue %s sends to exchange %s with key %s",
+            rules.name,
+            exchange,
+            shown(routing_key),
             extra={"queue": rules.name, "exchange": exchange, "routing_key": routing_key},
         )
     return queues
