@@ -21,7 +21,8 @@ from eventbus.delivery.sign import Sign
 from eventbus.delivery.sources import Sources
 from eventbus.delivery.sweep import Sweep
 from eventbus.delivery.tempo import Tempo
-from eventbus.outbox.store import Store, brief
+from eventbus.outbox.queries import brief
+from eventbus.outbox.store import Store
 
 DATABASE_ERRORS: Final = (SQLAlchemyError, OSError)
 _MOST_KNOWN: Final = 100_000
@@ -173,11 +174,11 @@ class Account:
             with self._lock:
                 rest = bool(self.known) or self.behind
             if rest:
-                self.store.abandon(self.store.owner)
+                self.store.leases.abandon(self.store.owner)
             elif self.sign.given:
-                self.store.release(self.store.owner)
+                self.store.leases.release(self.store.owner)
             for owner in self._sources.adopted:
-                self.store.abandon(owner)
+                self.store.leases.abandon(owner)
         except DATABASE_ERRORS as error:
             self._tell(error)
         for store in (self.sign.store, self.store):

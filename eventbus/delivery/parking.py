@@ -8,7 +8,9 @@ from typing import Final, final
 
 from eventbus.delivery.parcel import Parcel
 from eventbus.delivery.tempo import Tempo, Timer
-from eventbus.outbox.store import ParkedRow, Row, Store, now
+from eventbus.outbox import clock
+from eventbus.outbox.parked_rows import ParkedRow
+from eventbus.outbox.store import Row, Store
 
 _REASON: Final = 200
 """Characters of a reason that are kept."""
@@ -55,7 +57,7 @@ class Parking:
     def move(self) -> None:
         """Move what waits out of the outbox. The caller takes it off `waiting` then."""
         rows = list(self.waiting.values())
-        self._store.park(rows)
+        self._store.parked.add(rows)
         self.rows += len(rows)
 
     def claim(self, at: float) -> Claimed:
@@ -63,8 +65,8 @@ class Parking:
         if not self._check.ready(at) or not self._store.exists():
             return []
         if not self._more:
-            self.rows = self._store.count_parked()
-        rows = self._store.claim_parked(now(), self._retry_at()) if self.rows else []
+            self.rows = self._store.parked.count()
+        rows = self._store.parked.claim(clock.now(), self._retry_at()) if self.rows else []
         claimed = self._readable(rows)
         if not claimed:
             self._look_on(more=bool(rows))
@@ -80,10 +82,10 @@ class Parking:
         refused = [(row, parcel) for row, parcel in left if parcel.outcome is not None]
         unknown = [row._replace(payload=parcel.payload) for row, parcel in left if parcel.outcome is None]
         try:
-            self._store.delete_parked(delivered)
-            self._store.park_again([*unknown, *(self._again(row, parcel) for row, parcel in refused)])
+            self._store.parked.delete(delivered)
+            self._store.parked.note([*unknown, *(self._again(row, parcel) for row, parcel in refused)])
             if delivered and not left:
-                self._store.wake_parked()
+                self._store.parked.wake()
         finally:
             self.rows -= len(delivered)
             self._look_on(more=bool(delivered or unknown))
@@ -100,11 +102,11 @@ class Parking:
                 claimed.append((row, Parcel.of_payload(row.id, row.payload)))
             except ValueError as error:
                 logger.warning("a parked row is not readable", extra={"id": row.id})
-                self._store.park_again([_unreadable(row.id, row.created_at, row.payload, error)])
+                self._store.parked.note([_unreadable(row.id, row.created_at, row.payload, error)])
         return claimed
 
     def _row(self, parcel: Parcel, created_at: int) -> ParkedRow:
-        at = now()
+        at = clock.now()
         reason = parcel.reason[:_REASON]
         return ParkedRow(parcel.version, created_at or at, at, self._retry_at(), parcel.tries, reason, parcel.payload)
 
@@ -114,9 +116,9 @@ class Parking:
         )
 
     def _retry_at(self) -> int:
-        return now() + int(self._every * 1_000_000 * random.uniform(0.8, 1.0))  # noqa: S311
+        return clock.now() + int(self._every * 1_000_000 * random.uniform(0.8, 1.0))  # noqa: S311
 
 
 def _unreadable(row_id: int, created_at: int, payload: bytes, error: Exception) -> ParkedRow:
-    at = now()
+    at = clock.now()
     return ParkedRow(row_id, created_at, at, at + _NEVER, 1, f"unreadable: {error}"[:_REASON], payload)

@@ -54,7 +54,7 @@ class Relayed:
                         pending=len(waiting),
                     )
                 time.sleep(_POLL)
-            refused = store.parked_among(list(seen))
+            refused = store.parked.count_among(list(seen))
             if refused:
                 raise FlushTimeout(f"not taken by the broker: {counted(refused, 'row')}; {KEPT}", pending=refused)
 

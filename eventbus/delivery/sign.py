@@ -42,10 +42,10 @@ class Sign:
     def _beat(self, adopted: list[str]) -> None:
         own = self.store.owner
         self.given = True
-        if not self.store.beat(own):
+        if not self.store.leases.beat(own):
             # The first time; or we stood still for so long that we were taken for dead.
-            self.store.take(own, self.store.leases([own]).get(own))
-        lost = [owner for owner in adopted if not self.store.beat(owner)]
+            self.store.leases.take(own, self.store.leases.of([own]).get(own))
+        lost = [owner for owner in adopted if not self.store.leases.beat(owner)]
         with self._lock:
             for owner in lost:
                 self._sources.adopted.pop(owner, None)

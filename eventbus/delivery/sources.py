@@ -10,7 +10,8 @@ from typing import Final, final
 
 from eventbus.delivery.parcel import Parcel
 from eventbus.delivery.parking import Parking
-from eventbus.outbox.store import PAGE_BYTES, Row, Store
+from eventbus.outbox.queries import PAGE_BYTES
+from eventbus.outbox.store import Row, Store
 
 LONG_AGO: Final = float("-inf")
 
@@ -130,7 +131,7 @@ class Sources:
     def _release_finished(self) -> None:
         while self._finished:
             owner = self._finished[-1]
-            self._store.release(owner)
+            self._store.leases.release(owner)
             self.adopted.pop(owner, None)
             self._finished.pop()
             logger.info("events of an ended process are delivered", extra={"owner": owner})

@@ -10,7 +10,8 @@ from typing import Final, final
 from eventbus.delivery.sources import Sources
 from eventbus.delivery.tempo import Tempo, Timer
 from eventbus.delivery.watch import Watch
-from eventbus.outbox.store import ABANDONED, Store
+from eventbus.outbox.leases import ABANDONED
+from eventbus.outbox.store import Store
 
 _PAGES: Final = 10
 """Looked at in one sweep."""
@@ -103,12 +104,12 @@ class Sweep:
                 return
 
     def _adopt_dead(self, owners: Mapping[str, int], at: float) -> None:
-        leases = self._store.leases(owners)
+        leases = self._store.leases.of(owners)
         for owner, lowest in owners.items():
             lease = leases.get(owner)
             # Ours already, where the database's answer to our taking it was lost.
             mine = lease is not None and lease.holder == self._store.owner and lease.beat != ABANDONED
             dead = mine or self._watch.is_dead(owner, lease, at, lowest=lowest)
-            if mine or (dead and self._store.take(owner, lease)):
+            if mine or (dead and self._store.leases.take(owner, lease)):
                 self._sources.adopt(owner)
                 logger.info("taking over events of an ended process", extra={"owner": owner})

@@ -184,14 +184,14 @@ def _treat_parked(engine: Engine, what: str, ids: list[int] | None, *, yes: bool
     if what == "list":
         return _with_store(engine, lambda store: _list_parked(store, ids))
     if what == "retry":
-        count = _with_store(engine, lambda store: store.wake_parked(ids))
+        count = _with_store(engine, lambda store: store.parked.wake(ids))
         click.echo(f"Due now: {counted(count, 'row')}. The next service or relay that looks tries again.")
         return 0
     if ids is None:
         ids = _with_store(engine, lambda store: [row.id for row in _parked(store, None)])
     if ids and not yes:
         click.confirm(f"Give up {counted(len(ids), 'parked row')} for good?", abort=True, err=True)
-    purged = _with_store(engine, lambda store: store.delete_parked(ids))
+    purged = _with_store(engine, lambda store: store.parked.delete(ids))
     click.echo(f"{counted(purged, 'row')} purged.")
     return 0
 
@@ -217,7 +217,7 @@ def _list_parked(store: Store, ids: list[int] | None) -> int:
 
 def _parked(store: Store, ids: list[int] | None) -> Iterator[ParkedRow]:
     after = 0
-    while rows := store.list_parked(after=after):
+    while rows := store.parked.page(after=after):
         yield from (row for row in rows if ids is None or row.id in ids)
         after = rows[-1].id
 

@@ -12,8 +12,8 @@ from eventbus.delivery.account import DATABASE_ERRORS
 from eventbus.delivery.parcel import Parcel, deliver
 from eventbus.delivery.tempo import Tempo
 from eventbus.errors import BrokerUnavailable
-from eventbus.outbox import ParkedRow, Row, Store
-from eventbus.outbox.store import brief, now
+from eventbus.outbox import ParkedRow, Row, Store, clock
+from eventbus.outbox.queries import brief
 from eventbus.publishers.base import Outcome, Publisher
 from eventbus.redaction import redact
 from eventbus.relay.parked import Parked
@@ -220,7 +220,7 @@ class InOrder:
                 parcels.append(Parcel.of_payload(row.id, row.payload))
             except ValueError as error:
                 logger.exception("a row of the outbox is not readable", extra={"id": row.id})
-                at = now()
+                at = clock.now()
                 reason = f"unreadable: {error}"[:200]
-                self._store.park([ParkedRow(row.id, row.created_at, at, at, 1, reason, row.payload)])
+                self._store.parked.add([ParkedRow(row.id, row.created_at, at, at, 1, reason, row.payload)])
         return parcels

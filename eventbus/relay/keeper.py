@@ -11,7 +11,8 @@ from sqlalchemy import Engine
 
 from eventbus.delivery.account import DATABASE_ERRORS
 from eventbus.delivery.watch import Watch
-from eventbus.outbox.store import Store, brief
+from eventbus.outbox.queries import brief
+from eventbus.outbox.store import Store
 
 RELAY: Final = "relay"
 
@@ -78,11 +79,11 @@ class Keeper:
     def _turn(self) -> None:
         at = time.monotonic()
         if self.held:
-            held = self._store.beat(self._name)
+            held = self._store.leases.beat(self._name)
         elif self._store.exists():
-            seen = self._store.leases([self._name]).get(self._name)
+            seen = self._store.leases.of([self._name]).get(self._name)
             mine = seen is not None and seen.holder == self._store.owner
-            held = (mine or seen is None or self._watch.is_dead(self._name, seen, at)) and self._store.take(
+            held = (mine or seen is None or self._watch.is_dead(self._name, seen, at)) and self._store.leases.take(
                 self._name, seen
             )
         else:
@@ -98,7 +99,7 @@ class Keeper:
         self._good_until = 0.0
         try:
             if self._store.exists():
-                self._store.release(self._name)
+                self._store.leases.release(self._name)
             self._store.close()
         except DATABASE_ERRORS as error:
             logger.warning("the lease could not be given back: %s", brief(error))

@@ -9,8 +9,7 @@ from typing import Final, final
 from eventbus.delivery.parcel import Parcel, insist
 from eventbus.delivery.tempo import Tempo
 from eventbus.errors import BrokerUnavailable
-from eventbus.outbox import ParkedRow, Store
-from eventbus.outbox.store import now
+from eventbus.outbox import ParkedRow, Store, clock
 from eventbus.publishers.base import Outcome, Publisher
 from eventbus.relay.rounds import rounds
 
@@ -51,7 +50,7 @@ class Parked:
         if self.held is None and self._store.exists():
             held: set[str] = set()
             after = 0
-            while rows := self._store.list_parked(after=after, rows=_PAGE):
+            while rows := self._store.parked.page(after=after, rows=_PAGE):
                 held.update(subject for row in rows for subject in _subjects(row))
                 after = rows[-1].id
             self.held = held
@@ -61,7 +60,7 @@ class Parked:
         """Park these, and hold back what follows of their records."""
         if not parcels:
             return
-        self._store.park([_parked_row(parcel, self._every) for parcel in parcels])
+        self._store.parked.add([_parked_row(parcel, self._every) for parcel in parcels])
         for parcel in parcels:
             for held in (self.held, self._left):
                 if held is not None:
@@ -74,12 +73,12 @@ class Parked:
             return
         if self._left is None:
             self._cursor, self._left, self._nowhere = 0, set(), set()
-        page = self._store.list_parked(after=self._cursor, rows=_PAGE)
+        page = self._store.parked.page(after=self._cursor, rows=_PAGE)
         if not page:
             # Only now: until here each record waited for the last of its events.
             self.held, self._left = self._left, None
             self._due = time.monotonic() + self._every
-            self.rows = self._store.count_parked()
+            self.rows = self._store.parked.count()
             return
         by_id = {row.id: row for row in page}
         for some in rounds(_readable(page)):
@@ -129,15 +128,15 @@ class Parked:
                 left.update(rest.subjects)
             if parcel.outcome is not None or len(rest) < _count(row):
                 again.append(self._again(row, rest, parcel))
-        self._store.delete_parked(gone)
-        self._store.park_again(again)
+        self._store.parked.delete(gone)
+        self._store.parked.note(again)
         self._cursor = cursor  # not before the database has taken it: else later events of these records would go first
 
     def _again(self, row: ParkedRow, rest: Parcel, tried: Parcel) -> ParkedRow:
         if tried.outcome is None:
             return row._replace(payload=rest.payload)
         return row._replace(
-            retry_at=now() + int(self._every * 1e6),
+            retry_at=clock.now() + int(self._every * 1e6),
             attempts=row.attempts + 1,
             reason=tried.reason[:200],
             payload=rest.payload,
@@ -161,6 +160,6 @@ def _count(row: ParkedRow) -> int:
 
 
 def _parked_row(parcel: Parcel, every: float) -> ParkedRow:
-    at = now()
+    at = clock.now()
     attempts = max(parcel.tries, 1)
     return ParkedRow(parcel.version, at, at, at + int(every * 1e6), attempts, parcel.reason[:200], parcel.payload)

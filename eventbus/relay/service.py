@@ -148,7 +148,7 @@ class Relay:
         """Whether somebody has the lease, which is told in the log."""
         store = Store(self._engine)
         try:
-            taken = store.exists() and RELAY in store.leases([RELAY])
+            taken = store.exists() and RELAY in store.leases.of([RELAY])
         except DATABASE_ERRORS:
             return False  # which the keeper tells
         finally:

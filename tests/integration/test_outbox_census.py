@@ -33,7 +33,7 @@ def test_waiting_parked_and_orphaned_rows_are_counted(app: Committer) -> None:
         connection.execute(update(tables.outbox).where(tables.outbox.c.id == kept).values(created_at=an_hour_ago))
     store = Store(app.engine)
     reason = "unroutable: crm.x.y"
-    store.park([ParkedRow(kept, 1, 1_763_884_800_000_000, 10**17, 5, reason, body("tx"))])
+    store.parked.add([ParkedRow(kept, 1, 1_763_884_800_000_000, 10**17, 5, reason, body("tx"))])
     store.close()
     census = take_census(app.engine)
     assert (census.tables, census.parked, census.reasons) == (True, 1, ((reason, 1),))

@@ -22,8 +22,7 @@ from eventbus.delivery.dispatcher import Dispatcher
 from eventbus.delivery.tempo import Tempo
 from eventbus.errors import OutboxMissing
 from eventbus.events.envelope import Message
-from eventbus.outbox import Outbox, ParkedRow, Store, metadata, tables
-from eventbus.outbox import writer as writer_module
+from eventbus.outbox import Outbox, ParkedRow, Store, clock, creation, maria, metadata, postgres, table_writer, tables
 from eventbus.outbox.side import side_engine
 from eventbus.publishers.base import Outcome
 from eventbus.publishers.memory import MemoryPublisher
@@ -144,7 +143,7 @@ def test_a_fresh_connection_is_checked_also_in_the_first_minute_after_boot(
     with committing(postgres_db) as app:
         app.version()
         _set_next_id(app.engine, time.time_ns() // 1000 - 5_000_000)
-    monkeypatch.setattr(writer_module, "time", SimpleNamespace(monotonic=lambda: 1.0, time_ns=time.time_ns))
+    monkeypatch.setattr(table_writer, "time", SimpleNamespace(monotonic=lambda: 1.0, time_ns=time.time_ns))
     before = time.time_ns() // 1000
     with committing(postgres_db) as other:
         assert other.version() > before
@@ -156,13 +155,15 @@ def test_the_writer_needs_no_second_connection_where_the_tables_are_there(
 ) -> None:
     """Behind a pooler, or at a role's connection limit, each writer would wait for what the others hold."""
     app.commit()
-    monkeypatch.setattr(writer_module, "side_connection", _no_connection)
+    for module in (postgres, maria):
+        monkeypatch.setattr(module, "side_connection", _no_connection)
     other = Committer(app.engine, Outbox())
     assert other.version() > 0, "the first use in a process"
     _set_next_id(app.engine, 1000)
     app.engine.dispose()
     assert other.version() > time.time_ns() // 1000 - 1_000_000, "lifted over a fresh connection"
-    monkeypatch.setattr(writer_module, "_MAX_LAG", 1000)
+    for module in (postgres, table_writer):
+        monkeypatch.setattr(module, "MAX_LAG", 1000)
     for _ in range(2):
         time.sleep(0.03)  # stands for the minute of silence
         before = time.time_ns() // 1000
@@ -190,7 +191,7 @@ def test_ids_stay_above_those_of_a_fast_clock_though_another_table_was_missing(
 ) -> None:
     hour = 3_600_000_000
     with committing(postgres_db) as fast:
-        monkeypatch.setattr(writer_module, "_now", lambda: time.time_ns() // 1000 + hour)
+        monkeypatch.setattr(clock, "now", lambda: time.time_ns() // 1000 + hour)
         before = fast.version()
         monkeypatch.undo()
         tables.lease.drop(fast.engine)
@@ -211,7 +212,7 @@ def test_tables_that_the_transaction_itself_has_made_do(postgres_db: str) -> Non
 def test_a_commit_does_not_wait_for_ever_for_who_makes_the_tables(
     postgres_db: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer_module, "_PATIENCE", 0.2)
+    monkeypatch.setattr(creation, "_PATIENCE", 0.2)
     with committing(postgres_db) as app:
         with app.engine.connect() as migration, migration.begin():
             metadata.create_all(migration)
@@ -415,9 +416,9 @@ def test_nothing_stays_set_on_connections_that_a_pooler_may_hand_to_others(postg
 
     try:
         entries = app.commit()
-        store.park([ParkedRow(1, 1, 1, 0, 1, "", b"")])
+        store.parked.add([ParkedRow(1, 1, 1, 0, 1, "", b"")])
         store.delete([entries[0].batch.version])
-        store.delete_parked([1])
+        store.parked.delete([1])
     finally:
         event.remove(Engine, "checkin", look)
         store.close()
@@ -461,16 +462,16 @@ def test_of_many_who_try_one_gets_a_lease(app: Committer, database_url: str) -> 
     barrier = threading.Barrier(len(stores))
 
     def take(store: Store) -> bool:
-        seen = store.leases(["relay"]).get("relay")
+        seen = store.leases.of(["relay"]).get("relay")
         barrier.wait()
-        return store.take("relay", seen)
+        return store.leases.take("relay", seen)
 
     with ThreadPoolExecutor(len(stores)) as pool:
         assert sorted(pool.map(take, stores)).count(True) == 1
-    (held,) = stores[0].leases(["relay"]).values()
+    (held,) = stores[0].leases.of(["relay"]).values()
     with ThreadPoolExecutor(len(stores)) as pool:
         assert sorted(pool.map(take, stores)).count(True) == 1, "over from a holder that is dead"
-    (taken,) = stores[0].leases(["relay"]).values()
+    (taken,) = stores[0].leases.of(["relay"]).values()
     assert taken.beat > held.beat
     for store, engine in zip(stores, engines, strict=True):
         store.close()
@@ -479,11 +480,11 @@ def test_of_many_who_try_one_gets_a_lease(app: Committer, database_url: str) -> 
 
 def test_what_was_purged_while_it_was_tried_again_does_not_come_back(app: Committer, store: Store) -> None:
     app.commit()
-    store.park([ParkedRow(each, 1, 2, 3, 1, "unroutable: k", b"{}") for each in (1, 2)])
-    claimed = store.claim_parked(10, 1000)
-    assert store.delete_parked([2]) == 1
-    store.park_again([row._replace(retry_at=20, attempts=7, reason="refused: k", payload=b"[]") for row in claimed])
-    assert store.list_parked() == [ParkedRow(1, 1, 2, 20, 7, "refused: k", b"[]")]
+    store.parked.add([ParkedRow(each, 1, 2, 3, 1, "unroutable: k", b"{}") for each in (1, 2)])
+    claimed = store.parked.claim(10, 1000)
+    assert store.parked.delete([2]) == 1
+    store.parked.note([row._replace(retry_at=20, attempts=7, reason="refused: k", payload=b"[]") for row in claimed])
+    assert store.parked.page() == [ParkedRow(1, 1, 2, 20, 7, "refused: k", b"[]")]
 
 
 def test_no_connection_stays_open_for_an_engine_that_was_disposed_of(postgres_db: str) -> None:
@@ -509,21 +510,21 @@ def test_no_connection_stays_open_for_an_engine_that_was_disposed_of(postgres_db
 
 def test_parked_rows_are_claimed_once(app: Committer, store: Store, database_url: str) -> None:
     ids = [app.version() for _ in range(20)]
-    store.park([ParkedRow(each, 1, 2, 3, 1, "unroutable: k", b"{}") for each in ids])
-    assert (app.rows(), store.count_parked()) == (0, 20)
+    store.parked.add([ParkedRow(each, 1, 2, 3, 1, "unroutable: k", b"{}") for each in ids])
+    assert (app.rows(), store.parked.count()) == (0, 20)
     engine = create_engine(database_url)
     other = Store(engine)
     with ThreadPoolExecutor(2) as pool:
-        one, two = pool.map(lambda each: each.claim_parked(10, 1000, rows=20), (store, other))
+        one, two = pool.map(lambda each: each.parked.claim(10, 1000, rows=20), (store, other))
     claimed = [row.id for row in (*one, *two)]
     # MariaDB locks in reading, and may leave rows that both wanted to the next look.
     assert len(claimed) == len(set(claimed))
-    claimed += [row.id for row in store.claim_parked(10, 1000, rows=20)]
+    claimed += [row.id for row in store.parked.claim(10, 1000, rows=20)]
     assert sorted(claimed) == ids
-    assert store.claim_parked(10, 1000) == []
-    assert store.wake_parked(ids[:2]) == 2
-    assert sorted(row.id for row in store.claim_parked(10, 1000)) == ids[:2]
-    assert store.delete_parked(ids) == 20
+    assert store.parked.claim(10, 1000) == []
+    assert store.parked.wake(ids[:2]) == 2
+    assert sorted(row.id for row in store.parked.claim(10, 1000)) == ids[:2]
+    assert store.parked.delete(ids) == 20
     other.close()
     engine.dispose()
 

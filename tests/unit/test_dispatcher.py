@@ -25,6 +25,7 @@ from eventbus.delivery.watch import Watch
 from eventbus.errors import BrokerUnavailable, ExchangeRefused, FlushTimeout
 from eventbus.events.envelope import Batch, Message
 from eventbus.outbox import Entry, Lease, Outbox, Row, Store
+from eventbus.outbox.leases import Leases
 from eventbus.publishers.base import Outcome, Publisher
 from eventbus.publishers.memory import MemoryPublisher
 from tests.support.committing import Committer, as_process, batch, committing, elsewhere, eventually, gone
@@ -254,7 +255,7 @@ def test_parked_rows_say_why_and_hold_only_what_is_left(app: Committer, broker: 
     store = entries[0].store
     assert store is not None
     dispatcher.close()
-    (row,) = store.list_parked()
+    (row,) = store.parked.page()
     store.close()
     assert row.reason == "refused: crm.contact.updated"
     assert row.payload == entries[0].batch.bodies[1]
@@ -282,7 +283,7 @@ def test_all_parked_events_are_tried_once_some_get_through(app: Committer, broke
     dispatcher.close()
     broker.answer = lambda _: Outcome.CONFIRMED
     store = Store(app.engine)
-    assert store.wake_parked() == 250
+    assert store.parked.wake() == 250
     store.close()
     another = make(tempo=Tempo(delete=0.02, parked=3600))
     another.submit(app.commit())
@@ -373,9 +374,9 @@ def test_rows_taken_over_just_before_the_database_was_lost_wait_for_no_grace_tim
     with as_process(gone()):
         app.commit()
     lost: list[str] = []
-    take = Store.take
+    take = Leases.take
 
-    def unsteady(self: Store, name: str, seen: Lease | None) -> bool:
+    def unsteady(self: Leases, name: str, seen: Lease | None) -> bool:
         if lost:
             return take(self, name, seen)
         lost.append(name)
@@ -383,7 +384,7 @@ def test_rows_taken_over_just_before_the_database_was_lost_wait_for_no_grace_tim
             take(self, name, seen)
         raise OperationalError("INSERT", None, OSError("connection reset"))
 
-    monkeypatch.setattr(Store, "take", unsteady)
+    monkeypatch.setattr(Leases, "take", unsteady)
     make(tempo=Tempo(delete=0.02, grace=3600, sweep=0.1)).submit(app.commit())
     broker.wait_for(2)
     eventually(lambda: (app.rows(), app.leases()) == (0, set()))

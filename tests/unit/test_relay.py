@@ -197,7 +197,7 @@ def test_a_message_for_which_the_broker_closes_the_channel_is_parked_and_stops_n
     assert (app.rows(), app.parked()) == (0, 5)
     touchy.forbidden = "nothing any more"
     store = Store(app.engine)
-    store.wake_parked()
+    store.parked.wake()
     store.close()
     Relay(app.engine, lambda: touchy, ordering=ordering, tempo=tempo, patience=3).run(threading.Event(), once=True)
     assert (len(touchy.taken), app.parked()) == (15, 0)
@@ -208,7 +208,7 @@ def test_parked_rows_behind_one_that_costs_the_channel_are_tried_too(app: Commit
     store = Store(app.engine)
     rows = [(app.version(), entity) for entity in ("contact", "secret", "other", "secret", "other")]
     events = [(row_id, body(f"tx{row_id}", record=row_id, entity=entity)) for row_id, entity in rows]
-    store.park([ParkedRow(row_id, 1, 1, 0, 1, "unroutable", event) for row_id, event in events])
+    store.parked.add([ParkedRow(row_id, 1, 1, 0, 1, "unroutable", event) for row_id, event in events])
     store.close()
     touchy = Touchy(".secret.")
     tempo = Tempo(delete=0.02, grace=0.5, parked=3600, sweep=0.1)
@@ -261,7 +261,7 @@ def test_a_strict_relay_that_loses_its_lease_in_the_middle_of_a_page_sends_no_mo
 
     def answer(_: Message) -> Outcome:
         if len(broker.messages) == 2:
-            assert other.take(RELAY, other.leases([RELAY])[RELAY])
+            assert other.leases.take(RELAY, other.leases.of([RELAY])[RELAY])
             eventually(lambda: not keepers[0].held)
         return Outcome.CONFIRMED
 
@@ -313,7 +313,7 @@ def test_strict_ordering_tries_a_page_at_most_of_parked_events_that_no_queue_tak
     broker.answer = answer
     store = Store(app.engine)
     bodies = [body(f"tx{n}", record=n, entity="poison") for n in range(250)]
-    store.park([ParkedRow(app.version(), 1, 1, 0, 1, "unroutable", each) for each in bodies])
+    store.parked.add([ParkedRow(app.version(), 1, 1, 0, 1, "unroutable", each) for each in bodies])
     store.delete(store.ids(store.owner))
     store.close()
     once(app, broker, "strict", Tempo(parked=3600))
@@ -354,7 +354,7 @@ def test_a_relay_that_dies_is_replaced_within_its_patience(app: Committer, broke
     with as_process(elsewhere()):
         dead = Store(create_engine(app.engine.url))
         assert dead.exists()
-        assert dead.take(RELAY, None)
+        assert dead.leases.take(RELAY, None)
         dead.close()
     relay = Running(app, broker)
     eventually(lambda: relay.active, timeout=5)
@@ -389,7 +389,7 @@ def test_once_does_not_wait_for_a_broker_for_ever(
 
 def test_once_delivers_all_that_is_parked_and_due(app: Committer, broker: MemoryPublisher) -> None:
     store = Store(app.engine)
-    store.park([ParkedRow(app.version(), 1, 1, 0, 1, "unroutable", body(f"tx{n}")) for n in range(250)])
+    store.parked.add([ParkedRow(app.version(), 1, 1, 0, 1, "unroutable", body(f"tx{n}")) for n in range(250)])
     store.close()
     done = once(app, broker, tempo=Tempo(delete=0.02, grace=0.5, parked=3600, sweep=0.1))
     assert (len(broker.messages), done.delivered, done.parked, app.parked()) == (250, 250, 0, 0)
@@ -398,7 +398,7 @@ def test_once_delivers_all_that_is_parked_and_due(app: Committer, broker: Memory
 def test_once_leaves_parked_what_is_refused_still(app: Committer, broker: MemoryPublisher) -> None:
     broker.answer = lambda _: Outcome.UNROUTABLE
     store = Store(app.engine)
-    store.park([ParkedRow(app.version(), 1, 1, 0, 1, "unroutable", body("tx"))])
+    store.parked.add([ParkedRow(app.version(), 1, 1, 0, 1, "unroutable", body("tx"))])
     store.close()
     done = once(app, broker)
     assert (done.delivered, done.parked, app.parked()) == (0, 1, 1)

@@ -42,7 +42,9 @@ def parked(app: Committer) -> list[int]:
     ids = [app.version(), app.version()]
     store = Store(app.engine)
     never = 10**17
-    store.park([ParkedRow(each, 1, 1_763_884_800_000_000, never, 5, "unroutable: crm.x.y", body("tx")) for each in ids])
+    store.parked.add(
+        [ParkedRow(each, 1, 1_763_884_800_000_000, never, 5, "unroutable: crm.x.y", body("tx")) for each in ids]
+    )
     store.close()
     return ids
 

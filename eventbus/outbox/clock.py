@@ -1,0 +1,35 @@
+"""The host's clock, and versions by it for events that have no outbox row."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+
+def now() -> int:
+    """The host's clock in microseconds since 1970."""
+    return time.time_ns() // 1000
+
+
+class VersionClock:
+    """Rising integers near the clock in microseconds: the versions of events that have no outbox row."""
+
+    _lock = threading.Lock()
+
+    def __init__(self) -> None:
+        self._last = 0
+
+    @classmethod
+    def forked(cls) -> None:
+        """In a child: another thread may have held the lock at that moment."""
+        cls._lock = threading.Lock()
+
+    def next(self) -> int:
+        """Greater than every one before, in this process."""
+        with self._lock:
+            self._last = version = max(self._last + 1, now())
+            return version
+
+
+os.register_at_fork(after_in_child=VersionClock.forked)

@@ -1,0 +1,145 @@
+"""Rows that the broker did not take: out of the writers' way, tried again seldom."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple, final
+
+from sqlalchemy import Connection, bindparam, func, insert, select, update
+
+from eventbus.outbox.access import Access
+from eventbus.outbox.queries import (
+    PAGE_BYTES,
+    PAGE_ROWS,
+    delete_rows,
+    do_not_wait_for_disk,
+    fitting,
+    raise_floor,
+    slices,
+)
+from eventbus.outbox.side import begin_immediate
+from eventbus.outbox.tables import outbox, parked
+
+_CHANGING: Final = ("retry_at", "attempts", "reason", "payload")
+"""What a try changes in a parked row."""
+
+
+class ParkedRow(NamedTuple):
+    """Events that were not taken by the broker. Times in microseconds since 1970."""
+
+    id: int
+    created_at: int
+    parked_at: int
+    retry_at: int
+    attempts: int
+    reason: str
+    payload: bytes
+
+
+@final
+class ParkedRows:
+    """The parked rows of one database. Each call is a transaction of its own."""
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+
+    def add(self, rows: Sequence[ParkedRow]) -> None:
+        """Move rows of the outbox out of the way."""
+
+        def work(connection: Connection) -> None:
+            begin_immediate(connection)
+            do_not_wait_for_disk(connection)
+            ids = [row.id for row in rows]
+            for some in slices(ids):
+                # In this order a crash between two autocommitted statements loses nothing.
+                delete_rows(connection, parked, some)
+            connection.execute(insert(parked), [row._asdict() for row in rows])
+            if connection.dialect.name == "sqlite":
+                raise_floor(connection, max(ids))
+            for some in slices(ids):
+                delete_rows(connection, outbox, some)
+
+        if rows:
+            self._access.run(work)
+
+    def note(self, rows: Sequence[ParkedRow]) -> None:
+        """Note what became of parked rows; not of those that a person purged meanwhile."""
+        again = (
+            update(parked)
+            .where(parked.c.id == bindparam("row"))
+            .values({name: bindparam(f"new_{name}") for name in _CHANGING})
+            .execution_options(synchronize_session=False)
+        )
+
+        def work(connection: Connection) -> None:
+            begin_immediate(connection)
+            do_not_wait_for_disk(connection)
+            values = [{"row": row.id} | {f"new_{name}": getattr(row, name) for name in _CHANGING} for row in rows]
+            connection.execute(again, values)
+
+        if rows:
+            self._access.run(work)
+
+    def claim(self, now: int, until: int, *, rows: int = 100, size: int = PAGE_BYTES) -> list[ParkedRow]:
+        """Parked rows that are due, by id, none of which another process gets before `until`."""
+
+        def work(connection: Connection) -> list[ParkedRow]:
+            begin_immediate(connection)
+            query = (
+                select(parked.c.id, func.length(parked.c.payload))
+                .where(parked.c.retry_at <= now)
+                .order_by(parked.c.retry_at, parked.c.id)
+                .limit(rows)
+                .with_for_update(skip_locked=True)
+            )
+            ids = fitting(connection.execute(query).all(), size)
+            if not ids:
+                return []
+            found = connection.execute(select(parked).where(parked.c.id.in_(ids)).order_by(parked.c.id)).all()
+            connection.execute(
+                update(parked)
+                .where(parked.c.id.in_(ids))
+                .values(retry_at=until, attempts=parked.c.attempts + 1)
+                .execution_options(synchronize_session=False)
+            )
+            return [ParkedRow(*row) for row in found]
+
+        return self._access.run(work)
+
+    def page(self, *, after: int = 0, rows: int = PAGE_ROWS) -> list[ParkedRow]:
+        """Parked rows by id."""
+        query = select(parked).where(parked.c.id > after).order_by(parked.c.id).limit(rows)
+        return [ParkedRow(*row) for row in self._access.run(lambda connection: connection.execute(query).all())]
+
+    def count_among(self, ids: Sequence[int]) -> int:
+        """How many of these rows are parked."""
+        among = select(func.count()).select_from(parked)
+
+        def work(connection: Connection) -> int:
+            return sum(connection.scalar(among.where(parked.c.id.in_(some))) or 0 for some in slices(ids))
+
+        return self._access.run(work) if ids else 0
+
+    def count(self) -> int:
+        """How many rows are parked."""
+        return self._access.run(lambda connection: connection.scalar(select(func.count()).select_from(parked))) or 0
+
+    def delete(self, ids: Sequence[int]) -> int:
+        """Remove parked rows: delivered, or given up by a person. Returns how many there were."""
+
+        def work(connection: Connection) -> int:
+            do_not_wait_for_disk(connection)
+            return sum(delete_rows(connection, parked, some) for some in slices(ids))
+
+        return self._access.run(work) if ids else 0
+
+    def wake(self, ids: Sequence[int] | None = None) -> int:
+        """Make parked rows due now, all or these; returns how many."""
+
+        def work(connection: Connection) -> int:
+            statement = update(parked).values(retry_at=0).where(parked.c.retry_at > 0)
+            if ids is None:
+                return connection.execute(statement).rowcount
+            return sum(connection.execute(statement.where(parked.c.id.in_(some))).rowcount for some in slices(ids))
+
+        return self._access.run(work)
