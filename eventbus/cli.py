@@ -62,17 +62,23 @@ def database_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def models_and_engine(models: str | None, database: str | None) -> tuple[list[Any], Engine]:
     """The models and an engine, from the options or else the environment (`EVENTBUS_MODELS`, `DATABASE_URL`)."""
     with reading_environment() as env:
-        models = models or env.str("EVENTBUS_MODELS", "")
         database = database or env.str("DATABASE_URL", "")
-    if not models:
-        raise ConfigurationError("say where the models are: --models myapp.models:Base, or EVENTBUS_MODELS")
+    found = models_named(models)
     if not database:
         raise ConfigurationError("say which database: --database URL, or DATABASE_URL")
-    names = [each.strip() for each in models.split(",") if each.strip()]
-    found, engine = [find("--models", name, "Base") for name in names], make_engine(database)
+    engine = make_engine(database)
     if file := missing_file(engine):
         raise ConfigurationError(f"--database: there is no database file {file}")
     return found, engine
+
+
+def models_named(models: str | None) -> list[Any]:
+    """The models, from the option or else the environment (`EVENTBUS_MODELS`)."""
+    with reading_environment() as env:
+        models = models or env.str("EVENTBUS_MODELS", "")
+    if not models:
+        raise ConfigurationError("say where the models are: --models myapp.models:Base, or EVENTBUS_MODELS")
+    return [find("--models", each.strip(), "Base") for each in models.split(",") if each.strip()]
 
 
 def service_name(service: str | None) -> str | None:
