@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -125,6 +125,9 @@ class Event(NamedTuple):
     `stub` is None but where the service could not publish the record (`install(on_unfit="stub")`): then `after` holds
     its key alone, and `stub` says why, as `{"reason": …, "field": …}`.
 
+    `whole`: the record's fields are all certain. Else, of an update, those named in `written` are; the others are what
+    the writer had loaded, maybe before somebody else changed them. `consumers.base.merge` knows what to make of that.
+
     A named tuple, since making a frozen dataclass of this size costs several times as much.
     """
 
@@ -144,6 +147,8 @@ class Event(NamedTuple):
     transaction: Mapping[str, Any]
     traceparent: str | None
     stub: Mapping[str, Any] | None = None
+    written: Sequence[str] = ()
+    whole: bool = False
 
     @property
     def service(self) -> str:
@@ -175,7 +180,8 @@ def decode(body: bytes, limits: Limits = DEFAULT_LIMITS) -> Event:
     data = document.get("data")
     if type(data) is not dict:
         raise BadEvent("no data object")
-    op, changed, transaction = data.get("op"), data.get("changed"), data.get("transaction")
+    op, changed, transaction = _operation(data.get("op")), _names(data, "changed") or [], data.get("transaction")
+    written = _names(data, "written")
     return Event(
         id=_text(document, "id"),
         source=_text(document, "source"),
@@ -183,16 +189,18 @@ def decode(body: bytes, limits: Limits = DEFAULT_LIMITS) -> Event:
         subject=_text(document, "subject"),
         time=_text(document, "time"),
         version=_version(document),
-        op=_operation(op),
+        op=op,
         model=_model(data),
         pk=_key(data),
         before=_values(data, "before", optional=True),
         after=_after(data, op),
-        changed=changed if type(changed) is list else [],
+        changed=changed,
         author=_optional_text(data, "author"),
         transaction=transaction if type(transaction) is dict else {},
         traceparent=_optional_text(document, "traceparent"),
         stub=_values(data, "stub", optional=True),
+        written=changed if written is None else written,
+        whole=op != "u" or data.get("whole") is True,
     )
 
 
@@ -279,6 +287,13 @@ def _values(data: Mapping[str, Any], name: str, *, optional: bool) -> Mapping[st
     if type(values) is dict or (optional and values is None):
         return values
     raise BadEvent(f"{name} is not an object")
+
+
+def _names(data: Mapping[str, Any], name: str) -> list[str] | None:
+    names = data.get(name)
+    if names is None or (type(names) is list and all(type(each) is str for each in names)):
+        return names
+    raise BadEvent(f"{name} is not a list of names")
 
 
 def _after(data: Mapping[str, Any], op: Any) -> Mapping[str, Any] | None:

@@ -58,6 +58,7 @@ def forget_untouched(frame: Frame, entity: Entity) -> bool:
         if type(record) is Recorded and record.op == "u" and record.after is not None:
             any_updated = True
             kept = {*record.before, *(entity.keys[position] for position in entity.pk_index)}
+            record.certain = entity.keys
             record.after = tuple(
                 [value if key in kept else MISSING for key, value in zip(entity.keys, record.after, strict=True)]
             )
@@ -100,8 +101,11 @@ def _fill(records: Records, pk: Key, after: Values, values: dict[int, Any]) -> N
     record = records[pk]
     if type(record) is tuple:
         records[pk] = filled
-    else:
-        record.after = filled  # type: ignore[union-attr]
+        return
+    assert isinstance(record, Recorded)
+    if record.certain is None:
+        record.certain = tuple([record.entity.keys[i] for i in values if after[i] is MISSING])
+    record.after = filled
 
 
 def _vanish(records: Records, entity: Entity, pk: Key) -> None:

@@ -6,7 +6,7 @@ One call of orjson writes an event as a whole, from the dict that the serializer
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final, Literal, NamedTuple
 
@@ -22,6 +22,8 @@ Policy = Literal["fail", "stub"]
 POLICIES: Final[tuple[Policy, ...]] = ("fail", "stub")
 
 _PLAIN: Final = (str, int)
+_MOST_COMBINATIONS: Final = 10_000
+"""Combinations of columns that are remembered: they are few, but nobody says so."""
 
 
 class Envelope(NamedTuple):
@@ -108,6 +110,13 @@ class _Change(NamedTuple):
     part: Callable[[Mapping[str, Any]], dict[str, Any]]
 
 
+class _Vouching(NamedTuple):
+    """What events that vouch for the same columns have in common: their published names, and whether all are read."""
+
+    names: Sequence[str]
+    whole: bool
+
+
 class _Kinds(dict[tuple[Entity, str], "_Kind"]):
     """Kinds of records, by entity and dialect; made as they first occur."""
 
@@ -124,7 +133,10 @@ class _Kinds(dict[tuple[Entity, str], "_Kind"]):
 class _Kind:
     """What the events of one entity have in common."""
 
-    __slots__ = ("_changes", "_entity", "_model", "_name", "_serializer", "_source", "routing_keys")
+    __slots__ = (
+        "_changes", "_computes", "_entity", "_model", "_name", "_needed", "_serializer", "_source", "_vouchings",
+        "routing_keys",
+    )  # fmt: skip
 
     def __init__(self, service: str, entity: Entity, serializer: Serializer) -> None:
         self.routing_keys = entity.routing_keys
@@ -134,9 +146,15 @@ class _Kind:
         self._model = f"{service}.{entity.name}"
         self._serializer = serializer
         self._changes: dict[tuple[str, ...], _Change] = {}
+        self._vouchings: dict[tuple[tuple[str, ...], bool], _Vouching] = {}
+        self._computes = serializer.computes
+        self._needed = frozenset(entity.read).difference(entity.keys[position] for position in entity.pk_index)
 
     def event(self, record: Recorded, changed: tuple[str, ...], shared: Envelope, index: int) -> bytes:
-        """The unsealed event of one change. Raises SerializationError where none can hold it."""
+        """The unsealed event of one change. Raises SerializationError where none can hold it.
+
+        `written` is told only where it differs from `changed`, so that most updates have nothing more to say.
+        """
         after, serializer = record.after, self._serializer
         values = key_values(self._entity, record.pk) if after is None else after
         pk = serializer.pk(values)
@@ -149,6 +167,8 @@ class _Kind:
             before = serializer.before(record.before)
         shown = None if after is None else serializer.after(after)
         data = {"op": record.op, "model": self._model, "pk": pk, "before": before, "after": shown, "changed": names}
+        if record.op == "u" and (not record.exact or record.certain is not None or self._computes):
+            self._vouch(data, record, names)
         try:
             return self._encode(data, shared, index)
         except TypeError as error:
@@ -161,7 +181,7 @@ class _Kind:
         parts = pk if isinstance(pk, list) else [pk]
         keys = [entity.keys[position] for position in entity.pk_index]
         shown = {serializer.names.get(key, key): part for key, part in zip(keys, parts, strict=True)}
-        data = {
+        data: dict[str, Any] = {
             "op": record.op,
             "model": self._model,
             "pk": pk,
@@ -170,7 +190,45 @@ class _Kind:
             "changed": (),
             "stub": mark,
         }
+        if record.op == "u":
+            data["after"] = None  # of what could not be written nothing is known: what is computed may be of it
+            self._vouch(data, record, None)
+            data["after"] = shown
         return self._encode(data, shared, index)
+
+    def _vouch(self, data: dict[str, Any], record: Recorded, names: Sequence[str] | None) -> None:
+        """Say which fields of an update are the row's, where `changed` (`names`) does not say so already."""
+        vouching = self._vouching(record)
+        if vouching.whole:
+            data["whole"] = True
+            return
+        written = vouching.names
+        if self._computes:
+            keys = {*record.before, *(record.certain or ())}
+            written = (*written, *self._serializer.others(record.after or (), keys, data["after"]))
+        if written != names:
+            data["written"] = written
+
+    def _vouching(self, record: Recorded) -> _Vouching:
+        certain = record.certain
+        if certain is self._entity.keys:
+            return _Vouching((), whole=True)
+        keys, read = (tuple(record.before), False) if certain is None else ((*record.before, *certain), True)
+        return self._vouchings.get((keys, read)) or self._vouch_alike(keys, read=read)
+
+    def _vouch_alike(self, keys: tuple[str, ...], *, read: bool) -> _Vouching:
+        """What events that vouch for these columns have in common."""
+        entity = self._entity
+        key = {entity.keys[position] for position in entity.pk_index}  # always certain
+        vouching = _Vouching(self._names({*keys} - key), whole=read and self._needed.issubset(keys))
+        if len(self._vouchings) < _MOST_COMBINATIONS:
+            self._vouchings[keys, read] = vouching
+        return vouching
+
+    def _names(self, keys: Collection[str]) -> tuple[str, ...]:
+        """The published names of these columns, in the order of the entity's."""
+        published = self._serializer.names
+        return tuple([published[key] for key in self._entity.keys if key in keys and key in published])
 
     def subject(self, record: Recorded) -> str:
         """Which record it is, for messages."""
@@ -195,10 +253,8 @@ class _Kind:
 
     def _change(self, changed: tuple[str, ...]) -> _Change:
         """What updates of these columns have in common."""
-        published = self._serializer.names
-        names = tuple(published[key] for key in self._entity.keys if key in changed and key in published)
-        change = _Change(names, self._serializer.part(changed))
-        if len(self._changes) < 10_000:  # combinations of columns are few, but nobody says so
+        change = _Change(self._names(changed), self._serializer.part(changed))
+        if len(self._changes) < _MOST_COMBINATIONS:
             self._changes[changed] = change
         return change
 

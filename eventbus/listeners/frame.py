@@ -6,7 +6,7 @@ parent's, a rolled-back one is dropped. At the commit the root frame holds at mo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from eventbus.events.change import MISSING, Entity, Key, Op, Values
@@ -16,12 +16,15 @@ class Recorded:
     """The net change of one record in one frame.
 
     `after`: values aligned with `entity.keys`, MISSING where unknown; None for a deletion.
-    `before`: for an update the old value of each column that was set, MISSING where it was never loaded; for a deletion
-    all that was known of the row; empty for a creation.
+    `before`: for an update the old value of each column that was written, MISSING where it was never loaded; for a
+    deletion all that was known of the row; empty for a creation.
     `exact`: the keys of `before` are known to be those that changed.
+    `certain`: beside the keys of `before`, those of which `after` is what the row holds, since it was read; None: no
+    more than these, the others are what an object had, which may be stale.
+    `stale`: the old values may be an object's too, so that what came back to its old value may have changed the row.
     """
 
-    __slots__ = ("after", "before", "entity", "exact", "op", "pk")
+    __slots__ = ("after", "before", "certain", "entity", "exact", "op", "pk", "stale")
 
     def __init__(
         self,
@@ -31,6 +34,9 @@ class Recorded:
         before: dict[str, Any],
         after: Values | None,
         exact: bool = False,
+        *,
+        certain: tuple[str, ...] | None = None,
+        stale: bool = True,
     ) -> None:
         self.op = op
         self.entity = entity
@@ -38,6 +44,8 @@ class Recorded:
         self.before = before
         self.after = after
         self.exact = exact
+        self.certain = certain
+        self.stale = stale
 
     def __repr__(self) -> str:
         return f"<{self.op} {self.entity.name}{self.pk}>"
@@ -58,9 +66,15 @@ class Recorded:
             changed.sort(key=positions.__getitem__)
         return changed
 
+    def came_back(self) -> bool:
+        """Whether an update wrote anything that is published, changed or not; a key is what it was in any case."""
+        entity = self.entity
+        key = {entity.keys[position] for position in entity.pk_index}
+        return not self.before.keys() <= (entity.quiet | key)
+
 
 Net = tuple[Recorded, tuple[str, ...]]
-"""A record that did change, and which of its keys (of an update)."""
+"""A record that was written, and which of its keys changed (of an update; none where all came back)."""
 
 
 class Frame:
@@ -80,7 +94,11 @@ class Frame:
         self.committed = False
 
     def net(self) -> tuple[list[Net], list[Net]]:
-        """The records that did change; apart from them those of which nothing published did."""
+        """The records to be published; apart from them those of which nothing published has changed.
+
+        An update that came back to where it began is published if the object may have been stale: the row may have had
+        another value, which it has no more.
+        """
         net: list[Net] = []
         quiet: list[Net] = []
         for entity, records in self.records.items():
@@ -91,7 +109,7 @@ class Frame:
                     net.append((record, ()))
                 else:
                     changed = tuple(record.before) if record.exact else tuple(record.changed())
-                    if not entity.quiet.issuperset(changed):
+                    if not entity.quiet.issuperset(changed) or (record.stale and record.came_back()):
                         net.append((record, changed))
                     elif changed:
                         quiet.append((record, changed))
@@ -125,10 +143,13 @@ class Frame:
         *,
         whole: bool = False,
         exact: bool = False,
+        certain: bool = False,
     ) -> None:
-        """Columns of a row were set: `before` has exactly their keys, with the old values (MISSING where unknown).
+        """Columns of a row were written: `before` has exactly their keys, with the old values (MISSING where unknown).
 
-        `whole`: the caller knows that no value of `after` is MISSING; `exact`: that all of these columns did change.
+        `whole`: the caller knows that no value of `after` is MISSING; `exact`: that all of these columns did change;
+        `certain`: that old and new values are the row's, which is locked (it was read, or a statement gave it back),
+        and not an object's, of which only what it wrote is.
         """
         if not whole:
             self._note_missing(entity, after)
@@ -137,11 +158,15 @@ class Frame:
             records = self.records[entity] = {}
         earlier = records.get(pk)
         if earlier is None:
-            records[pk] = Recorded("u", entity, pk, before, after, exact)
+            records[pk] = (
+                Recorded("u", entity, pk, before, after, exact, certain=entity.keys, stale=False)
+                if certain
+                else Recorded("u", entity, pk, before, after, exact)
+            )
         elif type(earlier) is tuple:
-            records[pk] = _overlay(entity, earlier, after, before)
+            records[pk] = _overlay(entity, earlier, after, before, entity.keys, certain=certain)
         else:
-            _update(earlier, before, after)  # type: ignore[arg-type]
+            _update(earlier, before, after, certain=certain)  # type: ignore[arg-type]
 
     def deleted(self, entity: Entity, pk: Key, before: Mapping[str, Any]) -> None:
         """A row went away; `before` holds what is known of it. One that this frame created leaves no trace."""
@@ -178,7 +203,14 @@ class Frame:
             elif record.op == "d":  # type: ignore[union-attr]
                 self.deleted(entity, pk, record.before)  # type: ignore[union-attr]
             else:
-                self.updated(entity, pk, record.before, record.after)  # type: ignore[union-attr, arg-type]
+                self._fold_update(entity, pk, record)  # type: ignore[arg-type]
+
+    def _fold_update(self, entity: Entity, pk: Key, record: Recorded) -> None:
+        assert record.after is not None
+        self.updated(entity, pk, record.before, record.after, certain=record.certain is not None)
+        ours = self.records[entity][pk]
+        if type(ours) is Recorded:
+            ours.stale = ours.stale or record.stale
 
     def _create(self, records: dict[Key, Recorded | Values], pk: Key, after: Values) -> None:
         earlier = records.get(pk)
@@ -208,10 +240,17 @@ def _differs(old: Any, new: Any) -> bool:
         return True
 
 
-def _update(earlier: Recorded, before: dict[str, Any], after: Values) -> None:
+def _update(earlier: Recorded, before: dict[str, Any], after: Values, *, certain: bool) -> None:
     """A record updated or deleted before in this frame is now updated: the oldest old values stay."""
+    entity, kept = earlier.entity, earlier.certain or earlier.before
     earlier.exact = False
-    earlier.after = after if earlier.after is None else _overlay(earlier.entity, earlier.after, after, before)
+    earlier.after = (
+        after if earlier.after is None else _overlay(entity, earlier.after, after, before, kept, certain=certain)
+    )
+    if certain:
+        earlier.certain = entity.keys
+    else:
+        earlier.stale = True
     if earlier.op == "d":
         earlier.op = "u"
         earlier.before = {**dict.fromkeys(earlier.entity.keys, MISSING), **earlier.before}
@@ -224,7 +263,7 @@ def _recreate(earlier: Recorded, after: Values) -> None:
     if earlier.op == "d":
         earlier.op = "u"
     earlier.before = {**dict.fromkeys(earlier.entity.keys, MISSING), **earlier.before}
-    earlier.after, earlier.exact = after, False
+    earlier.after, earlier.exact, earlier.certain = after, False, earlier.entity.keys
 
 
 def _delete(earlier: Recorded, before: Mapping[str, Any]) -> None:
@@ -235,16 +274,32 @@ def _delete(earlier: Recorded, before: Mapping[str, Any]) -> None:
     earlier.op, earlier.after, earlier.before = "d", None, {**rest, **known}
 
 
-def _overlay(entity: Entity, older: Values, newer: Values, touched: Mapping[str, Any]) -> Values:
-    """The newer values, where both are known or the column was set since; else what is older, known or not.
+def _overlay(
+    entity: Entity,
+    older: Values,
+    newer: Values,
+    touched: Mapping[str, Any],
+    kept: Collection[str],
+    *,
+    certain: bool,
+) -> Values:
+    """The newer values where the column was written since; else, of those `kept`, the older ones.
 
-    What was not known stays so: a statement may have changed it, and the object that was flushed since need not know.
+    `kept` are the row's own: written or read before. What the object holds that was flushed since need not be: it may
+    have been changed in place where nothing tracks that, or be left over from a savepoint. Of the other columns neither
+    is certain, and the newer is the better guess. What was not known stays so, to be read at the commit: a statement
+    may have changed it. `certain` newer values are the row's, too, as far as they are known.
     """
-    if all(value is not MISSING for value in (*older, *newer)):
-        return newer
+    if certain:
+        return tuple(
+            [
+                old if new is MISSING and key in kept and key not in touched else new
+                for key, old, new in zip(entity.keys, older, newer, strict=True)
+            ]
+        )
     return tuple(
         [
-            new if key in touched or (old is not MISSING and new is not MISSING) else old
+            new if key in touched or (key not in kept and old is not MISSING and new is not MISSING) else old
             for key, old, new in zip(entity.keys, older, newer, strict=True)
         ]
     )

@@ -54,3 +54,22 @@ class Record:
     @__class__.setter
     def __class__(self, value: type[Any]) -> None:
         raise AttributeError("__class__ of a record cannot be set")
+
+    def watched(self) -> tuple[Record, set[str]]:
+        """The same, and the names of its columns that have been read from now on."""
+        row = _Watched(self._eventbus_row)
+        return Record(row, self._eventbus_normal, self._eventbus_model), row.seen
+
+
+class _Watched(dict[str, Any]):
+    """A row that notes which of its columns are read."""
+
+    def __init__(self, row: Mapping[str, Any]) -> None:
+        super().__init__(row)
+        self.seen: set[str] = set()
+
+    def __contains__(self, key: object) -> bool:
+        if super().__contains__(key):
+            self.seen.add(str(key))
+            return True
+        return False

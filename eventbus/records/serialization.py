@@ -8,7 +8,7 @@ overridden methods is dumped by its own `dump`. All ways end in the bytes of `or
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
 import orjson
@@ -46,6 +46,7 @@ class Serializer:
     `pk(values)` is the primary key: text, number or truth value; a list of those where it is composite.
 
     `fields` are the names in `after`; `names` maps attribute keys to them, as far as a field shows one column.
+    `computes`: there may be other fields too, of which `others` tells.
     """
 
     __slots__ = (
@@ -54,8 +55,10 @@ class Serializer:
         "_keys",
         "_model",
         "_normal",
+        "_others",
         "_steps",
         "after",
+        "computes",
         "fields",
         "names",
         "pk",
@@ -88,6 +91,9 @@ class Serializer:
             for name, field in _dumped(self.schema)
             if (field.attribute or name) in self._keys
         }
+        plain = set(self.names.values())
+        self._others = [step for step in self._steps if step.name not in plain]
+        self.computes = self._hooked or bool(self._others)
         self.after = (
             self._dump if self._hooked else compile_record(self._steps, len(self._keys), self.record, self._walk)
         )
@@ -117,6 +123,27 @@ class Serializer:
             return self.before({key: old[key] for key in keys})
 
         return compile_part(steps, before) if steps else before
+
+    def others(self, values: Values, written: Collection[str], shown: Any) -> list[str]:
+        """Of the fields that are not in `names`, those that may tell of the columns `written`.
+
+        A field that computes is asked once more, and watched: it tells of the columns it reads, or, reading none, of
+        something else that may have changed. What hooks add or rename tells of everything. `shown` is what `after` made
+        of the values; None where that failed: then each of them may.
+        """
+        if self._hooked:
+            plain = set(self.names.values())
+            names = self.fields if shown is None else orjson.loads(orjson.dumps(shown))
+            return [name for name in names if name not in plain]
+        return [step.name for step in self._others if shown is None or self._tells_of(step, values, written)]
+
+    def _tells_of(self, step: Step, values: Values, written: Collection[str]) -> bool:
+        watched, seen = self.record(values).watched()
+        try:
+            step.convert(watched)
+        except Exception:  # noqa: BLE001 - it has no value to show then
+            log.debug("a field cannot be asked", extra={"field": step.name})
+        return not seen or not seen.isdisjoint(written)
 
     def record(self, values: Values) -> Record:
         """The object that stands for these values before marshmallow."""

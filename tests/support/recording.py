@@ -146,12 +146,14 @@ def replay(events: Sequence[Event], store: Store) -> Store:
 
 
 def check_changed(event: Event, old: Mapping[str, Any]) -> None:
-    """An update names at least one field, none twice, all that differ, and none that is known not to.
+    """An update names all fields that differ, none twice, and none that is known not to; what changed was written.
 
     Times may look alike that are not: MariaDB cuts off fractions of a second.
     """
     before, after, changed = event.before or {}, event.after or {}, set(event.changed)
-    assert len(event.changed) == len(changed) > 0, event
+    assert len(event.changed) == len(changed), event
+    assert event.written or event.whole, event
+    assert event.whole or changed <= set(event.written), event
     assert before.keys() <= changed, event
     assert {name for name in after if after[name] != old.get(name)} <= changed, (event, old)
     alike = {name for name in before if name in after and before[name] == after[name]}

@@ -114,12 +114,33 @@ def test_a_batch_numbers_its_messages_from_its_first_index() -> None:
         (body(before=[]), "before is not an object"),
         (body(op="d"), "after is not null in a deletion"),
         (body(author=5), "author is not a text"),
+        (body(changed="phone"), "changed is not a list of names"),
+        (body(changed=[{}]), "changed is not a list of names"),
+        (body(written={"phone": 1}), "written is not a list of names"),
     ],
 )
 def test_what_is_not_an_event_of_ours_is_refused_with_its_reason(bad: bytes, reason: str) -> None:
     with pytest.raises(BadEvent) as refused:
         envelope.decode(bad)
     assert refused.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("told", "written", "whole"),
+    [
+        ({}, ["phone"], False),
+        ({"written": ["phone", "name"]}, ["phone", "name"], False),
+        ({"changed": [], "written": ["phone"]}, ["phone"], False),
+        ({"changed": None}, [], False),
+        ({"whole": True}, ["phone"], True),
+        ({"whole": 1}, ["phone"], False),
+        ({"op": "c"}, ["phone"], True),
+        ({"op": "r"}, ["phone"], True),
+    ],
+)
+def test_an_event_vouches_for_what_it_wrote_or_for_all(told: dict[str, Any], written: list[str], whole: bool) -> None:
+    event = envelope.decode(body(**told))
+    assert (event.written, event.whole) == (written, whole)
 
 
 def test_limits_hold_at_their_edge() -> None:

@@ -80,6 +80,7 @@ def expected(record: Recorded, changed: tuple[str, ...], shared: Envelope, index
             "before": before,
             "after": None if record.after is None else serializer.after(record.after),
             "changed": list(changed),
+            **({"written": ["name", "count"]} if changed == ("count",) else {}),
             "author": shared.author,
             "transaction": {"id": shared.transaction, "index": index, "size": shared.size},
         },

@@ -210,7 +210,7 @@ class Hit:
         """These rows may have changed in any of the columns that were read; what they hold is read at the commit."""
         for key, (entity, row) in known.items():
             if entity is not None:
-                frame.updated(entity, key, dict(row), _unread(entity, key))
+                frame.updated(entity, key, dict(row), _unread(entity, key), certain=True)
 
     def reclassified(self, frame: Frame, known: Known, now: Known) -> None:
         """These rows may be another class's records now."""
