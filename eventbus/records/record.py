@@ -55,7 +55,7 @@ class Record:
     def __class__(self, value: type[Any]) -> None:
         raise AttributeError("__class__ of a record cannot be set")
 
-    def watched(self) -> tuple[Record, set[str]]:
+    def _eventbus_watched(self) -> tuple[Record, set[str]]:
         """The same, and the names of its columns that have been read from now on."""
         row = _Watched(self._eventbus_row)
         return Record(row, self._eventbus_normal, self._eventbus_model), row.seen

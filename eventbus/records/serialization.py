@@ -138,7 +138,7 @@ class Serializer:
         return [step.name for step in self._others if shown is None or self._tells_of(step, values, written)]
 
     def _tells_of(self, step: Step, values: Values, written: Collection[str]) -> bool:
-        watched, seen = self.record(values).watched()
+        watched, seen = self.record(values)._eventbus_watched()
         try:
             step.convert(watched)
         except Exception:  # noqa: BLE001 - it has no value to show then
