@@ -103,7 +103,7 @@ def contenders() -> dict[str, Contender]:
     entity = Entities("bench").for_mapper(sa.inspect(Contact))
     if entity is None:
         raise SystemExit("the benchmark's model is not an entity")
-    serializer = entity.serializer("postgresql")
+    serializer = entity.serializer(sa.make_url("postgresql://").get_dialect()())
     keys = entity.keys
 
     def marshmallow(schema: Any) -> Contender:
@@ -118,7 +118,7 @@ def contenders() -> dict[str, Contender]:
         jit: Any = importlib.import_module("deepfriedmarshmallow")
     except ImportError:
         return found
-    schema = entity.serializer("mysql").schema
+    schema = entity.serializer(sa.make_url("mysql://").get_dialect()()).schema
     jit.deep_fry_schema_object(schema)
     found["DeepFriedMarshmallow"] = marshmallow(schema)
     return found

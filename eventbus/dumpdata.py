@@ -24,6 +24,7 @@ from typing import IO, Any, Final, Literal, cast
 import click
 import orjson
 from sqlalchemy import Connection, Engine
+from sqlalchemy.engine import Dialect
 
 from eventbus import cli, commands
 from eventbus.dumps.references import begin
@@ -118,7 +119,7 @@ def _records(
     streaming = connection.execution_options(yield_per=ROWS)
     for target in chosen:
         model = targets.model(target)
-        serializer = _serializer(target, model, connection.dialect.name, dumped, published=published)
+        serializer = _serializer(target, model, connection.dialect, dumped, published=published)
         dumped.models[model] += 0
         for rows in streaming.execute(rows_of(target.entity)).partitions():
             for row in rows:
@@ -131,7 +132,7 @@ def _records(
                 progress(dumped)
 
 
-def _serializer(target: Target, model: str, dialect: str, dumped: Dumped, *, published: bool) -> Serializer:
+def _serializer(target: Target, model: str, dialect: Dialect, dumped: Dumped, *, published: bool) -> Serializer:
     """A serializer for all columns: what a user's schema shows to others is no backup."""
     entity = target.entity
     keys = []

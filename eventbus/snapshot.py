@@ -35,6 +35,7 @@ from eventbus.listeners.encoding import envelope_of, key_values
 from eventbus.listeners.frame import Net, Recorded
 from eventbus.outbox import Entry
 from eventbus.outbox.side import begin_immediate, side_engine
+from eventbus.records.columns import stored
 from eventbus.records.entities import Entity
 
 CHUNK: Final = 500
@@ -111,14 +112,14 @@ def _key(entity: Entity, text: str, engine: Engine) -> Key:
     columns = [entity.columns[position] for position in entity.pk_index]
     try:
         parts = orjson.loads(text) if len(columns) > 1 else [text]
-        readers = [reader(column.type, engine.dialect.name) for column in columns]
+        readers = [reader(column.type, engine.dialect) for column in columns]
         return tuple(read(part) for read, part in zip(readers, parts, strict=True))
     except (ValueError, TypeError) as error:
         raise ConfigurationError(f"{entity.name}/{text} is no record's name: {error}") from error
 
 
 def _subject(entity: Entity, key: Key, engine: Engine) -> str:
-    return naming.subject(entity.name, entity.serializer(engine.dialect.name).pk(key_values(entity, key)))
+    return naming.subject(entity.name, entity.serializer(engine.dialect).pk(key_values(entity, key)))
 
 
 class _Rows:
@@ -129,7 +130,7 @@ class _Rows:
         self._engine = engine
         self._entity = entity
         self._key = primary_key(entity)
-        self._rows = rows_of(entity, entity.read)
+        self._rows = rows_of(entity, entity.read, show=stored)
 
     def publish(self, start: Key | None, size: int) -> Iterator[tuple[Key, int]]:
         """Chunk by chunk; yields after each its last key, and how many events it has."""
@@ -170,7 +171,7 @@ class _Rows:
         entity = self._entity
         shared = envelope_of(uuid7(), current_author(), len(rows))
         read: list[Net] = [(Recorded("r", entity, self._key_of(row), {}, tuple(row)), ()) for row in rows]
-        keys, bodies = self._bus.encoder.events(read, shared, connection.dialect.name)
+        keys, bodies = self._bus.encoder.events(read, shared, connection.dialect)
         return self._bus.sink.write(connection, Batch(0, shared.transaction, keys, bodies))
 
     def _key_of(self, row: Sequence[Any]) -> Key:

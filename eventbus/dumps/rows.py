@@ -169,7 +169,7 @@ class _RowFunction:
     ) -> None:
         number = len(self._items)
         type_ = self._table.c[name].type
-        read = _reader_for(type_, self._dialect) if self._tuple else reader(type_, self._dialect.name)
+        read = _reader_for(type_, self._dialect) if self._tuple else reader(type_, self._dialect)
         if key in primary:
             value = f"p{primary.index(key)}"
         elif key in sources:
@@ -200,7 +200,7 @@ def _usual(type_: TypeEngine[Any]) -> str:
 
 
 @lru_cache(maxsize=1024)
-def reader(type_: TypeEngine[Any], dialect: str) -> Read:
+def reader(type_: TypeEngine[Any], dialect: Dialect) -> Read:
     """What reads a column's JSON value: by the field of its type, quickly for the usual kinds."""
     type_ = columns.resolve(type_, dialect)
     made = field_for(type_, dialect)
@@ -226,7 +226,7 @@ def reader(type_: TypeEngine[Any], dialect: str) -> Read:
 @lru_cache(maxsize=1024)
 def _reader_for(type_: TypeEngine[Any], dialect: Dialect) -> Read:
     """What reads a column's JSON value as this driver takes it."""
-    return _bound(reader(type_, dialect.name), type_, dialect)
+    return _bound(reader(type_, dialect), type_, dialect)
 
 
 def _bound(read: Read, type_: TypeEngine[Any], dialect: Dialect) -> Read:

@@ -6,7 +6,7 @@ relationship's name, and the keys of a many-to-many relationship as a list, as D
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -137,12 +137,17 @@ def primary_key(entity: Entity) -> list[Any]:
     return [_column(entity, position) for position in entity.pk_index]
 
 
-def rows_of(entity: Entity, needed: Collection[str] | None = None) -> sa.Select[Any]:
-    """All columns of the records of exactly this class, by key; NULL for those that are not needed."""
+def rows_of(
+    entity: Entity, needed: Collection[str] | None = None, *, show: Callable[[Any], Any] = lambda column: column
+) -> sa.Select[Any]:
+    """All columns of the records of exactly this class, by key; NULL for those that are not needed.
+
+    `show`: what to select of a column.
+    """
     wanted = entity.keys if needed is None else {*needed, *(entity.keys[position] for position in entity.pk_index)}
     statement = sa.select(
         *(
-            _column(entity, position) if key in wanted else sa.null().label(key)
+            show(_column(entity, position)) if key in wanted else sa.null().label(key)
             for position, key in enumerate(entity.keys)
         )
     )

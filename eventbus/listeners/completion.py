@@ -12,6 +12,7 @@ from sqlalchemy.sql.selectable import FromClause
 from eventbus.errors import CaptureError, CaptureWarning
 from eventbus.events.change import MISSING, Entity, Key, Values
 from eventbus.listeners.frame import Frame, Recorded
+from eventbus.records.columns import stored
 
 _CHUNK: Final = 500
 """Rows a SELECT: keeps bound parameters below every database's limit."""
@@ -80,7 +81,7 @@ def _read(
     columns = entity.columns
     primary = [columns[position] for position in entity.pk_index]
     source: FromClause = entity.table if entity.mapper is None else entity.mapper.persist_selectable
-    statement = select(*primary, *(columns[position] for position in positions)).select_from(source)
+    statement = select(*primary, *(stored(columns[position]) for position in positions)).select_from(source)
     width = len(primary)
     for start in range(0, len(keys), _CHUNK):
         matches = _among(primary, keys[start : start + _CHUNK], connection.dialect.name)

@@ -10,6 +10,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final, Literal, NamedTuple
 
+from sqlalchemy.engine import Dialect
+
 from eventbus.errors import EventTooLarge, SerializationError
 from eventbus.events import envelope, naming
 from eventbus.events.change import MISSING, Entity, Key, Values
@@ -24,6 +26,7 @@ POLICIES: Final[tuple[Policy, ...]] = ("fail", "stub")
 _PLAIN: Final = (str, int)
 _MOST_COMBINATIONS: Final = 10_000
 """Combinations of columns that are remembered: they are few, but nobody says so."""
+_MOST_KINDS: Final = 10_000
 
 
 class Envelope(NamedTuple):
@@ -65,7 +68,7 @@ class Encoder:
         self._kinds = _Kinds(naming.quote(service))
 
     def events(
-        self, changes: Iterable[Net], shared: Envelope, dialect: str, first: int = 0
+        self, changes: Iterable[Net], shared: Envelope, dialect: Dialect, first: int = 0
     ) -> tuple[list[str], list[bytes]]:
         """Routing keys and unsealed events of one transaction's changes on one kind of database, in their order.
 
@@ -117,14 +120,16 @@ class _Vouching(NamedTuple):
     whole: bool
 
 
-class _Kinds(dict[tuple[Entity, str], "_Kind"]):
-    """Kinds of records, by entity and dialect; made as they first occur."""
+class _Kinds(dict[tuple[Entity, Dialect], "_Kind"]):
+    """Kinds of records, by entity and the dialect of an engine; made as they first occur."""
 
     def __init__(self, service: str) -> None:
         super().__init__()
         self._service = service
 
-    def __missing__(self, key: tuple[Entity, str]) -> _Kind:
+    def __missing__(self, key: tuple[Entity, Dialect]) -> _Kind:
+        if len(self) >= _MOST_KINDS:
+            self.clear()  # engines may be made for a moment each
         entity, dialect = key
         kind = self[key] = _Kind(self._service, entity, entity.serializer(dialect))
         return kind

@@ -185,7 +185,7 @@ class Transactions(Listener):
             parts = _by_connection(ledger, net)
             entries: list[Any] = []
             for connection, part in parts:
-                keys, bodies = self._encoder.events(part, shared, connection.dialect.name, index)
+                keys, bodies = self._encoder.events(part, shared, connection.dialect, index)
                 batch = Batch(0, shared.transaction, keys, bodies, index)
                 entries += self._sink.write(connection, batch, committing=_commits(session, connection))
                 frame.written_on.add(connection)

@@ -5,6 +5,9 @@ An event says what the table holds, so each value goes through its column's `nor
 idempotent: for a value read back from the database it changes nothing, so that an event is the same whichever of the
 two was at hand.
 
+A value of a subclass (a date of pendulum's, a text of one's own) is asked by the methods of the class it is a kind of:
+what the subclass makes of them is the application's.
+
 Known limits: a naive time in a `timezone=True` column of PostgreSQL is taken as UTC (the server takes the zone of its
 session); fractions of a second are cut off on `mysql` as MariaDB does (MySQL itself rounds); PostgreSQL's
 jsonb gives a whole float over 2^53 back as an integer; what a trigger, a collation, a domain or a custom storage format
@@ -15,7 +18,7 @@ from __future__ import annotations
 
 import datetime as dt
 import decimal
-import functools
+import json
 import struct
 import uuid
 from collections.abc import Callable
@@ -23,10 +26,9 @@ from typing import Any, Final
 
 import orjson
 import sqlalchemy as sa
-from sqlalchemy.dialects import mysql, postgresql, registry
+from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.engine import Dialect
 from sqlalchemy.engine.default import DefaultDialect
-from sqlalchemy.exc import NoSuchModuleError
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 Normaliser = Callable[[Any], Any]
@@ -42,29 +44,58 @@ _EPOCH: Final = dt.datetime(1970, 1, 1)  # noqa: DTZ001 - SQLAlchemy's own, naiv
 _MYSQL: Final = frozenset({"mysql", "mariadb"})
 
 
-@functools.cache
-def dialect_named(name: str) -> Dialect:
-    """A dialect to ask types about, without a driver or connection; an unknown name gives SQLAlchemy's default one."""
-    try:
-        made: Dialect = registry.load(name)()
-    except NoSuchModuleError:
-        made = DefaultDialect()
-    return made
+DECLARED: Final[Dialect] = DefaultDialect()
+"""Stands for no database: types are taken as they are declared, and nothing that their authors wrote is asked."""
 
 
-def resolve(type_: TypeEngine[Any], dialect: str) -> TypeEngine[Any]:
+def resolve(type_: TypeEngine[Any], dialect: Dialect) -> TypeEngine[Any]:
     """The type a column really has on a dialect: its variant there; what a PostgreSQL domain is made of."""
     variants = getattr(type_, "_variant_mapping", {})
-    type_ = variants.get(dialect, type_)
+    type_ = variants.get(dialect.name, type_)
     return resolve(type_.data_type, dialect) if isinstance(type_, postgresql.DOMAIN) else type_
 
 
-def decorated_impl(type_: TypeDecorator[Any], dialect: str) -> TypeEngine[Any]:
+def decorated_impl(type_: TypeDecorator[Any], dialect: Dialect) -> TypeEngine[Any]:
     """The plain type under a TypeDecorator on this dialect."""
-    return resolve(type_.load_dialect_impl(dialect_named(dialect)), dialect)
+    below = type_.impl_instance if dialect is DECLARED else type_.load_dialect_impl(dialect)
+    return resolve(below, dialect)
 
 
-def undecorated(type_: TypeEngine[Any], dialect: str = "") -> TypeEngine[Any]:
+def depends_on_dialect(type_: TypeEngine[Any]) -> bool:
+    """Whether a type says only on a database what is under it."""
+    return isinstance(type_, TypeDecorator) and (
+        type(type_).load_dialect_impl is not TypeDecorator.load_dialect_impl or depends_on_dialect(type_.impl_instance)
+    )
+
+
+def is_uuid(type_: TypeEngine[Any]) -> bool:
+    """Whether a type says of its values that they are UUIDs, whatever they are kept in."""
+    try:
+        return type_.python_type is uuid.UUID
+    except Exception:  # noqa: BLE001 - many types do not say, each in its way
+        return False
+
+
+def is_read_through_sql(type_: TypeEngine[Any]) -> bool:
+    """Whether a SELECT shows something else than the table holds: what SQL of the type's own makes of it."""
+    return bool(type_._has_column_expression)
+
+
+def stored_type(type_: TypeEngine[Any], dialect: Dialect) -> TypeEngine[Any]:
+    """The type of what the table holds, where `is_read_through_sql`."""
+    while isinstance(type_, TypeDecorator) and is_read_through_sql(type_):
+        type_ = decorated_impl(type_, dialect)
+    return sa.types.NULLTYPE if is_read_through_sql(type_) else type_
+
+
+def stored(column: Any) -> Any:
+    """What to SELECT for what the table holds: the column, without the SQL that its type reads it through."""
+    if not is_read_through_sql(column.type):
+        return column
+    return sa.type_coerce(column, stored_type(column.type, DECLARED))
+
+
+def undecorated(type_: TypeEngine[Any], dialect: Dialect = DECLARED) -> TypeEngine[Any]:
     """The plain type under any number of TypeDecorators; SQLAlchemy's own (Interval, PickleType) stay as they are."""
     type_ = resolve(type_, dialect)
     while isinstance(type_, TypeDecorator) and not isinstance(type_, sa.Interval | sa.PickleType):
@@ -72,23 +103,21 @@ def undecorated(type_: TypeEngine[Any], dialect: str = "") -> TypeEngine[Any]:
     return type_
 
 
-def bound(type_: TypeDecorator[Any], dialect: str) -> Normaliser:
+def bound(type_: TypeDecorator[Any], dialect: Dialect) -> Normaliser:
     """The decorator's way in: the application's value (None too) to the value of the type below."""
     if type(type_).process_bind_param is TypeDecorator.process_bind_param:
         return _same
-    made = dialect_named(dialect)
-    return lambda value: type_.process_bind_param(value, made)
+    return lambda value: type_.process_bind_param(value, dialect)
 
 
-def returned(type_: TypeDecorator[Any], dialect: str) -> Normaliser:
+def returned(type_: TypeDecorator[Any], dialect: Dialect) -> Normaliser:
     """The decorator's way out: the value of the type below (None too) to the application's."""
     if type(type_).process_result_value is TypeDecorator.process_result_value:
         return _same
-    made = dialect_named(dialect)
-    return lambda value: type_.process_result_value(value, made)
+    return lambda value: type_.process_result_value(value, dialect)
 
 
-def normaliser(type_: TypeEngine[Any], dialect: str) -> Normaliser:
+def normaliser(type_: TypeEngine[Any], dialect: Dialect) -> Normaliser:
     """What turns a value assigned to a column of this type into the value the dialect gives back."""
     type_ = resolve(type_, dialect)
     for kinds, make in _MAKERS:
@@ -97,49 +126,51 @@ def normaliser(type_: TypeEngine[Any], dialect: str) -> Normaliser:
     return _same
 
 
-def is_single_precision(type_: TypeEngine[Any], dialect: str) -> bool:
+def is_single_precision(type_: TypeEngine[Any], dialect: Dialect) -> bool:
     """Whether this floating-point type keeps 24 bits only."""
     precision = getattr(type_, "precision", None)
-    if dialect == "postgresql":
+    if dialect.name == "postgresql":
         return isinstance(type_, sa.REAL) or (precision is not None and precision <= 24)
-    if dialect in _MYSQL:
+    if dialect.name in _MYSQL:
         return not isinstance(type_, sa.Double | sa.REAL) and (precision is None or precision <= 24)
     return False
 
 
-def fraction_digits(type_: TypeEngine[Any], dialect: str) -> int:
+def fraction_digits(type_: TypeEngine[Any], dialect: Dialect) -> int:
     """Digits of a second's fraction that a temporal column keeps."""
-    if dialect in _MYSQL:
+    if dialect.name in _MYSQL:
         return getattr(type_, "fsp", None) or 0
-    if dialect == "postgresql":
+    if dialect.name == "postgresql":
         precision = getattr(type_, "precision", None)
         return 6 if precision is None else int(precision)
     return 6
 
 
-def decimal_places(type_: Any, dialect: str) -> int | None:
+def decimal_places(type_: Any, dialect: Dialect) -> int | None:
     """Digits after the point that a decimal column gives back; None where as many as were put in."""
-    if dialect == "sqlite" or isinstance(type_, sa.Float):
+    if dialect.name == "sqlite" or isinstance(type_, sa.Float):
         return int(type_._effective_decimal_return_scale)
     if type_.scale is not None:
         return int(type_.scale)
-    return 0 if dialect in _MYSQL or type_.precision is not None else None
+    return 0 if dialect.name in _MYSQL or type_.precision is not None else None
 
 
 def to_decimal(value: Any) -> decimal.Decimal:
     """Any number, or text of one, as a Decimal; a float by its shortest text."""
-    return value if isinstance(value, decimal.Decimal) else decimal.Decimal(str(value))
+    if value.__class__ is decimal.Decimal:
+        return value
+    return decimal.Decimal(value if isinstance(value, decimal.Decimal) else str(value))
 
 
 def _same(value: Any) -> Any:
     return value
 
 
-def _text(type_: Any, dialect: str) -> Normaliser:
+def _text(type_: Any, dialect: Dialect) -> Normaliser:
     length = getattr(type_, "length", None)
-    if isinstance(type_, sa.CHAR | sa.NCHAR) and dialect == "postgresql" and length:
+    if isinstance(type_, sa.CHAR | sa.NCHAR) and dialect.name == "postgresql" and length:
         return lambda value: _plain_text(value).ljust(length)
-    if isinstance(type_, sa.CHAR | sa.NCHAR) and dialect in _MYSQL:
+    if isinstance(type_, sa.CHAR | sa.NCHAR) and dialect.name in _MYSQL:
         return lambda value: _plain_text(value).rstrip(" ")
     return _plain_text
 
@@ -152,10 +183,10 @@ def _plain_text(value: Any) -> str:
     return str(int(value) if isinstance(value, bool) else value)
 
 
-def _integer(_type: Any, dialect: str) -> Normaliser:
+def _integer(_type: Any, dialect: Dialect) -> Normaliser:
     def normal(value: Any) -> Any:
         if isinstance(value, int):
-            return int(value)
+            return int.__int__(value)
         if isinstance(value, float | decimal.Decimal):
             return _whole(value, dialect)
         return int(value)
@@ -163,33 +194,33 @@ def _integer(_type: Any, dialect: str) -> Normaliser:
     return normal
 
 
-def _whole(value: float | decimal.Decimal, dialect: str) -> int | float | decimal.Decimal:
+def _whole(value: float | decimal.Decimal, dialect: Dialect) -> int | float | decimal.Decimal:
     """A fraction in an integer column: SQLite keeps it, the others round it, each in its way."""
     if value == int(value):
         return int(value)
-    if dialect == "sqlite":
+    if dialect.name == "sqlite":
         return value
-    if dialect == "postgresql" and isinstance(value, float):
+    if dialect.name == "postgresql" and isinstance(value, float):
         return round(value)
     return int(to_decimal(value).quantize(decimal.Decimal(1), context=CONTEXT))
 
 
-def _boolean(_type: Any, _dialect: str) -> Normaliser:
+def _boolean(_type: Any, _dialect: Dialect) -> Normaliser:
     return bool
 
 
-def _numeric(type_: Any, dialect: str) -> Normaliser:
+def _numeric(type_: Any, dialect: Dialect) -> Normaliser:
     if not type_.asdecimal:
         return _numeric_as_float(type_, dialect)
     places = decimal_places(type_, dialect)
-    if dialect == "sqlite":
+    if dialect.name == "sqlite":
         return _through_float(places or 0)
     if places is None:
         return lambda value: decimal.Decimal(format(to_decimal(value), "f"))
     quantum = decimal.Decimal(1).scaleb(-places)
 
     def normal(value: Any) -> decimal.Decimal:
-        if isinstance(value, float) and dialect == "postgresql":
+        if isinstance(value, float) and dialect.name == "postgresql":
             value = f"{value:.15g}"
         number = to_decimal(value)
         return CONTEXT.plus(number.quantize(quantum, context=CONTEXT)) if number.is_finite() else number
@@ -202,18 +233,18 @@ def _through_float(places: int) -> Normaliser:
     return lambda value: decimal.Decimal(f"{float(value) + 0.0:.{places}f}")
 
 
-def _numeric_as_float(type_: Any, dialect: str) -> Normaliser:
-    if dialect == "sqlite" or type_.scale is None:
+def _numeric_as_float(type_: Any, dialect: Dialect) -> Normaliser:
+    if dialect.name == "sqlite" or type_.scale is None:
         return lambda value: float(value) + 0.0
     quantum = decimal.Decimal(1).scaleb(-type_.scale)
     return lambda value: float(to_decimal(value).quantize(quantum, context=CONTEXT)) + 0.0
 
 
-def _float(type_: Any, dialect: str) -> Normaliser:
-    number: Normaliser = float
+def _float(type_: Any, dialect: Dialect) -> Normaliser:
+    number: Normaliser = _plain_float
     if is_single_precision(type_, dialect):
-        number = _mysql_single if dialect in _MYSQL else _shortest_single
-    elif dialect != "postgresql":
+        number = _mysql_single if dialect.name in _MYSQL else _shortest_single
+    elif dialect.name != "postgresql":
         number = _unsigned_zero
     if not type_.asdecimal:
         return number
@@ -221,9 +252,13 @@ def _float(type_: Any, dialect: str) -> Normaliser:
     return lambda value: decimal.Decimal(f"{number(value):.{places}f}")
 
 
+def _plain_float(value: Any) -> float:
+    return float.__float__(value) if isinstance(value, float) else float(value)
+
+
 def _unsigned_zero(value: Any) -> float:
     """SQLite and MariaDB have no negative zero and read it back as 0.0."""
-    return float(value) + 0.0
+    return _plain_float(value) + 0.0
 
 
 def _single(value: Any) -> float:
@@ -245,35 +280,37 @@ def _shortest_single(value: Any) -> float:
     return float(f"{single:.9g}")
 
 
-def _datetime(type_: Any, dialect: str) -> Normaliser:
+def _datetime(type_: Any, dialect: Dialect) -> Normaliser:
     cut = _fraction(type_, dialect)
-    keeps_zone = bool(getattr(type_, "timezone", False)) and dialect not in _MYSQL and dialect != "sqlite"
+    keeps_zone = bool(getattr(type_, "timezone", False)) and dialect.name not in _MYSQL and dialect.name != "sqlite"
 
     def normal(value: Any) -> dt.datetime:
         moment: dt.datetime = cut(_moment(value))
         if moment.tzinfo is None:
-            return moment.replace(tzinfo=dt.UTC) if keeps_zone and dialect == "postgresql" else moment
+            return moment.replace(tzinfo=dt.UTC) if keeps_zone and dialect.name == "postgresql" else moment
         if keeps_zone:
             return moment.astimezone(dt.UTC)
-        return (moment.astimezone(dt.UTC) if dialect == "postgresql" else moment).replace(tzinfo=None)
+        return (moment.astimezone(dt.UTC) if dialect.name == "postgresql" else moment).replace(tzinfo=None)
 
     return normal
 
 
 def _moment(value: Any) -> dt.datetime:
-    if isinstance(value, dt.datetime):
+    if value.__class__ is dt.datetime:
         return value
+    if isinstance(value, dt.datetime):
+        return dt.datetime.combine(dt.datetime.date(value), dt.datetime.timetz(value))
     if isinstance(value, dt.date):
         return dt.datetime.combine(value, dt.time())
     return dt.datetime.fromisoformat(value)
 
 
-def _fraction(type_: Any, dialect: str) -> Normaliser:
+def _fraction(type_: Any, dialect: Dialect) -> Normaliser:
     digits = fraction_digits(type_, dialect)
     if digits == 6:
         return _same
     unit = 10 ** (6 - digits)
-    if dialect in _MYSQL:
+    if dialect.name in _MYSQL:
         return lambda value: value.replace(microsecond=value.microsecond // unit * unit)
     return lambda value: _round_half_up(value, unit)
 
@@ -286,36 +323,38 @@ def _round_half_up(value: Any, unit: int) -> Any:
     return value.replace(microsecond=0) + dt.timedelta(microseconds=rounded)
 
 
-def _date(_type: Any, _dialect: str) -> Normaliser:
+def _date(_type: Any, _dialect: Dialect) -> Normaliser:
     def normal(value: Any) -> dt.date:
-        if isinstance(value, dt.datetime):
-            return value.date()
-        return value if isinstance(value, dt.date) else dt.date.fromisoformat(value)
+        if isinstance(value, dt.date):
+            return dt.date.fromordinal(dt.date.toordinal(value))
+        return dt.date.fromisoformat(value)
 
     return normal
 
 
-def _time(type_: Any, dialect: str) -> Normaliser:
+def _time(type_: Any, dialect: Dialect) -> Normaliser:
     cut = _fraction(type_, dialect)
-    keeps_zone = bool(getattr(type_, "timezone", False)) and dialect == "postgresql"
+    keeps_zone = bool(getattr(type_, "timezone", False)) and dialect.name == "postgresql"
 
     def normal(value: Any) -> dt.time:
-        if isinstance(value, dt.datetime):
-            value = value.timetz()
-        time: dt.time = cut(value if isinstance(value, dt.time) else dt.time.fromisoformat(value))
+        if isinstance(value, dt.time):
+            value = dt.datetime.combine(dt.date.min, value)
+        time: dt.time = cut(
+            dt.datetime.timetz(value) if isinstance(value, dt.datetime) else dt.time.fromisoformat(value)
+        )
         return time if keeps_zone else time.replace(tzinfo=None)
 
     return normal
 
 
-def _interval(type_: Any, dialect: str) -> Normaliser:
-    if dialect not in _MYSQL:
+def _interval(type_: Any, dialect: Dialect) -> Normaliser:
+    if dialect.name not in _MYSQL:
         return _same
     cut = _fraction(type_, dialect)
     return lambda value: cut(_EPOCH + value) - _EPOCH
 
 
-def _uuid(type_: Any, _dialect: str) -> Normaliser:
+def _uuid(type_: Any, _dialect: Dialect) -> Normaliser:
     if type_.as_uuid:
         return lambda value: value if isinstance(value, uuid.UUID) else uuid.UUID(str(value))
     return lambda value: str(uuid.UUID(str(value)))
@@ -328,7 +367,7 @@ def enum_members(type_: sa.Enum) -> dict[str, Any]:
     return dict(zip(type_.enums, type_.enum_class.__members__.values(), strict=True))
 
 
-def _enum(type_: sa.Enum, _dialect: str) -> Normaliser:
+def _enum(type_: sa.Enum, _dialect: Dialect) -> Normaliser:
     members = enum_members(type_)
     known = set(members.values())
 
@@ -341,21 +380,25 @@ def _enum(type_: sa.Enum, _dialect: str) -> Normaliser:
     return normal
 
 
-def _binary(type_: Any, dialect: str) -> Normaliser:
+def _binary(type_: Any, dialect: Dialect) -> Normaliser:
     length = getattr(type_, "length", None)
-    if isinstance(type_, sa.BINARY) and dialect in _MYSQL and length:
+    if isinstance(type_, sa.BINARY) and dialect.name in _MYSQL and length:
         return lambda value: _bytes(value).ljust(length, b"\0")
     return _bytes
 
 
 def _bytes(value: Any) -> bytes:
     if isinstance(value, bytes | bytearray | memoryview):
-        return bytes(value)
+        return memoryview(value).tobytes()
     raise TypeError("not bytes")
 
 
-def _json(_type: Any, _dialect: str) -> Normaliser:
-    return json_value
+def _json(type_: Any, dialect: Dialect) -> Normaliser:
+    serialize = getattr(dialect, "_json_serializer", None) if isinstance(type_, sa.JSON) else None
+    if serialize is None:
+        return json_value
+    # The engine's own (`create_engine(json_serializer=…)`) decides what is stored.
+    return lambda value: None if value is sa.JSON.NULL else json.loads(serialize(value))
 
 
 def json_value(value: Any) -> Any:
@@ -366,7 +409,7 @@ def json_value(value: Any) -> Any:
     return None if value is sa.JSON.NULL else orjson.loads(orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS))
 
 
-def _array(type_: Any, dialect: str) -> Normaliser:
+def _array(type_: Any, dialect: Dialect) -> Normaliser:
     item = normaliser(type_.item_type, dialect)
 
     def normal(value: Any) -> Any:
@@ -377,7 +420,7 @@ def _array(type_: Any, dialect: str) -> Normaliser:
     return normal
 
 
-def _decorated(type_: TypeDecorator[Any], dialect: str) -> Normaliser:
+def _decorated(type_: TypeDecorator[Any], dialect: Dialect) -> Normaliser:
     bind, result = bound(type_, dialect), returned(type_, dialect)
     below = normaliser(decorated_impl(type_, dialect), dialect)
 
@@ -388,7 +431,7 @@ def _decorated(type_: TypeDecorator[Any], dialect: str) -> Normaliser:
     return normal
 
 
-_MAKERS: Final[tuple[tuple[Any, Callable[[Any, str], Normaliser]], ...]] = (
+_MAKERS: Final[tuple[tuple[Any, Callable[[Any, Dialect], Normaliser]], ...]] = (
     (sa.PickleType, lambda _type, _dialect: _same),
     (INTERVALS, _interval),
     (mysql.SET, lambda _type, _dialect: _same),

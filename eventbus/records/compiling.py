@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 from marshmallow import fields
+from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeEngine
 
 from eventbus.records import columns
@@ -88,7 +89,7 @@ _UTC: Final = "{v} if {v}.__class__ is datetime and {v}.tzinfo is UTC or {v} is 
 _NAMES: Final = {"datetime": dt.datetime, "date": dt.date, "UTC": dt.UTC, "UUID": uuid.UUID}
 
 
-def inline(field: Any, type_: TypeEngine[Any], dialect: str) -> str | None:
+def inline(field: Any, type_: TypeEngine[Any], dialect: Dialect) -> str | None:
     """The expression under which a value of this column passes to orjson untouched, or None if there is none such.
 
     A time of day is not left to orjson: 3.13 writes 17,468 microseconds as `.17468`.
@@ -103,17 +104,17 @@ def inline(field: Any, type_: TypeEngine[Any], dialect: str) -> str | None:
     if kind is fields.UUID:
         return _TEXT.replace("str", "UUID") if isinstance(type_, sa.Uuid) and type_.as_uuid else None
     if kind is fields.Float and not field.as_string and _is_plain_float(type_, dialect):
-        return _FINITE if dialect == "postgresql" else _FINITE.replace("== 0.0", "== 0.0 != {v}")
+        return _FINITE if dialect.name == "postgresql" else _FINITE.replace("== 0.0", "== 0.0 != {v}")
     return _inline_temporal(field, type_, dialect)
 
 
-def _is_plain_float(type_: TypeEngine[Any], dialect: str) -> bool:
+def _is_plain_float(type_: TypeEngine[Any], dialect: Dialect) -> bool:
     if not isinstance(type_, sa.Float) or type_.asdecimal:
         return False
     return not columns.is_single_precision(type_, dialect)
 
 
-def _inline_temporal(field: Any, type_: TypeEngine[Any], dialect: str) -> str | None:
+def _inline_temporal(field: Any, type_: TypeEngine[Any], dialect: Dialect) -> str | None:
     kind = type(field)
     if kind not in {fields.DateTime, fields.NaiveDateTime, fields.AwareDateTime, fields.Date}:
         return None
@@ -124,5 +125,5 @@ def _inline_temporal(field: Any, type_: TypeEngine[Any], dialect: str) -> str | 
     if columns.fraction_digits(type_, dialect) != 6:
         return None
     if isinstance(type_, sa.DateTime) and kind is not fields.Date:
-        return _UTC if dialect == "postgresql" and type_.timezone else _NAIVE
+        return _UTC if dialect.name == "postgresql" and type_.timezone else _NAIVE
     return None

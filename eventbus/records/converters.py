@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import decimal
+import uuid
 from collections.abc import Callable
 from typing import Any, Final
 
 import sqlalchemy as sa
 from marshmallow import Schema, fields, missing
+from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from eventbus.events.change import MISSING
@@ -15,6 +17,7 @@ from eventbus.records import columns
 from eventbus.records.columns import Normaliser
 from eventbus.records.fields import Amount, Array, Base64, Choices, Decorated, Duration, Json, StoredEnum, WholeNumber
 from eventbus.records.json_values import UnfitError, ready
+from eventbus.records.schemas import field_for
 
 Convert = Callable[[Any], Any]
 KNOWN_FIELDS: Final[frozenset[type[Any]]] = frozenset(
@@ -35,14 +38,14 @@ def is_known(field: Any) -> bool:
     return type(field) in KNOWN_FIELDS or isinstance(field, Decorated)
 
 
-def is_plain_text(type_: TypeEngine[Any], dialect: str) -> bool:
+def is_plain_text(type_: TypeEngine[Any], dialect: Dialect) -> bool:
     """Whether the database gives every text of this column back as it was."""
     if not isinstance(type_, sa.String) or isinstance(type_, sa.Enum):
         return False
-    return dialect == "sqlite" or not isinstance(type_, sa.CHAR | sa.NCHAR)
+    return dialect.name == "sqlite" or not isinstance(type_, sa.CHAR | sa.NCHAR)
 
 
-def value_converter(field: Any, name: str, type_: TypeEngine[Any], dialect: str) -> Convert:
+def value_converter(field: Any, name: str, type_: TypeEngine[Any], dialect: Dialect) -> Convert:
     """A field of a known class: the value alone, normalised, then serialised."""
     if isinstance(field, Decorated) and isinstance(type_, TypeDecorator):
         return _decorated_converter(field, name, type_, dialect)
@@ -61,14 +64,21 @@ def value_converter(field: Any, name: str, type_: TypeEngine[Any], dialect: str)
     return convert
 
 
-def _decorated_converter(field: Decorated, name: str, type_: TypeDecorator[Any], dialect: str) -> Convert:
-    below = value_converter(field.inner, name, columns.decorated_impl(type_, dialect), dialect)
-    bind = field.bind
+def _decorated_converter(field: Decorated, name: str, type_: TypeDecorator[Any], dialect: Dialect) -> Convert:
+    here = columns.decorated_impl(type_, dialect)
+    # The field of a schema of one's own knew of no database when it was made.
+    inner = field_for(here, dialect) or field.inner
+    below = value_converter(inner, name, here, dialect)
+    bind, result = columns.bound(type_, dialect), columns.returned(type_, dialect)
+    may_be_uuid = isinstance(inner, Base64)
 
     def convert(value: Any) -> Any:
         if value is MISSING:
             raise AbsentError
-        return below(bind(value))
+        bound = bind(value)
+        if may_be_uuid and bound is not None and isinstance(shown := result(bound), uuid.UUID):
+            return str(shown)
+        return below(bound)
 
     return convert
 

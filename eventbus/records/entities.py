@@ -10,10 +10,11 @@ import logging
 import threading
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 from marshmallow import Schema
 from sqlalchemy import Column, Table, inspect
+from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import NoInspectionAvailable
 from sqlalchemy.orm import Mapper, RelationshipProperty, configure_mappers, registry
 from sqlalchemy.sql.selectable import FromClause
@@ -24,6 +25,9 @@ from eventbus.records.schemas import RecordSchema, record_schema
 from eventbus.records.serialization import Serializer, build_serializer
 
 log = logging.getLogger(__name__)
+
+_DIALECTS: Final = 64
+"""Engines may be made for a moment each."""
 
 
 class Entity:
@@ -73,16 +77,18 @@ class Entity:
         self._schema: RecordSchema = record_schema(
             name, mapper or table, self.keys, self.columns, self.pk_index, schema
         )
-        self._serializers: dict[str, Serializer] = {}
+        self._serializers: dict[Dialect, Serializer] = {}
         self.quiet = frozenset(self.keys).difference(self.read)
 
     def __repr__(self) -> str:
         return f"<Entity {self.name} of {self.table.name}>"
 
-    def serializer(self, dialect: str) -> Serializer:
-        """What writes this entity's captured values for one dialect: databases round values differently."""
+    def serializer(self, dialect: Dialect) -> Serializer:
+        """What writes this entity's captured values for one engine's dialect, which its types are asked with."""
         found = self._serializers.get(dialect)
         if found is None:
+            if len(self._serializers) >= _DIALECTS:
+                self._serializers.clear()
             found = self._serializers[dialect] = build_serializer(self._schema, dialect)
         return found
 

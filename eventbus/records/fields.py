@@ -9,6 +9,7 @@ import binascii
 import datetime as dt
 import decimal
 import re
+import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -22,7 +23,10 @@ from eventbus.records.columns import Normaliser
 _DURATION: Final = re.compile(
     r"(?P<sign>-?)P(?:(?P<days>\d+)D)?(?:T(?:(?P<hours>\d+)H)?(?:(?P<minutes>\d+)M)?(?:(?P<seconds>\d+)(?:\.(?P<fraction>\d{1,6}))?S)?)?"
 )
-_MICROSECOND: Final = dt.timedelta(microseconds=1)
+_UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_DAYS: Final = dt.timedelta.days.__get__
+_SECONDS: Final = dt.timedelta.seconds.__get__
+_MICROSECONDS: Final = dt.timedelta.microseconds.__get__
 
 
 class WholeNumber(fields.Integer):
@@ -84,7 +88,9 @@ class Duration(fields.Field[dt.timedelta]):
 
 def format_duration(value: dt.timedelta) -> str:
     """ISO 8601 text of a timedelta; zero is `PT0S`."""
-    total = value // _MICROSECOND
+    # By the class itself: subclasses divide in ways of their own.
+    days, seconds, fraction = _DAYS(value), _SECONDS(value), _MICROSECONDS(value)
+    total = (days * 86_400 + seconds) * 1_000_000 + fraction
     sign, total = ("-", -total) if total < 0 else ("", total)
     seconds, fraction = divmod(total, 1_000_000)
     minutes, seconds = divmod(seconds, 60)
@@ -176,7 +182,10 @@ class Array(fields.Field[Any]):
 
 
 class Decorated(fields.Field[Any]):
-    """A TypeDecorator's value, as the value of the type below: what the decorator sends to the database."""
+    """A TypeDecorator's value, as the value of the type below: what the decorator sends to the database.
+
+    A UUID that is kept as bytes is text all the same, since that is how everybody else knows it.
+    """
 
     def __init__(self, inner: fields.Field[Any], *, bind: Normaliser, result: Normaliser, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -185,9 +194,14 @@ class Decorated(fields.Field[Any]):
         self.result = result
 
     def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> Any:
-        return self.inner._serialize(self.bind(value), attr, obj)
+        bound = self.bind(value)
+        if isinstance(self.inner, Base64) and bound is not None and isinstance(shown := self.result(bound), uuid.UUID):
+            return str(shown)
+        return self.inner._serialize(bound, attr, obj)
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        if isinstance(self.inner, Base64) and isinstance(value, str) and _UUID.fullmatch(value):
+            return uuid.UUID(value)
         below = self.inner._deserialize(value, attr, data)
         try:
             return self.result(below)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from eventbus.errors import SerializationError
@@ -41,7 +42,7 @@ def key_reader(parts: Sequence[tuple[int, type[Any] | None, Convert]], entity: s
     return single
 
 
-def key_converter(type_: TypeEngine[Any], dialect: str) -> tuple[type[Any] | None, Convert]:
+def key_converter(type_: TypeEngine[Any], dialect: Dialect) -> tuple[type[Any] | None, Convert]:
     """Of a part of a primary key, the class whose values are a key as they are, and what converts any other.
 
     Always by its column: a record's identity does not depend on a user's schema.
@@ -51,7 +52,7 @@ def key_converter(type_: TypeEngine[Any], dialect: str) -> tuple[type[Any] | Non
     return plain, value_converter(field_for(type_, dialect), "pk", type_, dialect)
 
 
-def _plain_key(type_: TypeEngine[Any], dialect: str) -> type[Any] | None:
+def _plain_key(type_: TypeEngine[Any], dialect: Dialect) -> type[Any] | None:
     """The class whose values are a key as they are."""
     if isinstance(type_, sa.Integer):
         return int

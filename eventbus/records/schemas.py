@@ -20,17 +20,26 @@ from marshmallow import Schema, fields, missing
 from marshmallow_sqlalchemy import ModelConverter, SQLAlchemyAutoSchema
 from sqlalchemy import Column, Table
 from sqlalchemy.dialects import mysql, postgresql
+from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import Mapper
 from sqlalchemy.types import NullType, TypeDecorator, TypeEngine
 
 from eventbus.errors import ConfigurationError
 from eventbus.records import columns
+from eventbus.records.columns import (
+    DECLARED,
+    depends_on_dialect,
+    is_read_through_sql,
+    is_uuid,
+    stored_type,
+    undecorated,
+)
 from eventbus.records.fields import Amount, Array, Base64, Choices, Decorated, Duration, Json, StoredEnum, WholeNumber
 from eventbus.records.sensitive import is_secret
 
 log = logging.getLogger(__name__)
 
-_Maker = Callable[[Any, str, dict[str, Any]], fields.Field[Any] | None]
+_Maker = Callable[[Any, Dialect, dict[str, Any]], fields.Field[Any] | None]
 """Column type, dialect and the field's options to a field."""
 
 INFO_KEY: Final = "eventbus"
@@ -39,7 +48,7 @@ INFO_KEY: Final = "eventbus"
 BINARY: Final = (sa.LargeBinary, sa.BINARY, sa.VARBINARY, mysql.BIT, mysql.TINYBLOB, mysql.MEDIUMBLOB, mysql.LONGBLOB)
 
 
-def field_for(type_: TypeEngine[Any], dialect: str, **kwargs: Any) -> fields.Field[Any] | None:
+def field_for(type_: TypeEngine[Any], dialect: Dialect, **kwargs: Any) -> fields.Field[Any] | None:
     """The field for a column type on a dialect, or None where its values have no JSON form that we know of.
 
     `kwargs` go to the field. Pickled values have none on purpose: reading them back would run what they hold.
@@ -55,29 +64,29 @@ def _plainly(made: type[fields.Field[Any]]) -> _Maker:
     return lambda _type, _dialect, kwargs: made(**kwargs)
 
 
-def _enum(type_: sa.Enum, _dialect: str, kwargs: dict[str, Any]) -> fields.Field[Any]:
+def _enum(type_: sa.Enum, _dialect: Dialect, kwargs: dict[str, Any]) -> fields.Field[Any]:
     return StoredEnum(columns.enum_members(type_), strict=type_.enum_class is not None, **kwargs)
 
 
-def _array(type_: sa.ARRAY[Any], dialect: str, kwargs: dict[str, Any]) -> fields.Field[Any] | None:
+def _array(type_: sa.ARRAY[Any], dialect: Dialect, kwargs: dict[str, Any]) -> fields.Field[Any] | None:
     inner = field_for(type_.item_type, dialect)
     return None if inner is None else Array(inner, **kwargs)
 
 
-def _number(type_: Any, dialect: str, kwargs: dict[str, Any]) -> fields.Field[Any]:
+def _number(type_: Any, dialect: Dialect, kwargs: dict[str, Any]) -> fields.Field[Any]:
     if type_.asdecimal:
         return Amount(columns.decimal_places(type_, dialect), **kwargs)
     return fields.Float(**kwargs)
 
 
-def _decorated(type_: TypeDecorator[Any], dialect: str, kwargs: dict[str, Any]) -> fields.Field[Any] | None:
+def _decorated(type_: TypeDecorator[Any], dialect: Dialect, kwargs: dict[str, Any]) -> fields.Field[Any] | None:
     inner = field_for(columns.decorated_impl(type_, dialect), dialect)
     if inner is None:
         return None
     return Decorated(inner, bind=columns.bound(type_, dialect), result=columns.returned(type_, dialect), **kwargs)
 
 
-def _by_python_type(type_: TypeEngine[Any], _dialect: str, kwargs: dict[str, Any]) -> fields.Field[Any] | None:
+def _by_python_type(type_: TypeEngine[Any], _dialect: Dialect, kwargs: dict[str, Any]) -> fields.Field[Any] | None:
     """A type of somebody else's, by the Python type it says its values have."""
     try:
         made = _BY_PYTHON_TYPE.get(type_.python_type)
@@ -139,7 +148,7 @@ class Converter(ModelConverter):
             return super().column2field(column, instance=instance, **kwargs)
         optional = getattr(column, "nullable", True)
         options: dict[str, Any] = {"allow_none": optional, "dump_only": not isinstance(column, Column), **kwargs}
-        field = field_for(column.type, getattr(self.schema_cls, "dialect_name", ""), **options)
+        field = field_for(column.type, getattr(self.schema_cls, "dialect", DECLARED), **options)
         if field is None:
             raise ConfigurationError(
                 f"column {column} of type {column.type!r} has no JSON form: declare a field for it, or exclude it"
@@ -147,7 +156,7 @@ class Converter(ModelConverter):
         return field
 
 
-def derive_schema(source: Mapper[Any] | Table, keys: Sequence[str], dialect: str) -> Schema:
+def derive_schema(source: Mapper[Any] | Table, keys: Sequence[str], dialect: Dialect) -> Schema:
     """A schema of these attribute keys of a mapped class or table, in this order, for one dialect.
 
     Only TypeDecorators and variants make it depend on the dialect.
@@ -156,12 +165,12 @@ def derive_schema(source: Mapper[Any] | Table, keys: Sequence[str], dialect: str
     meta = type("Meta", (), {**owner, "include_fk": True, "model_converter": Converter, "fields": tuple(keys)})
     meta.register = False  # type: ignore[attr-defined]
     name = source.name if isinstance(source, Table) else source.class_.__name__
-    made: Schema = type(f"{name}Schema", (_DialectSchema,), {"Meta": meta, "dialect_name": dialect})()
+    made: Schema = type(f"{name}Schema", (_DialectSchema,), {"Meta": meta, "dialect": dialect})()
     return made
 
 
 class _DialectSchema(SQLAlchemyAutoSchema[Any]):
-    dialect_name = ""
+    dialect = DECLARED
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,10 +189,28 @@ class RecordSchema:
     own: Schema | None
     published: tuple[str, ...]
     withheld: Mapping[str, str]
+    stored: frozenset[str] = frozenset()
+    """Keys whose captured values are what the table holds, not what their types make of it (`columns.stored`)."""
 
-    def schema(self, dialect: str) -> Schema:
-        """The schema whose `dump` is an event's `after` on this dialect."""
-        return derive_schema(self.source, self.published, dialect) if self.own is None else self.own
+    def schema(self, dialect: Dialect) -> Schema:
+        """The schema whose `dump` is an event's `after` on this dialect.
+
+        A type may be another one on this dialect than it is declared to be, and have to stay home after all.
+        """
+        if self.own is not None:
+            return self.own
+        published = [key for key in self.published if not self._stays_home_on(dialect, key)]
+        return derive_schema(self.source, published, dialect)
+
+    def _stays_home_on(self, dialect: Dialect, key: str) -> bool:
+        position = self.keys.index(key)
+        column = self.columns[position]
+        if position in self.pk_index or not depends_on_dialect(column.type):
+            return False
+        reason = _reason_to_stay(key, column, self.source, dialect)
+        if reason is not None:
+            log.warning("a field stays home: %s.%s on %s: %s", self.entity, key, dialect.name, reason)
+        return reason is not None
 
 
 def record_schema(
@@ -202,7 +229,7 @@ def record_schema(
     """
     keys, columns, primary = tuple(keys), tuple(columns), frozenset(pk_index)
     for position in primary:
-        if field_for(columns[position].type, "") is None:
+        if field_for(columns[position].type, DECLARED) is None and not depends_on_dialect(columns[position].type):
             raise ConfigurationError(
                 f"{entity}: the primary key {keys[position]!r} has no JSON form; exclude the model"
             )
@@ -218,22 +245,28 @@ def record_schema(
         not_named = f"not in {type(own).__name__}"
         reasons = {key: reasons.get(key, not_named) for key in keys if key not in read}
     published = tuple(key for key in keys if key not in reasons)
-    return RecordSchema(entity, source, keys, columns, tuple(pk_index), own, published, reasons)
+    stored = frozenset(key for key, column in zip(keys, columns, strict=True) if is_read_through_sql(column.type))
+    return RecordSchema(entity, source, keys, columns, tuple(pk_index), own, published, reasons, stored)
 
 
-def _reason_to_stay(key: str, column: Column[Any], source: Mapper[Any] | Table) -> str | None:
+def _reason_to_stay(
+    key: str, column: Column[Any], source: Mapper[Any] | Table, dialect: Dialect = DECLARED
+) -> str | None:
     """Why a column that is not part of the primary key stays home, or None if it goes out."""
     wanted = column.info.get(INFO_KEY)
     if wanted is False:
         return f'info={{"{INFO_KEY}": False}}'
-    if field_for(column.type, "") is None:
+    unknown = dialect is DECLARED and depends_on_dialect(column.type)
+    if not unknown and field_for(stored_type(column.type, dialect), dialect) is None:
         return f"no JSON form for {type(column.type).__name__}"
     if wanted is True:
         return None
     if isinstance(source, Mapper) and getattr(source.attrs[key], "deferred", False):
         return "deferred"
-    plain = columns.undecorated(column.type)
-    if isinstance(plain, BINARY):
+    if is_read_through_sql(column.type):
+        return "kept in another form than it is read (column_expression)"
+    plain = sa.Uuid() if is_uuid(column.type) else undecorated(column.type, dialect)
+    if isinstance(plain, BINARY) and not column.foreign_keys:
         return "binary"
     names = {key, column.key, column.name}
     if any(is_secret(name, plain, foreign_key=bool(column.foreign_keys)) for name in names):

@@ -14,6 +14,7 @@ from typing import Any, Final
 import orjson
 from marshmallow import Schema
 from marshmallow.decorators import POST_DUMP, PRE_DUMP
+from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import Mapper
 from sqlalchemy.types import TypeEngine
 
@@ -68,13 +69,16 @@ class Serializer:
     after: Callable[[Values], Any]
     pk: Callable[[Values], Any]
 
-    def __init__(self, record_schema: RecordSchema, dialect: str) -> None:
+    def __init__(self, record_schema: RecordSchema, dialect: Dialect) -> None:
         source = record_schema.source
         self.schema: Schema = record_schema.schema(dialect)
         self._entity = record_schema.entity
         self._keys = {key: position for position, key in enumerate(record_schema.keys)}
         self._model = source if isinstance(source, Mapper) else None
-        types = {key: column.type for key, column in zip(record_schema.keys, record_schema.columns, strict=True)}
+        types = {
+            key: columns.stored_type(column.type, dialect) if key in record_schema.stored else column.type
+            for key, column in zip(record_schema.keys, record_schema.columns, strict=True)
+        }
         self._normal = {key: columns.normaliser(type_, dialect) for key, type_ in types.items()}
         self.pk = key_reader(
             [
@@ -159,7 +163,7 @@ class Serializer:
                 return self._error(values, name, value, "is not valid Unicode text")
         return SerializationError(f"{self._describe(values)} cannot be written as JSON", record=self._describe(values))
 
-    def _step(self, name: str, field: Any, types: dict[str, TypeEngine[Any]], dialect: str) -> Step:
+    def _step(self, name: str, field: Any, types: dict[str, TypeEngine[Any]], dialect: Dialect) -> Step:
         key = field.attribute or name
         if key not in types or not is_known(field):
             return Step(_name_of(name, field), None, None, asking(field, name, self.schema), None)
@@ -221,8 +225,8 @@ class Serializer:
         )
 
 
-def build_serializer(record_schema: RecordSchema, dialect: str) -> Serializer:
-    """The serializer of an entity on a dialect (its name: `sqlite`, `postgresql`, `mysql` or `mariadb`)."""
+def build_serializer(record_schema: RecordSchema, dialect: Dialect) -> Serializer:
+    """The serializer of an entity on an engine's dialect."""
     return Serializer(record_schema, dialect)
 
 

@@ -82,7 +82,7 @@ class Watched:
         with Session(self.engine) as session:
             for entity in self.bus.entities:
                 if entity.model in models:
-                    serializer = entity.serializer(self.engine.dialect.name)
+                    serializer = entity.serializer(self.engine.dialect)
                     for row in session.execute(select(*entity.columns)):
                         model = f"{self.bus.settings.service}.{entity.name}"
                         pk = serializer.pk(tuple(row))

@@ -29,7 +29,7 @@ class Store:
         self.table = column_values.table_for(self.dialect, self.metadata)
         entity = Entities("zoo").for_table(self.table)
         assert entity is not None
-        self.serializer: Serializer = entity.serializer(self.dialect)
+        self.serializer: Serializer = entity.serializer(engine.dialect)
         self.keys = entity.keys
 
     def exchange(self, rows: list[dict[str, Any]]) -> list[Any]:

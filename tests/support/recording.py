@@ -169,7 +169,7 @@ def tables(recording: Recording, engine: Engine) -> Store:
                 rows = connection.execute(_of_class(entity)).all()
             else:
                 rows = connection.execute(select(*entity.columns)).all()
-            serializer = entity.serializer(engine.dialect.name)
+            serializer = entity.serializer(engine.dialect)
             for row in rows:
                 key = (entity.name, json.dumps(serializer.pk(tuple(row))))
                 store[key] = json.loads(orjson.dumps(serializer.after(tuple(row))))

@@ -17,6 +17,7 @@ from sqlalchemy.dialects import mysql, postgresql
 from eventbus.records.columns import normaliser, to_decimal
 from eventbus.records.entities import Entities
 from tests.support.column_values import Size, Word
+from tests.support.dialects import dialect_named
 
 CET = dt.timezone(dt.timedelta(hours=1))
 NOON = dt.datetime(2026, 1, 2, 12, 0, 0, 999_999)
@@ -74,7 +75,7 @@ D = decimal.Decimal
     ],
 )
 def test_given_back(type_: Any, dialect: str, assigned: Any, given_back: Any) -> None:
-    normal = normaliser(type_, dialect)
+    normal = normaliser(type_, dialect_named(dialect))
     once = normal(assigned)
     assert (once, type(once), str(once)) == (given_back, type(given_back), str(given_back))
     again = normal(once)
@@ -97,7 +98,7 @@ def test_amounts_in_events(dialect: str, amount: decimal.Decimal, text: str) -> 
     columns = sa.Column("id", sa.Integer, primary_key=True), sa.Column("amount", sa.Numeric(30, 2))
     entity = Entities("t").for_table(sa.Table("t", sa.MetaData(), *columns))
     assert entity is not None
-    assert entity.serializer(dialect).after([1, amount])["amount"] == text
+    assert entity.serializer(dialect_named(dialect)).after([1, amount])["amount"] == text
 
 
 def test_numbers_of_any_kind_are_decimals_by_their_shortest_text() -> None:
@@ -108,4 +109,4 @@ def test_a_member_of_a_plain_enum_stays_itself() -> None:
     class Plain(enum.Enum):
         A = 1
 
-    assert normaliser(sa.Enum(Plain), "sqlite")(Plain.A) is Plain.A
+    assert normaliser(sa.Enum(Plain), dialect_named("sqlite"))(Plain.A) is Plain.A

@@ -17,6 +17,9 @@ from eventbus.events.change import MISSING
 from eventbus.listeners.encoding import Encoder, Envelope, envelope_of
 from eventbus.listeners.frame import Recorded
 from eventbus.records.entities import Entities, Entity
+from tests.support.dialects import dialect_named
+
+SQLITE = dialect_named("sqlite")
 
 
 class Base(DeclarativeBase):
@@ -56,7 +59,7 @@ def entity_of(model: type[Any]) -> Entity:
 
 
 def expected(record: Recorded, changed: tuple[str, ...], shared: Envelope, index: int) -> Any:
-    entity, serializer = record.entity, record.entity.serializer("sqlite")
+    entity, serializer = record.entity, record.entity.serializer(SQLITE)
     values = [MISSING] * len(entity.keys)
     for position, part in zip(entity.pk_index, record.pk, strict=True):
         values[position] = part
@@ -104,7 +107,7 @@ def test_events_are_what_the_envelope_makes_of_each_change(
         (Recorded("c", pair, (pk, count), {}, (pk, count)), ()),
         (Recorded("d", entity_of(Überschrift), (count,), {"id": count}, None), ()),
     ]
-    keys, bodies = encoder.events(cases, shared, "sqlite", 3)
+    keys, bodies = encoder.events(cases, shared, SQLITE, 3)
     for index, (record, changed) in enumerate(cases):
         assert keys[index] == record.entity.routing_keys[record.op]
         assert json.loads(bodies[index]) == expected(record, changed, shared, 3 + index)
@@ -116,7 +119,7 @@ def test_a_stub_tells_key_and_reason_alone(op: Any) -> None:
     encoder = Encoder("crm", policy="stub", max_bytes=300)
     after = None if op == "d" else ("a", "x" * 500, 1)
     before = {"u": {"name": "y"}, "d": {"name": "x" * 500}}.get(op, {})
-    _, (body,) = encoder.events([(Recorded(op, entity_of(Thing), ("a",), before, after), ("name",))], shared, "sqlite")
+    _, (body,) = encoder.events([(Recorded(op, entity_of(Thing), ("a",), before, after), ("name",))], shared, SQLITE)
     data = json.loads(body)["data"]
     assert data["stub"] == {"reason": "EventTooLarge", "field": None}
     assert data["after"] == (None if op == "d" else {"id": "a"})

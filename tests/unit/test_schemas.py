@@ -24,6 +24,7 @@ from eventbus.records.entities import Entities, Entity
 from eventbus.records.fields import Amount, Base64, Decorated, Duration, StoredEnum, WholeNumber
 from eventbus.records.schemas import Converter, field_for
 from eventbus.records.sensitive import is_secret, looks_secret
+from tests.support.dialects import dialect_named
 
 
 class Base(DeclarativeBase):
@@ -70,8 +71,8 @@ def test_a_schema_field_that_no_attribute_fills_is_told_of_once(caplog: pytest.L
     for _ in range(2):
         entity = entities.for_mapper(sa.inspect(Team))
         assert entity is not None
-        entity.serializer("sqlite")
-        entity.serializer("postgresql")
+        entity.serializer(dialect_named("sqlite"))
+        entity.serializer(dialect_named("postgresql"))
     assert [text for text in caplog.messages if "left out" in text] == [
         "a field of a schema is left out: Slip.naem, as team has no attribute 'naem'",
         "a field of a schema is left out: Slip.title, as team has no attribute 'titel'",
@@ -267,7 +268,7 @@ def test_what_an_automatic_schema_derives_by_itself_is_not_named() -> None:
     entity = entity_of(User, Automatic)
     assert {"token", "name", "commit_hash", "thumbnail", "team_id"} == set(entity.published)
     assert entity.withheld["password_hash"] == "looks like a secret"
-    assert "team" not in entity.serializer("sqlite").fields, "relationships are left out"
+    assert "team" not in entity.serializer(dialect_named("sqlite")).fields, "relationships are left out"
 
 
 def test_what_an_automatic_schema_declares_or_lists_is_named() -> None:
@@ -376,12 +377,12 @@ def test_any_bytes_survive(value: bytes) -> None:
 
 def test_a_variant_counts_on_its_dialect_only() -> None:
     type_ = sa.JSON().with_variant(sa.LargeBinary(), "sqlite")
-    assert isinstance(field_for(type_, "sqlite"), Base64)
-    assert not isinstance(field_for(type_, "postgresql"), Base64)
+    assert isinstance(field_for(type_, dialect_named("sqlite")), Base64)
+    assert not isinstance(field_for(type_, dialect_named("postgresql")), Base64)
 
 
 def test_a_domain_is_what_it_is_made_of() -> None:
-    assert isinstance(field_for(postgresql.DOMAIN("cents", sa.Numeric(9, 2)), "postgresql"), Amount)
+    assert isinstance(field_for(postgresql.DOMAIN("cents", sa.Numeric(9, 2)), dialect_named("postgresql")), Amount)
 
 
 def test_a_decorator_of_pickles_has_no_field() -> None:
@@ -393,5 +394,5 @@ def test_a_decorator_of_pickles_has_no_field() -> None:
         impl = sa.String
         cache_ok = True
 
-    assert field_for(Pickled(), "sqlite") is None
-    assert isinstance(field_for(Plain(), "sqlite"), Decorated)
+    assert field_for(Pickled(), dialect_named("sqlite")) is None
+    assert isinstance(field_for(Plain(), dialect_named("sqlite")), Decorated)

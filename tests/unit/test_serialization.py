@@ -26,6 +26,7 @@ from eventbus.events.change import MISSING
 from eventbus.records.entities import Entities, Entity
 from eventbus.records.serialization import Serializer
 from tests.support import column_values
+from tests.support.dialects import dialect_named
 
 UTC = dt.UTC
 
@@ -131,7 +132,7 @@ def same_as_schema(serializer: Serializer, values: Sequence[Any]) -> bytes:
 def test_every_kind_of_column_is_written_as_its_schema_dumps_it(dialect: str) -> None:
     entity = Entities("zoo").for_table(column_values.table_for(dialect, sa.MetaData()))
     assert entity is not None
-    serializer = entity.serializer(dialect)
+    serializer = entity.serializer(dialect_named(dialect))
 
     @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), database=None)
     @given(column_values.rows(dialect), st.sets(st.sampled_from(entity.keys[1:]), max_size=5))
@@ -159,7 +160,7 @@ def test_moments_of_any_year_and_offset(moment: dt.datetime | None) -> None:
         )
         entity = Entities("t").for_table(table)
         assert entity is not None
-        same_as_schema(entity.serializer(dialect), [1, moment, moment])
+        same_as_schema(entity.serializer(dialect_named(dialect)), [1, moment, moment])
 
 
 # -- schemas of the user's -----------------------------------------------------
@@ -216,7 +217,7 @@ class EveryField(Schema):
 )
 def test_a_schema_of_fields_alone_goes_by_the_generated_function(schema: Any) -> None:
     entity = entity_of(Contact, schema)
-    serializer = entity.serializer("sqlite")
+    serializer = entity.serializer(dialect_named("sqlite"))
     assert serializer.after.__name__ == "after"
     assert orjson.dumps(serializer.after(values_of(entity, CONTACT))) == orjson.dumps(
         serializer.schema.dump(serializer.record(values_of(entity, CONTACT)), many=False)
@@ -225,7 +226,7 @@ def test_a_schema_of_fields_alone_goes_by_the_generated_function(schema: Any) ->
 
 def test_fields_say_what_they_should() -> None:
     entity = entity_of(Contact, EveryField)
-    written = orjson.loads(orjson.dumps(entity.serializer("sqlite").after(values_of(entity, CONTACT))))
+    written = orjson.loads(orjson.dumps(entity.serializer(dialect_named("sqlite")).after(values_of(entity, CONTACT))))
     assert written["ID"] == 7
     assert (written["title"], written["nick"], written["shout"], written["loud"]) == (
         "Émile",
@@ -262,14 +263,14 @@ class OwnAttributes(EveryField):
 @pytest.mark.parametrize(("schema", "name"), [(Hooked, "ÉMILE"), (OwnAttributes, "<Émile>")])
 def test_a_schema_that_does_something_of_its_own_is_asked(schema: Any, name: str) -> None:
     entity = entity_of(Contact, schema)
-    written = orjson.loads(same_as_schema(entity.serializer("sqlite"), values_of(entity, CONTACT)))
+    written = orjson.loads(same_as_schema(entity.serializer(dialect_named("sqlite")), values_of(entity, CONTACT)))
     assert name in (written.get("name"), written.get("title"))
 
 
 def test_a_hook_that_fails_names_the_record() -> None:
     entity = entity_of(Contact, Hooked)
     with pytest.raises(SerializationError, match="contact/8: Hooked cannot dump it") as caught:
-        entity.serializer("sqlite").after(values_of(entity, {**CONTACT, "id": 8}))
+        entity.serializer(dialect_named("sqlite")).after(values_of(entity, {**CONTACT, "id": 8}))
     assert caught.value.record == "contact/8"
 
 
@@ -296,14 +297,14 @@ def test_a_hook_that_fails_names_the_record() -> None:
 def test_a_value_that_json_cannot_hold_names_record_and_field_and_not_itself(key: str, value: Any) -> None:
     entity = entity_of(Contact)
     with pytest.raises(SerializationError) as caught:
-        entity.serializer("postgresql").after(values_of(entity, {**CONTACT, key: value}))
+        entity.serializer(dialect_named("postgresql")).after(values_of(entity, {**CONTACT, key: value}))
     assert (caught.value.record, caught.value.field) == ("contact/7", key)
     assert str(value) not in str(caught.value).replace("is NaN or infinite", "")
 
 
 def test_a_lone_surrogate_is_left_to_orjson_and_blamed_on_its_field() -> None:
     entity = entity_of(Contact)
-    serializer, values = entity.serializer("sqlite"), values_of(entity, {**CONTACT, "name": "\udcff"})
+    serializer, values = entity.serializer(dialect_named("sqlite")), values_of(entity, {**CONTACT, "name": "\udcff"})
     with pytest.raises(TypeError):
         orjson.dumps(serializer.after(values))
     error = serializer.blame(values)
@@ -311,13 +312,15 @@ def test_a_lone_surrogate_is_left_to_orjson_and_blamed_on_its_field() -> None:
 
 
 def test_an_unfit_old_value_does_not_keep_a_record_from_being_repaired() -> None:
-    serializer = entity_of(Contact).serializer("sqlite")
+    serializer = entity_of(Contact).serializer(dialect_named("sqlite"))
     assert serializer.before({"rating": math.nan, "name": "A"}) == {"name": "A"}
 
 
 def test_a_whole_float_that_jsonb_gives_back_as_an_integer_is_a_float_again() -> None:
     entity = entity_of(Contact)
-    after = entity.serializer("postgresql").after(values_of(entity, {**CONTACT, "data": [10**22, True, (1, 2)]}))
+    after = entity.serializer(dialect_named("postgresql")).after(
+        values_of(entity, {**CONTACT, "data": [10**22, True, (1, 2)]})
+    )
     assert orjson.loads(orjson.dumps(after))["data"] == [1e22, True, [1, 2]]
 
 
@@ -326,8 +329,8 @@ def test_a_whole_float_that_jsonb_gives_back_as_an_integer_is_a_float_again() ->
 
 def test_a_single_key_is_itself_and_a_composite_one_a_list() -> None:
     contact, seat = entity_of(Contact), entity_of(Seat)
-    assert contact.serializer("sqlite").pk(values_of(contact, CONTACT)) == 7
-    assert seat.serializer("sqlite").pk(values_of(seat, {"row_": 12, "letter": "B"})) == [12, "B"]
+    assert contact.serializer(dialect_named("sqlite")).pk(values_of(contact, CONTACT)) == 7
+    assert seat.serializer(dialect_named("sqlite")).pk(values_of(seat, {"row_": 12, "letter": "B"})) == [12, "B"]
 
 
 @pytest.mark.parametrize(
@@ -346,25 +349,25 @@ def test_a_single_key_is_itself_and_a_composite_one_a_list() -> None:
 def test_a_key_of_any_type_is_plain_json(type_: Any, value: Any, key: Any) -> None:
     entity = Entities("t").for_table(sa.Table("t", sa.MetaData(), sa.Column("id", type_, primary_key=True)))
     assert entity is not None
-    found = entity.serializer("postgresql").pk([value])
+    found = entity.serializer(dialect_named("postgresql")).pk([value])
     assert (found, type(found)) == (key, type(key))
 
 
 def test_a_key_that_was_not_captured_is_an_error() -> None:
     entity = entity_of(Contact)
     with pytest.raises(SerializationError, match="contact"):
-        entity.serializer("sqlite").pk([MISSING] * len(entity.keys))
+        entity.serializer(dialect_named("sqlite")).pk([MISSING] * len(entity.keys))
 
 
 def test_old_values_are_a_partial_record_by_the_same_rules() -> None:
-    serializer = entity_of(Contact).serializer("sqlite")
+    serializer = entity_of(Contact).serializer(dialect_named("sqlite"))
     before = serializer.before({"balance": decimal.Decimal(1), "name": MISSING, "password_hash": "x", "data": (1,)})
     assert orjson.dumps(before) == b'{"balance":"1.00","data":[1]}'
 
 
 def test_old_values_go_through_hooks_too() -> None:
     entity = entity_of(Contact, Hooked)
-    assert entity.serializer("sqlite").before({"rating": 1.0}) == {}, "this hook needs a whole record"
+    assert entity.serializer(dialect_named("sqlite")).before({"rating": 1.0}) == {}, "this hook needs a whole record"
 
     class Masking(Schema):
         name = fields.String()
@@ -375,7 +378,7 @@ def test_old_values_go_through_hooks_too() -> None:
             return {key: "***" if key == "name" else value for key, value in data.items()}
 
     entity = entity_of(Contact, Masking)
-    assert entity.serializer("sqlite").before({"name": "secret", "id": 3}) == {"name": "***"}
+    assert entity.serializer(dialect_named("sqlite")).before({"name": "secret", "id": 3}) == {"name": "***"}
 
 
 def test_what_was_not_captured_is_absent() -> None:
@@ -383,19 +386,19 @@ def test_what_was_not_captured_is_absent() -> None:
     values = [
         MISSING if key == "name" else value for key, value in zip(entity.keys, values_of(entity, CONTACT), strict=True)
     ]
-    assert "name" not in orjson.loads(orjson.dumps(entity.serializer("sqlite").after(values)))
+    assert "name" not in orjson.loads(orjson.dumps(entity.serializer(dialect_named("sqlite")).after(values)))
 
 
 def test_a_json_value_changed_later_does_not_reach_the_event() -> None:
     entity = entity_of(Contact)
     data = {"a": 1}
-    after = entity.serializer("sqlite").after(values_of(entity, {**CONTACT, "data": data}))
+    after = entity.serializer(dialect_named("sqlite")).after(values_of(entity, {**CONTACT, "data": data}))
     data["a"] = 2
     assert orjson.loads(orjson.dumps(after))["data"] == {"a": 1}
 
 
 def test_names_lead_from_attributes_to_fields() -> None:
-    serializer = entity_of(Contact, EveryField).serializer("sqlite")
+    serializer = entity_of(Contact, EveryField).serializer(dialect_named("sqlite"))
     assert (serializer.names["id"], serializer.names["born"]) == ("ID", "born")
     assert "notes" not in serializer.names
     assert serializer.fields[:2] == ("ID", "title")

@@ -30,6 +30,7 @@ from sqlalchemy.orm import Mapper, ORMExecuteState, Session
 from eventbus.errors import CaptureError
 from eventbus.events.change import MISSING, Entity, Key, Values
 from eventbus.listeners.frame import Frame
+from eventbus.records.columns import stored
 from eventbus.records.entities import Entities
 
 _CHUNK: Final = 500
@@ -169,7 +170,7 @@ class Hit:
             connection.exec_driver_sql(f"DELETE FROM {table} WHERE 0")  # noqa: S608 - a quoted name
 
     def _chosen(self, sets: Mapping[str, Any]) -> list[Any]:
-        return [self._columns[key].label(f"c{index}") for index, key in enumerate(self._names(sets))]
+        return [stored(self._columns[key]).label(f"c{index}") for index, key in enumerate(self._names(sets))]
 
     def _names(self, sets: Mapping[str, Any]) -> list[str]:
         return [key for key in self.keys if key in self._wanted or key in sets]
