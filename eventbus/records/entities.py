@@ -10,13 +10,14 @@ import logging
 import threading
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final
 
 from marshmallow import Schema
 from sqlalchemy import Column, Table, inspect
 from sqlalchemy.engine import Dialect
-from sqlalchemy.exc import NoInspectionAvailable
-from sqlalchemy.orm import Mapper, RelationshipProperty, configure_mappers, registry
+from sqlalchemy.exc import NoInspectionAvailable, SQLAlchemyError
+from sqlalchemy.orm import Mapper, RelationshipProperty, registry
 from sqlalchemy.sql.selectable import FromClause
 
 from eventbus.errors import CaptureWarning, ConfigurationError, InstallError
@@ -185,6 +186,14 @@ class Entities:
         """Whether the table, which no class is mapped to, carries a many-to-many relationship of a class met so far."""
         return table in self._secondary
 
+    def includes(self, table: Any) -> bool:
+        """Whether `include` names this table."""
+        return isinstance(table, Table) and self._include.holds(naming.quote(table.name), None, table)
+
+    def excludes(self, table: Any) -> bool:
+        """Whether `exclude` names this table, its class or one of its name."""
+        return getattr(table, "name", None) in self._exclude.table_names
+
     @property
     def secondary_tables(self) -> frozenset[Table]:
         """The tables that carry a many-to-many relationship of a class met so far."""
@@ -195,20 +204,22 @@ class Entities:
 
     def _meet_mapper(self, mapper: Mapper[Any]) -> Entity | None:
         with self._lock:
-            self._meet_registry(mapper.registry)
+            self._meet_registry(mapper.registry, mapper)
             if mapper not in self._by_mapper:
                 self._by_mapper[mapper] = self._register(mapper)
             return self._by_mapper[mapper]
 
-    def _meet_registry(self, models: registry) -> None:
+    def _meet_registry(self, models: registry, used: Mapper[Any]) -> None:
         """Meet all models of a declarative base with its first, so that two of one name show before a commit.
 
-        Those that are mapped later are met with the first of them.
+        Those that are mapped later are met with the first of them. Of another base than the first, those that cannot
+        be served are told of only when they are used.
         """
         first = not self._met
         met = self._met.setdefault(models, set())
-        configure_mappers()
-        mappers = sorted(models.mappers, key=lambda one: one.class_.__name__)
+        # Not all of the process: another base may have classes that are not finished, which is not our business.
+        configure(models)
+        mappers = sorted(mappers_of(models), key=lambda one: one.class_.__name__)
         new = [each for each in mappers if each not in met]
         met.update(new)
         links = [link for each in mappers for link in each.relationships if isinstance(link.secondary, Table)]
@@ -217,25 +228,29 @@ class Entities:
             self._linked.setdefault(link.secondary, {column for _, column in pairs})  # type: ignore[arg-type]
         for each in new:
             if each not in self._by_mapper:
-                self._by_mapper[each] = self._register(each)
-        self._meet_links([link for link in links if not link.viewonly and link not in self._links])
+                with _until_used(first=first, used=each is used):
+                    self._by_mapper[each] = self._register(each)
+        self._meet_links([link for link in links if not link.viewonly and link not in self._links], first=first)
         self._warn_of_shared_tables(mappers, set(new))
         if first:
             self._warn_of_unknown_names(models)
 
-    def _meet_links(self, links: Iterable[RelationshipProperty[Any]]) -> None:
+    def _meet_links(self, links: Iterable[RelationshipProperty[Any]], *, first: bool) -> None:
         self._links.update(links)
         self._secondary.update(link.secondary for link in links)
         for table in self._secondary:
-            self._meet_table(table)
+            with _until_used(first=first, used=False):
+                self._meet_table(table)
         for link in links:
-            self._warn_of_unknown_keys(link, link.secondary)  # type: ignore[arg-type]
+            if link.secondary in self._by_table:
+                self._warn_of_unknown_keys(link, link.secondary)
 
     def _warn_of_unknown_names(self, models: registry) -> None:
         """With the first registry, and in the log alone: a name may be of one that is met later."""
-        mapped = {each.local_table for each in models.mappers if each.inherits is None}
+        mappers = mappers_of(models)
+        mapped = {each.local_table for each in mappers if each.inherits is None}
         metadata = {models.metadata, *(table.metadata for table in mapped if isinstance(table, Table))}
-        known = {_name_of(each) for each in models.mappers}
+        known = {_name_of(each) for each in mappers}
         known |= {naming.quote(t.name) for each in metadata for t in each.tables.values() if t not in mapped}
         for option, selection in (("include", self._include), ("exclude", self._exclude)):
             for name in sorted(selection.names - known):
@@ -312,9 +327,14 @@ class Entities:
         columns: dict[str, Column[Any]] = {str(column.key): column for column in table.columns}
         linked = self._linked.get(table)
         primary = list(table.primary_key) or [column for column in table.columns if column.foreign_keys]
-        if linked is not None and not linked.issuperset(primary):
-            # A secondary table with an id of its own: no Session ever sees that id, a link is known by what it links.
+        if linked is not None and (not table.primary_key or not linked.issuperset(primary)):
+            # A secondary table without a key, or with an id of its own that no Session ever sees: a link is known by
+            # what it links.
             primary = [column for column in table.columns if column in linked]
+        if not primary:
+            raise ConfigurationError(
+                f"table {table.name} has no primary key, so its rows are no records: give it one, or leave it out"
+            )
         keys = [str(column.key) for column in primary]
         schema = self._schemas.get(table)
         return self._add(
@@ -357,6 +377,12 @@ class _Selection:
         self.tables = {item for item in items if isinstance(item, Table)}
         self.models = tuple(item for item in items if not isinstance(item, str | Table))
 
+    @property
+    def table_names(self) -> set[str]:
+        """What tables are called that are named here, themselves or by their class."""
+        mapped = {inspect(model).local_table for model in self.models}
+        return {*self.names, *(str(getattr(table, "name", "")) for table in {*mapped, *self.tables})}
+
     def __bool__(self) -> bool:
         return bool(self.names or self.tables or self.models)
 
@@ -364,6 +390,34 @@ class _Selection:
         if name in self.names or table in self.tables:
             return True
         return model is not None and issubclass(model, self.models)
+
+
+@contextmanager
+def _until_used(*, first: bool, used: bool) -> Iterator[None]:
+    """What is wrong with a class or table waits until it is used; two of one name in the first base do not wait."""
+    try:
+        yield
+    except ConfigurationError as error:
+        if used or (first and isinstance(error, InstallError)):
+            raise
+
+
+def configure(models: registry) -> None:
+    """Let SQLAlchemy finish the classes of a base, as it does at their first use.
+
+    Where it cannot, because one is not finished, nothing is left behind: its author may finish it yet.
+    """
+    try:
+        models.configure(cascade=True)
+    except SQLAlchemyError:
+        for mapper in mappers_of(models):
+            mapper.__dict__.pop("_configure_failed", None)
+        raise
+
+
+def mappers_of(models: registry) -> list[Mapper[Any]]:
+    """The mapped classes of a declarative base; some of its classes may be waiting for their tables to be reflected."""
+    return [manager.mapper for manager in list(models._managers) if manager.is_mapped]
 
 
 def _name_of(mapper: Mapper[Any]) -> str:

@@ -20,6 +20,7 @@ from eventbus.listeners.capture import Capture
 from eventbus.listeners.encoding import Encoder
 from eventbus.listeners.statements.bulk import Bulk, Mode
 from eventbus.listeners.transaction import Transactions
+from eventbus.records.columns import stored
 from eventbus.records.entities import Entities, Entity
 
 
@@ -168,7 +169,7 @@ def tables(recording: Recording, engine: Engine) -> Store:
             if entity.mapper is not None and entity.mapper.polymorphic_identity is not None:
                 rows = connection.execute(_of_class(entity)).all()
             else:
-                rows = connection.execute(select(*entity.columns)).all()
+                rows = connection.execute(select(*map(stored, entity.columns))).all()
             serializer = entity.serializer(engine.dialect)
             for row in rows:
                 key = (entity.name, json.dumps(serializer.pk(tuple(row))))
@@ -179,7 +180,7 @@ def tables(recording: Recording, engine: Engine) -> Store:
 def _of_class(entity: Entity) -> Select[Any]:
     mapper = entity.mapper
     assert mapper is not None
-    statement = select(*entity.columns).select_from(mapper.persist_selectable)
+    statement = select(*map(stored, entity.columns)).select_from(mapper.persist_selectable)
     if mapper.polymorphic_on is not None:
         statement = statement.where(mapper.polymorphic_on == mapper.polymorphic_identity)
     return statement

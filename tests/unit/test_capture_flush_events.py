@@ -132,7 +132,7 @@ class Word(Base):
     __tablename__ = "word"
 
     id: Mapped[str] = mapped_column(LoweredOnTheWayIn, primary_key=True)
-    shown: Mapped[str | None] = mapped_column(LoweredOnTheWayOut)
+    shown: Mapped[str | None] = mapped_column(LoweredOnTheWayOut, info={"eventbus": True})
 
 
 class Place:
@@ -433,7 +433,7 @@ def test_types_that_sql_rewrites_on_either_way(place: Place) -> None:
     with place.sessions.begin() as session:
         session.add(Word(id="a", shown="ABC"))
     assert place.follow() == [("c", "word/a", [])]
-    assert place.store["word", '"a"'] == {"id": "a", "shown": "abc"}
+    assert place.store["word", '"a"'] == {"id": "a", "shown": "ABC"}
 
 
 def test_a_foreign_key_to_a_table_that_is_not_there_is_no_concern_of_others(place: Place) -> None:

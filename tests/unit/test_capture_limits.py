@@ -14,6 +14,7 @@ from sqlalchemy.orm import (
     Mapped,
     Session,
     column_property,
+    foreign,
     load_only,
     mapped_column,
     relationship,
@@ -258,6 +259,51 @@ def test_a_secondary_table_with_an_id_of_its_own_is_known_by_what_it_links() -> 
         one.others.clear()
         session.commit()
     assert recording.short() == [("d", "link/[1,2]")]
+    recording.uninstall()
+    engine.dispose()
+
+
+@pytest.mark.parametrize("references", [(True, True), (True, False), (False, False)])
+def test_a_secondary_table_without_keys_is_known_by_what_it_links(references: tuple[bool, bool]) -> None:
+    class Own(DeclarativeBase):
+        pass
+
+    names = zip(("post.id", "tag.id"), references, strict=True)
+    keys = [[ForeignKey(name)] if refers else [] for name, refers in names]
+    links = Table("links", Own.metadata, Column("post_id", Integer, *keys[0]), Column("tag_id", Integer, *keys[1]))
+
+    class Tag(Own):
+        __tablename__ = "tag"
+
+        id: Mapped[int] = mapped_column(primary_key=True)
+
+    class Post(Own):
+        __tablename__ = "post"
+
+        id: Mapped[int] = mapped_column(primary_key=True)
+        tags: Mapped[list[Tag]] = relationship(
+            Tag,
+            secondary=links,
+            primaryjoin=lambda: Post.id == foreign(links.c.post_id),
+            secondaryjoin=lambda: Tag.id == foreign(links.c.tag_id),
+        )
+
+    engine = proper_engine("sqlite://")
+    Own.metadata.create_all(engine)
+    maker = sessionmaker(engine)
+    recording = Recording(maker)
+    store: Store = {}
+    with maker() as session:
+        post = Post(id=1, tags=[Tag(id=1), Tag(id=2), Tag(id=3)])
+        session.add(post)
+        session.commit()
+        post.tags.pop()
+        session.commit()
+        session.execute(links.insert().values(post_id=1, tag_id=3))
+        session.execute(links.delete().where(links.c.tag_id == 1))
+        session.commit()
+    assert replay(recording.take(), store) == tables(recording, engine)
+    assert {key for entity, key in store if entity == "links"} == {"[1, 2]", "[1, 3]"}
     recording.uninstall()
     engine.dispose()
 

@@ -9,16 +9,19 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import Column, ForeignKey, Integer, MetaData, String, Table, delete, insert, text, update
+from sqlalchemy.ext.declarative import DeferredReflection
 from sqlalchemy.orm import (
     DeclarativeBase,
+    Mapped,
     Session,
     aliased,
+    mapped_column,
     registry,
     relationship,
     sessionmaker,
 )
 
-from eventbus.errors import CaptureError, CaptureWarning
+from eventbus.errors import CaptureError, CaptureWarning, ConfigurationError, InstallError
 from tests.support.recording import Recording
 from tests.support.world import World, proper_engine
 from tests.support.zoo import Contact, Team, membership
@@ -64,7 +67,7 @@ def test_a_table_that_a_registry_with_another_metadata_maps(library: Library) ->
 def test_a_table_whose_class_was_mapped_after_a_statement_on_it(library: Library) -> None:
     volume = library.table("volume", Column("title", String(20)))
     library.metadata.create_all(library.engine)
-    with library.maker.begin() as session:
+    with library.maker.begin() as session, pytest.warns(CaptureWarning, match="no class is mapped to"):
         session.execute(insert(volume).values(id=1))
     assert library.recording.short() == []
     library.map(volume)
@@ -102,7 +105,8 @@ def test_links_of_a_class_that_was_mapped_after_the_first_commit(library: Librar
     with library.maker.begin() as session:
         session.add(tome(id=1))
         session.flush()
-        session.execute(delete(link))
+        with pytest.warns(CaptureWarning, match="no class is mapped to"):
+            session.execute(delete(link))
     library.map(reader, tomes=relationship(tome, secondary=link))
     library.recording.take()
     with library.maker.begin() as session:
@@ -214,3 +218,139 @@ def test_the_applications_own_bulk_methods_are_there_again_after_uninstalling() 
     recording.uninstall()
     assert Own.bulk_insert_mappings is own
     assert "bulk_update_mappings" not in Own.__dict__
+
+
+def test_a_table_without_a_class_is_captured_where_include_names_it(library: Library) -> None:
+    rates = Table("rates", library.metadata, Column("code", String(3), primary_key=True), Column("rate", Integer))
+    library.metadata.create_all(library.engine)
+    library.recording.uninstall()
+    library.recording = Recording(library.maker, include=[rates])
+    with library.maker.begin() as session, warnings.catch_warnings(action="error"):
+        session.execute(insert(rates).values(code="EUR", rate=1))
+        session.execute(insert(rates), [{"code": "USD", "rate": 1}, {"code": "CHF", "rate": 1}])
+        session.execute(update(rates).where(rates.c.code != "EUR").values(rate=2))
+        session.execute(delete(rates).where(rates.c.code == "CHF"))
+    events = library.recording.take()
+    assert [(event.op, event.subject, event.after) for event in events] == [
+        ("c", "rates/EUR", {"code": "EUR", "rate": 1}),
+        ("c", "rates/USD", {"code": "USD", "rate": 2}),
+    ]
+
+
+def test_a_table_without_a_class_is_told_of_once_unless_it_is_left_out(library: Library) -> None:
+    rates = Table("rates", library.metadata, Column("code", String(3), primary_key=True), Column("rate", Integer))
+    library.metadata.create_all(library.engine)
+    statements = [insert(rates).values(code="EUR"), update(rates).values(rate=2), delete(sa.table("rates"))]
+    told: dict[str, list[str]] = {}
+    hows: list[dict[str, Any]] = [
+        {},
+        {"bulk": "ignore"},
+        {"exclude": [rates]},
+        {"exclude": ["rates"]},
+        {"bulk": "raise"},
+    ]
+    for how in hows:
+        library.recording.uninstall()
+        library.recording = Recording(library.maker, **how)
+        with library.maker() as session, warnings.catch_warnings(record=True, action="always") as seen:
+            for statement in statements:
+                try:
+                    session.execute(statement)
+                except CaptureError as error:
+                    told.setdefault(str(how), []).append(str(error))
+        told.setdefault(str(how), []).extend(str(each.message) for each in seen)
+    assert [len(each) for each in told.values()] == [1, 0, 0, 0, 3]
+    assert all("rates, a table that no class is mapped to" in each for texts in told.values() for each in texts)
+
+
+def test_a_table_without_a_key_holds_no_records(library: Library) -> None:
+    log = Table("log", library.metadata, Column("text", String(20)))
+    library.metadata.create_all(library.engine)
+    library.recording.uninstall()
+    library.recording = Recording(library.maker, include=[log])
+    with library.maker() as session, pytest.raises(ConfigurationError, match="table log has no primary key"):
+        session.execute(insert(log).values(text="a"))
+
+
+class Unfinished(DeclarativeBase):
+    pass
+
+
+class Plugin(Unfinished):
+    __tablename__ = "plugin"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    owner: Mapped[Any] = relationship("NotImportedInThisProcess")
+
+
+class Waiting(DeferredReflection, Unfinished):
+    __tablename__ = "waiting"
+
+
+def test_classes_of_another_base_that_are_not_finished_hurt_nobody(library: Library) -> None:
+    tome = library.map(library.table("tome"))
+    library.metadata.create_all(library.engine)
+    with library.maker.begin() as session:
+        session.add(tome(id=1))
+        session.flush()
+        session.execute(update(tome).values(id=2))
+    assert library.recording.short() == [("c", "tome/2")]
+
+
+def test_a_class_of_the_same_base_that_waits_for_its_table_hurts_nobody() -> None:
+    class Reflected(DeclarativeBase):
+        pass
+
+    class Later(DeferredReflection, Reflected):
+        __tablename__ = "later"
+
+    class Tome(Reflected):
+        __tablename__ = "tome"
+
+        id: Mapped[int] = mapped_column(primary_key=True)
+
+    engine = proper_engine("sqlite://", poolclass=sa.StaticPool)
+    Reflected.metadata.create_all(engine, [Tome.__table__])  # type: ignore[list-item]
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE later (id INTEGER PRIMARY KEY)")
+    maker = sessionmaker(engine)
+    recording = Recording(maker)
+    with maker.begin() as session:
+        session.add(Tome(id=1))
+        session.execute(update(Tome.__table__).values(id=2))  # type: ignore[arg-type]
+    Later.prepare(engine)
+    with maker.begin() as session:
+        session.add(Later(id=1))
+    assert recording.short() == [("c", "tome/2"), ("c", "later/1")]
+    recording.uninstall()
+    engine.dispose()
+
+
+def test_a_statement_on_a_table_whose_class_is_not_finished_runs_with_a_warning(library: Library) -> None:
+    Unfinished.metadata.create_all(library.engine, [Plugin.__table__])  # type: ignore[list-item]
+    with library.maker.begin() as session, pytest.warns(CaptureWarning, match="cannot be used yet"):
+        session.execute(insert(Plugin.__table__).values(id=1))  # type: ignore[arg-type]
+    assert not Plugin.__mapper__._configure_failed, "its author may finish it yet"
+    with library.engine.connect() as connection:
+        assert connection.scalar(sa.select(Plugin.__table__.c.id)) == 1
+
+
+def test_same_names_in_another_base_hurt_only_those_who_use_them(library: Library) -> None:
+    class Elsewhere(DeclarativeBase):
+        pass
+
+    ours = library.map(library.table("tome"))
+    tables = [Table(name, Elsewhere.metadata, Column("id", Integer, primary_key=True)) for name in ("tome2", "note")]
+    namesake: Any = type(ours.__name__, (Elsewhere,), {"__table__": tables[0]})
+    note: Any = type("Note", (Elsewhere,), {"__table__": tables[1]})
+    library.metadata.create_all(library.engine)
+    Elsewhere.metadata.create_all(library.engine)
+    with library.maker.begin() as session:
+        session.add(ours(id=1))
+    with library.maker.begin() as session:
+        session.add(note(id=1))
+    assert library.recording.short() == [("c", "tome/1"), ("c", "note/1")]
+    with library.maker() as session:
+        session.add(namesake(id=1))
+        with pytest.raises(InstallError, match="would both be the entity"):
+            session.flush()

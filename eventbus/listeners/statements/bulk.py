@@ -281,6 +281,7 @@ class Bulk(Listener):
     def _notice_namesake(self, mode: Mode, statement: Update | Delete | Insert) -> None:
         name = self._rows.namesake_of(statement)
         if name is None:
+            self._notice_stray(mode, statement)
             return
         what = f"{_verb(statement)} of {unaliased(statement.table).name} by another object than the Table of {name}"
         if mode == "raise":
@@ -291,6 +292,28 @@ class Bulk(Listener):
             stacklevel=2,
         )
 
+    def _notice_stray(self, mode: Mode, statement: Update | Delete | Insert) -> None:
+        if not self._rows.is_stray(statement):
+            return
+        table: Any = unaliased(statement.table)
+        what = f"{_verb(statement)} of {table.fullname}, a table that no class is mapped to"
+        if mode == "raise":
+            raise CaptureError(f"{what}: this installation refuses it (bulk='raise')")
+        if self._is_news(f"table {table.fullname}"):
+            warnings.warn(
+                f"{what}: not captured. Name the table in install(include=[…]), or in exclude=[…] if nobody is to "
+                "know of its rows",
+                CaptureWarning,
+                stacklevel=2,
+            )
+
+    def _is_news(self, what: str) -> bool:
+        if what in self._noticed:
+            return False
+        if len(self._noticed) < 1000:
+            self._noticed.add(what)
+        return True
+
     def _notice_text(self, state: ORMExecuteState, statement: TextClause) -> None:
         if not _WRITES.match(statement.text):
             return
@@ -299,9 +322,7 @@ class Bulk(Listener):
             return
         if mode == "raise":
             raise CaptureError("SQL text that writes is not captured, and this installation refuses it (bulk='raise')")
-        if statement.text not in self._noticed:
-            if len(self._noticed) < 1000:
-                self._noticed.add(statement.text)
+        if self._is_news(statement.text):
             warnings.warn(
                 f"SQL text that writes is not captured: {statement.text.strip()[:60]!r}. Use update(), delete() or "
                 f"insert(), or say execution_options({OPTION}='ignore')",

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
-from sqlalchemy import Alias, Delete, Insert, MetaData, Table, Update, event
+from sqlalchemy import Alias, Delete, Insert, MetaData, Table, TableClause, Update, event
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Mapper, mapperlib, registry
 
+from eventbus.errors import CaptureWarning
 from eventbus.listeners.statements.rows import Hit, MappedHit, TableHit
-from eventbus.records.entities import Entities
+from eventbus.records.entities import Entities, mappers_of
 
 _Name = tuple[str | None, str]
 
@@ -83,7 +86,7 @@ class Rows:
         """Those of all captured classes and links, by schema and name, each with whose it is."""
         registries = [each for each in mapperlib._all_registries() if self._entities.may_know(each)]
         named: dict[_Name, str] = {}
-        for mapper in (mapper for each in registries for mapper in each.mappers):
+        for mapper in (mapper for each in registries for mapper in mappers_of(each)):
             if isinstance(mapper.local_table, Table) and self._entities.wants(mapper):
                 named[mapper.local_table.schema, mapper.local_table.name] = mapper.class_.__name__
         for table in self._entities.secondary_tables:
@@ -91,16 +94,37 @@ class Rows:
                 named.setdefault((table.schema, table.name), table.name)
         return named
 
-    def _of_table(self, table: Table) -> Hit | None:
-        for models in _registries_with(table.metadata):
-            for mapper in models.mappers:
+    def is_stray(self, statement: Update | Delete | Insert) -> bool:
+        """Whether a statement writes to a table that nobody has mapped, captures or leaves out on purpose."""
+        table = unaliased(statement.table)
+        secondary = isinstance(table, Table) and self._entities.is_secondary(table)
+        if _mapper_of(statement) or secondary or self._entities.excludes(table):
+            return False
+        return isinstance(table, TableClause) and not _mappers_of(table)
+
+    def _meet(self, models: registry) -> bool:
+        """Meet all classes of a base, one of which may have a table; a statement on a Table needs none of them."""
+        try:
+            for mapper in mappers_of(models):
                 self._entities.for_mapper(mapper)
+        except SQLAlchemyError as error:
+            warnings.warn(
+                f"Classes of {models} cannot be used yet, so statements on their tables are not captured: {error}",
+                CaptureWarning,
+                stacklevel=2,
+            )
+            return False
+        return True
+
+    def _of_table(self, table: Table) -> Hit | None:
+        if not all(self._meet(models) for models in _registries_with(table.metadata)):
+            return None
         mappers = _mappers_of(table)
         if mappers:
             top = min(mappers, key=lambda mapper: len(list(mapper.iterate_to_root())))
             hit = MappedHit(top, self._entities, through_table=True)
             return hit if hit.entities else None
-        if not self._entities.is_secondary(table):
+        if not self._entities.is_secondary(table) and not self._entities.includes(table):
             return None
         entity = self._entities.for_table(table)
         return None if entity is None else TableHit(entity)
@@ -120,7 +144,7 @@ def unaliased(table: Any) -> Any:
 def _mappers_of(table: Any) -> list[Mapper[Any]]:
     # SQLAlchemy has no public way from a Table to its classes.
     registries = mapperlib._all_registries()
-    return [mapper for models in registries for mapper in models.mappers if mapper.local_table is table]
+    return [mapper for models in registries for mapper in mappers_of(models) if mapper.local_table is table]
 
 
 def _registries_with(metadata: MetaData) -> list[registry]:
@@ -129,5 +153,5 @@ def _registries_with(metadata: MetaData) -> list[registry]:
         each
         for each in mapperlib._all_registries()
         if each.metadata is metadata
-        or any(getattr(mapper.local_table, "metadata", None) is metadata for mapper in each.mappers)
+        or any(getattr(mapper.local_table, "metadata", None) is metadata for mapper in mappers_of(each))
     ]
