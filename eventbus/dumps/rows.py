@@ -207,7 +207,7 @@ def reader(type_: TypeEngine[Any], dialect: Dialect) -> Read:
     if made is None:
         return _refuse
     quick = _QUICK.get(type(made))
-    if quick is _read_decimal and dialect == "sqlite":
+    if quick is _read_decimal and dialect.name == "sqlite":
         quick = _read_decimal_of_float
     if quick is not None:
         return quick
