@@ -9,6 +9,7 @@ from marshmallow import Schema, fields
 
 from eventbus.errors import ConfigurationError
 from eventbus.records import fields as own
+from eventbus.records.columns import dialect_named
 from eventbus.records.entities import Entity
 
 JsonSchema = dict[str, Any]
@@ -120,7 +121,7 @@ _KNOWN: Final = frozenset(
 
 def events(describer: Describer, entity: Entity, source: str, dialect: str) -> dict[str, JsonSchema]:
     """The schemas of an entity's events, by routing key: created (snapshots too), updated, deleted."""
-    serializer = entity.serializer(dialect)
+    serializer = entity.serializer(dialect_named(dialect))
     record = describer.record(serializer.schema)
     return {
         key: _event(key, ops, record, entity, source)

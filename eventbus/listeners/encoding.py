@@ -27,6 +27,7 @@ _PLAIN: Final = (str, int)
 _MOST_COMBINATIONS: Final = 10_000
 """Combinations of columns that are remembered: they are few, but nobody says so."""
 _MOST_KINDS: Final = 10_000
+"""Of an entity and a dialect: engines may be made for a moment each."""
 
 
 class Envelope(NamedTuple):
@@ -129,7 +130,7 @@ class _Kinds(dict[tuple[Entity, Dialect], "_Kind"]):
 
     def __missing__(self, key: tuple[Entity, Dialect]) -> _Kind:
         if len(self) >= _MOST_KINDS:
-            self.clear()  # engines may be made for a moment each
+            self.clear()
         entity, dialect = key
         kind = self[key] = _Kind(self._service, entity, entity.serializer(dialect))
         return kind

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import datetime as dt
 import decimal
+import functools
 import json
 import struct
 import uuid
@@ -27,7 +28,7 @@ from typing import Any, Final
 import orjson
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, postgresql
-from sqlalchemy.engine import Dialect
+from sqlalchemy.engine import Dialect, make_url
 from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
@@ -46,6 +47,13 @@ _MYSQL: Final = frozenset({"mysql", "mariadb"})
 
 DECLARED: Final[Dialect] = DefaultDialect()
 """Stands for no database: types are taken as they are declared, and nothing that their authors wrote is asked."""
+
+
+@functools.cache
+def dialect_named(name: str) -> Dialect:
+    """The dialect of a database, for documents: where there are rows an engine has a dialect of its own."""
+    made: Dialect = make_url(f"{name}://").get_dialect()()
+    return made
 
 
 def resolve(type_: TypeEngine[Any], dialect: Dialect) -> TypeEngine[Any]:

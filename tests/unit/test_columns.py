@@ -14,10 +14,9 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, postgresql
 
-from eventbus.records.columns import normaliser, to_decimal
+from eventbus.records.columns import dialect_named, normaliser, to_decimal
 from eventbus.records.entities import Entities
 from tests.support.column_values import Size, Word
-from tests.support.dialects import dialect_named
 
 CET = dt.timezone(dt.timedelta(hours=1))
 NOON = dt.datetime(2026, 1, 2, 12, 0, 0, 999_999)

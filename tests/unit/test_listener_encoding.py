@@ -16,8 +16,8 @@ from eventbus.events import envelope, naming
 from eventbus.events.change import MISSING
 from eventbus.listeners.encoding import Encoder, Envelope, envelope_of
 from eventbus.listeners.frame import Recorded
+from eventbus.records.columns import dialect_named
 from eventbus.records.entities import Entities, Entity
-from tests.support.dialects import dialect_named
 
 SQLITE = dialect_named("sqlite")
 

@@ -23,10 +23,10 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, composite, deferred, mapped_
 
 from eventbus.errors import SerializationError
 from eventbus.events.change import MISSING
+from eventbus.records.columns import dialect_named
 from eventbus.records.entities import Entities, Entity
 from eventbus.records.serialization import Serializer
 from tests.support import column_values
-from tests.support.dialects import dialect_named
 
 UTC = dt.UTC
 
