@@ -23,11 +23,12 @@ from eventbus import cli, commands
 from eventbus.dumps import files, references
 from eventbus.dumps.inserts import Existing
 from eventbus.dumps.rows import Group, Origin, Plan, Planner
-from eventbus.dumps.sources import shown
+from eventbus.dumps.sources import LONGEST_PATH
 from eventbus.dumps.targets import Target, Targets
 from eventbus.dumps.writer import Sorter, TooEarlyError, Writer, failure
 from eventbus.errors import ConfigurationError, LoadError
 from eventbus.muting import muted
+from eventbus.redaction import shown
 
 WINDOW: Final = 5_000
 """Records gathered before they are written."""
@@ -182,9 +183,9 @@ class _Loader:
             names = tuple(fields.keys())
         except (TypeError, KeyError, AttributeError):
             form = 'not a record of the form {"model", "pk", "fields"}'
-            raise LoadError(f"{shown(path)}: {form}", path=path) from None
+            raise LoadError(f"{shown(path, LONGEST_PATH)}: {form}", path=path) from None
         except LookupError as error:
-            raise LoadError(f"{shown(path)}: {error}", path=path, model=str(record["model"])) from None
+            raise LoadError(f"{shown(path, LONGEST_PATH)}: {error}", path=path, model=str(record["model"])) from None
         if target is None:
             self.loaded.skipped += 1
             return

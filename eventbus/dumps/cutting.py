@@ -16,8 +16,9 @@ from typing import IO, Any, Final
 
 import orjson
 
-from eventbus.dumps.sources import shown
+from eventbus.dumps.sources import LONGEST_PATH
 from eventbus.errors import LoadError
+from eventbus.redaction import shown
 
 CHUNK: Final = 1 << 19
 """Bytes read and parsed at a time."""
@@ -122,7 +123,7 @@ class Buffer:
     def broken(self, why: object, at: int = 0) -> LoadError:
         """The error that names the place."""
         where = f"after byte {self.taken + at}" if self.taken + at else "from its first byte on"
-        return LoadError(f"{shown(self.path)}: not valid JSON {where}: {why}", path=self.path)
+        return LoadError(f"{shown(self.path, LONGEST_PATH)}: not valid JSON {where}: {why}", path=self.path)
 
 
 class _Ends:
@@ -265,7 +266,8 @@ class Lines:
                     records.append(parse(line))
                 except ValueError as error:
                     raise LoadError(
-                        f"{shown(self._buffer.path)}: line {number} is not valid JSON: {error}", path=self._buffer.path
+                        f"{shown(self._buffer.path, LONGEST_PATH)}: line {number} is not valid JSON: {error}",
+                        path=self._buffer.path,
                     ) from error
         self._line += data.count(b"\n")
         return records

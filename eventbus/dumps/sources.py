@@ -23,6 +23,7 @@ from contextlib import ExitStack, contextmanager
 from typing import IO, Any, Final, cast
 
 from eventbus.errors import LoadError
+from eventbus.redaction import shown
 
 STDIN: Final = "-"
 SUFFIXES: Final = (".json", ".jsonl", ".ndjson")
@@ -34,6 +35,9 @@ XZ_MEMORY: Final = 128 << 20
 """Bytes that unpacking xz may ask for: `xz -9` needs half of it, a hostile header 4 GiB."""
 LARGEST_LISTING: Final = 16 << 20
 """Bytes of the list of files in a zip archive: some 200,000 files."""
+
+LONGEST_PATH: Final = 1000
+"""Characters of a path that an error shows."""
 
 _NOT_FOLLOWED: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NAMED: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
@@ -49,15 +53,6 @@ _KINDS: Final[tuple[tuple[Callable[[int], bool], str], ...]] = (
 log = logging.getLogger(__name__)
 
 
-def shown(text: object, longest: int = 300) -> str:
-    """A text for a message: one line, a bounded length, no control characters and no halves of characters."""
-    whole = str(text)
-    plain = "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in whole[:longest]
-    )
-    return plain if len(whole) <= longest else f"{plain}…"
-
-
 def json_files(directory: str) -> Iterator[str]:
     """Files of records in a directory and those below it, each directory's in order of name; hidden ones left out.
 
@@ -67,13 +62,13 @@ def json_files(directory: str) -> Iterator[str]:
     while waiting:
         place, depth = waiting.pop()
         if depth > DEEPEST:
-            raise LoadError(f"{shown(place)}: directories lie more than {DEEPEST} deep", path=place)
+            raise LoadError(f"{shown(place, LONGEST_PATH)}: directories lie more than {DEEPEST} deep", path=place)
         folders = []
         for name, entry in sorted(_entries(place)):
             if entry.is_dir(follow_symlinks=False):
                 folders.append((entry.path, depth + 1))
             elif entry.is_symlink() and os.path.isdir(entry.path):
-                log.warning("%s: a link to a directory is not followed", shown(entry.path))
+                log.warning("%s: a link to a directory is not followed", shown(entry.path, LONGEST_PATH))
             elif name.endswith(SUFFIXES):
                 yield entry.path
         waiting += reversed(folders)
@@ -104,13 +99,13 @@ def open_planted(path: str) -> IO[bytes]:
 
 def _refusal(path: str, mode: int) -> LoadError:
     kind = next((kind for is_kind, kind in _KINDS if is_kind(mode)), "no regular file")
-    return LoadError(f"{shown(path)}: this is {kind}: remove it, or name the files to load", path=path)
+    return LoadError(f"{shown(path, LONGEST_PATH)}: this is {kind}: remove it, or name the files to load", path=path)
 
 
 def unreadable(path: str, error: Exception) -> LoadError:
     """The error that names the file that cannot be read, and why."""
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
-    return LoadError(f"{shown(path)}: cannot be read: {shown(reason)}", path=path)
+    return LoadError(f"{shown(path, LONGEST_PATH)}: cannot be read: {shown(reason)}", path=path)
 
 
 @contextmanager
@@ -146,7 +141,7 @@ def _await_writer(path: str, file: int) -> None:
         os.read(file, 1)
     except BlockingIOError:
         return
-    raise LoadError(f"{shown(path)}: nobody writes into this FIFO", path=path)
+    raise LoadError(f"{shown(path, LONGEST_PATH)}: nobody writes into this FIFO", path=path)
 
 
 def plain(path: str, raw: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
@@ -174,9 +169,11 @@ def _members(name: str, raw: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
                 continue
             path = f"{name}/{member.filename}"
             if member.flag_bits & 1:
-                raise LoadError(f"{shown(path)}: it is encrypted: unpack the archive first", path=path)
+                raise LoadError(f"{shown(path, LONGEST_PATH)}: it is encrypted: unpack the archive first", path=path)
             if member.compress_type not in _METHODS:
-                raise LoadError(f"{shown(path)}: packed by a method that is not read here: use deflate", path=path)
+                raise LoadError(
+                    f"{shown(path, LONGEST_PATH)}: packed by a method that is not read here: use deflate", path=path
+                )
             with archive.open(member) as stream:
                 yield path, stream
 

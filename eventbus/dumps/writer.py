@@ -18,9 +18,10 @@ from sqlalchemy import Column, Connection, ForeignKeyConstraint, Table
 from sqlalchemy.exc import DBAPIError, StatementError
 
 from eventbus.dumps.rows import Group, Origin
-from eventbus.dumps.sources import shown
+from eventbus.dumps.sources import LONGEST_PATH
 from eventbus.dumps.targets import Part, Targets
 from eventbus.errors import LoadError
+from eventbus.redaction import shown
 
 BATCH: Final = 5_000
 """Late references set at a time."""
@@ -263,5 +264,5 @@ def _database_says(error: Exception) -> str:
 
 def failure(path: str, model: str, pk: Any, reason: str) -> LoadError:
     """The error that names file, model and key, each at a bounded length."""
-    where = f"{shown(path)}: {shown(model)} {shown(repr(pk))}"
+    where = f"{shown(path, LONGEST_PATH)}: {shown(model)} {shown(repr(pk))}"
     return LoadError(f"{where}: {shown(reason, 1000)}", path=path, model=model, pk=pk)

@@ -181,7 +181,7 @@ PLANTED: dict[str, tuple[Callable[[Path], object], str]] = {
     "a sparse file of a terabyte": (make_sparse, "not valid JSON"),
     "a file under a name that is no Unicode": (
         lambda path: Path(os.fsdecode(bytes(path.parent) + b"/\xff\x1b[2J.json")).write_bytes(b"{"),
-        r"\\udcff\\x1b\[2J\.json",
+        r"\\udcff\\u001b\[2J\.json",
     ),
 }
 
