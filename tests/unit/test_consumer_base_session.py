@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from consumers.base.working.runner import Runner
 from consumers.base.working.worklist import GUILTY_AFTER
 from eventbus.backoff import Backoff
 from eventbus.errors import BrokerUnavailable, ConfigurationError
-from tests.support.consuming import Collector, ListInbox, Moments, delivery
+from tests.support.consuming import STANDARD, Collector, ListInbox, Moments, delivery, event_body
 
 SETTINGS = ConsumerSettings(url="memory://", exchange="e", queue="q", prefetch=20)
 
@@ -70,6 +71,37 @@ def test_nothing_is_acknowledged_before_the_handler_has_returned() -> None:
     assert seen == [[]]
     assert inbox.acknowledged == [1, 2, 3]
     assert inbox.closed
+
+
+def test_large_bodies_are_read_and_handled_a_mebibyte_at_a_time() -> None:
+    """What a body takes once it is read may be twenty times its size: what was handled is let go of first."""
+    seen: list[weakref.ref[Any]] = []
+
+    def handler(batch: Sequence[Delivery]) -> Sequence[Outcome]:
+        assert not any(earlier() for earlier in seen)
+        seen.extend(weakref.ref(each) for each in batch)
+        sizes.append(sum(len(each.body) for each in batch))
+        return [DONE] * len(batch)
+
+    class Tracked(Delivery):
+        __slots__ = ("__weakref__",)
+
+    sizes: list[int] = []
+    padding = b" " * 300_000
+    queue = [Tracked(event_body(f"r{tag}", tag) + padding, "", tag, properties=STANDARD) for tag in range(1, 9)]
+    inbox = ListInbox(queue)
+    inbox.held = _Forgetful()
+    Runner(SETTINGS, handler, threading.Event(), drain=True, open_inbox=lambda _: inbox).run()
+    assert inbox.acknowledged == list(range(1, 9))
+    assert len(sizes) == 3
+    assert max(sizes) <= 1 << 20
+
+
+class _Forgetful(dict[Any, Any]):
+    """Knows the tags alone, as a broker's client does."""
+
+    def update(self, pairs: Any) -> None:  # type: ignore[override]
+        super().update((tag, None) for tag, _ in pairs)
 
 
 def test_a_batch_is_what_is_there_up_to_half_of_the_prefetch() -> None:

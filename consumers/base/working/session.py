@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, final
 
@@ -28,6 +28,8 @@ _DRAINED: Final = 0.05
 _TICK: Final = 1.0
 FIRST_RETRY: Final = 0.1
 LONGEST_RETRY: Final = 30.0
+_SLICE: Final = 1 << 20
+"""Bytes of bodies that are read and handled at a time: once read, a body of brackets takes twenty times as much."""
 _LONGEST_TRIAL: Final = 5.0
 """Seconds between two tries while the delivery at fault is looked for; more would keep the innocent waiting."""
 
@@ -111,12 +113,19 @@ class Session:
         if self._standing_by:
             self._standing_by = False
             self._announce()
+        for part in _slices(batch):
+            self._settle(part)
+            part.clear()
+            if parts.stop.is_set():
+                break
+        return True
+
+    def _settle(self, batch: Sequence[Delivery]) -> None:
         good = self._sift(batch)
         if good:
-            self.work = Worklist(parts.handler, good)
+            self.work = Worklist(self._parts.handler, good)
             self._handle(self.work)
         self._post()
-        return True
 
     def _announce(self) -> None:
         settings = self._parts.settings
@@ -207,3 +216,15 @@ class Session:
             self._ticked = now
             self._inbox.tick()
             self._parts.observer.turned()
+
+
+def _slices(batch: list[Delivery]) -> Iterator[list[Delivery]]:
+    """The batch in parts of some size, each let go of before the next one; `batch` is empty afterwards."""
+    batch.reverse()
+    while batch:
+        part: list[Delivery] = []
+        size = 0
+        while batch and (not part or size + len(batch[-1].body) <= _SLICE):
+            size += len(batch[-1].body)
+            part.append(batch.pop())
+        yield part

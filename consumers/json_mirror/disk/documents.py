@@ -9,6 +9,9 @@ Keys are sorted, indented by two spaces, non-ASCII characters stand as they are,
       "version": "00001763884800123456"
     }
 
+Where indentation would make a file more than four times as large as what is in it, as it does to a million numbers in
+sixty nested lists, it is one line.
+
 Where the service could not publish the record, `fields` hold its key alone, and `"stub": {"field": …, "reason": …}`
 says so.
 """
@@ -26,6 +29,10 @@ from eventbus.events.envelope import VERSION_DIGITS
 MAX_VERSION: Final = (1 << 63) - 1
 """What an integer of the state holds; the clock in microseconds reaches it in 290,000 years."""
 
+_MOST_INDENTED: Final = 3
+_NEVER_MIND: Final = 4096
+_DEEPEST: Final = 128
+_CONTAINERS: Final = (dict, list)
 _CANONICAL: Final = orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE
 
 
@@ -57,7 +64,36 @@ def encode(
     content = {"fields": fields, "model": model, "pk": pk, "version": f"{version:0{VERSION_DIGITS}d}"}
     if stub is not None:
         content["stub"] = stub
-    return orjson.dumps(content, option=_CANONICAL)
+    plain = orjson.dumps(content, option=orjson.OPT_SORT_KEYS)
+    return plain + b"\n" if _is_blown_up(content, plain) else orjson.dumps(content, option=_CANONICAL)
+
+
+def _is_blown_up(content: Mapping[str, Any], plain: bytes) -> bool:
+    """Whether indentation takes more than _MOST_INDENTED times as much as all else, and more than a screen or so.
+
+    Brackets and commas bound the lines and their depth from above at the cost of three scans; only a document that
+    might be beyond is measured exactly.
+    """
+    bound = _MOST_INDENTED * len(plain) + _NEVER_MIND
+    brackets = plain.count(b"[") + plain.count(b"{")
+    lines = plain.count(b",") + 2 * brackets
+    return lines * (2 * min(brackets, _DEEPEST) + 2) > bound and _indentation(content, bound) > bound
+
+
+def _indentation(content: Any, enough: int) -> int:
+    """Bytes that indentation adds, or some number above `enough` where they are more."""
+    size, depth, level = 0, 0, [content]
+    while level and size <= enough:
+        depth += 1
+        below: list[Any] = []
+        for value in level:
+            children = value.values() if type(value) is dict else value
+            # A line for each child, and one for the closing bracket; a blank behind the name of each child.
+            if children:
+                size += len(children) * (2 * depth + 1 + (type(value) is dict)) + 2 * depth - 1
+                below.extend(child for child in children if type(child) in _CONTAINERS)
+        level = below
+    return size
 
 
 def decode(content: bytes) -> Document:
