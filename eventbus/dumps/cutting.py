@@ -37,6 +37,7 @@ _BRACKET: Final = re.compile(rb'(?:[^"{}\[\]]++|%b)*+[{}\[\]]' % _STRING, re.DOT
 _TEXTS: Final = re.compile(_STRING, re.DOTALL)
 SPACE: Final = b" \t\r\n"
 _SPACE: Final = re.compile(rb"[ \t\r\n]*")
+_BLANKS: Final = (b" ", b"\t", b"\r", b"\n")
 _NO_OBJECT: Final = 'a record is an object, {"model", "pk", "fields"}'
 _GUESSES: Final = 3
 _CLOSE: Final = ord("]")
@@ -54,8 +55,18 @@ def parse(data: bytes | memoryview) -> Any:
     """The value of a JSON text, its integers as they stand there. Raises ValueError, for too many values too."""
     if len(data) > 2 * MOST_VALUES:
         _count_values(bytes(data))
-    value = orjson.loads(data)
+    value = _loads(data)
     return json.loads(bytes(data)) if _has_long_numbers(bytes(data)) else value
+
+
+def _loads(data: bytes | memoryview) -> Any:
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        if data[1:2] not in _BLANKS:
+            raise
+    # By blanks behind the first bracket orjson judges how much memory the rest may take, and gives up on a dense one.
+    return orjson.loads(b"".join((data[:1], bytes(data[1:]).lstrip())))
 
 
 def _count_values(data: bytes) -> None:

@@ -24,7 +24,11 @@ VERSION_DIGITS: Final = 20
 _DIGITS_TO_ZERO: Final = bytes.maketrans(b"123456789", b"000000000")
 _LONG_NUMBER: Final = b"0" * 19
 _VERSION: Final = re.compile(r"[0-9]{20}")
+LONGEST_TEXT: Final = 300
+"""Characters of an event's `id`, `source`, `type`, `time` and `model`: readers keep these, and routing keys are shorter.
+"""
 _SCALARS: Final = (str, int, float, bool)
+_BLANKS: Final = (b" ", b"\t", b"\r", b"\n")
 
 
 class Message(NamedTuple):
@@ -183,11 +187,11 @@ def decode(body: bytes, limits: Limits = DEFAULT_LIMITS) -> Event:
     op, changed, transaction = _operation(data.get("op")), _names(data, "changed") or [], data.get("transaction")
     written = _names(data, "written")
     return Event(
-        id=_text(document, "id"),
-        source=_text(document, "source"),
-        type=_text(document, "type"),
+        id=_short_text(document, "id"),
+        source=_short_text(document, "source"),
+        type=_short_text(document, "type"),
         subject=_text(document, "subject"),
-        time=_text(document, "time"),
+        time=_short_text(document, "time"),
         version=_version(document),
         op=op,
         model=_model(data),
@@ -215,7 +219,8 @@ def _parse(body: bytes, limits: Limits) -> Any:
         # More long numbers than the sequence: orjson would turn an integer beyond 64 bits into a float, silently.
         _check_digits(body, limits.digits)
     try:
-        document = orjson.loads(body)
+        # Without blanks behind the first bracket: by those orjson judges how much memory the rest may take.
+        document = orjson.loads(body if body[1:2] not in _BLANKS else body[:1] + body[1:].lstrip())
     except orjson.JSONDecodeError as error:
         raise BadEvent("not JSON", str(error)) from error
     if deep or wide:
@@ -271,6 +276,8 @@ def _model(data: Mapping[str, Any]) -> str:
     model = data.get("model")
     if type(model) is not str or model.count(".") != 1 or model[0] == "." or model[-1] == ".":
         raise BadEvent("model is not service.entity")
+    if len(model) > LONGEST_TEXT:
+        raise BadEvent("model is too long", f"{len(model)} characters, the limit is {LONGEST_TEXT}")
     return model
 
 
@@ -306,6 +313,13 @@ def _text(document: Mapping[str, Any], name: str) -> str:
     value = document.get(name)
     if type(value) is not str or not value:
         raise BadEvent(f"{name} is not a text")
+    return value
+
+
+def _short_text(document: Mapping[str, Any], name: str) -> str:
+    value = _text(document, name)
+    if len(value) > LONGEST_TEXT:
+        raise BadEvent(f"{name} is too long", f"{len(value)} characters, the limit is {LONGEST_TEXT}")
     return value
 
 

@@ -287,3 +287,11 @@ def test_values_are_counted_and_commas_in_texts_are_not(tmp_path: Path, monkeypa
         path.write_bytes(json.dumps([{"model": "a", "pk": 1, "fields": many}]).encode())
         with pytest.raises(LoadError, match=r"more than .*1,000 values"):
             read(path)
+
+
+@pytest.mark.parametrize("shape", [b"[%b]", b"[\n  %b]", b"%b", b"%b\n%b"])
+def test_dense_numbers_in_an_indented_file_are_read(shape: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "dump.json"
+    record = b'{\n  "model": "a", "pk": 1, "fields": {"n": [%b1]}}' % (b"1," * 50_000)
+    path.write_bytes(shape.replace(b"%b", record))
+    assert {len(item["fields"]["n"]) for item in read(path)} == {50_001}

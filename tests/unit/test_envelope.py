@@ -95,6 +95,11 @@ def test_a_batch_numbers_its_messages_from_its_first_index() -> None:
         (altered(id=""), "id is not a text"),
         (altered(source=5), "source is not a text"),
         (altered(time=None), "time is not a text"),
+        (altered(id="i" * 301), "id is too long"),
+        (altered(source="/" * 301), "source is too long"),
+        (altered(type="t" * 301), "type is too long"),
+        (altered(time="2" * 301), "time is too long"),
+        (body(model=f"crm.{'m' * 297}"), "model is too long"),
         (altered(traceparent=1), "traceparent is not a text"),
         (altered(sequence=7), "sequence is not 20 digits"),
         (altered(sequence="7"), "sequence is not 20 digits"),
@@ -123,6 +128,13 @@ def test_what_is_not_an_event_of_ours_is_refused_with_its_reason(bad: bytes, rea
     with pytest.raises(BadEvent) as refused:
         envelope.decode(bad)
     assert refused.value.reason == reason
+
+
+@pytest.mark.parametrize("blank", [b" ", b"\n", b"\r\n\t  "])
+def test_blanks_do_not_make_an_event_unreadable(blank: bytes) -> None:
+    """orjson judges by them how much memory a text may need, and gives up on a dense rest."""
+    dense = body(after={"numbers": [1] * 10_000})
+    assert envelope.decode(dense[:1] + blank + dense[1:]) == envelope.decode(dense)
 
 
 @pytest.mark.parametrize(
