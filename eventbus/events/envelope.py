@@ -25,8 +25,7 @@ _DIGITS_TO_ZERO: Final = bytes.maketrans(b"123456789", b"000000000")
 _LONG_NUMBER: Final = b"0" * 19
 _VERSION: Final = re.compile(r"[0-9]{20}")
 LONGEST_TEXT: Final = 300
-"""Characters of an event's `id`, `source`, `type`, `time` and `model`: readers keep these, and routing keys are shorter.
-"""
+"""Characters of an event's `id`, `source`, `type`, `time` and `model`, which readers keep. Routing keys are shorter."""
 _SCALARS: Final = (str, int, float, bool)
 _BLANKS: Final = (b" ", b"\t", b"\r", b"\n")
 
