@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from eventbus import arguments
 from eventbus.delivery.dispatcher import Dispatcher
 from eventbus.delivery.relayed import Relayed
-from eventbus.delivery.stats import Stats
+from eventbus.delivery.stats import Stats, Watcher
 from eventbus.errors import ConfigurationError, InstallError
 from eventbus.events.ids import uuid7
 from eventbus.listeners.auto_fields import AutoFields, IdGenerator
@@ -176,6 +176,17 @@ class Bus:
     def stats(self) -> Stats:
         """The figures to watch: pending, age of the oldest, published, retried, parked (see `Stats`)."""
         return self._delivery.stats()
+
+    def watch(self, watcher: Watcher) -> None:
+        """Have a function told of the figures: now, and after batches, at most twice a second (see `eventbus.metrics`).
+
+        It is called by the thread that publishes. Raises ConfigurationError with `ordering="strict"`, where a service
+        publishes nothing.
+        """
+        if isinstance(self._delivery, Relayed):
+            raise ConfigurationError("ordering='strict': the relay publishes; its figures are at its EVENTBUS_HTTP")
+
+        self._delivery.watch(watcher)
 
     def __enter__(self) -> Bus:
         return self

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import threading
 import time
+from collections.abc import Callable
 from typing import Final, final
 
 from eventbus.delivery.account import Account
@@ -14,6 +15,8 @@ from eventbus.delivery.intake import Job
 from eventbus.delivery.pulse import Pulse
 
 _LINGER: Final = 0.001
+_WATCHED: Final = 0.5
+"""Seconds between two times that those who watch are told."""
 
 logger = logging.getLogger("eventbus.delivery.dispatcher")
 
@@ -23,11 +26,12 @@ class Courier:
     """Works at the desk.
 
     `settled` is notified when something was dealt with, for those that are `flushing`. `deadline`: when to give up,
-    once the intake is closed.
+    once the intake is closed. `watch` is called after some turns, at most twice a second, and once things are quiet.
     """
 
-    def __init__(self, desk: Desk, *, beat: float) -> None:
+    def __init__(self, desk: Desk, *, beat: float, watch: Callable[[], None] | None = None) -> None:
         self.desk = desk
+        self.watch = watch
         self.settled = threading.Condition(desk.lock)
         self.flushing = 0
         self.deadline = 0.0
@@ -36,6 +40,8 @@ class Courier:
         self._beat = beat
         self._pulse: Pulse | None = None
         self._idle = False
+        self._told_at = 0.0
+        self._news = False
 
     # for others, under the lock
 
@@ -84,8 +90,16 @@ class Courier:
         self._show_life()
         self.desk.remarks.speak()
         if jobs:
+            self._news = True
             self.desk.send(jobs)
         self.desk.look_after(flushing=self.flushing > 0)
+        if time.monotonic() >= self._told_at + _WATCHED:
+            self._tell()
+
+    def _tell(self) -> None:
+        if self._news and self.watch is not None:
+            self._told_at, self._news = time.monotonic(), False
+            self.watch()
 
     def _next(self) -> list[Job] | None:
         """Jobs to send, or an empty list when something else is due, or None when it is over. Sleeps until then."""
@@ -100,6 +114,8 @@ class Courier:
                 if intake.waiting and at >= desk.outlet.retry_at:
                     return intake.take()
                 due = min(desk.due(at), self.deadline) if intake.closed else desk.due(at)
+                if self._news and self.watch is not None:
+                    due = min(due, self._told_at + _WATCHED)
                 if due <= at or desk.remarks:
                     return []
                 self._sleep(due - at)
@@ -155,4 +171,5 @@ class Courier:
                 self.thread = None
                 self.desk.intake.sort_in()
                 self.settled.notify_all()
+        self._tell()
         self.desk.remarks.speak()

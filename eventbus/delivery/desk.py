@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import Final, Literal, final
 
 from eventbus.delivery.account import Account
 from eventbus.delivery.accounts import Accounts
@@ -18,6 +20,8 @@ from eventbus.delivery.remarks import Remarks
 from eventbus.delivery.stats import Counters
 from eventbus.delivery.tempo import Tempo
 from eventbus.publishers.base import Publisher
+
+_SAMPLES: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,7 @@ class Desk:
     """The parts that answer for what one process has committed, and how they work together.
 
     `lock` guards `accounts`, `intake` and `counters`. What the thread does, it does in steps: see `Courier`.
+    `latencies`: seconds from commit to confirm, of the oldest event in each batch, for those who watch.
     """
 
     def __init__(self, options: Options) -> None:
@@ -53,6 +58,7 @@ class Desk:
             max_bytes=options.max_bytes,
             max_rows=options.max_rows,
         )
+        self.latencies: deque[float] = deque(maxlen=_SAMPLES)
         self.outlet = Outlet(options.make_publisher, backoff_limit=options.backoff_limit)
         self._refusals = Refusals(
             self.intake,
@@ -106,6 +112,7 @@ class Desk:
     def _sort_out(self, jobs: list[Job]) -> None:
         done: dict[Account, list[int]] = {}
         with self.lock:
+            self._note_latency(jobs)
             again = []
             for job in jobs:
                 self.counters.published += self.intake.recount(job)
@@ -122,6 +129,11 @@ class Desk:
             for account, row_ids in done.items():
                 account.delivered(row_ids)
         self.remarks.speak()
+
+    def _note_latency(self, jobs: list[Job]) -> None:
+        oldest = min((self.intake.open.get(job.number, math.inf) for job in jobs if not len(job)), default=math.inf)
+        if oldest < math.inf:
+            self.latencies.append(time.monotonic() - oldest)
 
     def due(self, at: float) -> float:
         """When there is something to do, by the monotonic clock. Under the lock."""

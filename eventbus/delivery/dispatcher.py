@@ -20,7 +20,7 @@ from typing import Final, Literal, final
 from eventbus.delivery import lifetime
 from eventbus.delivery.courier import Courier
 from eventbus.delivery.desk import Desk, Options
-from eventbus.delivery.stats import KEPT, Stats
+from eventbus.delivery.stats import KEPT, Stats, Watcher
 from eventbus.delivery.tempo import Tempo
 from eventbus.errors import FlushTimeout, counted
 from eventbus.outbox import Entry, Store
@@ -67,6 +67,7 @@ class Dispatcher:
             backoff_limit=backoff_limit,
         )
         self._exit_timeout = exit_timeout
+        self._watchers: list[Watcher] = []
         self._begin()
         lifetime.live(self)
 
@@ -172,6 +173,24 @@ class Dispatcher:
         desk.remarks.speak()
         return stats
 
+    def watch(self, watcher: Watcher) -> None:
+        """Tell this one of the figures, now and after batches, at most twice a second."""
+        self._watchers.append(watcher)
+        self._courier.watch = self._tell
+        self._tell()
+
+    def _tell(self) -> None:
+        desk = self._desk
+        with desk.lock:
+            stats = _figures(desk)
+            latencies = list(desk.latencies)
+            desk.latencies.clear()
+        for watcher in self._watchers:
+            try:
+                watcher(stats, latencies)
+            except Exception:
+                logger.exception("one who watches the figures failed")
+
     def forked(self) -> object:
         """In a child: forget the parent's events, its thread, and without a word its connections."""
         inherited = self._desk.forget()
@@ -180,7 +199,7 @@ class Dispatcher:
 
     def _begin(self) -> None:
         self._desk = Desk(self._options)
-        self._courier = Courier(self._desk, beat=self._options.tempo.beat)
+        self._courier = Courier(self._desk, beat=self._options.tempo.beat, watch=self._tell if self._watchers else None)
 
     def _start(self) -> None:
         desk, courier = self._desk, self._courier

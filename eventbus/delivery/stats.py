@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -39,3 +40,8 @@ class Counters:
     retried: int = 0
     dropped: int = 0
     given_up: int = 0
+
+
+Watcher = Callable[[Stats, Sequence[float]], None]
+"""Told of the figures now and then, by the thread that publishes: quick, and never raising. The second argument has
+seconds from commit to confirm, of the oldest event in each batch since it was told last."""
