@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Sequence
-from typing import Self
+from typing import Any, Final, Self
 
 import orjson
 
@@ -13,6 +14,10 @@ from eventbus.events.envelope import Batch, Message, seal
 from eventbus.publishers.base import Outcome, Publisher
 
 _Head = tuple[str, str, str, str]  # routing key, id, correlation id, subject
+_SHORT: Final = 255
+"""Bytes of a text that AMQP carries beside the body."""
+
+logger = logging.getLogger(__name__)
 
 
 class Parcel:
@@ -120,25 +125,47 @@ class Parcel:
             self.reason = f"{self.outcome.value}: {self.keys[-1]}"
         return not left
 
+    def stumble(self, error: Exception) -> None:
+        """Our own code, or the publisher's, cannot send these events: as if the broker had refused them."""
+        self.outcome = Outcome.REFUSED
+        self.tries += 1
+        self.reason = f"error: {type(error).__name__}: {error}"
+
 
 def deliver(publisher: Publisher, parcels: Sequence[Parcel]) -> None:
     """Try once to send all events of these parcels, in their order. A parcel without events left is delivered.
 
-    Raises BrokerUnavailable once what is known of each event has been noted in its parcel.
+    Raises BrokerUnavailable once what is known of each event has been noted in its parcel. Any other error is of a
+    program, and no broker is lost: the parcels are then tried one by one, and the one that it is about is refused.
     """
-    made = [parcel.messages() for parcel in parcels]
-    messages = [message for some in made for message in some] if len(made) != 1 else made[0]
+    made: list[list[Message]] = []
     try:
+        made += [parcel.messages() for parcel in parcels]
+        messages = [message for some in made for message in some] if len(made) != 1 else made[0]
         outcomes: Sequence[Outcome | None] = publisher.publish(messages)
     except BrokerUnavailable as error:
         _settle(parcels, made, error.outcomes)
         raise
+    except Exception as error:  # noqa: BLE001 - told of, and in the end parked
+        _take_apart(publisher, parcels, error)
+        return
     failpoints.hit("after_confirm")
     if outcomes.count(Outcome.CONFIRMED) == len(messages):
         for parcel in parcels:
             parcel.delivered()
         return
     _settle(parcels, made, outcomes)
+
+
+def _take_apart(publisher: Publisher, parcels: Sequence[Parcel], error: Exception) -> None:
+    if len(parcels) > 1:
+        for parcel in parcels:
+            deliver(publisher, [parcel])
+        return
+    for parcel in parcels:
+        if not parcel.tries:
+            logger.error("an error of the program keeps a row from being sent: %r", error, exc_info=error)
+        parcel.stumble(error)
 
 
 def insist(publisher: Publisher, parcels: Sequence[Parcel]) -> None:
@@ -173,7 +200,20 @@ def _worst(outcomes: Sequence[Outcome | None]) -> Outcome | None:
 
 def _head(body: bytes) -> _Head:
     event = orjson.loads(body)
-    try:
-        return event["type"], event["id"], event["correlationid"], event["subject"]
-    except (KeyError, TypeError) as error:
-        raise ValueError("not an event") from error
+    if type(event) is not dict or not body.startswith(b'{"') or "sequence" in event:
+        raise ValueError("not an unsealed event")
+    return _short(event, "type"), _short(event, "id"), _short(event, "correlationid"), _text(event, "subject")
+
+
+def _short(event: dict[str, Any], name: str) -> str:
+    text = _text(event, name)
+    if len(text.encode()) > _SHORT:
+        raise ValueError(f"its {name} is longer than {_SHORT} bytes")
+    return text
+
+
+def _text(event: dict[str, Any], name: str) -> str:
+    text = event.get(name)
+    if type(text) is not str or not text:
+        raise ValueError(f"its {name} is no text")
+    return text

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import logging
 import random
-from typing import Final, final
+from typing import final
 
 from eventbus.delivery.parcel import Parcel
 from eventbus.delivery.tempo import Tempo, Timer
 from eventbus.outbox import clock
-from eventbus.outbox.parked_rows import ParkedRow
+from eventbus.outbox.parked_rows import NEVER, ParkedRow
 from eventbus.outbox.store import Row, Store
-
-_REASON: Final = 200
-"""Characters of a reason that are kept."""
-_NEVER: Final = 10 * 365 * 86_400 * 1_000_000
 
 logger = logging.getLogger("eventbus.outbox")
 
@@ -33,7 +29,8 @@ class Parking:
         self.waiting: dict[int, ParkedRow] = {}
         self._store = store
         self._every = tempo.parked
-        self._check = Timer(tempo.parked)
+        # A look now and then, and rows that are put off for less: together never longer than `tempo.parked`.
+        self._check = Timer(tempo.parked / 4)
         self._more: bool | None = None
 
     @property
@@ -52,7 +49,7 @@ class Parking:
 
     def add_unreadable(self, row: Row, error: Exception) -> None:
         """Nobody can send this row; a person has to look at it."""
-        self.waiting[row.id] = _unreadable(row.id, row.created_at, row.payload, error)
+        self.waiting[row.id] = unreadable(row, error)
 
     def move(self) -> None:
         """Move what waits out of the outbox. The caller takes it off `waiting` then."""
@@ -102,23 +99,24 @@ class Parking:
                 claimed.append((row, Parcel.of_payload(row.id, row.payload)))
             except ValueError as error:
                 logger.warning("a parked row is not readable", extra={"id": row.id})
-                self._store.parked.note([_unreadable(row.id, row.created_at, row.payload, error)])
+                self._store.parked.note([unreadable(row, error)])
         return claimed
 
     def _row(self, parcel: Parcel, created_at: int) -> ParkedRow:
         at = clock.now()
-        reason = parcel.reason[:_REASON]
-        return ParkedRow(parcel.version, created_at or at, at, self._retry_at(), parcel.tries, reason, parcel.payload)
+        return ParkedRow(
+            parcel.version, created_at or at, at, self._retry_at(), parcel.tries, parcel.reason, parcel.payload
+        )
 
     def _again(self, row: ParkedRow, parcel: Parcel) -> ParkedRow:
         return self._row(parcel, row.created_at)._replace(
-            parked_at=row.parked_at, attempts=row.attempts + 1, reason=(parcel.reason or row.reason)[:_REASON]
+            parked_at=row.parked_at, attempts=row.attempts + 1, reason=parcel.reason or row.reason
         )
 
     def _retry_at(self) -> int:
-        return clock.now() + int(self._every * 1_000_000 * random.uniform(0.8, 1.0))  # noqa: S311
+        return clock.now() + int(self._every * 1_000_000 * random.uniform(0.5, 0.7))  # noqa: S311
 
 
-def _unreadable(row_id: int, created_at: int, payload: bytes, error: Exception) -> ParkedRow:
-    at = clock.now()
-    return ParkedRow(row_id, created_at, at, at + _NEVER, 1, f"unreadable: {error}"[:_REASON], payload)
+def unreadable(row: Row | ParkedRow, error: Exception) -> ParkedRow:
+    """The row as one that nobody can send: it waits for a person."""
+    return ParkedRow(row.id, row.created_at, clock.now(), NEVER, 1, f"unreadable: {error}", row.payload)

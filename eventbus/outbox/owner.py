@@ -70,7 +70,7 @@ def is_alive(owner: str) -> bool:
 def _local_pid(owner: str) -> int | None:
     scope, _, rest = owner.partition("-")
     pid = rest.partition("-")[0]
-    return int(pid) if scope == process.scope and pid.isdigit() else None
+    return int(pid) if scope == process.scope and pid.isdecimal() and len(pid) < 10 else None
 
 
 def _is_running(pid: int) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NamedTuple, final
 
-from sqlalchemy import Connection, bindparam, func, insert, select, update
+from sqlalchemy import Connection, bindparam, func, insert, or_, select, update
 
 from eventbus.outbox.access import Access
 from eventbus.outbox.queries import (
@@ -22,6 +22,11 @@ from eventbus.outbox.tables import outbox, parked
 
 _CHANGING: Final = ("retry_at", "attempts", "reason", "payload")
 """What a try changes in a parked row."""
+NEVER: Final = 1 << 60
+"""`retry_at` of a row that only a person can do something about, in microseconds."""
+_YEAR: Final = 365 * 86_400 * 1_000_000
+_REASON: Final = 200
+"""Characters of a reason that are kept."""
 
 
 class ParkedRow(NamedTuple):
@@ -53,7 +58,7 @@ class ParkedRows:
             for some in slices(ids):
                 # In this order a crash between two autocommitted statements loses nothing.
                 delete_rows(connection, parked, some)
-            connection.execute(insert(parked), [row._asdict() for row in rows])
+            connection.execute(insert(parked), [row._asdict() | {"reason": _clean(row.reason)} for row in rows])
             if connection.dialect.name == "sqlite":
                 raise_floor(connection, max(ids))
             for some in slices(ids):
@@ -74,20 +79,24 @@ class ParkedRows:
         def work(connection: Connection) -> None:
             begin_immediate(connection)
             do_not_wait_for_disk(connection)
-            values = [{"row": row.id} | {f"new_{name}": getattr(row, name) for name in _CHANGING} for row in rows]
+            clean = [row._replace(reason=_clean(row.reason)) for row in rows]
+            values = [{"row": row.id} | {f"new_{name}": getattr(row, name) for name in _CHANGING} for row in clean]
             connection.execute(again, values)
 
         if rows:
             self._access.run(work)
 
     def claim(self, now: int, until: int, *, rows: int = 100, size: int = PAGE_BYTES) -> list[ParkedRow]:
-        """Parked rows that are due, by id, none of which another process gets before `until`."""
+        """Parked rows that are due, by id, none of which another process gets before `until`.
+
+        A row that is due later than any could be was put off before the clock was put back: it is due too.
+        """
 
         def work(connection: Connection) -> list[ParkedRow]:
             begin_immediate(connection)
             query = (
                 select(parked.c.id, func.length(parked.c.payload))
-                .where(parked.c.retry_at <= now)
+                .where(or_(parked.c.retry_at <= now, parked.c.retry_at.between(now + 2 * (until - now), now + _YEAR)))
                 .order_by(parked.c.retry_at, parked.c.id)
                 .limit(rows)
                 .with_for_update(skip_locked=True)
@@ -143,3 +152,9 @@ class ParkedRows:
             return sum(connection.execute(statement.where(parked.c.id.in_(some))).rowcount for some in slices(ids))
 
         return self._access.run(work)
+
+
+def _clean(reason: str) -> str:
+    """As every database takes it, whatever its character set: what a broker or an event says may hold anything."""
+    text = reason.encode("ascii", "backslashreplace").decode()
+    return "".join(each if each.isprintable() else f"\\x{ord(each):02x}" for each in text)[:_REASON]

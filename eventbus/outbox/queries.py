@@ -6,7 +6,19 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Any, Final
 
-from sqlalchemy import ARRAY, BigInteger, Connection, any_, bindparam, delete, func
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    ColumnElement,
+    Connection,
+    LargeBinary,
+    Table,
+    any_,
+    bindparam,
+    cast,
+    delete,
+    func,
+)
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from eventbus.outbox.tables import lease
@@ -46,6 +58,12 @@ def among(connection: Connection, table: Any, ids: Sequence[int]) -> Any:
     if connection.dialect.name == "postgresql":
         return table.c.id == any_(bindparam(None, list(ids), type_=ARRAY(BigInteger), unique=True))
     return table.c.id.in_(ids)
+
+
+def payload_of(connection: Connection, table: Table) -> ColumnElement[bytes]:
+    """The payload as bytes. In SQLite a column takes any kind of value, and what others wrote there may be a text."""
+    column: ColumnElement[bytes] = table.c.payload
+    return cast(column, LargeBinary).label("payload") if connection.dialect.name == "sqlite" else column
 
 
 def raise_floor(connection: Connection, row_id: int) -> None:

@@ -22,6 +22,7 @@ from eventbus.outbox.queries import (
     delete_rows,
     do_not_wait_for_disk,
     fitting,
+    payload_of,
     raise_floor,
     slices,
 )
@@ -135,6 +136,7 @@ def _read(connection: Connection, after: int, owner: str | None, rows: int, size
     ids = fitting(connection.execute(query.order_by(outbox.c.id).limit(rows)).all(), size)
     if not ids:
         return []
-    columns = select(outbox.c.id, outbox.c.owner, outbox.c.created_at, outbox.c.payload)
+    payload = payload_of(connection, outbox)
+    columns = select(outbox.c.id, outbox.c.owner, outbox.c.created_at, payload)
     found = connection.execute(columns.where(among(connection, outbox, ids)).order_by(outbox.c.id)).all()
     return [Row(row.id, row.owner, row.created_at, bytes(row.payload)) for row in found]

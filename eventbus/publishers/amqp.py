@@ -22,8 +22,11 @@ from amqp.exceptions import (
     AMQPError,
     Blocked,
     ContentTooLarge,
+    FrameError,
+    FrameSyntaxError,
     PreconditionFailed,
     RecoverableConnectionError,
+    UnexpectedFrame,
 )
 
 from eventbus import failpoints, transports
@@ -211,7 +214,7 @@ class _Delivery:
         for position, message in enumerate(flight.messages):
             try:
                 frames = link.frames.publication(message, timestamp)
-            except ValueError as error:
+            except (ValueError, TypeError, AttributeError) as error:
                 flight.refuse(position)
                 logger.warning("a message does not fit AMQP: %s", error, extra={"id": message.id})
                 continue
@@ -282,9 +285,11 @@ class _Delivery:
 
 
 def _blames_message(error: Exception) -> bool:
-    """Whether the broker closed the channel for the sake of one message, and not of exchange or login."""
+    """Whether the broker hung up for the sake of one message, and not of exchange or login."""
     if isinstance(error, AccessRefused):
         return "access to topic '" in str(error.reply_text)
+    if isinstance(error, FrameError | FrameSyntaxError | UnexpectedFrame):
+        return getattr(error, "method_sig", None) is not None  # said by the broker, and not by ourselves of the broker
     return isinstance(error, PreconditionFailed | ContentTooLarge) and not _blames_exchange(error)
 
 

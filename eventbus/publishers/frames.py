@@ -78,7 +78,7 @@ class FrameWriter:
     def publication(self, message: Message, timestamp: int) -> bytes:
         """The frames of one message; `timestamp` is in seconds since 1970.
 
-        Raises ValueError where AMQP cannot carry it: a key or id of more than 255 bytes.
+        Raises ValueError where AMQP cannot carry it: a key or id of more than 255 bytes, headers longer than a frame.
         """
         method, type_ = self._keys.get(message.routing_key) or self._prepare(message.routing_key)
         body = message.body
@@ -95,6 +95,8 @@ class FrameWriter:
                 self._tail,
             )
         )
+        if len(header) > self._chunk:
+            raise ValueError(f"its headers have {len(header)} bytes, a frame holds {self._chunk}")
         return b"".join((method, self._frame(_HEADER, header), *self._body(body)))
 
     def _prepare(self, key: str) -> tuple[bytes, bytes]:

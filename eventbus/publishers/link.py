@@ -13,7 +13,7 @@ import platform
 import selectors
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from ssl import SSLSocket, SSLWantReadError, SSLWantWriteError
@@ -24,7 +24,14 @@ from typing import Any, Final, final
 import amqp
 import kombu
 from amqp import spec
-from amqp.exceptions import AccessRefused, AMQPError, ChannelError, RecoverableConnectionError, error_for_code
+from amqp.exceptions import (
+    AccessRefused,
+    AMQPError,
+    ChannelError,
+    RecoverableConnectionError,
+    UnexpectedFrame,
+    error_for_code,
+)
 from amqp.serialization import loads
 from kombu.exceptions import OperationalError
 
@@ -32,8 +39,11 @@ from eventbus import transports
 from eventbus.publishers.flight import Flight
 from eventbus.publishers.frames import METHOD, Frame, FrameReader, FrameWriter
 
-LOST: Final = (AMQPError, OperationalError, OSError, StructError, AttributeError, LookupError, TypeError, ValueError)
-"""What py-amqp raises where the peer is gone, silent or no AMQP broker: besides its own errors those of its parser."""
+LOST: Final = (AMQPError, OperationalError, OSError)
+"""What is raised where the peer is gone, silent or no AMQP broker."""
+_PARSING: Final = (StructError, AttributeError, LookupError, TypeError, ValueError)
+"""What py-amqp's parser raises where the peer is no AMQP broker. From elsewhere these are errors of a program."""
+_ANY: Final = (*LOST, *_PARSING)
 
 _SEND: Final = 64 << 10
 _RECEIVE: Final = 64 << 10
@@ -100,10 +110,12 @@ class Link:
         self.blocked = False
         self._timeouts = timeouts
         client = self._client(url, sender.service, insecure_tls)
-        # Not `connect()`: that tries again after two seconds. When to try again is the owner's to decide.
-        self._connection = client.transport.establish_connection()
+        with _understood():
+            # Not `connect()`: that tries again after two seconds. When to try again is the owner's to decide.
+            self._connection = client.transport.establish_connection()
         try:
-            channel = self._prepare(sender.exchange)
+            with _understood():
+                channel = self._prepare(sender.exchange)
         except BaseException:
             self.drop()
             raise
@@ -168,7 +180,10 @@ class Link:
         heard = bool(data)
         while data:
             for frame in self._incoming.feed(data):
-                self._take(frame)
+                try:
+                    self._take(frame)
+                except _PARSING as error:
+                    raise _misunderstood(error) from error
             data = self._receive() if len(data) == _RECEIVE or self._held_back() else b""
         return heard
 
@@ -181,21 +196,21 @@ class Link:
     def close(self) -> None:
         """Take leave of the broker, within `Timeouts.close` a step."""
         if not self.blocked:  # a broker that blocks publishers reads nothing, not even this
-            with contextlib.suppress(*LOST):
+            with contextlib.suppress(*_ANY):
                 self._sock.settimeout(self._timeouts.close)
                 self._connection.close()
         self.drop()
 
     def drop(self) -> None:
         """Close the socket without a word and without waiting."""
-        with contextlib.suppress(*LOST):
+        with contextlib.suppress(*_ANY):
             self._sock.settimeout(0)
-        with contextlib.suppress(*LOST):
+        with contextlib.suppress(*_ANY):
             self._connection.collect()
 
     def abandon(self) -> None:
         """Close this process's copy of the socket; the connection lives on in the parent."""
-        with contextlib.suppress(*LOST):
+        with contextlib.suppress(*_ANY):
             os.close(self._sock.detach())
 
     def _send(self, data: memoryview) -> int:
@@ -249,6 +264,18 @@ class Link:
     def _on_unblocked(self) -> None:
         self.blocked = False
         logger.info("the broker takes messages again")
+
+
+@contextlib.contextmanager
+def _understood() -> Iterator[None]:
+    try:
+        yield
+    except _PARSING as error:
+        raise _misunderstood(error) from error
+
+
+def _misunderstood(error: Exception) -> AMQPError:
+    return UnexpectedFrame(f"the broker's answer is not understood: {type(error).__name__}: {error}")
 
 
 def _declare(connection: Any, exchange: str) -> None:

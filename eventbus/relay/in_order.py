@@ -10,9 +10,10 @@ from typing import Final, Literal, final
 from eventbus.backoff import Backoff
 from eventbus.delivery.account import DATABASE_ERRORS
 from eventbus.delivery.parcel import Parcel, deliver
+from eventbus.delivery.parking import unreadable
 from eventbus.delivery.tempo import Tempo
 from eventbus.errors import BrokerUnavailable
-from eventbus.outbox import ParkedRow, Row, Store, clock
+from eventbus.outbox import Row, Store
 from eventbus.outbox.queries import brief
 from eventbus.publishers.base import Outcome, Publisher
 from eventbus.redaction import redact
@@ -220,7 +221,5 @@ class InOrder:
                 parcels.append(Parcel.of_payload(row.id, row.payload))
             except ValueError as error:
                 logger.exception("a row of the outbox is not readable", extra={"id": row.id})
-                at = clock.now()
-                reason = f"unreadable: {error}"[:200]
-                self._store.parked.add([ParkedRow(row.id, row.created_at, at, at, 1, reason, row.payload)])
+                self._store.parked.add([unreadable(row, error)])
         return parcels

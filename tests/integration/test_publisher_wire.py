@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from eventbus.events import signing
 from eventbus.events.envelope import Message
 from eventbus.events.naming import DEAD_LETTER_EXCHANGE, dead_letter_queue
 from eventbus.publishers import AmqpPublisher, Outcome, publisher_for
+from eventbus.publishers.frames import FrameWriter
 from eventbus.settings import Settings
 from tests.conftest import Remove
 from tests.support.tcp_proxy import TcpProxy
@@ -62,6 +64,53 @@ def test_a_signed_message_can_be_verified_by_who_has_the_key(url: str, channel: 
     assert got.headers["partitionkey"] == "contact/0"
     assert got.headers[signing.KEY_HEADER] == "2026-11", "the first key signs"
     signing.verify(bytes(got.body), got.headers, signing.parse_keys(keys))
+
+
+def test_a_key_longer_than_a_frame_is_published(url: str, channel: Any, unique: str) -> None:
+    """The header that spreads records is bounded: a longer one would end the connection, again and again."""
+    publisher = publisher_for(Settings(url=url, service="crm", exchange=unique, queue=unique))
+    long = [
+        Message("crm.contact.updated", f"tx-{each}", b'{"partitionkey":"contact/%s"}' % (b"k" * 140_000), "tx")
+        for each in range(2)
+    ]
+    assert publisher.publish([message(7), *long, message(8)]) == [CONFIRMED] * 4
+    publisher.close()
+    taken = [channel.basic_get(unique, no_ack=True).headers for _ in range(4)]
+    partitions = [headers["partitionkey"] for headers in taken]
+    assert partitions[0] == "contact/7"
+    assert partitions[1] == partitions[2] != partitions[3]
+    assert len(partitions[1]) == 64
+
+
+def test_a_batch_that_the_broker_hangs_up_over_is_taken_apart(
+    rabbitmq_url: str, unique: str, rabbitmq_remove: Remove, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """501 for one message, here with a header that is longer than a frame, closes the connection for all of them."""
+    rabbitmq_remove(queues=[unique], exchanges=[unique])
+    publication = FrameWriter.publication
+
+    def unbounded(self: FrameWriter, each: Message, timestamp: int) -> bytes:
+        chunk, self._chunk = self._chunk, 1 << 30 if each.id == "tx-1" else self._chunk
+        try:
+            return publication(self, each, timestamp)
+        finally:
+            self._chunk = chunk
+
+    monkeypatch.setattr(FrameWriter, "publication", unbounded)
+    publisher = AmqpPublisher(rabbitmq_url, exchange=unique, service="crm")
+    long = {"long": "x" * 140_000}
+    publisher._sender = replace(publisher._sender, headers=lambda body: long if body.endswith(b'/1"}') else {})
+    waiting, outcomes = [message(each) for each in range(4)], {}
+    for _ in range(4):
+        try:
+            result: Sequence[Outcome | None] = publisher.publish(waiting)
+        except BrokerUnavailable as error:
+            result = error.outcomes
+        outcomes |= {each.id: outcome for each, outcome in zip(waiting, result, strict=True) if outcome is not None}
+        waiting = [each for each in waiting if each.id not in outcomes]
+    publisher.close()
+    expected = {f"tx-{each}": UNROUTABLE for each in range(4)} | {"tx-1": Outcome.REFUSED}
+    assert outcomes == expected
 
 
 def test_wrong_keys_are_an_error_before_anything_is_published_and_no_secret_shows(url: str) -> None:
