@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,52 @@ def test_the_newest_version_wins_in_whatever_order(opened: Cache, order: list[in
     for version in order:
         opened.store([Record("crm/contact", "a.json", version, documents[version])])
     assert opened.find("crm/contact", "a.json") == Record("crm/contact", "a.json", 3, b"three")
+
+
+PLANTED: dict[str, Callable[[Any, str], Any]] = {
+    "a version without an end": lambda raw, key: raw.hset(key, "version", "9" * 20),
+    "a version of tomorrow": lambda raw, key: raw.hset(key, "version", f"{(time.time() + 2 * 86400) * 1e6:020.0f}"),
+    "a word for a version": lambda raw, key: raw.hset(key, "version", "zzz"),
+    "a long word": lambda raw, key: raw.hset(key, "version", "z" * 20),
+    "a short number": lambda raw, key: raw.hset(key, "version", "9"),
+    "bytes": lambda raw, key: raw.hset(key, "version", b"\xff" * 20),
+    "no version": lambda raw, key: raw.hset(key, "document", "x"),
+    "a text": lambda raw, key: raw.set(key, "x"),
+    "a list": lambda raw, key: raw.rpush(key, *range(1000)),
+    "a set": lambda raw, key: raw.sadd(key, "x"),
+}
+
+
+@pytest.mark.parametrize("kind", PLANTED)
+def test_what_no_mirror_wrote_is_replaced(kind: str, opened: Cache, raw: Any) -> None:
+    PLANTED[kind](raw, "eventbus:record:crm/contact/a")
+    found = opened.find("crm/contact", "a.json")
+    assert found is None or "version of" in kind or "without" in kind
+    for version, document in ((1, b"one"), (2, None), (3, b"three")):
+        opened.store(
+            [Record("crm/contact", "b.json", version, document), Record("crm/contact", "a.json", version, document)]
+        )
+        assert opened.find("crm/contact", "a.json") == Record("crm/contact", "a.json", version, document)
+
+
+def test_a_key_of_another_type_is_not_reason_to_store_everything_again(
+    node: RedisNode, opened: Cache, raw: Any, tmp_path: Path
+) -> None:
+    with mirror(tmp_path) as handle:
+        feed = handle._feed = feed_of(node, tmp_path)
+        raw.set("eventbus:record:crm/contact/a", "x")
+        raw.rpush("eventbus:complete", "x")
+        handle([delivery("a", 1, {}), delivery("b", 2, {})])
+        wait_for(lambda: opened.get("crm", "contact", "a") == Entry(1, {}))
+        wait_for(lambda: raw.type("eventbus:complete") == b"string")
+        handle([delivery("last", 3, {})])
+        wait_for(lambda: opened.get("crm", "contact", "last") == Entry(3, {}))
+        raw.delete("eventbus:record:crm/contact/b")
+        raw.set("eventbus:record:crm/contact/a", "x")
+        handle([delivery("a", 4, {})])
+        wait_for(lambda: opened.get("crm", "contact", "a") == Entry(4, {}))
+        feed.close()
+    assert opened.get("crm", "contact", "b") is None, "only what changed was stored"
 
 
 def test_a_record_made_again_does_not_expire_with_its_tombstone(opened: Cache, raw: Any) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from consumers.json_mirror import cache
-from consumers.json_mirror.cache import Cache, Entry
+from consumers.json_mirror.cache import Cache, Entry, waiting
 from consumers.json_mirror.cache import feed as feeding
 from consumers.json_mirror.cache.errors import CacheUnavailable
-from consumers.json_mirror.cache.feed import MAX_WAITING, Feed
+from consumers.json_mirror.cache.feed import Feed
 from consumers.json_mirror.cache.memory import MemoryCache
 from consumers.json_mirror.errors import StateUnavailable
 from consumers.json_mirror.heartbeat import Heartbeat
@@ -100,7 +100,8 @@ class Troubled(MemoryCache):
         self.away = False
         self.open = threading.Event()
         self.open.set()
-        self.stores = 0
+        self.stalled = threading.Event()
+        self.stores = self.stored = self.largest = 0
         self.room = 1 << 30
         self.thrown_out = 0
 
@@ -108,6 +109,8 @@ class Troubled(MemoryCache):
         return self.thrown_out
 
     def _answer(self) -> None:
+        if not self.open.is_set():
+            self.stalled.set()
         self.open.wait()
         if self.away:
             raise CacheUnavailable("away")
@@ -115,6 +118,8 @@ class Troubled(MemoryCache):
     def store(self, records: Sequence[Record]) -> None:
         self._answer()
         self.stores += 1
+        self.stored += len(records)
+        self.largest = max(self.largest, sum(len(record.document or b"") for record in records))
         super().store(records)
         while len(self._content.records) > self.room:
             self._content.records.popitem()
@@ -132,10 +137,6 @@ class Troubled(MemoryCache):
 @pytest.fixture
 def troubled(unique: str) -> Troubled:
     return Troubled(unique)
-
-
-def offers(versions: range) -> list[Written]:
-    return [Written("crm/contact", "a.json", version, b"{}", existed=True) for version in versions]
 
 
 def test_an_empty_cache_is_filled_from_the_state(tmp_path: Path, troubled: Cache) -> None:
@@ -220,17 +221,88 @@ def test_a_state_that_cannot_be_read_at_first_is_tried_again(tmp_path: Path, tro
     feed.close()
 
 
-def test_offering_never_blocks_and_what_does_not_fit_is_made_up_for(tmp_path: Path, troubled: Troubled) -> None:
+def test_offering_never_blocks_and_what_does_not_fit_is_made_up_for(
+    tmp_path: Path, troubled: Troubled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waits is names, however large the documents, and each once."""
+    monkeypatch.setattr(waiting, "MOST_BYTES", 10_000)
     apply(tmp_path, [delivery("b", 1, {})])
     troubled.open.clear()
     feed = Feed(troubled, reader(tmp_path), look=0.02)
-    for version in range(1, 2 * MAX_WAITING):
-        feed.offer(offers(range(version, version + 1)))
+    troubled.stalled.wait(10)
+    for version in range(1000):
+        feed.offer([Written("crm/contact", "a.json", version, b"x" * 1000, existed=True)])
+    assert len(feed._waiting) == 1
+    for number in range(1000):
+        feed.offer([Written("crm/contact", f"{number}.json", 1, b"x" * 1000, existed=True)])
+        assert len(feed._waiting) < 50
     assert feed._lacking.is_set()
     troubled.open.set()
     wait(lambda: troubled.find("crm/contact", "b.json") is not None)
     wait(lambda: not feed._lacking.is_set())
     feed.close()
+
+
+def test_a_record_is_stored_as_it_is_by_then(tmp_path: Path, troubled: Troubled) -> None:
+    with mirror(tmp_path) as handle:
+        feed = handle._feed = Feed(troubled, reader(tmp_path), look=0.02)
+        wait(lambda: not feed._lacking.is_set())
+        troubled.open.clear()
+        for version in range(1, 10):
+            handle([delivery("a", version, {"text": "x" * 1000})])
+        troubled.open.set()
+        wait(lambda: found_version(troubled) == 9)
+        feed.close()
+
+
+def test_what_could_not_be_stored_is_not_all_of_the_state(tmp_path: Path, troubled: Troubled) -> None:
+    with mirror(tmp_path) as handle:
+        handle([delivery(number, number + 1, {}) for number in range(50)])
+        feed = handle._feed = Feed(troubled, reader(tmp_path), look=0.02)
+        wait(lambda: len(troubled._content.records) == 50)
+        wait(lambda: not feed._lacking.is_set())
+        troubled.away = True
+        handle([delivery("a", 100, {})])
+        wait(lambda: bool(feed.trouble))
+        troubled.away = False
+        stored = troubled.stored
+        wait(lambda: found_version(troubled) == 100)
+        wait(lambda: not feed.trouble)
+        assert troubled.stored == stored + 1
+        feed.close()
+
+
+def test_a_filling_that_fails_at_its_end_is_not_begun_again_at_once(tmp_path: Path, troubled: Troubled) -> None:
+    """It would store all of the state, over and over."""
+    apply(tmp_path, [delivery("a", 1, {})])
+    marked = threading.Semaphore(0)
+
+    def mark(_mark: str) -> None:
+        marked.release()
+        threading.Event().wait(0.1)
+        raise CacheUnavailable("no more")
+
+    troubled.mark = mark  # type: ignore[method-assign]
+    feed = Feed(troubled, reader(tmp_path), look=0.01)
+    assert marked.acquire(timeout=10)
+    assert not marked.acquire(timeout=0.5)
+    assert feed.trouble == "no cache: no more"
+    feed.close()
+
+
+def test_large_documents_are_stored_in_parts(tmp_path: Path, troubled: Troubled) -> None:
+    apply(tmp_path, [delivery(number, number + 1, {"text": "x" * 700_000}) for number in range(6)])
+    feed = Feed(troubled, reader(tmp_path), look=0.02)
+    wait(lambda: len(troubled._content.records) == 6)
+    feed.close()
+    assert troubled.largest < 1_500_000
+
+
+@pytest.mark.parametrize("document", [b"", b"{}", b"[1]", b"\xff"])
+def test_what_is_no_document_is_no_record(unique: str, document: bytes) -> None:
+    opened = MemoryCache(unique)
+    opened.store([Record("crm/contact", "a.json", 1, document)])
+    assert opened.get("crm", "contact", "a") is None
 
 
 def test_a_late_write_loses(troubled: Cache) -> None:
@@ -240,13 +312,11 @@ def test_a_late_write_loses(troubled: Cache) -> None:
 
 
 def test_what_waits_is_stored_at_the_end(tmp_path: Path, troubled: Troubled) -> None:
-    apply(tmp_path, [])
-    feed = Feed(troubled, reader(tmp_path))
-    feed.offer(offers(range(1, 10)))
-    feed.close()
-    found = troubled.find("crm/contact", "a.json")
-    assert found is not None
-    assert found.version == 9
+    with mirror(tmp_path) as handle:
+        feed = handle._feed = Feed(troubled, reader(tmp_path))
+        handle([delivery("a", version, {}) for version in range(1, 10)])
+        feed.close()
+    assert found_version(troubled) == 9
 
 
 def test_a_cache_left_complete_is_not_filled_again(tmp_path: Path, troubled: Troubled) -> None:

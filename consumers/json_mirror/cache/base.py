@@ -48,7 +48,10 @@ class Cache(ABC):
             return None
         if record.document is None:
             return Entry(record.version, None)
-        document = documents.decode(record.document)
+        try:
+            document = documents.decode(record.document)
+        except ValueError:
+            return None  # whoever may write there has put something else in its place
         return Entry(record.version, document.fields, document.stub)
 
     @abstractmethod

@@ -9,13 +9,15 @@ key                                           value
 ============================================  ====================================================================
 
 Redis is a copy that may vanish: nothing is acknowledged on its word. A record is written by a script that compares
-versions, so that late writers lose. A Redis that was flushed or restarted has lost its mark, one that evicts says so in
-its figures: each is filled again from the state. Tombstones expire after 30 days.
+versions, so that late writers lose. What is no version, one more than a day ahead of the clock, or a key of another
+type was not written by a mirror: it is replaced. A Redis that was flushed or restarted has lost its mark, one that
+evicts says so in its figures: each is filled again from the state. Tombstones expire after 30 days.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -35,11 +37,19 @@ TOMBSTONE_SECONDS: Final = 30 * 24 * 3600
 _TIMEOUT: Final = 5.0
 _CHECKS: Final = {"ssl_cert_reqs": {"required"}, "ssl_check_hostname": {"true", "1", "yes", "y"}}
 """Parameters of redis-py that can switch checks off, and the values that do not."""
+_LARGEST_MARK: Final = 1000
+_AHEAD: Final = 24 * 3600 * 1_000_000
+"""Microseconds by which a version may be ahead of the clock; one beyond is none that a mirror wrote."""
 _STORE: Final = f"""
-local known = redis.call('HGET', KEYS[1], 'version')
-if known and known >= ARGV[1] then return 0 end
-if ARGV[2] then
-  redis.call('HSET', KEYS[1], 'version', ARGV[1], 'document', ARGV[2])
+local known = redis.pcall('HGET', KEYS[1], 'version')
+if type(known) == 'table' then
+  if not known.err:find('WRONGTYPE') then return known end
+  redis.call('UNLINK', KEYS[1])
+elseif known and #known == {VERSION_DIGITS} and not known:find('%D') and known >= ARGV[1] and known <= ARGV[2] then
+  return 0
+end
+if ARGV[3] then
+  redis.call('HSET', KEYS[1], 'version', ARGV[1], 'document', ARGV[3])
   redis.call('PERSIST', KEYS[1])
 else
   redis.call('DEL', KEYS[1])
@@ -61,7 +71,7 @@ class RedisCache(Cache):
             import redis  # noqa: PLC0415  an extra
         except ImportError as error:
             raise ConfigurationError("a redis:// cache needs the package redis: pip install 'redis>=6'") from error
-        self._error = redis.RedisError
+        self._refused = redis.ResponseError
         self._name = redact_url(url)
         if fault := fault_of(url) or (None if insecure_tls else _unchecked(url)):
             raise ConfigurationError(f"EVENTBUS_CACHE_URL is {self._name}: {fault}")
@@ -79,14 +89,18 @@ class RedisCache(Cache):
 
     def find(self, directory: str, filename: str) -> Record | None:
         with self._translated():
-            version, document = self._client.hmget(_key(directory, filename), "version", "document")
-        return None if version is None else Record(directory, filename, int(version), document)
+            found = self._of_its_type(lambda: self._client.hmget(_key(directory, filename), "version", "document"))
+        version, document = found or (None, None)
+        if version is None or not (len(version) == VERSION_DIGITS and version.isdigit()):
+            return None
+        return Record(directory, filename, int(version), document)
 
     def store(self, records: Sequence[Record]) -> None:
         with self._translated():
             pipeline = self._client.pipeline(transaction=False)
             for directory, filename, version, document in records:
-                arguments: list[bytes | str] = [f"{version:0{VERSION_DIGITS}d}"]
+                newest = max(version, time.time_ns() // 1000 + _AHEAD)
+                arguments: list[bytes | str] = [f"{number:0{VERSION_DIGITS}d}" for number in (version, newest)]
                 if document is not None:
                     arguments.append(document)
                 self._script(keys=[_key(directory, filename)], args=arguments, client=pipeline)
@@ -94,7 +108,9 @@ class RedisCache(Cache):
 
     def holds(self, mark: str) -> bool:
         with self._translated():
-            return bool(self._client.get(COMPLETE) == self._signed(mark))
+            # A part of it: somebody may have put half a gigabyte there.
+            found = self._of_its_type(lambda: self._client.getrange(COMPLETE, 0, _LARGEST_MARK))
+            return bool(found == self._signed(mark))
 
     def mark(self, mark: str) -> None:
         with self._translated():
@@ -108,11 +124,20 @@ class RedisCache(Cache):
         """With the run of the server: one that restarted has at best the records of its last snapshot."""
         return f"{mark} {self._client.info('server').get('run_id', '')}".encode()
 
+    def _of_its_type(self, ask: Callable[[], Any]) -> Any:
+        """The answer; None where somebody has put something of another type under the key."""
+        try:
+            return ask()
+        except self._refused as error:
+            if not str(error).startswith("WRONGTYPE"):
+                raise
+            return None
+
     @contextmanager
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except (self._error, OSError) as error:
+        except Exception as error:  # a server that answers nonsense raises nearly anything in a client
             raise CacheUnavailable(f"{self._name}: {redact(str(error))}") from error
 
     def close(self) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final
+from contextlib import closing
+from typing import Any, Final
 
 from consumers.json_mirror.errors import StateDamaged
 from consumers.json_mirror.state.file import StateFile
 from consumers.json_mirror.state.values import Figures, Record
 
 _FIND: Final = "SELECT version, document IS NULL FROM record WHERE entity = ? AND name = ?"
+_SLICE: Final = 1 << 20
 _READ: Final = "FROM record JOIN entity ON entity.id = record.entity"
 
 
@@ -37,22 +39,30 @@ class Reader(StateFile):
         return found
 
     def records(self, chunk: int = 500, directory: str | None = None) -> Iterator[list[Record]]:
-        """All records and tombstones, or those of one directory, `chunk` at a time.
+        """All records and tombstones, or those of one directory, up to `chunk` or a mebibyte at a time.
 
         What is written meanwhile may or may not be among them.
         """
         last = 0
-        while True:
-            with self._translated():
-                rows = self._db.execute(
-                    f"SELECT record.id, directory, name, record.version, document {_READ} "
-                    "WHERE record.id > ? AND (? IS NULL OR directory = ?) ORDER BY record.id LIMIT ?",
-                    (last, directory, directory, chunk),
-                ).fetchall()
-            if not rows:
-                return
+        while rows := self._some_records(last, chunk, directory):
             last = rows[-1][0]
             yield [Record(*row[1:]) for row in rows]
+
+    def _some_records(self, after: int, chunk: int, directory: str | None) -> list[Any]:
+        rows, size = [], 0
+        with self._translated():
+            cursor = self._db.execute(
+                f"SELECT record.id, directory, name, record.version, document {_READ} "
+                "WHERE record.id > ? AND (? IS NULL OR directory = ?) ORDER BY record.id LIMIT ?",
+                (after, directory, directory, chunk),
+            )
+            with closing(cursor):
+                for row in cursor:
+                    rows.append(row)
+                    size += len(row[-1] or b"")
+                    if size > _SLICE:
+                        break
+        return rows
 
     def pending(self) -> list[str]:
         """The paths whose files may not be what the state says, or not on the disk yet; each once."""
