@@ -66,6 +66,8 @@ def __getattr__(name: str) -> Any:
     """
     if name == "__version__":
         return version("sqlalchemy-eventbus")
+    if name == "ids":
+        return import_module("eventbus.ids")
     if name not in _HOMES:
         raise AttributeError(f"module 'eventbus' has no attribute {name!r}")
     value = getattr(import_module(f"eventbus.{_HOMES[name]}"), name)

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final, Literal, final
 
+from eventbus import forks
 from eventbus.delivery import lifetime
 from eventbus.delivery.courier import Courier
 from eventbus.delivery.desk import Desk, Options
@@ -76,6 +77,7 @@ class Dispatcher:
     def submit(self, entries: Sequence[Entry]) -> None:
         """Take over what a transaction committed, in commit order. Never blocks on anything slow, never raises."""
         try:
+            forks.notice()
             desk, courier = self._desk, self._courier
             with desk.lock:
                 desk.intake.put(entries)
@@ -89,6 +91,7 @@ class Dispatcher:
     def nudge(self, store: Store) -> None:
         """Look for rows of this process that may be committed without having been submitted."""
         try:
+            forks.notice()
             desk, courier = self._desk, self._courier
             with desk.lock:
                 desk.accounts.of(store).look_soon(time.monotonic() + _SOON)
@@ -100,12 +103,14 @@ class Dispatcher:
 
     def look_after(self, store: Store) -> None:
         """Look for rows of ended processes there, though nobody here writes any."""
+        forks.notice()
         with self._desk.lock:
             self._desk.accounts.of(store).kept = True
         self.nudge(store)
 
     def is_quiet(self, store: Store) -> bool:
         """Whether nothing is left in that outbox that this process could deliver, now or soon."""
+        forks.notice()
         desk = self._desk
         with desk.lock:
             desk.intake.sort_in()
@@ -118,6 +123,7 @@ class Dispatcher:
 
         Raises FlushTimeout when it is not after `timeout` seconds, or as soon as some of it was parked or dropped.
         """
+        forks.notice()
         desk, courier, deadline = self._desk, self._courier, time.monotonic() + timeout
         with desk.lock:
             given_up = desk.counters.given_up
@@ -144,6 +150,7 @@ class Dispatcher:
 
         Where the broker is known to be down it does not wait for it, unless there is no outbox to wait in.
         """
+        forks.notice()
         desk, courier = self._desk, self._courier
         with desk.lock:
             thread = courier.thread
@@ -167,6 +174,7 @@ class Dispatcher:
 
     def stats(self) -> Stats:
         """The figures of this process, consistent with each other."""
+        forks.notice()
         desk = self._desk
         with desk.lock:
             stats = _figures(desk)
@@ -180,6 +188,7 @@ class Dispatcher:
         self._tell()
 
     def _tell(self) -> None:
+        forks.notice()
         desk = self._desk
         with desk.lock:
             stats = _figures(desk)

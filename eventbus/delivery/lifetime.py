@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import atexit
-import os
 import signal
 import sys
 import weakref
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any, Protocol
+
+from eventbus import forks
 
 
 class Mortal(Protocol):
@@ -81,4 +82,4 @@ def _forget_parent() -> None:
     _inherited.extend([one.forked() for one in list(_living)])
 
 
-os.register_at_fork(after_in_child=_forget_parent)
+forks.in_child(_forget_parent)

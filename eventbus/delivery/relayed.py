@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import Final, final
 
+from eventbus import forks
 from eventbus.delivery import lifetime
 from eventbus.delivery.stats import KEPT, Stats
 from eventbus.errors import EventBusError, FlushTimeout, counted
@@ -33,6 +34,7 @@ class Relayed:
         return None
 
     def submit(self, entries: Sequence[Entry]) -> None:
+        forks.notice()
         with self._lock:
             for batch, store in entries:
                 if store is not None:
@@ -67,6 +69,7 @@ class Relayed:
 
     def _readers(self) -> Iterator[tuple[int, Store]]:
         """For one call only: its thread may be any, and a fork must find no connection."""
+        forks.notice()
         with self._lock:
             last_of = list(self._last.items())
         for store, last in last_of:

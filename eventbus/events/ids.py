@@ -13,6 +13,8 @@ import threading
 import time
 from typing import Final
 
+from eventbus import forks
+
 SHORT_ID_ALPHABET: Final = "23456789abcdefghjkmnpqrstuvwxyz"
 """31 characters without look-alikes (0/o, 1/l/i); all safe in names and URLs."""
 
@@ -33,6 +35,7 @@ class _Source:
 
     def uuid7(self) -> str:
         """A new UUIDv7 as 36 characters; later calls of this process give greater texts."""
+        forks.notice()
         tick = (time.time_ns() // 1_000_000) << _COUNTER_BITS
         with self._lock:
             if tick <= self._last:
@@ -53,7 +56,7 @@ class _Source:
 
 
 _source: Final = _Source()
-os.register_at_fork(after_in_child=_source.forked)
+forks.in_child(_source.forked)
 uuid7: Final = _source.uuid7
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
+
+from eventbus import forks
 
 
 def now() -> int:
@@ -32,4 +33,4 @@ class VersionClock:
             return version
 
 
-os.register_at_fork(after_in_child=VersionClock.forked)
+forks.in_child(VersionClock.forked)

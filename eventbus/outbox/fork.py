@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from eventbus import forks
+
 _PATIENCE: Final = 2.0
 """Seconds; longer than our own connections wait for a lock of the file."""
 
@@ -42,4 +44,5 @@ class _Gate:
 
 _gate = _Gate()
 undisturbed = _gate.undisturbed
-os.register_at_fork(before=_gate.before, after_in_parent=_gate.after_in_parent, after_in_child=_gate.after_in_child)
+os.register_at_fork(before=_gate.before, after_in_parent=_gate.after_in_parent)
+forks.in_child(_gate.after_in_child)

@@ -13,6 +13,8 @@ import os
 import secrets
 import socket
 
+from eventbus import forks
+
 
 def _scope() -> str:
     try:
@@ -38,7 +40,7 @@ class _Process:
 
 
 process = _Process()
-os.register_at_fork(after_in_child=process.renew)
+forks.in_child(process.renew)
 
 
 class Owner:

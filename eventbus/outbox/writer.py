@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 
 from sqlalchemy import Connection, Engine
 
+from eventbus import forks
 from eventbus.errors import ConfigurationError
 from eventbus.events.envelope import Batch
 from eventbus.outbox.clock import VersionClock
@@ -63,6 +64,7 @@ class Outbox:
         a row may travel with it. Works under sync and async drivers. Raises OutboxMissing where the tables are missing
         and may not be made, and SQLAlchemy's errors as they are.
         """
+        forks.notice()
         info = connection.connection.info
         writer: Writer | None = info.get(self)
         # First use of this DBAPI connection: the database behind it may have been restored or replaced.

@@ -14,6 +14,8 @@ import weakref
 from pathlib import Path
 from typing import Final
 
+from eventbus import forks
+
 _MARK: Final = "-bell-"
 _OWNED: weakref.WeakSet[Doorbell] = weakref.WeakSet()
 
@@ -102,4 +104,4 @@ def _after_fork_in_child() -> None:
         bell.leave()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+forks.in_child(_after_fork_in_child)

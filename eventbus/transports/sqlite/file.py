@@ -13,6 +13,7 @@ from typing import Final
 
 from amqp.exceptions import RecoverableConnectionError
 
+from eventbus import forks
 from eventbus.transports.sqlite.layout import open_database
 
 MAX_WAL: Final = 8 << 20
@@ -23,6 +24,7 @@ _SHRINK_STEP: Final = 512
 
 _OPEN: weakref.WeakSet[BrokerFile] = weakref.WeakSet()
 _OPEN_LOCK = threading.Lock()
+_inherited: list[object] = []
 
 
 class BrokerFile:
@@ -140,10 +142,11 @@ class BrokerFile:
         """Go on."""
         self._lock.release()
 
-    def after_fork_in_child(self) -> None:
-        """Be of no use any more."""
+    def after_fork_in_child(self) -> object:
+        """Be of no use any more. The caller keeps the result, so that nothing closes it."""
         self._lock = threading.RLock()
         self._forked = True
+        return self._database  # still open, where the fork came without a word
 
 
 def _identity(path: Path) -> tuple[int, int]:
@@ -167,9 +170,10 @@ def _after_fork_in_parent() -> None:
 
 
 def _after_fork_in_child() -> None:
-    for file in _OPEN:
-        file.after_fork_in_child()
-    _OPEN_LOCK.release()
+    global _OPEN_LOCK  # noqa: PLW0603 - the parent's may be held by a thread that is not here
+    _OPEN_LOCK = threading.Lock()
+    _inherited.extend([file.after_fork_in_child() for file in _OPEN])
 
 
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent)
+forks.in_child(_after_fork_in_child)
