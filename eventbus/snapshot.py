@@ -77,7 +77,7 @@ def snapshot(
             for key, count in _Rows(bus, side, entity).publish(start, chunk):
                 bus.flush(timeout)  # before that, nothing says that the broker has them
                 done.objects += count
-                done.last = _subject(entity, key, engine)
+                done.last = subject_of(entity, key, engine)
                 if progress is not None:
                     progress(done)
     except BaseException as error:
@@ -104,10 +104,10 @@ def _to_do(bus: Bus, engine: Engine, models: Any, only: set[str], after: str | N
     names = [name for name in found if not only or name in only]
     if after and first in names:
         names = names[names.index(first) :]
-    return [(found[name], _key(found[name], text, engine) if name == first else None) for name in names]
+    return [(found[name], key_of(found[name], text, engine) if name == first else None) for name in names]
 
 
-def _key(entity: Entity, text: str, engine: Engine) -> Key:
+def key_of(entity: Entity, text: str, engine: Engine) -> Key:
     """The primary key in a subject, as values."""
     columns = [entity.columns[position] for position in entity.pk_index]
     try:
@@ -118,7 +118,8 @@ def _key(entity: Entity, text: str, engine: Engine) -> Key:
         raise ConfigurationError(f"{entity.name}/{text} is no record's name: {error}") from error
 
 
-def _subject(entity: Entity, key: Key, engine: Engine) -> str:
+def subject_of(entity: Entity, key: Key, engine: Engine) -> str:
+    """`contact/ab12`, from a primary key as values."""
     return naming.subject(entity.name, entity.serializer(engine.dialect).pk(key_values(entity, key)))
 
 
