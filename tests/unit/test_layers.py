@@ -32,6 +32,7 @@ WIRE_SIDE = {
     "errors",
     "events",
     "failpoints",
+    "inspection",
     "logs",
     "monitoring",
     "redaction",
