@@ -27,7 +27,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.engine import Dialect
 
 from eventbus import cli, commands
-from eventbus.dumps.references import begin
+from eventbus.dumps.surroundings import begin
 from eventbus.dumps.targets import Target, Targets, rows_of
 from eventbus.errors import ConfigurationError
 from eventbus.records.schemas import RecordSchema, field_for

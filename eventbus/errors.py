@@ -87,13 +87,32 @@ class FlushTimeout(EventBusError):
 
 
 class LoadError(EventBusError):
-    """A dump cannot be loaded; nothing of it was kept. `path`, `model` and `pk` name the place as far as known."""
+    """A dump cannot be loaded; nothing of it was kept. `path`, `model` and `pk` name the place as far as known.
 
-    def __init__(self, message: str, *, path: str | None = None, model: str | None = None, pk: object = None) -> None:
+    So do `record`, its number in the file from 1, `line` and `field`. Where several records are wrong, this is the
+    first of them; `errors` are all that were found.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        path: str | None = None,
+        model: str | None = None,
+        pk: object = None,
+        record: int | None = None,
+        line: int | None = None,
+        field: str | None = None,
+        errors: Sequence[LoadError] = (),
+    ) -> None:
         super().__init__(message)
         self.path = path
         self.model = model
         self.pk = pk
+        self.record = record
+        self.line = line
+        self.field = field
+        self.errors = tuple(errors) or (self,)
 
 
 class BadEvent(EventBusError):

@@ -23,7 +23,6 @@ from sqlalchemy import Connection, Engine
 
 from eventbus import cli, commands
 from eventbus.bus import Bus, installed
-from eventbus.dumps.rows import reader
 from eventbus.dumps.targets import entities_of, primary_key, rows_of
 from eventbus.errors import ConfigurationError, counted
 from eventbus.events import naming
@@ -37,6 +36,7 @@ from eventbus.outbox import Entry
 from eventbus.outbox.side import begin_immediate, side_engine
 from eventbus.records.columns import stored
 from eventbus.records.entities import Entity
+from eventbus.records.schemas import field_for
 
 CHUNK: Final = 500
 """Rows that are locked together, for some milliseconds."""
@@ -112,10 +112,16 @@ def key_of(entity: Entity, text: str, engine: Engine) -> Key:
     columns = [entity.columns[position] for position in entity.pk_index]
     try:
         parts = orjson.loads(text) if len(columns) > 1 else [text]
-        readers = [reader(column.type, engine.dialect) for column in columns]
-        return tuple(read(part) for read, part in zip(readers, parts, strict=True))
+        return tuple(_value(column, part, engine) for column, part in zip(columns, parts, strict=True))
     except (ValueError, TypeError) as error:
         raise ConfigurationError(f"{entity.name}/{text} is no record's name: {error}") from error
+
+
+def _value(column: sa.Column[Any], part: Any, engine: Engine) -> Any:
+    """A part of a key as the application has it."""
+    field = field_for(column.type, engine.dialect)
+    value = part if field is None else field._deserialize(part, None, None)
+    return str(value) if isinstance(column.type, sa.Uuid) and not column.type.as_uuid else value
 
 
 def subject_of(entity: Entity, key: Key, engine: Engine) -> str:

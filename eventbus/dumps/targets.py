@@ -6,15 +6,16 @@ relationship's name, and the keys of a many-to-many relationship as a list, as D
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+import difflib
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy import Column, ForeignKeyConstraint, MetaData, Table, inspect
+from sqlalchemy import Column, MetaData, Table, inspect
 from sqlalchemy.orm import Mapper, registry
-from sqlalchemy.schema import sort_tables_and_constraints
 
+from eventbus.dumps.order import table_order
 from eventbus.errors import ConfigurationError
 from eventbus.events import naming
 from eventbus.records.entities import Entities, Entity
@@ -59,19 +60,22 @@ class Link:
 class Targets:
     """All entities of an application's models, by the names that records may have.
 
-    `models` is a declarative base, a registry, a MetaData, a mapped class, or several of them. `service` is the first
-    half of the model names; without it the first record's is taken, and records of another one are refused.
+    `models` is a declarative base, a registry, a MetaData, a mapped class, or several of them. Records are of any
+    service (what stands before the dot), but all of one model are of the same; `service` names the one that is taken.
     """
 
     def __init__(self, models: Any, *, service: str | None = None) -> None:
-        self._entities = Entities(service or DEFAULT_SERVICE)
+        mappers, tables = _mappers_and_tables(models)
+        self._entities = Entities(service or DEFAULT_SERVICE, names=_longer_names(mappers, tables))
         self.service = None if service is None else naming.quote(service)
-        found = [self._target(entity) for entity in entities_of(self._entities, models)]
+        found = [self._target(entity) for entity in _entities_of(self._entities, mappers, tables)]
         if not found:
             raise ConfigurationError("there are no mapped classes in what --models names")
         self.by_entity = {target.entity.name: target for target in found}
         self._loose = _without_clashes((_loose(target.entity.name), target) for target in found)
-        self.order, self.late = _table_order(found)
+        self._by_table = {part.table: target for target in reversed(found) for part in target.parts[-1:]}
+        self._labels: dict[Target, str] = {}
+        self.order, self.late = table_order(dict.fromkeys(part.table for target in found for part in target.parts))
 
     def __iter__(self) -> Iterator[Target]:
         """In dependency order: what others refer to comes first."""
@@ -80,18 +84,57 @@ class Targets:
 
     def find(self, model: str) -> Target | None:
         """The target of a record's model name: `crm.order_line`; `crm.OrderLine` and `crm.orderline` mean the same."""
-        service, _, name = model.rpartition(".")
-        target = self.by_entity.get(name) or self._loose.get(_loose(name))
-        if target is not None and service:
-            if self.service is None:
-                self.service = service
-            if service != self.service:
-                return None
-        return target
+        label, _, rest = model.partition(".")
+        last = model.rpartition(".")[2]
+        for name in dict.fromkeys((rest, last, model)):
+            if target := self.by_entity.get(name) or self._loose.get(_loose(name)):
+                return target
+        # Django's `auth.user` may be a class AuthUser here, as its table's name is.
+        return self._loose.get(_loose(f"{label}{last}")) if label != last else None
+
+    def named(self, model: str, target: Target) -> bool:
+        """Note the service of a record's model name; whether it is the one of this model's other records."""
+        service = model.partition(".")[0] if "." in model else ""
+        if self.service is not None:
+            return not service or service == self.service or model in self.by_entity
+        return not service or self._labels.setdefault(target, service) == service
+
+    def label(self, target: Target) -> str:
+        """The service of a target's records."""
+        return self.service or self._labels.get(target) or DEFAULT_SERVICE
 
     def model(self, target: Target) -> str:
         """The name of its records' model."""
-        return f"{self.service or DEFAULT_SERVICE}.{target.entity.name}"
+        return f"{self.label(target)}.{target.entity.name}"
+
+    def of_table(self, table: Table) -> Target | None:
+        """The target whose own table this is."""
+        return self._by_table.get(table)
+
+    def chosen(self, names: Iterable[str], option: str) -> dict[Target, frozenset[str] | None]:
+        """The models that an option names, each with the fields it names of it, or None for all of it.
+
+        Raises ConfigurationError for a name that is neither a model (`crm.contact`, `contact`) nor a field of one
+        (`crm.contact.photo`).
+        """
+        found: dict[Target, frozenset[str] | None] = {}
+        for name in names:
+            target, field = self.find(name), name.rpartition(".")[2]
+            if target is not None:
+                found[target] = None
+            elif (target := self.find(name.rpartition(".")[0])) is not None and field in target.entity.positions:
+                found[target] = (
+                    None if found.get(target, ()) is None else frozenset({field, *(found.get(target) or ())})
+                )
+            else:
+                raise ConfigurationError(f"{option} {name}: {self._no_such(name)}")
+        return found
+
+    def _no_such(self, name: str) -> str:
+        known = sorted(self.by_entity)
+        close = difflib.get_close_matches(name.rpartition(".")[2], known, 1)
+        meant = f", did you mean {close[0]}?" if close else ""
+        return f"there is no model {name}{meant or ';'} the models are {', '.join(known[:40])}"
 
     def links(self, target: Target) -> dict[str, Link]:
         """Many-to-many relationships, under whose names Django writes the keys of the other side as a list."""
@@ -119,7 +162,10 @@ class Targets:
 
 def entities_of(entities: Entities, models: Any) -> Iterator[Entity]:
     """The entities of all classes and tables of the models, as far as they are captured, in order of name."""
-    mappers, tables = _mappers_and_tables(models)
+    yield from _entities_of(entities, *_mappers_and_tables(models))
+
+
+def _entities_of(entities: Entities, mappers: Collection[Mapper[Any]], tables: Iterable[Table]) -> Iterator[Entity]:
     for mapper in sorted(mappers, key=lambda each: each.class_.__name__):
         entity = entities.for_mapper(mapper)
         if entity is not None:
@@ -244,15 +290,23 @@ def _constants(entity: Entity) -> dict[str, Any]:
     return {mapper.get_property_by_column(mapper.polymorphic_on).key: mapper.polymorphic_identity}
 
 
-def _table_order(targets: Sequence[Target]) -> tuple[list[Table], set[ForeignKeyConstraint]]:
-    """Tables so that each comes after those it refers to, and the constraints for which that cannot be."""
-    tables = dict.fromkeys(part.table for target in targets for part in target.parts)
-    order: list[Table] = []
-    late: set[ForeignKeyConstraint] = set()
-    for table, constraints in sort_tables_and_constraints(tables):  # type: ignore[no-untyped-call]
-        if table is None:
-            late.update(constraints)
-        elif table in tables:
-            order.append(table)
-            late.update(c for c in table.foreign_key_constraints if c.referred_table is table)
-    return order, late
+def _longer_names(mappers: Iterable[Mapper[Any]], tables: Iterable[Table]) -> dict[Any, str]:
+    """For what would meet under one name: the names with their schema, or else those of their tables."""
+    mapped = {table for mapper in mappers for table in mapper.tables}
+    meeting: dict[str, list[tuple[Any, Any]]] = {}
+    for mapper in mappers:
+        meeting.setdefault(naming.quote(naming.snake_case(mapper.class_.__name__)), []).append(
+            (mapper, mapper.local_table)
+        )
+    for table in tables:
+        if table not in mapped:
+            meeting.setdefault(naming.quote(table.name), []).append((table, table))
+    found = {}
+    for name, those in meeting.items():
+        if len(those) > 1:
+            by_schema = len({getattr(table, "schema", None) for _, table in those}) == len(those)
+            for key, table in those:
+                short = name if by_schema else naming.quote(str(getattr(table, "name", name)))
+                schema = getattr(table, "schema", None)
+                found[key] = f"{naming.quote(schema)}.{short}" if schema else short
+    return found

@@ -1,268 +1,234 @@
-"""Writes rows of a load: tables that others refer to first, and an error that names the record.
+"""Writes rows: new ones with an INSERT that replaces nothing, known ones with an UPDATE of what is given.
 
-On PostgreSQL, where a row must not refer to one that is not there yet, references to the own table (or in a circle of
-tables) are set at the end, and rows can be sorted by table in temporary files first.
+In a table that was empty every row is a new one, so the database itself finds two with one key. Elsewhere the rows
+that are there are asked for first, and the keys met are remembered (see `ledger`).
 """
 
 from __future__ import annotations
 
-import contextlib
-import pickle
-import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
-from typing import IO, Any, Final, Self
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from operator import itemgetter
+from typing import Any, Final
 
-import sqlalchemy as sa
-from sqlalchemy import Column, Connection, ForeignKeyConstraint, Table
+from sqlalchemy import Connection, Table
 from sqlalchemy.exc import DBAPIError, StatementError
 
-from eventbus.dumps.rows import Group, Origin
-from eventbus.dumps.sources import LONGEST_PATH
-from eventbus.dumps.targets import Part, Targets
-from eventbus.errors import LoadError
-from eventbus.redaction import shown
+from eventbus.dumps.blame import Blame, is_missing_reference
+from eventbus.dumps.facts import Facts
+from eventbus.dumps.failures import Failures
+from eventbus.dumps.ledger import Ledger
+from eventbus.dumps.rows import Existing, Group, Origin
+from eventbus.dumps.statements import Statements
+from eventbus.dumps.targets import Targets
 
-BATCH: Final = 5_000
-"""Late references set at a time."""
-SEEN: Final = 1_000_000
-"""Keys of a self-referring table that are remembered; beyond, its references are all set afterwards."""
-
-
-_REFUSALS: Final = (StatementError, OverflowError, ValueError)
+REFUSALS: Final = (StatementError, OverflowError, ValueError, TypeError)
 """What comes of a value that does not fit: some drivers raise errors of their own, or Python's, before they ask."""
+PARAMETERS: Final = 30_000
+"""In one statement at most: SQLite takes 32,766."""
+
+Row = tuple[Any, ...]
 
 
 class TooEarlyError(Exception):
     """A row was written before the row it refers to."""
 
 
+@dataclass(slots=True)
+class Written:
+    """What became of one table: whether it was empty, its rows before, and those that were added since."""
+
+    empty: bool
+    before: int
+    added: int = 0
+    ledger: Ledger = field(default_factory=Ledger)
+
+
 class Writer:
-    """Writes groups of rows, tables that others refer to first. `kept` counts records left as they were, with `keep`.
+    """Writes groups of rows, tables that others refer to first. `kept` counts records left as they were.
 
-    With `retry` a reference to a row that is not there raises TooEarlyError instead of LoadError.
+    With `retry` a reference to a row that is not there raises TooEarlyError instead of being a failure.
     """
 
-    def __init__(self, connection: Connection, targets: Targets, *, keep: bool, retry: bool = False) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        targets: Targets,
+        facts: Facts,
+        failures: Failures,
+        blame: Blame,
+        *,
+        existing: Existing,
+        retry: bool = False,
+    ) -> None:
         self.kept = 0
+        self.tables: dict[Table, Written] = {}
         self._connection = connection
-        self._keep = keep
+        self._facts = facts
+        self._failures = failures
+        self._blame = blame
+        self._existing = existing
+        self._statements = Statements(connection.dialect)
         self._place = {table: position for position, table in enumerate(targets.order)}
-        self._late = _Late(connection, targets) if connection.dialect.name == "postgresql" else None
         self._retry = retry
+        self._inserts: dict[Group, str] = {}
 
     def write(self, groups: Iterable[Group]) -> None:
-        for group in sorted(groups, key=lambda each: self._place[each.part.table]):
-            if self._keep and not isinstance(group.statement, str):
-                self._leave_out_known(group)
-            if group.rows:
-                rows = group.rows if self._late is None else self._late.hold_back(group)
-                self._execute(group, rows)
+        """Write the groups' rows and empty the groups. Raises LoadError when there are as many failures as are told."""
+        for group in sorted(groups, key=lambda each: self._place[each.table]):
+            self.write_rows(group, *group.taken())
 
-    def _leave_out_known(self, group: Group) -> None:
-        """Rows that are there already: not even references that have to wait may change them.
-
-        The statement leaves them alone as well. MariaDB does not tell how many they were.
-        """
-        primary = list(group.part.table.primary_key)
-        if not primary or not all(column.key in group.rows[0] for column in primary):
+    def write_rows(self, group: Group, rows: list[Row], origins: list[Origin]) -> None:
+        """Write rows of a group."""
+        written = self.written(group.table)
+        if self._existing == "fail" or not group.key or (written.empty and not group.partial):
+            self.insert(group, rows, origins)
             return
-        keys = [tuple(row[column.key] for column in primary) for row in group.rows]
-        known = self._known(primary, keys)
-        new = [place for place, key in enumerate(keys) if key not in known]
-        if group.counted:
-            self.kept += len(keys) - len(new)
-        group.rows, group.origins = [group.rows[place] for place in new], [group.origins[place] for place in new]
+        known = self.known(group, rows, origins)
+        if known is None:
+            return
+        if group.role == "record":
+            self._note(group, written, rows, origins, known)
+        new = [place for place, one in enumerate(known) if not one]
+        old = [place for place, one in enumerate(known) if one]
+        if new:
+            self.insert(group, [rows[place] for place in new], [origins[place] for place in new])
+        if old:
+            self._meet(group, [rows[place] for place in old], [origins[place] for place in old])
 
-    def _known(self, primary: Sequence[Column[Any]], keys: Sequence[tuple[Any, ...]]) -> set[tuple[Any, ...]]:
-        known: set[tuple[Any, ...]] = set()
-        key = sa.tuple_(*primary)
-        # A key that the database cannot take is the insert's to refuse, which names the record.
-        with contextlib.suppress(StatementError), self._connection.begin_nested():
-            for start in range(0, len(keys), BATCH):
-                asked = keys[start : start + BATCH]
-                in_asked = primary[0].in_([each[0] for each in asked]) if len(primary) == 1 else key.in_(asked)
-                known.update(tuple(row) for row in self._connection.execute(sa.select(*primary).where(in_asked)))
-        return known
+    def written(self, table: Table) -> Written:
+        """What became of a table so far."""
+        found = self.tables.get(table)
+        if found is None:
+            empty = self._facts.is_empty(table)
+            found = self.tables[table] = Written(empty, 0 if empty else self._facts.count(table))
+        return found
 
-    def finish(self) -> None:
-        if self._late is not None:
-            self._late.set()
+    def _note(self, group: Group, written: Written, rows: list[Row], origins: list[Origin], known: list[bool]) -> None:
+        """Remember the keys of a table that was not empty; in one that was, a known row is one of the load's."""
+        if not written.empty:
+            written.ledger.add(group.key_of(row) for row in rows)
+            return
+        for row, origin, one in zip(rows, origins, known, strict=True):
+            if one:
+                self._blame.twice(group, row, origin)
 
-    def _execute(self, group: Group, rows: list[Any]) -> None:
-        savepoint = self._connection.begin_nested()
+    def insert(self, group: Group, rows: list[Row], origins: list[Origin]) -> None:
+        """Insert rows; those that the database refuses are failures."""
+        statement = self._inserts.get(group)
+        if statement is None:
+            statement = self._inserts[group] = self._statements.insert(group)
+        made = [each.make for each in group.defaults if each.make is not None]
+        given = [(*row, *(make() for make in made)) for row in rows] if made else rows
+        written = self.written(group.table)
+        failed = self._run(group, statement, given, rows, origins)
+        written.added += len(rows) - failed
+
+    def _meet(self, group: Group, rows: list[Row], origins: list[Origin]) -> None:
+        """Rows that are there already."""
+        if self._existing == "keep":
+            self.kept += len(rows) if group.counted else 0
+            return
+        made = self._statements.update(group, self._facts.of(group.table))
+        if made is None:
+            return
+        statement, places = made
+        pick = itemgetter(*places) if len(places) > 1 else lambda row: (row[places[0]],)
+        self._run(group, statement, [pick(row) for row in rows], rows, origins)
+
+    def without_kept(self, group: Group, rows: list[Row], origins: list[Origin]) -> tuple[list[Row], list[Origin]]:
+        """The rows but those that are there and stay as they are, which are counted."""
+        if self._existing != "keep" or not group.key or self.written(group.table).empty:
+            return rows, origins
+        known = self.known(group, rows, origins) or []
+        self.kept += sum(known) if group.counted else 0
+        new = [place for place, one in enumerate(known) if not one]
+        return [rows[place] for place in new], [origins[place] for place in new]
+
+    def set_later(self, group: Group, rows: list[Row], origins: list[Origin]) -> None:
+        """Set what had to be NULL when the rows were written, now that all are there."""
+        made = self._statements.update(group, self._facts.of(group.table))
+        if made is not None:
+            self._run(group, made[0], [tuple(row[place] for place in made[1]) for row in rows], rows, origins)
+
+    def _run(self, group: Group, statement: str, given: list[Row], rows: list[Row], origins: list[Origin]) -> int:
+        """Run a statement for all rows at once; where that fails, for halves of them, down to the rows that fail."""
         try:
-            with _given_identities(self._connection, group.part.table):
-                written = self._run(group.statement, rows)
-        except _REFUSALS as error:
-            savepoint.rollback()
-            if self._retry and _is_missing_reference(error):
+            with self._connection.begin_nested():
+                self._connection.exec_driver_sql(statement, given)
+        except REFUSALS as error:
+            if self._retry and is_missing_reference(error):
                 raise TooEarlyError from error
-            self._blame(group, rows, error)
-        except BaseException:
-            savepoint.rollback()
-            raise
-        savepoint.commit()
-        if group.counted and isinstance(group.statement, str):
-            self.kept += len(rows) - written
+            if isinstance(error, DBAPIError) and error.connection_invalidated:
+                raise
+            if len(rows) == 1:
+                self._blame.row(group, rows[0], origins[0], error)
+                return 1
+        else:
+            return 0
+        half = len(rows) // 2
+        first = self._run(group, statement, given[:half], rows[:half], origins[:half])
+        return first + self._run(group, statement, given[half:], rows[half:], origins[half:])
 
-    def _run(self, statement: str | sa.Insert, rows: list[Any]) -> int:
-        """How many rows were written, as far as the database tells."""
-        if isinstance(statement, str):
-            return self._connection.exec_driver_sql(statement, rows).rowcount
-        return self._connection.execute(statement, rows).rowcount
+    def known(self, group: Group, rows: list[Row], origins: list[Origin]) -> list[bool] | None:
+        """Which rows are there already, by their keys; None where the database cannot even be asked for one.
 
-    def _blame(self, group: Group, rows: list[Any], error: Exception) -> None:
-        """Find the row by writing one at a time; raises LoadError."""
-        for row, origin in zip(rows, group.origins, strict=True):
+        A key that the database takes for another one, since its collation folds them, is a failure.
+        """
+        columns = [group.columns[place] for place in group.key]
+        forms = [group.forms[place] for place in group.key]
+        keys = [group.key_of(row) for row in rows]
+        found: set[Row] = set()
+        size = PARAMETERS // len(columns)
+        for start in range(0, len(keys), size):
+            asked = keys[start : start + size]
+            statement = self._statements.known(columns, forms, len(asked))
+            parameters = tuple(value for key in asked for value in key)
             try:
-                with _given_identities(self._connection, group.part.table):
-                    self._run(group.statement, [row])
-            except _REFUSALS as single:
-                raise failure(*origin, _database_says(single)) from single
-        path, model, _ = group.origins[0]
-        raise failure(path, model, None, _database_says(error)) from error
+                with self._connection.begin_nested():
+                    found.update(tuple(row) for row in self._connection.exec_driver_sql(statement, parameters))
+            except REFUSALS as error:
+                return self._known_one_by_one(group, rows, origins, error)
+        result = [key in found for key in keys]
+        return self._resolve(group, rows, origins, keys, found, result) if len(found) > sum(result) else result
 
+    def _known_one_by_one(
+        self, group: Group, rows: list[Row], origins: list[Origin], error: Exception
+    ) -> list[bool] | None:
+        """Some key is none that the database can take: leave it to the insert, which names the record."""
+        if len(rows) == 1:
+            self._blame.row(group, rows[0], origins[0], error)
+            return None
+        for row, origin in zip(rows, origins, strict=True):
+            self.write_rows(group, [row], [origin])
+        return None
 
-class Sorter:
-    """Keeps the rows in one temporary file a table until all are read, then writes table after table."""
-
-    def __init__(self, targets: Targets, writer: Writer) -> None:
-        self._order = targets.order
-        self._writer = writer
-        self._files: dict[Table, IO[bytes]] = {}
-        self._groups: dict[int, Group] = {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for file in self._files.values():
-            file.close()
-
-    def write(self, groups: Iterable[Group]) -> None:
-        for group in groups:
-            self._groups[id(group)] = group
-            file = self._files.get(group.part.table)
-            if file is None:
-                file = self._files[group.part.table] = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
-            pickle.dump((id(group), group.rows, group.origins), file, pickle.HIGHEST_PROTOCOL)
-
-    @property
-    def kept(self) -> int:
-        return self._writer.kept
-
-    def finish(self) -> None:
-        for table in self._order:
-            for number, rows, origins in self._read(table):
-                known = self._groups[number]
-                self._writer.write([replace(known, rows=rows, origins=origins)])
-        self._writer.finish()
-
-    def _read(self, table: Table) -> Iterator[tuple[int, list[dict[str, Any]], list[Origin]]]:
-        file = self._files.get(table)
-        if file is None:
-            return
-        file.seek(0)
-        with contextlib.suppress(EOFError):
-            while True:
-                yield pickle.load(file)  # noqa: S301 - an unnamed file of our own
-
-
-class _Late:
-    """References that no order of tables satisfies: to the own table, or in a circle. They are set at the end.
-
-    A reference to a row of the own table that was written before needs no delay.
-    """
-
-    def __init__(self, connection: Connection, targets: Targets) -> None:
-        self._connection = connection
-        self._constraints: dict[Table, list[ForeignKeyConstraint]] = {}
-        for constraint in targets.late:
-            if all(column.nullable for column in constraint.columns):
-                self._constraints.setdefault(constraint.table, []).append(constraint)
-        self._seen: dict[ForeignKeyConstraint, set[Any]] = {each: set() for each in targets.late}
-        self._updates: dict[tuple[Part, tuple[str, ...]], list[tuple[dict[str, Any], Origin]]] = {}
-
-    def hold_back(self, group: Group) -> list[dict[str, Any]]:
-        """The rows with NULL for the references that have to wait."""
-        for constraint in self._constraints.get(group.part.table, ()):
-            local = [column.key for column in constraint.columns]
-            if set(local) <= group.rows[0].keys():
-                self._hold_back(group, constraint, local)
-        return group.rows
-
-    def _hold_back(self, group: Group, constraint: ForeignKeyConstraint, local: Sequence[str]) -> None:
-        remote = [element.column.key for element in constraint.elements]
-        own = constraint.referred_table is constraint.table
-        seen = self._seen[constraint]
-        primary = [column.key for column in group.part.table.primary_key]
-        updates = self._updates.setdefault((group.part, tuple(local)), [])
-        for row, origin in zip(group.rows, group.origins, strict=True):
-            wanted = tuple(row[key] for key in local)
-            itself = tuple(row.get(key) for key in remote) if own else None
-            if own and len(seen) < SEEN:
-                seen.add(itself)
-            if None in wanted or (own and (wanted in seen or wanted == itself)):
+    def _resolve(
+        self,
+        group: Group,
+        rows: list[Row],
+        origins: list[Origin],
+        keys: list[Row],
+        found: set[Row],
+        result: list[bool],
+    ) -> list[bool]:
+        """Rows were found by keys that are written otherwise: another form of one value, or a value that folds."""
+        columns = [group.columns[place] for place in group.key]
+        forms = [group.forms[place] for place in group.key]
+        statement = self._statements.known(columns, forms, 1)
+        text = any(form.text for form in forms)
+        for place, key in enumerate(keys):
+            if result[place]:
                 continue
-            update = {f"new_{key}": row[key] for key in local} | {f"old_{key}": row[key] for key in primary}
-            updates.append((update, origin))
-            row.update(dict.fromkeys(local))
-
-    def set(self) -> None:
-        """Set what had to wait, now that all rows are there. Raises LoadError for a reference that leads nowhere."""
-        for (part, local), updates in self._updates.items():
-            statement = part.table.update().values({key: sa.bindparam(f"new_{key}") for key in local})
-            for column in part.table.primary_key:
-                statement = statement.where(column == sa.bindparam(f"old_{column.key}"))
-            for start in range(0, len(updates), BATCH):
-                self._set(statement, updates[start : start + BATCH])
-
-    def _set(self, statement: sa.Update, updates: Sequence[tuple[dict[str, Any], Origin]]) -> None:
-        savepoint = self._connection.begin_nested()
-        try:
-            self._connection.execute(statement, [update for update, _ in updates])
-        except DBAPIError:
-            savepoint.rollback()
-            self._blame(statement, updates)
-            raise
-        savepoint.commit()
-
-    def _blame(self, statement: sa.Update, updates: Sequence[tuple[dict[str, Any], Origin]]) -> None:
-        for update, origin in updates:
-            try:
-                self._connection.execute(statement, update)
-            except DBAPIError as error:
-                raise failure(*origin, _database_says(error)) from error
+            row = self._connection.exec_driver_sql(statement, tuple(key)).first()
+            if row is None:
+                continue
+            if text and not _equal_but_text(tuple(row), key):
+                self._blame.folded(group, rows[place], origins[place], tuple(row))
+            result[place] = True
+        return result
 
 
-@contextlib.contextmanager
-def _given_identities(connection: Connection, table: Table) -> Iterator[None]:
-    """PostgreSQL refuses keys for GENERATED ALWAYS unless the INSERT insists, which SQLAlchemy cannot say."""
-    always = any(column.identity is not None and column.identity.always for column in table.columns)
-    if not always or connection.dialect.name != "postgresql":
-        yield
-        return
-
-    def insist(_c: object, _cursor: object, statement: str, parameters: Any, *_: object) -> tuple[str, Any]:
-        return statement.replace(") VALUES (", ") OVERRIDING SYSTEM VALUE VALUES (", 1), parameters
-
-    sa.event.listen(connection, "before_cursor_execute", insist, retval=True)
-    try:
-        yield
-    finally:
-        sa.event.remove(connection, "before_cursor_execute", insist)
-
-
-def _is_missing_reference(error: Exception) -> bool:
-    return getattr(getattr(error, "orig", None), "sqlstate", None) == "23503"
-
-
-def _database_says(error: Exception) -> str:
-    return " ".join(str(getattr(error, "orig", None) or error).split())
-
-
-def failure(path: str, model: str, pk: Any, reason: str) -> LoadError:
-    """The error that names file, model and key, each at a bounded length."""
-    where = f"{shown(path, LONGEST_PATH)}: {shown(model)} {shown(repr(pk))}"
-    return LoadError(f"{where}: {shown(reason, 1000)}", path=path, model=model, pk=pk)
+def _equal_but_text(stored: Sequence[Any], given: Sequence[Any]) -> bool:
+    """Whether keys differ in nothing that is text."""
+    return all(here == there for here, there in zip(stored, given, strict=True) if isinstance(here, str))

@@ -117,7 +117,8 @@ class Entities:
     """All entities of one installation, made as their models are first met.
 
     `include` and `exclude` name models, tables or entity names; a model stands for its subclasses too. With `include`
-    nothing else is captured. Raises InstallError where two models meet in one name.
+    nothing else is captured. `names` are those of mappers and tables that have others than usual. Raises InstallError
+    where two models meet in one name.
     """
 
     def __init__(
@@ -127,7 +128,9 @@ class Entities:
         include: Iterable[Any] = (),
         exclude: Iterable[Any] = (),
         schemas: Mapping[Any, type[Schema] | Schema] | None = None,
+        names: Mapping[Any, str] | None = None,
     ) -> None:
+        self._names = dict(names or {})
         self._service = naming.quote(service)
         self._include, self._exclude = _Selection(include), _Selection(exclude)
         self._schemas = dict(schemas or {})
@@ -296,7 +299,7 @@ class Entities:
             return self._by_table[table]
 
     def _register(self, mapper: Mapper[Any]) -> Entity | None:
-        name = _name_of(mapper)
+        name = self._names.get(mapper) or _name_of(mapper)
         if not self._wanted(name, mapper.class_, mapper.local_table):
             return None
         if not isinstance(mapper.local_table, Table):
@@ -320,7 +323,7 @@ class Entities:
         )
 
     def _register_table(self, table: Table) -> Entity | None:
-        name = naming.quote(table.name)
+        name = self._names.get(table) or naming.quote(table.name)
         if not self._wanted(name, None, table):
             return None
         # Names may be `quoted_name`s, which orjson does not take for texts.

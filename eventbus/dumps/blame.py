@@ -1,0 +1,221 @@
+"""Why the database refused a row: the field, its value, and the other record where two met."""
+
+from __future__ import annotations
+
+import decimal
+import re
+from collections.abc import Sequence
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy import Column, Connection, Table
+from sqlalchemy.exc import SQLAlchemyError
+
+from eventbus.dumps.failures import Failure, Failures
+from eventbus.dumps.naturals import unique_keys
+from eventbus.dumps.order import referred
+from eventbus.dumps.places import Places
+from eventbus.dumps.rows import Group, Origin
+from eventbus.dumps.statements import Statements
+from eventbus.dumps.targets import Target, Targets
+
+_NOT_THERE: Final = re.compile(r"Key \((?P<columns>.*?)\)=\((?P<values>.*)\) is not present")
+_WHOLE: Final[dict[type[Any], int]] = {sa.SmallInteger: 1 << 15, sa.Integer: 1 << 63}
+
+
+class Blame:
+    """Turns refusals into failures."""
+
+    def __init__(self, connection: Connection, targets: Targets, failures: Failures, places: Places) -> None:
+        self._connection = connection
+        self._targets = targets
+        self._failures = failures
+        self._places = places
+        self._statements = Statements(connection.dialect)
+
+    def row(self, group: Group, row: Sequence[Any], origin: Origin, error: BaseException) -> None:
+        """A row that the database does not take."""
+        if is_missing_reference(error):
+            self._missing(group, row, origin, error)
+            return
+        self._lost(group, row)
+        reason, field = _said(error), None
+        if is_taken(error):
+            field, met = self._met(group, row)
+            reason = f"{reason}{met}"
+        else:
+            field = suspect(group, row, error)
+            reason += _missing_fields(group, error)
+        self._failures.add(Failure(origin, reason, field, error))
+
+    def folded(self, group: Group, row: Sequence[Any], origin: Origin, stored: Sequence[Any]) -> None:
+        """A row whose key the database takes for that of another one."""
+        self._lost(group, row)
+        key = stored[0] if len(stored) == 1 else list(stored)
+        reason = f"this database takes its key for that of {self._other(group.target, key)}"
+        self._failures.add(Failure(origin, reason))
+
+    def twice(self, group: Group, row: Sequence[Any], origin: Origin) -> None:
+        """A row whose key an earlier record has."""
+        key = group.key_of(row)
+        shown = key[0] if len(key) == 1 else list(key)
+        self._failures.add(Failure(origin, f"there are two records of this key: {self._other(group.target, shown)}"))
+
+    def _lost(self, group: Group, row: Sequence[Any]) -> None:
+        for place, column in enumerate(group.columns):
+            self._failures.lost.add((column, _plain(row[place])))
+
+    def _missing(self, group: Group, row: Sequence[Any], origin: Origin, error: BaseException) -> None:
+        """A reference to a row that is not there: told, unless the record of that row is wrong itself."""
+        for constraint in sorted(group.table.foreign_key_constraints, key=lambda each: list(each.column_keys)):
+            columns = list(constraint.columns)
+            if not set(columns) <= set(group.columns) or (table := referred(constraint)) is None:
+                continue
+            values = [row[group.columns.index(column)] for column in columns]
+            there = [element.column for element in constraint.elements]
+            if None in values or not self._nowhere(group, columns, there, values):
+                continue
+            self._lost(group, row)
+            if not all(
+                (column, _plain(value)) in self._failures.lost for column, value in zip(there, values, strict=True)
+            ):
+                names = ", ".join(column.key for column in columns)
+                shown = ", ".join(repr(value) for value in values)
+                reason = f"{names} refers to no {table.name}: there is none with {shown}"
+                self._failures.add(Failure(origin, reason, columns[0].key, error))
+            return
+        self._failures.add(Failure(origin, _said(error), None, error))
+
+    def _nowhere(
+        self, group: Group, here: Sequence[Column[Any]], there: Sequence[Column[Any]], values: Sequence[Any]
+    ) -> bool:
+        forms = [group.forms[group.columns.index(column)] for column in here]
+        statement = self._statements.known(there, forms, 1)
+        return self._connection.exec_driver_sql(statement, tuple(values)).first() is None
+
+    def _met(self, group: Group, row: Sequence[Any]) -> tuple[str | None, str]:
+        """The field whose value is taken, and by whom."""
+        table = group.table
+        primary = tuple(table.primary_key)
+        for columns in (primary, *self._unique(table)):
+            if not columns or not set(columns) <= set(group.columns):
+                continue
+            places = [group.columns.index(column) for column in columns]
+            values = tuple(row[place] for place in places)
+            if None in values:
+                continue
+            forms = [group.forms[place] for place in places]
+            shown = [
+                (column, group.forms[group.columns.index(column)]) for column in primary if column in group.columns
+            ]
+            statement = self._statements.known(columns, forms, 1, shown)
+            found = self._connection.exec_driver_sql(statement, values).first()
+            if found is not None:
+                key = found[0] if len(found) == 1 else list(found)
+                field = None if columns == primary else ", ".join(column.key for column in columns)
+                return field, f"; it is taken by {self._other(group.target, key if shown else None)}"
+        return None, ""
+
+    def _unique(self, table: Table) -> list[tuple[Column[Any], ...]]:
+        """The unique keys that the model has, and those the database has."""
+        found = list(unique_keys(table))
+        try:
+            inspector = sa.inspect(self._connection)
+            names = [each["column_names"] for each in inspector.get_unique_constraints(table.name, schema=table.schema)]
+            indexes = inspector.get_indexes(table.name, schema=table.schema)
+            names += [list(map(str, each["column_names"])) for each in indexes if each["unique"]]
+        except SQLAlchemyError:
+            return found
+        by_name = {column.name: column for column in table.columns}
+        found += [tuple(by_name[name] for name in each) for each in names if set(each) <= by_name.keys()]
+        return list(dict.fromkeys(found))
+
+    def _other(self, target: Target, key: Any) -> str:
+        """Another record, and where it stands: in a file or in the database alone."""
+        model = self._targets.model(target)
+        found = self._places.find(
+            lambda record: self._targets.find(record["model"]) is target and same(record.get("pk"), key)
+        )
+        where = f"record {found[1]} of {found[0]}" if found else "in the database"
+        return f"{model} {key!r} ({where})"
+
+
+def same(pk: Any, key: Any) -> bool:
+    """Whether a record's pk is a key of the database, however the driver gives it."""
+    if isinstance(pk, list) and isinstance(key, list):
+        return len(pk) == len(key) and all(map(same, pk, key))
+    return pk is not None and (pk == key or str(pk) == str(key))
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, str | int | bytes) else str(value)
+
+
+def _said(error: BaseException) -> str:
+    return " ".join(str(getattr(error, "orig", None) or error).split())
+
+
+def is_missing_reference(error: BaseException) -> bool:
+    """Whether PostgreSQL (23503), MariaDB (1452) or SQLite says that a row refers to none."""
+    orig = getattr(error, "orig", None)
+    state, number = getattr(orig, "sqlstate", None), getattr(orig, "args", ())[:1]
+    return state == "23503" or number in ((1452,), (1216,)) or "FOREIGN KEY constraint failed" in str(orig)
+
+
+def is_taken(error: BaseException) -> bool:
+    """Whether a unique value is taken: PostgreSQL's 23505, MariaDB's 1062, SQLite's words."""
+    orig = getattr(error, "orig", None)
+    state, number = getattr(orig, "sqlstate", None), getattr(orig, "args", ())[:1]
+    return state == "23505" or number == (1062,) or "UNIQUE constraint failed" in str(orig)
+
+
+def _missing_fields(group: Group, error: BaseException) -> str:
+    """What a refused row lacks."""
+    if not any(word in _said(error).lower() for word in ("null", "default")):
+        return ""
+    lacking = [
+        key
+        for key, column in group.part.columns.items()
+        if column not in group.columns
+        and not column.nullable
+        and column.default is None
+        and column.server_default is None
+        and column is not group.table.autoincrement_column
+    ]
+    if not lacking:
+        return ""
+    return (
+        f"; the record has no {', '.join(lacking)}, which a new row needs (a mirror holds only what is published: load "
+        "its records over the rows that are there, or give the column a default)"
+    )
+
+
+def suspect(group: Group, row: Sequence[Any], error: BaseException) -> str | None:
+    """The field of a value that the column cannot hold, as far as that can be told."""
+    named = getattr(getattr(getattr(error, "orig", None), "diag", None), "column_name", None)
+    said = _said(error)
+    keys = {column.name: key for key, column in group.part.columns.items()}
+    if named in keys:
+        return keys[named]
+    for place, column in enumerate(group.columns):
+        if _does_not_fit(column, row[place]):
+            return keys[column.name]
+    quoted = re.search(r"column [`'\"](\w+)[`'\"]|constraint failed: \w+\.(\w+)|Field '(\w+)'", said)
+    name = next((each for each in quoted.groups() if each), None) if quoted else None
+    return keys.get(name or "")
+
+
+def _does_not_fit(column: Column[Any], value: Any) -> bool:
+    length = getattr(column.type, "length", None)
+    if isinstance(value, str):
+        return "\0" in value or (isinstance(length, int) and len(value) > length)
+    if isinstance(value, int) and isinstance(column.type, sa.Integer):
+        return any(isinstance(column.type, kind) and not -limit <= value < limit for kind, limit in _WHOLE.items())
+    precision = getattr(column.type, "precision", None)
+    if (
+        isinstance(column.type, sa.Numeric)
+        and isinstance(precision, int)
+        and isinstance(value, decimal.Decimal | float)
+    ):
+        return bool(abs(value) >= 10 ** (precision - (column.type.scale or 0)))
+    return False

@@ -1,0 +1,317 @@
+"""The form of a column's values in a dump: what is selected, written, read and put back.
+
+A form goes around what an application does with its values (TypeDecorators and the like): a dump holds what the table
+holds. A value that cannot be carried exactly is refused; a ValueError says why.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import datetime as dt
+import decimal
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import orjson
+import sqlalchemy as sa
+from sqlalchemy.engine import Dialect
+from sqlalchemy.types import TypeEngine, UserDefinedType
+
+from eventbus.dumps.numbers import json_text
+from eventbus.records import columns
+from eventbus.records.json_values import ready
+from eventbus.records.schemas import field_for
+
+Read = Callable[[Any], Any]
+"""A JSON value to a parameter for the driver; raises ValueError, TypeError or ValidationError."""
+Write = Callable[[Any], Any]
+"""What the driver gives to what orjson writes; raises ValueError for what is no value of the column."""
+
+
+class AsIs(UserDefinedType[Any]):
+    """A type that leaves the driver's values alone."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: Any) -> str:
+        """Never a part of a statement."""
+        return "TEXT"
+
+
+def as_is(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+    """The column, its value as the driver gives it."""
+    return sa.type_coerce(column, AsIs())
+
+
+def as_text(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+    """The column as the database writes it as text."""
+    return sa.type_coerce(sa.cast(column, sa.Text), AsIs())
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """The way of a column's values out and in. `read` and `write` are not asked for null (but for JSON).
+
+    `loads` and `dumps` name the class of JSON values, and of the driver's values, that pass as they are (`int`).
+    `put` is the SQL around the parameter `{p}`, `show` what is selected.
+    """
+
+    read: Read
+    write: Write
+    loads: str = ""
+    dumps: str = ""
+    put: str = "{p}"
+    show: Callable[[sa.ColumnElement[Any]], sa.ColumnElement[Any]] = as_is
+    json: bool = False
+    """Whether null may be JSON's as well as SQL's."""
+    asks_null: bool = False
+    """Whether `read` is asked for null too."""
+    text: bool = False
+    """Whether values are texts, of which a collation may take two for one."""
+
+    def required(self) -> Form:
+        """Of a JSON column that is NOT NULL: null is JSON's."""
+        read = self.read
+        return replace(self, read=lambda value: read(sa.JSON.NULL if value is None else value), asks_null=True)
+
+
+def generic(type_: TypeEngine[Any], dialect: Dialect) -> Form | None:
+    """By marshmallow's field and SQLAlchemy's own way with the type: for what nothing better is known of."""
+    made = field_for(type_, dialect)
+    if made is None:
+        return None
+    impl = type_.dialect_impl(dialect)
+    bind, result = impl.bind_processor(dialect), impl.result_processor(dialect, None)
+
+    def read(value: Any) -> Any:
+        found = made._deserialize(value, None, None)
+        return found if bind is None else bind(found)
+
+    def write(value: Any) -> Any:
+        return ready(made._serialize(value if result is None else result(value), "", None))
+
+    return Form(read, write)
+
+
+def processed(form: Form, type_: TypeEngine[Any], dialect: Dialect) -> Form:
+    """A form of Python's values, for a driver that has them in SQLAlchemy's form."""
+    impl = type_.dialect_impl(dialect)
+    bind, result = impl.bind_processor(dialect), impl.result_processor(dialect, None)
+    read, write = form.read, form.write
+    return replace(
+        form,
+        read=read if bind is None else lambda value: bind(read(value)),
+        write=write if result is None else lambda value: write(result(value)),
+    )
+
+
+# -- texts, numbers and bytes --------------------------------------------------
+
+
+def same_text(value: Any) -> Any:
+    """A text as it is."""
+    if not isinstance(value, str):
+        raise ValueError("not a text")
+    return str(value)
+
+
+def whole(value: Any) -> int:
+    """A whole number, also as text."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        if isinstance(value, float) and value != value // 1:
+            raise ValueError("not a whole number")
+        return int(value)
+    return value
+
+
+def stored_whole(value: Any) -> int:
+    """A whole number as the driver has it."""
+    number = int(value)
+    if number != value:
+        raise ValueError("not a whole number")
+    return number
+
+
+def truth(value: Any) -> bool:
+    """True or false, also as 1 and 0 or their names."""
+    if isinstance(value, bool):
+        return value
+    found = _TRUTHS.get(value.lower() if isinstance(value, str) else value) if isinstance(value, str | int) else None
+    if found is None:
+        raise ValueError("neither true nor false")
+    return found
+
+
+_TRUTHS: Mapping[Any, bool] = {
+    **dict.fromkeys((1, "1", "t", "true", "y", "yes", "on"), True),
+    **dict.fromkeys((0, "0", "f", "false", "n", "no", "off"), False),
+}
+
+
+def stored_truth(value: Any) -> bool:
+    """A truth value that is kept as a number."""
+    if value not in (0, 1):
+        raise ValueError("neither true nor false")
+    return bool(value)
+
+
+def number(value: Any) -> float:
+    """A float; infinities and NaN as the texts that `number_text` writes."""
+    found = float(value)
+    if math.isfinite(found) or (isinstance(value, str) and value in _NOT_FINITE):
+        return found
+    raise ValueError("not a number that a float can hold")
+
+
+_NOT_FINITE = frozenset({"NaN", "Infinity", "-Infinity"})
+
+
+def number_text(value: Any) -> Any:
+    """A float as it is; infinities and NaN, which JSON lacks, as texts."""
+    found = float(value)
+    if math.isfinite(found):
+        return found
+    return "NaN" if math.isnan(found) else "Infinity" if found > 0 else "-Infinity"
+
+
+def single(value: float) -> float:
+    """A number of single precision by its shortest text. Raises ValueError for one that has more digits."""
+    if not math.isfinite(value):
+        return value
+    try:
+        shortest = columns._shortest_single(value)
+    except OverflowError:
+        raise ValueError("beyond what a number of single precision can hold") from None
+    if value not in (shortest, columns._single(value)):
+        raise ValueError("has more digits than a column of single precision keeps")
+    return shortest
+
+
+def exact_decimal(places: int | None) -> Read:
+    """A decimal, from a number or a text, that has no more digits after the point than the column keeps."""
+
+    def read(value: Any) -> decimal.Decimal:
+        try:
+            found = columns.to_decimal(value)
+        except (decimal.InvalidOperation, ValueError):
+            raise ValueError("not a number") from None
+        if isinstance(value, bool):
+            raise ValueError("not a number")
+        if not found.is_finite():
+            if places is None and str(found) in _NOT_FINITE:
+                return found
+            raise ValueError("not a finite number")
+        exponent = found.as_tuple().exponent
+        quantum = None if places is None or not isinstance(exponent, int) or -exponent <= places else _quantum(places)
+        if quantum is not None and found != found.quantize(quantum, context=columns.CONTEXT):
+            raise ValueError(f"has more than the {places} digits after the point that the column keeps")
+        return found
+
+    return read
+
+
+def _quantum(places: int) -> decimal.Decimal:
+    return decimal.Decimal(1).scaleb(-places)
+
+
+def decimal_text(value: Any) -> str:
+    """A decimal as text, without an exponent."""
+    return format(value, "f") if value.is_finite() else str(value)
+
+
+def from_base64(value: Any) -> bytes:
+    """Bytes from base64 text."""
+    try:
+        return base64.b64decode(value, validate=True)
+    except (TypeError, binascii.Error):
+        raise ValueError("not base64 text") from None
+
+
+def to_base64(value: Any) -> str:
+    """Bytes as base64 text."""
+    return base64.b64encode(value).decode("ascii")
+
+
+def member(type_: sa.Enum) -> Read:
+    """The text that stands for a member of an enum, if it does."""
+    members = columns.enum_members(type_)
+    texts = {each: each for each in members}
+
+    def read(value: Any) -> str:
+        found = texts.get(value) if isinstance(value, str) else None
+        if found is None:
+            raise ValueError(f"{value!r} is not one of {', '.join(texts)}")
+        return found
+
+    return read
+
+
+# -- moments -------------------------------------------------------------------
+
+
+def naive(value: Any) -> dt.datetime:
+    """A moment for a column without a zone: one with an offset is converted to UTC."""
+    moment = dt.datetime.fromisoformat(value)
+    return moment if moment.tzinfo is None else moment.astimezone(dt.UTC).replace(tzinfo=None)
+
+
+def day(value: Any) -> dt.date:
+    """A date."""
+    return dt.date.fromisoformat(value)
+
+
+def time_of_day(value: Any) -> dt.time:
+    """A time of day for a column without a zone; with an offset it would need a date to be converted."""
+    found = dt.time.fromisoformat(value)
+    if found.tzinfo is not None:
+        raise ValueError("a time of day with an offset, which this column cannot hold")
+    return found
+
+
+def time_text(value: Any) -> str:
+    """A time of day in ISO 8601."""
+    text: str = value.isoformat()
+    return text
+
+
+def checked_fraction(moment: Any, digits: int | None) -> Any:
+    """A moment or time of day whose fraction of a second the column keeps."""
+    if digits is not None and digits < 6 and moment.microsecond % 10 ** (6 - digits):
+        raise ValueError(_fraction(digits))
+    return moment
+
+
+def _fraction(digits: int) -> str:
+    return f"has a fraction of a second of which the column keeps {digits or 'no'} digit{'s' if digits > 1 else ''}"
+
+
+def too_fine(digits: int) -> ValueError:
+    """What to say of a fraction that a column would cut."""
+    return ValueError(_fraction(digits))
+
+
+# -- JSON ----------------------------------------------------------------------
+
+
+def json_form(dialect: Any, put: str = "{p}", show: Any = as_text) -> Form:
+    """JSON as the text that stands in the column; null is SQL's, `JSON.NULL` is JSON's."""
+    serialize = getattr(dialect, "_json_serializer", None) or json.dumps
+
+    def read(value: Any) -> Any:
+        return "null" if value is sa.JSON.NULL else json_text(value, serialize)
+
+    return Form(read, checked_json, put=put, show=show, json=True)
+
+
+def checked_json(value: Any) -> orjson.Fragment:
+    """A text that is JSON, to be taken in as it is."""
+    data = value.encode() if isinstance(value, str) else bytes(value)
+    try:
+        orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise ValueError(f"not valid JSON: {error}") from None
+    return orjson.Fragment(data.replace(b"\n", b" ").replace(b"\r", b" "))

@@ -1,0 +1,62 @@
+"""Lists of a many-to-many relationship: a record's list is the whole of it, as in Django."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Table
+
+from eventbus.dumps.rows import Existing, Group, Origin
+from eventbus.dumps.statements import Statements
+from eventbus.dumps.writer import PARAMETERS, Writer
+
+
+class Links:
+    """Makes the links of records what their lists say. `deleted` counts links that went, by table."""
+
+    def __init__(self, connection: Connection, writer: Writer, existing: Existing) -> None:
+        self.deleted: dict[Table, int] = {}
+        self._connection = connection
+        self._writer = writer
+        self._existing = existing
+        self._statements = Statements(connection.dialect)
+
+    def write(self, group: Group, rows: Sequence[tuple[tuple[Any, ...], Origin]]) -> None:
+        """Write the links of some records: rows of owner and other, one with no other for each record."""
+        owner, other = group.key
+        self._writer.written(group.table)
+        wanted: dict[Any, dict[Any, tuple[tuple[Any, ...], Origin]]] = {}
+        for row, origin in rows:
+            those = wanted.setdefault(row[owner], {})
+            if row[other] is not None:
+                those.setdefault(row[other], (row, origin))
+        there = self._there(group, list(wanted))
+        if self._existing in ("update", "replace"):
+            self._delete(group, [link for link in there if link[1] not in wanted.get(link[0], {})])
+        left = [each for key, those in wanted.items() for value, each in those.items() if (key, value) not in there]
+        if left:
+            self._insert(group, left)
+
+    def _there(self, group: Group, owners: list[Any]) -> set[tuple[Any, Any]]:
+        owner, other = group.key
+        shown = [(group.columns[place], group.forms[place]) for place in (owner, other)]
+        found: set[tuple[Any, Any]] = set()
+        for start in range(0, len(owners), PARAMETERS):
+            asked = owners[start : start + PARAMETERS]
+            statement = self._statements.known([group.columns[owner]], [group.forms[owner]], len(asked), shown)
+            found.update((row[0], row[1]) for row in self._connection.exec_driver_sql(statement, tuple(asked)))
+        return found
+
+    def _delete(self, group: Group, links: list[tuple[Any, Any]]) -> None:
+        if links:
+            self._connection.exec_driver_sql(self._statements.delete(group), links)
+            self.deleted[group.table] = self.deleted.get(group.table, 0) + len(links)
+            self._writer.written(group.table).added -= len(links)
+
+    def _insert(self, group: Group, left: list[tuple[tuple[Any, ...], Origin]]) -> None:
+        rows, origins = [row for row, _ in left], [origin for _, origin in left]
+        known = self._writer.known(group, rows, origins)
+        new = [place for place, one in enumerate(known or []) if not one]
+        if new:
+            self._writer.insert(group, [rows[place] for place in new], [origins[place] for place in new])

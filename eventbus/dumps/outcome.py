@@ -1,0 +1,54 @@
+"""What a load did, and how it was to be done."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from eventbus.dumps.rows import Existing
+
+WINDOW: Final = 5_000
+"""Records gathered before they are written."""
+WINDOW_BYTES: Final = 4 << 20
+MAX_ERRORS: Final = 20
+
+
+@dataclass(slots=True)
+class Loaded:
+    """What a load did: records in all and by model name, the files they came from, and records left out on request.
+
+    `kept` of the records were there already and are as they were (`existing="keep"`); `deleted` rows were not in the
+    files (`existing="replace"`). `size` counts bytes of JSON so far. With `dry_run` nothing of it was kept.
+    """
+
+    objects: int = 0
+    files: int = 0
+    skipped: int = 0
+    kept: int = 0
+    deleted: int = 0
+    size: int = 0
+    dry_run: bool = False
+    models: Counter[str] = field(default_factory=Counter)
+
+    def __str__(self) -> str:
+        kept = f", kept {self.kept} that were there" if self.kept else ""
+        deleted = f", deleted {self.deleted} that were not in the files" if self.deleted else ""
+        left_out = f" ({self.skipped} of other models left out)" if self.skipped else ""
+        verb = "Checked and did not keep" if self.dry_run else "Installed"
+        return f"{verb} {self.objects - self.kept} object(s) from {self.files} fixture(s){kept}{deleted}{left_out}"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a load is to be done."""
+
+    existing: Existing = "update"
+    ignore_nonexistent: bool = False
+    exclude: frozenset[str] = frozenset()
+    only: frozenset[str] = frozenset()
+    progress: Callable[[Loaded], None] | None = None
+    max_errors: int = MAX_ERRORS
+    window: int = WINDOW
+    without_transactions: bool = False
