@@ -25,7 +25,6 @@ from consumers.base.errors import Lost, setting_up
 from consumers.base.reading.delivery import Delivery
 from consumers.base.reading.screen import Screen
 from consumers.base.settings import ConsumerSettings
-from consumers.base.stopping import stop_on_signals
 from consumers.base.working.session import Stop
 from consumers.trust import Trust
 from eventbus import logs
@@ -33,6 +32,7 @@ from eventbus.backoff import Backoff
 from eventbus.commands import HELP_OPTIONS, run
 from eventbus.errors import BadEvent
 from eventbus.events.envelope import Event
+from eventbus.stopping import stop_on_signals
 
 _WAIT: Final = 0.2
 """Seconds without an event before it is looked whether to stop."""

@@ -115,7 +115,7 @@ class BrokerWitness(Witness):
         queue, start = self._settings.queue_name, "start the mirror: `eventbus mirror`"
         if not waiting:
             return Finding("note", f"nobody reads the queue {queue}; nothing waits in it", start)
-        return Finding("wrong", f"{counted(waiting, 'event')} wait in the queue {queue}, and nobody reads it", start)
+        return Finding("wrong", f"{counted(waiting, 'event')} in the queue {queue}, which nobody reads", start)
 
     def _no_queue(self) -> Finding:
         queue = self._settings.queue_name
@@ -141,7 +141,7 @@ class BrokerWitness(Witness):
         elif depths.waiting and not depths.consumers:
             yield self._unread(depths.waiting)
         elif depths.waiting:
-            waits = f"{counted(depths.waiting, 'event')} wait in the queue {self._settings.queue_name}"
+            waits = f"{counted(depths.waiting, 'event')} in the queue {self._settings.queue_name}"
             yield Finding("unknown", f"{waits}; ask again in a moment")
 
     def _dead(self, subject: Subject) -> Iterator[Finding]:

@@ -15,7 +15,6 @@ import click
 
 from consumers.base import EXIT_FAILED, EXIT_OK, run
 from consumers.base.progress import Progress
-from consumers.base.stopping import stop_on_signals
 from consumers.json_mirror import cache, health
 from consumers.json_mirror.cache.feed import Feed
 from consumers.json_mirror.cache.sqlite import SqliteCache
@@ -33,6 +32,7 @@ from eventbus import logs
 from eventbus.commands import HELP_OPTIONS
 from eventbus.commands import run as run_command
 from eventbus.errors import ConfigurationError, counted
+from eventbus.stopping import stop_on_signals
 
 PROGRAM: Final = "python -m consumers.json_mirror"
 _RUNNING: Final = 10.0

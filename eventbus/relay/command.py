@@ -7,11 +7,9 @@ import logging
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from types import FrameType
 from typing import Any, Final, Self, TypeVar
 
 import click
@@ -30,6 +28,7 @@ from eventbus.redaction import redact_url
 from eventbus.relay.monitoring import watched
 from eventbus.relay.service import Progress, Relay
 from eventbus.settings import DEFAULT_URL, Settings, reading_environment
+from eventbus.stopping import stop_on_signals
 
 T = TypeVar("T")
 
@@ -131,7 +130,7 @@ def _relay(engine: Engine, settings: Settings, *, once: bool, grace: float) -> i
         _demand_outbox(engine)
     elif not _has_outbox(engine):
         log.warning("no outbox yet in %s; is it the right database?", redact_url(str(engine.url)))
-    with _Display() as display, watched(_http(), engine, display.show) as told, _stopped_by_signals() as stop:
+    with _Display() as display, watched(_http(), engine, display.show) as told, stop_on_signals() as stop:
         relay = Relay(
             engine,
             lambda: publisher_for(settings),
@@ -265,25 +264,3 @@ class _Display:
         state = "delivering" if progress.active else "waiting: not the active relay"
         done = f"{counted(progress.delivered, 'event')} · {progress.parked:,} parked"
         click.echo(f"{_CLEAR}{state} · {done}", err=True, nl=False)
-
-
-@contextlib.contextmanager
-def _stopped_by_signals() -> Iterator[threading.Event]:
-    """An event that SIGTERM or SIGINT sets; the second one ends the process at once."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = {number: signal.getsignal(number) for number in _SIGNALS}
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        stop.set()
-        signal.signal(number, signal.SIG_DFL)
-
-    for number in _SIGNALS:
-        signal.signal(number, on_signal)
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -168,7 +168,7 @@ def test_an_event_that_is_parked(world: World, capsys: pytest.CaptureFixture[str
 def test_an_event_in_a_queue_that_nobody_reads(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     world.add(id="waits")
     shown = answer(capsys, "crm.contact", "waits")
-    assert "1 event wait in the queue json-mirror, and nobody reads it" in shown
+    assert "1 event in the queue json-mirror, which nobody reads" in shown
     assert "eventbus mirror" in shown
 
 
@@ -231,7 +231,7 @@ def test_status_is_0_where_all_is_well_and_1_with_what_to_do_where_not(
     world.add(id="waits")
     code, shown = said(capsys, "status")
     assert code == 1
-    assert "1 event wait in the queue json-mirror, and nobody reads it" in shown
+    assert "1 event in the queue json-mirror, which nobody reads" in shown
     assert "-> start the mirror" in shown
 
 

@@ -37,6 +37,7 @@ WIRE_SIDE = {
     "monitoring",
     "redaction",
     "settings",
+    "stopping",
     "transports",
 }
 """The modules of eventbus that a consumer may know; a program of yours that reads the events needs no more."""

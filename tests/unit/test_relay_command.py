@@ -137,7 +137,7 @@ def test_what_waits_when_it_is_stopped_is_counted(
         threading.Timer(1.0, stop.set).start()
         yield stop
 
-    monkeypatch.setattr("eventbus.relay.command._stopped_by_signals", contextmanager(stopped_soon))
+    monkeypatch.setattr("eventbus.relay.command.stop_on_signals", contextmanager(stopped_soon))
     app.commit()
     with as_process(gone()):
         app.commit()
@@ -153,7 +153,7 @@ def test_a_database_without_an_outbox_is_named(
         stop.set()
         yield stop
 
-    monkeypatch.setattr("eventbus.relay.command._stopped_by_signals", contextmanager(stopped))
+    monkeypatch.setattr("eventbus.relay.command.stop_on_signals", contextmanager(stopped))
     assert main(["--database", "sqlite:///typo.sqlite3", "--url", "amqp://127.0.0.1:1//"]) == 0
     assert "no outbox yet in sqlite:///typo.sqlite3; is it the right database?" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

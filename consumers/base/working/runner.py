@@ -18,13 +18,13 @@ from consumers.base.monitoring import watched
 from consumers.base.observer import Observer
 from consumers.base.reading.screen import Screen
 from consumers.base.settings import ConsumerSettings
-from consumers.base.stopping import stop_on_signals
 from consumers.base.working.dead_letter_box import DeadLetterBox
 from consumers.base.working.session import FIRST_RETRY, LONGEST_RETRY, Parts, Session, Stop
 from consumers.base.working.worklist import Handler, Worklist
 from consumers.trust import Trust
 from eventbus.backoff import Backoff
 from eventbus.errors import BrokerUnavailable, ConfigurationError, counted
+from eventbus.stopping import stop_on_signals
 
 EXIT_OK: Final = 0
 EXIT_FAILED: Final = 1
