@@ -5,7 +5,7 @@ Values come from the objects' dictionaries, never from attributes: reading an at
 is not there (a server default that was not returned, a deferred column) is MISSING and read at the commit, if it is
 published at all.
 
-Statements are captured by `bulk`, which records into the same ledger: `Capture.open`, `Capture.settle`.
+Statements are captured by `bulk`, which records into the same ledger: `Capture.open`.
 """
 
 from __future__ import annotations
@@ -53,8 +53,7 @@ _NOTHING: Final = Overwritten({}, {}, frozenset())
 class Capture(Listener):
     """Records every flush, and opens the ledger for others who record.
 
-    `author`: called once a flush for whoever acts, where `acting_as` does not say. `settle` is called after what is
-    recorded once the commit has begun (`Ledger.closing`); the transaction listener sets it, to write that too.
+    `author`: called once a flush for whoever acts, where `acting_as` does not say.
     """
 
     critical = True
@@ -62,7 +61,6 @@ class Capture(Listener):
     def __init__(self, entities: Entities, *, author: Callable[[], Any] | None = None) -> None:
         self.entities = entities
         self.plans = Plans(entities)
-        self.settle: Callable[[Session, Ledger], None] = _nothing_to_settle
         self.ended = False
         self._author = author
 
@@ -125,8 +123,6 @@ class Capture(Listener):
         flushed.read()
         flushed.record()
         ledger.flushed = session._transaction
-        if ledger.closing:
-            self.settle(session, ledger)
         failpoints.hit("after_flush")
 
     def check_flush(self, session: Session) -> None:
@@ -429,7 +425,3 @@ def _connection(flush_context: UOWTransaction, mapper: Mapper[Any]) -> Connectio
     if len(held) == 2:  # listed under itself and under its engine
         return next(iter(held.values()))[0]
     return transaction.connection(mapper)
-
-
-def _nothing_to_settle(session: Session, ledger: Ledger) -> None:
-    pass

@@ -191,6 +191,14 @@ class Frame:
             else:
                 self._fold(entity, theirs)
 
+    def split(self, entities: Collection[Entity]) -> Frame:
+        """Take these entities' records out, into a frame of their own."""
+        part = Frame()
+        part.records = {entity: self.records.pop(entity) for entity in entities}
+        part.partial = self.partial & part.records.keys()
+        self.partial = self.partial - part.partial
+        return part
+
     def clear(self) -> None:
         """Forget all records: they have been written."""
         self.records = {}

@@ -44,6 +44,8 @@ class TransactionFrame(Frame):
         self.notes += child.notes
         self.told += child.told
         self.written_on |= child.written_on
+        # One is the savepoint's own; another was the root's, announced while the savepoint was open.
+        self.commits += child.commits - 1
 
 
 class Owner(Protocol):
@@ -63,10 +65,10 @@ class Ledger:
     captured by one of them, never twice.
     `connections`: where each entity's rows were written, as the flush chose it (a Session may route reads elsewhere).
     `flushed`: the transaction of the last flush that was recorded.
-    `closing`: the root commit has begun and written its events; what still comes is written at once.
+    `is_guest`: the Session is bound to a Connection, whose owner may commit it without the Session.
     """
 
-    __slots__ = ("author", "closing", "connections", "flushed", "nested", "owner", "root", "size", "transaction")
+    __slots__ = ("author", "connections", "flushed", "is_guest", "nested", "owner", "root", "size", "transaction")
 
     def __init__(self, owner: Owner) -> None:
         self.owner = owner
@@ -76,8 +78,12 @@ class Ledger:
         self.author: str | None = None
         self.flushed: SessionTransaction | None = None
         self.size = 0
-        self.closing = False
+        self.is_guest = False
         self.transaction = ""
+
+    def frames(self) -> list[TransactionFrame]:
+        """All frames, that of the transaction first, those of savepoints from the outside in."""
+        return [self.root, *(frame for _, frame in sorted(self.nested.items(), key=_depth))]
 
     def frame(self, session: Session) -> TransactionFrame:
         """The frame of the innermost savepoint, or of the transaction."""
@@ -94,6 +100,13 @@ class Ledger:
         if frame is None:
             frame = self.nested[transaction] = TransactionFrame()
         return frame
+
+
+def _depth(item: tuple[SessionTransaction, TransactionFrame]) -> int:
+    depth, transaction = 0, item[0]
+    while transaction._parent is not None:
+        depth, transaction = depth + 1, transaction._parent
+    return depth
 
 
 def flush_of(session: Session) -> SessionTransaction | None:

@@ -1,7 +1,9 @@
 """A Session bound to a Connection whose own transaction goes on: its commit is not the commit.
 
 The typical test fixture rolls everything back at the end, through any number of `session.commit()`. So what such a
-commit has to tell waits for the Connection's own transaction.
+commit has to tell waits for the Connection's own transaction. Nor is the Session's commit needed: what it has flushed
+is committed with the Connection, though the Session be closed, forgotten or still open. It is a guest there, whose
+events are written before the Connection's COMMIT.
 
 SQLAlchemy announces a COMMIT before it is sent and says nothing after. Whether it took place shows in what comes next
 on that connection: a rollback (the COMMIT failed), a new transaction, or its return to the pool.
@@ -9,34 +11,72 @@ on that connection: a rollback (the COMMIT failed), a new transaction, or its re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, Pool, event
 
+from eventbus.listeners.ledger import Ledger
 from eventbus.listeners.transactional import has_failed
 
+log = logging.getLogger(__name__)
+
 Deliver = Callable[[], None]
+Write = Callable[[Ledger, Connection], Deliver | None]
+"""Writes what a ledger has recorded on a connection into the outbox there; gives what delivers it after the commit."""
 
 
 class OuterTransactions:
     """Delivers once the Connection's own transaction is committed, forgets when it is rolled back."""
 
-    def __init__(self) -> None:
+    def __init__(self, write: Write) -> None:
+        self._write = write
         self._watched: WeakKeyDictionary[Connection, _Watched] = WeakKeyDictionary()
         self._pools: WeakKeyDictionary[Pool, _Checkins] = WeakKeyDictionary()
 
     def wait(self, connection: Connection, deliver: Deliver) -> None:
         """Call `deliver` after the commit of the transaction that is open on this connection now."""
+        pending = _Pending(deliver, frozenset(_open_savepoints(connection)))
+        self._watch(connection).pending.append(pending)
+
+    def join(self, connection: Connection, ledger: Ledger) -> None:
+        """A Session begins to work in the transaction that is open on this connection."""
+        guest = _Guest(ledger, frozenset(_open_savepoints(connection)))
+        self._watch(connection).guests.append(guest)
+
+    def leave(self, ledger: Ledger) -> None:
+        """The Session's transaction has ended. What it leaves unwritten is the Connection's business now.
+
+        It is written before anybody else changes the same rows, so that versions rise with the changes.
+        """
+        for connection, watched in list(self._watched.items()):
+            watched.leave(connection, ledger)
+
+    def _watch(self, connection: Connection) -> _Watched:
         watched = self._watched.get(connection)
         if watched is None:
-            watched = self._watched[connection] = _Watched(connection)
-        watched.pending.append(_Pending(deliver, frozenset(_open_savepoints(connection))))
+            watched = self._watched[connection] = _Watched(connection, self._write)
         pool = connection.engine.pool
         if pool not in self._pools:
             self._pools[pool] = _Checkins(pool)
         self._pools[pool].expect(connection.connection.dbapi_connection, watched)
+        return watched
+
+
+class _Guest:
+    """A Session in the Connection's transaction, and the Connection's savepoints that this lies in."""
+
+    def __init__(self, ledger: Ledger, savepoints: frozenset[str]) -> None:
+        self.ledger = ledger
+        self.savepoints = savepoints
+        self.has_left = False
+
+    @property
+    def has_to_tell(self) -> bool:
+        """Whether there is still something to be written for it."""
+        return any(frame.records for frame in self.ledger.frames())
 
 
 class _Pending(NamedTuple):
@@ -49,8 +89,10 @@ class _Pending(NamedTuple):
 class _Watched:
     """The events of one Connection. They stay registered as long as it lives: it is the application's, and few."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, write: Write) -> None:
         self.pending: list[_Pending] = []
+        self.guests: list[_Guest] = []
+        self._write = write
         self._committing = False
         for name in ("commit", "commit_twophase"):
             event.listen(connection, name, self._commits)
@@ -59,6 +101,7 @@ class _Watched:
         for name in ("begin", "begin_twophase"):
             event.listen(connection, name, self._begins)
         event.listen(connection, "rollback_savepoint", self._rolls_back_savepoint)
+        event.listen(connection, "prepare_twophase", self._write_for_guests)
 
     def settled(self) -> None:
         """The connection is free or begins anew: a COMMIT that was announced took place."""
@@ -74,7 +117,38 @@ class _Watched:
         if has_failed(connection):
             self._rolls_back()
         else:
+            try:
+                self._write_for_guests(connection)
+            except BaseException:
+                # SQLAlchemy takes a COMMIT that fails for the end of the transaction: nobody else rolls it back.
+                connection._rollback_impl()
+                raise
             self._committing = True
+
+    def leave(self, connection: Connection, ledger: Ledger) -> None:
+        """That guest's Session has ended its transaction, and not this connection's."""
+        for guest in [guest for guest in self.guests if guest.ledger is ledger]:
+            guest.has_left = True
+            try:
+                if guest.has_to_tell and connection.in_transaction() and not has_failed(connection):
+                    self._write_for(guest, connection, guest.savepoints)
+            except Exception:
+                # It is tried again before the COMMIT, which then fails: a Session may be closed in any case.
+                log.exception("events not written when their Session was closed")
+        self._dismiss()
+
+    def _write_for_guests(self, connection: Connection, *_: Any) -> None:
+        for guest in self.guests:
+            self._write_for(guest, connection, frozenset())
+        self._dismiss()
+
+    def _write_for(self, guest: _Guest, connection: Connection, savepoints: frozenset[str]) -> None:
+        deliver = self._write(guest.ledger, connection)
+        if deliver is not None:
+            self.pending.append(_Pending(deliver, savepoints))
+
+    def _dismiss(self) -> None:
+        self.guests = [guest for guest in self.guests if not guest.has_left or guest.has_to_tell]
 
     def _begins(self, *_: Any) -> None:
         self.settled()
@@ -82,9 +156,18 @@ class _Watched:
     def _rolls_back(self, *_: Any) -> None:
         self._committing = False
         self.pending = []
+        self._forget(self.guests)
 
     def _rolls_back_savepoint(self, _: Connection, name: str, __: Any) -> None:
         self.pending = [each for each in self.pending if name not in each.savepoints]
+        self._forget([guest for guest in self.guests if name in guest.savepoints])
+
+    def _forget(self, guests: Iterable[_Guest]) -> None:
+        """What these have recorded is gone. A Session that is still open may go on to write."""
+        for guest in guests:
+            for frame in guest.ledger.frames():
+                frame.clear()
+        self._dismiss()
 
 
 def _open_savepoints(connection: Connection) -> Iterator[str]:

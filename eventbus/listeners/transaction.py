@@ -4,17 +4,18 @@ The three signals that tell a commit from all other ends: a frame is marked in `
 ends a marked savepoint's frame merges into its parent's, a marked root's is published, an unmarked one is dropped (a
 rollback, a failed flush or commit, `close()`, a cancelled task: not all of them have an event of their own).
 
-Events are written to the outbox in the root's `before_commit`, after a flush, while the rows changed are locked. What
-changes after that (another listener's doing, further down the same commit) is written at once, as one more outbox row.
+Events are written to the outbox between the last flush of the root's commit and its COMMIT (see `last_flush`), while
+the rows changed are locked; so one write folds whatever other listeners did in the course of that commit.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from typing import Any, Final, Literal, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, Literal, Protocol
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, NestedTransaction
 from sqlalchemy.orm import Session, SessionTransaction
 
 from eventbus import failpoints
@@ -27,15 +28,14 @@ from eventbus.listeners.capture import Capture
 from eventbus.listeners.completion import complete, forget_untouched
 from eventbus.listeners.encoding import Encoder, Envelope, envelope_of
 from eventbus.listeners.frame import Net, Recorded
+from eventbus.listeners.last_flush import on_clean
 from eventbus.listeners.ledger import LEDGER, Ledger, TransactionFrame, open_ledger
-from eventbus.listeners.outer import OuterTransactions
+from eventbus.listeners.outer import Deliver, OuterTransactions
 from eventbus.listeners.transactional import autocommits, note_autocommit, warn_of_hidden_commit
 from eventbus.muting import MUTED
 
 log = logging.getLogger(__name__)
 
-_FLUSHES: Final = 99
-"""After as many SQLAlchemy takes it that listeners will never be content, and says so."""
 _VERBS: dict[str, Literal["created", "updated", "deleted"]] = {"c": "created", "u": "updated", "d": "deleted"}
 
 Joined = Literal["wait", "deliver"]
@@ -87,13 +87,22 @@ class Transactions(Listener):
         self._joined = joined
         self._encoder = encoder
         self._sink = sink
-        self._outer = OuterTransactions()
+        self._outer = OuterTransactions(self._write_for_guest)
         self._told = [each for each in listeners if type(each).changed is not Listener.changed]
-        capture.settle = self.settle
+        self._undo: dict[Any, Callable[[], None]] = {}
+
+    def installed(self, session_class: type[Session]) -> None:
+        """Be told of the end of each commit's last flush."""
+        self._undo[session_class] = on_clean(session_class, self._is_clean)
+
+    def uninstalled(self, session_class: type[Session]) -> None:
+        self._undo.pop(session_class)()
 
     def begin(self, session: Session, transaction: SessionTransaction, connection: Connection) -> None:
         """Look at connections without transactions, and at savepoints that come before anything was written."""
         if not transaction.nested:
+            if _is_guest(transaction, connection):
+                self._join(session, connection)
             if autocommits(connection):
                 note_autocommit(session, connection)
                 if session._flushing and MUTED not in session.info:
@@ -104,28 +113,23 @@ class Transactions(Listener):
                 warn_of_hidden_commit(connection)
 
     def before_commit(self, session: Session) -> None:
-        """Write the events, unless it is only a savepoint that is released."""
-        if session._nested_transaction is not None:
-            self._count_commit(session)
-            return
-        session.flush()
-        if not session._is_clean():
-            _flush_the_rest(session)
-        ledger = session.info.get(LEDGER)
-        if ledger is None:
-            # Nothing has changed so far, but a listener after us may begin to.
-            ledger = open_ledger(session, self._capture)
-        if ledger is not None and ledger.owner is self._capture:
-            ledger.closing = True
-            if ledger.root.records:
-                self._write(session, ledger, ledger.root)
-        failpoints.hit("before_commit")
+        """Note that a commit has begun: of the innermost savepoint, or of the root, which is told of before those."""
+        # Nothing may have changed so far, but the commit's own flush may be the first to do so.
+        ledger = open_ledger(session, self._capture)
+        if ledger is not None:
+            ledger.frame(session).commits += 1
 
-    def settle(self, session: Session, ledger: Ledger) -> None:
-        """If something was recorded although the commit has begun, write it now."""
-        frame = ledger.frame(session)
-        if frame.records:
-            self._write(session, ledger, frame)
+    def _is_clean(self, session: Session) -> None:
+        """Write the events, if this is the root's commit and its last flush is done."""
+        ledger = session.info.get(LEDGER)
+        if ledger is None or not ledger.root.commits or ledger.owner is not self._capture:
+            return
+        transaction = session._transaction
+        if transaction is None or transaction._parent is not None or not transaction.is_active:
+            return  # a savepoint is released on the way, or all is rolled back
+        if ledger.root.records:
+            self._write(ledger, ledger.root, partial(_commits, transaction))
+        failpoints.hit("before_commit")
 
     def after_commit(self, session: Session) -> None:
         """Mark the frame. Before other listeners, so that what they raise does not hide the commit from us."""
@@ -145,6 +149,8 @@ class Transactions(Listener):
         if parent is None:
             del session.info[LEDGER]
             frame = ledger.root
+            if ledger.is_guest:
+                self._outer.leave(ledger)
             if frame.written_on:
                 if frame.committed:
                     self._publish(frame)
@@ -153,25 +159,29 @@ class Transactions(Listener):
         else:
             savepoint = ledger.nested.pop(transaction, None)
             if savepoint is not None and savepoint.committed:
-                self._release(session, ledger, parent, savepoint)
+                ledger.frame_of(parent).absorb(savepoint)
 
-    def _count_commit(self, session: Session) -> None:
-        """A commit has begun while a savepoint is open: of the savepoint, or (announced before that) of the root."""
+    def _join(self, session: Session, connection: Connection) -> None:
         ledger = open_ledger(session, self._capture)
         if ledger is not None:
-            ledger.frame(session).commits += 1
+            ledger.is_guest = True
+            self._outer.join(connection, ledger)
 
-    def _release(self, session: Session, ledger: Ledger, parent: SessionTransaction, frame: TransactionFrame) -> None:
-        outer = ledger.frame_of(parent)
-        outer.absorb(frame)
-        outer.commits += frame.commits - 1
-        if outer.commits > 0 and outer is ledger.root:
-            # The root is committing, released this savepoint on the way, and has nothing more to say before COMMIT.
-            ledger.closing = True
-            if outer.records:
-                self._write(session, ledger, outer)
+    def _write_for_guest(self, ledger: Ledger, connection: Connection) -> Deliver | None:
+        """Write what a Session has done on a Connection that is about to commit by itself."""
+        whole = TransactionFrame()
+        for frame in ledger.frames():
+            whole.merge(frame.split({entity for entity in frame.records if ledger.connections[entity] is connection}))
+        if not whole.records:
+            return None
+        try:
+            self._write(ledger, whole, lambda _: False)
+        except BaseException:
+            ledger.root.merge(whole)
+            raise
+        return lambda: self._deliver(whole)
 
-    def _write(self, session: Session, ledger: Ledger, frame: TransactionFrame) -> None:
+    def _write(self, ledger: Ledger, frame: TransactionFrame, commits: Callable[[Connection], bool]) -> None:
         """Put the frame's net changes into the outbox of each database concerned, and forget them."""
         if frame.partial or self._reread:
             self._complete(ledger, frame)
@@ -187,7 +197,7 @@ class Transactions(Listener):
             for connection, part in parts:
                 keys, bodies = self._encoder.events(part, shared, connection.dialect, index)
                 batch = Batch(0, shared.transaction, keys, bodies, index)
-                entries += self._sink.write(connection, batch, committing=_commits(session, connection))
+                entries += self._sink.write(connection, batch, committing=commits(connection))
                 frame.written_on.add(connection)
                 index += len(part)
             frame.entries += entries
@@ -199,10 +209,10 @@ class Transactions(Listener):
         frame.clear()
 
     def _complete(self, ledger: Ledger, frame: TransactionFrame) -> None:
-        partial = frame.partial
+        lacking = frame.partial
         if self._reread:
-            partial = partial | {entity for entity in frame.records if forget_untouched(frame, entity)}
-        for entity in partial:
+            lacking = lacking | {entity for entity in frame.records if forget_untouched(frame, entity)}
+        for entity in lacking:
             if frame.records.get(entity):
                 complete(frame, entity, self._capture.needed(entity), ledger.connections[entity])
 
@@ -235,20 +245,18 @@ class Transactions(Listener):
             hooks.call(listener.changed, change)
 
 
-def _flush_the_rest(session: Session) -> None:
-    """A listener has changed something after the flush, and may again."""
-    for _ in range(_FLUSHES):
-        session.flush()
-        if session._is_clean():
-            return
-
-
-def _commits(session: Session, connection: Connection) -> bool:
+def _commits(root: SessionTransaction, connection: Connection) -> bool:
     """Whether the Session's commit is that connection's COMMIT, and not a part of what goes on after it."""
-    root = session._transaction
-    while root is not None and root._parent is not None:
-        root = root._parent
-    return root is not None and connection in root._connections and root._connections[connection][2]
+    if connection not in root._connections:
+        return False
+    _, transaction, commits, _ = root._connections[connection]
+    return commits and not isinstance(transaction, NestedTransaction)
+
+
+def _is_guest(root: SessionTransaction, connection: Connection) -> bool:
+    """Whether the Session is bound to a Connection, whose owner may commit it without the Session."""
+    is_closed_with_the_session: bool = root._connections[connection][3]
+    return not is_closed_with_the_session
 
 
 def _by_connection(ledger: Ledger, net: list[Net]) -> Sequence[tuple[Connection, list[Net]]]:

@@ -6,14 +6,15 @@ from contextlib import nullcontext
 from typing import Any
 
 import pytest
-from sqlalchemy import event, select, text
+from sqlalchemy import StaticPool, event, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from eventbus.errors import ConfigurationError
 from eventbus.muting import is_muted, muted
-from tests.support.world import World
-from tests.support.zoo import Contact, Order, OrderLine, Team
+from tests.support.recording import Recording
+from tests.support.world import World, proper_engine
+from tests.support.zoo import Base, Contact, Order, OrderLine, Team
 
 
 def test_a_commit_publishes_once(world: World, session: Session) -> None:
@@ -210,9 +211,72 @@ def test_what_another_listener_changes_during_the_commit_is_published_too(world:
     event.listen(session, "before_commit", one_more)
     session.add(Team(id=1, title="t"))
     session.commit()
-    first, second = world.recording.sink.submitted
-    assert (first.batch.first_index, second.batch.first_index) == (0, 1)
+    assert len(world.recording.sink.submitted) == 1, "and in one write"
     assert world.follow() == [("c", "team/1"), ("c", "team/2")]
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["registered first", "registered last"])
+@pytest.mark.parametrize("flushed", [True, False], ids=["flushed before", "not flushed"])
+def test_other_listeners_of_the_commit_find_what_they_would_without_us(*, first: bool, flushed: bool) -> None:
+    """The usual recipe of search indexes: what is new, changed and deleted is looked at before the commit's flush."""
+    found: list[tuple[int, int, int]] = []
+
+    def look(session: Session) -> None:
+        found.append((len(session.new), len(session.dirty), len(session.deleted)))
+
+    world = World("sqlite://")
+    if first:
+        world.recording.uninstall()
+        event.listen(world.maker, "before_commit", look)
+        world.recording = Recording(world.maker)
+    else:
+        event.listen(world.maker, "before_commit", look)
+    with world.maker() as session:
+        session.add(Team(id=1, title="a"))
+        session.commit()
+        if flushed:
+            session.add(Team(id=2, title="b"))
+            session.flush()
+        session.get_one(Team, 1).title = "b"
+        session.add(Team(id=3, title="c"))
+        session.commit()
+        session.delete(session.get_one(Team, 1))
+        session.commit()
+    assert found == [(1, 0, 0), (1, 1, 0), (0, 0, 1)]
+    assert len(world.recording.sink.submitted) == 3
+    world.follow()
+    world.close()
+
+
+def test_an_early_flush_is_published_though_the_commit_has_nothing_to_flush(world: World, session: Session) -> None:
+    """What is pending may vanish between `before_commit` and the flush, or be no change at all."""
+    session.add(Team(id=1, title="t"))
+    session.flush()
+    session.add(Team(id=2, title="t"))
+    event.listen(session, "before_commit", lambda session: session.expunge_all())
+    session.commit()
+    assert world.follow() == [("c", "team/1")]
+
+
+def test_a_commit_asks_whether_the_session_is_clean_after_its_last_flush() -> None:
+    """What `last_flush` rests on; a release of SQLAlchemy in which it is not so must not go unnoticed."""
+    asked: list[str] = []
+
+    class Watched(Session):
+        def _is_clean(self) -> bool:
+            asked.append("clean" if super()._is_clean() else "dirty")
+            return asked[-1] == "clean"
+
+    engine = proper_engine("sqlite://", poolclass=StaticPool)
+    Base.metadata.create_all(engine)
+    with Watched(engine) as session:
+        session.commit()
+        assert asked.pop() == "clean"
+        session.add(Team(id=1, title="t"))
+        event.listen(session, "after_flush", lambda *_: asked.append("flushed"))
+        session.commit()
+    assert asked[0] == "dirty"
+    assert asked[-2:] == ["flushed", "clean"]
 
 
 @pytest.mark.parametrize("savepoint", [False, True])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, Delete, Update, create_engine, delete, insert, select, update
+from sqlalchemy import Connection, Delete, Update, create_engine, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
@@ -62,6 +63,115 @@ def test_an_outer_transaction_rolled_back_publishes_nothing(world: World, mode: 
         with connection.begin():
             add(world, connection, mode, 3)
     assert world.follow() == [("c", "team/3")]
+
+
+def change(session: Session, number: int) -> None:
+    """By a flush, and by a statement."""
+    session.add(Team(id=number, title="t"))
+    session.flush()
+    session.execute(update(Team).values(title=f"by {number}"))
+
+
+NUMBERS = itertools.count(1_000)
+
+
+def half(session: Session, *, undo: bool) -> None:
+    """A change in a savepoint of the Session's own, which is left open or rolled back."""
+    savepoint = session.begin_nested()
+    change(session, next(NUMBERS))
+    if undo:
+        savepoint.rollback()
+
+
+LEAVES: dict[str, Callable[[Session], Any]] = {
+    "committed": lambda session: session.commit(),
+    "closed": lambda session: session.close(),
+    "closed in a savepoint": lambda session: (half(session, undo=False), session.close()),
+    "committed, changed and closed": lambda session: (session.commit(), half(session, undo=False), session.close()),
+    "left open": lambda session: session.flush(),
+    "left open in a savepoint": lambda session: half(session, undo=False),
+    "rolled back": lambda session: session.rollback(),
+    "a savepoint rolled back": lambda session: (half(session, undo=True), session.close()),
+}
+ENDS: dict[str, Callable[[Connection], Any]] = {
+    "commit": lambda connection: connection.commit(),
+    "rollback": lambda connection: connection.rollback(),
+    "rollback and commit": lambda connection: (connection.rollback(), connection.commit()),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("leave", LEAVES)
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.filterwarnings("ignore:.*:sqlalchemy.exc.SAWarning")
+def test_rows_that_a_joined_session_leaves_are_published_with_them(
+    world: World, mode: Any, leave: str, end: str
+) -> None:
+    """However the Session is left: what the Connection commits is published, and nothing else."""
+    kept: list[Session] = []
+    with world.engine.connect() as connection:
+        connection.execute(select(1))
+        for number in (10, 20):
+            session = world.maker(bind=connection, join_transaction_mode=mode)
+            change(session, number)
+            LEAVES[leave](session)
+            kept += [session] if leave.startswith("left") and number == 10 else []
+            del session  # the other one is forgotten without a word
+            if connection.in_transaction():
+                with connection.begin_nested() as savepoint:
+                    inner = world.maker(bind=connection, join_transaction_mode=mode)
+                    change(inner, number + 1)
+                    LEAVES[leave](inner)
+                    if savepoint.is_active:
+                        savepoint.rollback()
+        ENDS[end](connection)
+    # Two that are open at a time cannot know each other's old values; what the rows hold in the end is told.
+    store: dict[Any, Any] = {}
+    for event in world.recording.take():
+        store[event.entity, str(event.pk)] = event.after
+    assert {key: row for key, row in store.items() if row is not None} == tables(world.recording, world.engine)
+
+
+def test_a_session_left_open_is_published_with_each_commit_of_its_connection(world: World) -> None:
+    with world.engine.connect() as connection:
+        session = world.maker(bind=connection)
+        for number in (1, 2):
+            change(session, number)
+            connection.commit()
+            session.execute(select(1))
+            assert ("c", f"team/{number}") in world.recording.short()
+        change(session, 3)
+        connection.rollback()
+        session.close()
+    assert world.recording.take() == []
+
+
+def test_what_cannot_be_written_when_a_session_is_closed_is_tried_again(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    with world.engine.connect() as connection:
+        connection.execute(select(1))
+        world.recording.sink.fail["write"] = RuntimeError("disk full")
+        with world.maker(bind=connection, join_transaction_mode="rollback_only") as session:
+            change(session, 1)
+        assert "events not written" in caplog.text
+        connection.commit()
+    assert world.follow() == [("c", "team/1")]
+
+
+def test_an_outbox_that_fails_fails_the_commit_of_the_connection(world: World) -> None:
+    with world.engine.connect() as connection:
+        connection.execute(select(1))
+        session = world.maker(bind=connection, join_transaction_mode="rollback_only")
+        change(session, 1)
+        world.recording.sink.fail["write"] = RuntimeError("disk full")
+        with pytest.raises(RuntimeError, match="disk full"):
+            connection.commit()
+        session.close()
+    with world.engine.connect() as connection:
+        assert connection.scalar(select(func.count()).select_from(Team)) == 0
+        connection.commit()
+    assert world.follow() == []
 
 
 def test_a_session_that_controls_the_outer_transaction_publishes_at_its_own_commit(world: World) -> None:

@@ -197,8 +197,6 @@ class Bulk(Listener):
             ledger.frame(session).notes.append(note)
             return
         note(ledger.frame(session))
-        if ledger.closing:
-            self._capture.settle(session, ledger)
 
     # the Session's legacy bulk methods
 
