@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -19,6 +18,7 @@ from consumers.json_mirror import cache, health
 from consumers.json_mirror.cache.feed import Feed
 from consumers.json_mirror.cache.sqlite import SqliteCache
 from consumers.json_mirror.disk.files import Files
+from consumers.json_mirror.disk.private import require_own
 from consumers.json_mirror.errors import DirectoryUnusable
 from consumers.json_mirror.heartbeat import Heartbeat
 from consumers.json_mirror.lock import Lock
@@ -26,15 +26,17 @@ from consumers.json_mirror.service import Mirror
 from consumers.json_mirror.settings import MirrorSettings
 from consumers.json_mirror.state import State, require
 from consumers.json_mirror.status import read_status
-from consumers.json_mirror.upkeep.comparison import HARMLESS, REMEDIES, Fault, Finding, compare, confirm, repair
+from consumers.json_mirror.upkeep.comparison import HARMLESS, REMEDIES, Finding, Repaired, compare, confirm, repair
 from consumers.json_mirror.upkeep.recovery import open_or_renew, rebuild, recover
 from eventbus import logs
 from eventbus.commands import HELP_OPTIONS
 from eventbus.commands import run as run_command
 from eventbus.errors import ConfigurationError, counted
+from eventbus.redaction import shown
 from eventbus.stopping import stop_on_signals
 
 PROGRAM: Final = "python -m consumers.json_mirror"
+LONGEST_PATH: Final = 1000
 _RUNNING: Final = 10.0
 """Seconds: a heartbeat younger than this means that files and state may be changing while they are compared."""
 
@@ -140,6 +142,7 @@ def open_mirror(settings: MirrorSettings, **options: Any) -> Iterator[Mirror]:
     with ExitStack() as stack:
         heartbeat = Heartbeat(settings.heartbeat_file)
         files = stack.enter_context(Files(settings.data_dir, durable=settings.durable_files))
+        require_own(settings.heartbeat_file)
         lock = stack.enter_context(Lock(settings.lock_file))
         state = stack.enter_context(State(settings.state_file))
         _require_own(state, settings)
@@ -191,25 +194,26 @@ def _rebuild(settings: MirrorSettings) -> int:
         total = sum(figures.live for figures in state.figures())
     _report(found, repaired=True)
     click.echo(f"{counted(total, 'record')} in {settings.data_dir}")
-    return EXIT_OK
+    return EXIT_FAILED if found.blocked else EXIT_OK
 
 
 def _verify(settings: MirrorSettings, *, repairing: bool) -> int:
-    found: Counter[Fault] = Counter()
+    found = Repaired()
     progress = Progress("compared")
     require(settings.state_file)
     with ExitStack() as stack:
-        state = stack.enter_context(State(settings.state_file, read_only=not repairing))
         files = stack.enter_context(Files(settings.data_dir))
         if repairing:
             stack.enter_context(Lock(settings.lock_file))
+        state = stack.enter_context(State(settings.state_file, read_only=not repairing))
+        if repairing:
             found = repair(_echo(compare(state, files, progress)), state, files)
-            state.settle(state.last_batch)
+            state.settle(state.last_batch, found.blocked)
         else:
             found.update(finding.fault for finding in _echo(_confirmed(settings, state, files, progress)))
     progress.end()
     _report(found, repaired=repairing)
-    return EXIT_OK if repairing or not found.keys() - HARMLESS else EXIT_FAILED
+    return EXIT_FAILED if found.blocked or (not repairing and found.keys() - HARMLESS) else EXIT_OK
 
 
 def _confirmed(settings: MirrorSettings, state: State, files: Files, progress: Progress) -> Iterator[Finding]:
@@ -220,14 +224,16 @@ def _confirmed(settings: MirrorSettings, state: State, files: Files, progress: P
 
 def _echo(findings: Iterable[Finding]) -> Iterator[Finding]:
     for finding in findings:
-        click.echo(f"{finding.fault}: {finding.path}")
+        click.echo(f"{finding.fault}: {shown(finding.path, LONGEST_PATH)}")
         yield finding
 
 
-def _report(found: Counter[Fault], *, repaired: bool) -> None:
+def _report(found: Repaired, *, repaired: bool) -> None:
     for fault, count in sorted(found.items()):
         click.echo(f"{count:,} {fault}: {REMEDIES[fault]}" if repaired else f"{count:,} {fault}")
-    if repaired or not found.keys() - HARMLESS:
+    if found.blocked:
+        click.echo(f"something foreign stands in the place of {counted(len(found.blocked), 'file')}: see above")
+    elif repaired or not found.keys() - HARMLESS:
         click.echo("files and state agree")
 
 

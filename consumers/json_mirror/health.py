@@ -1,7 +1,7 @@
 """The probe: `python -m consumers.json_mirror.health`, what `--health` does, without loading the rest of the mirror.
 
 Some 30 ms instead of half a second, which counts where Kubernetes asks every few seconds. It reads `DATA_DIR` (or the
-file named by `DATA_DIR_FILE`) and `EVENTBUS_HEALTH_MAX_AGE`, and imports the standard library only.
+file named by `DATA_DIR_FILE`) and `EVENTBUS_HEALTH_MAX_AGE`, and imports the standard library and two small modules.
 """
 
 from __future__ import annotations

@@ -10,6 +10,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, final
 
+from consumers.json_mirror.disk.private import open_own
+from eventbus.errors import ConfigurationError
+
 DEFAULT_MAX_AGE: Final = 60.0
 """Seconds without a beat after which a probe calls the mirror dead. The loop beats every second; one batch on a slow
 disk may take some."""
@@ -33,17 +36,17 @@ class Heartbeat:
     def beat(self, trouble: str = "") -> None:
         """I am alive, if in trouble. Never raises: a mirror does not end because it could not say so."""
         try:
-            os.utime(self._path)
+            os.utime(self._path, follow_symlinks=False)
         except FileNotFoundError:
             self._told = None
         except OSError:
             pass  # as a file system that was remounted read-only
         if trouble != self._told:
-            with suppress(OSError):
+            with suppress(OSError, ConfigurationError):
                 self._tell(trouble)
 
     def _tell(self, trouble: str) -> None:
-        file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
+        file = open_own(self._path, os.O_WRONLY | os.O_CREAT, 0o640)
         try:
             os.pwrite(file, trouble.encode("utf-8", "backslashreplace")[:_ROOM].ljust(_ROOM), 0)
         finally:
@@ -53,9 +56,11 @@ class Heartbeat:
     def trouble(self) -> str | None:
         """What the mirror is, or was last, waiting for; None where all is well."""
         try:
-            return self._path.read_bytes().decode("utf-8", "ignore").strip() or None
-        except OSError:
+            file = open_own(self._path, os.O_RDONLY)
+        except (OSError, ConfigurationError):
             return None
+        with open(file, "rb") as stream:
+            return stream.read(_ROOM).decode("utf-8", "ignore").strip() or None
 
     @contextmanager
     def beating(self) -> Iterator[None]:
@@ -81,6 +86,6 @@ class Heartbeat:
         A beat in the future is one before the clock was put back: who lives has beaten again a second later.
         """
         try:
-            return abs(time.time() - self._path.stat().st_mtime)
+            return abs(time.time() - self._path.lstat().st_mtime)
         except OSError:
             return None

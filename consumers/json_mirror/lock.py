@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Self
 
 from consumers.json_mirror.disk.filesystem import DIRECTORY_MODE, FILE_MODE
+from consumers.json_mirror.disk.private import open_own
 from consumers.json_mirror.errors import DirectoryGone, DirectoryLocked
 
 
@@ -23,7 +24,7 @@ class Lock:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
         self._path = path
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
+        self._file = open_own(path, os.O_RDWR | os.O_CREAT, FILE_MODE)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -7,7 +7,6 @@ are written as well, so that a full disk holds the queue instead of letting file
 
 from __future__ import annotations
 
-import errno
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,23 +18,17 @@ from consumers.base.progress import Progress
 from consumers.json_mirror import filenames
 from consumers.json_mirror.cache.feed import Feed
 from consumers.json_mirror.disk import documents
-from consumers.json_mirror.disk.files import Files
+from consumers.json_mirror.disk.files import OBSTACLES, Files
 from consumers.json_mirror.errors import DirectoryGone, StateDamaged, StateUnavailable
 from consumers.json_mirror.heartbeat import HELD, Heartbeat
 from consumers.json_mirror.state import Change, State
+from consumers.json_mirror.upkeep.comparison import MAX_BLOCKED
 from consumers.json_mirror.upkeep.syncing import Syncer
 from eventbus.errors import counted
 from eventbus.events.envelope import Event
 from eventbus.monitoring.figures import LATENCIES
 from eventbus.redaction import shown
 
-MAX_BLOCKED: Final = 10_000
-"""Files that may be kept waiting by something foreign in their place before the mirror stops taking in more."""
-
-_OBSTACLES: Final = frozenset(
-    {errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG}
-)
-"""Errors that say something about one path, not about the disk."""
 _OBSTACLE_PAUSE: Final = 10.0
 _PRUNE_PAUSE: Final = 60.0
 
@@ -83,8 +76,9 @@ class Mirror(Observer):
         self._syncer = Syncer(files.sync_all)
         self._failures = 0
         self._batch = self._settled = state.last_batch
-        self._unwritten: dict[str, _File] = {}
-        self._blocked: dict[str, _File] = {}
+        self._unwritten: dict[str, _File | None] = {}  # None: as it stands in the state
+        # By path alone: what the file should be stands in the state. Some may be left from the last run.
+        self._blocked = dict.fromkeys(state.pending())
         self._next_try = self._next_prune = 0.0
         self._troubles: dict[str, str] = {}
         self._ages: Any = None
@@ -150,11 +144,11 @@ class Mirror(Observer):
             return
         self._files.begin()
         for path, file in list(self._unwritten.items()):
-            self._write_file(path, file)
+            self._write_file(path, file or self._as_it_should_be(path))
             del self._unwritten[path]
         self._syncer.written(self._batch, self._failures)
 
-    def _write_file(self, path: str, file: _File) -> None:
+    def _write_file(self, path: str, file: _File | None) -> None:
         obstacle = self._put(file)
         if obstacle is None:
             return
@@ -166,16 +160,23 @@ class Mirror(Observer):
             obstacle.strerror,
             extra={"path": path, "reason": obstacle.strerror},
         )
-        self._blocked[path] = file
+        self._blocked[path] = None
 
-    def _put(self, file: _File) -> OSError | None:
+    def _as_it_should_be(self, path: str) -> _File | None:
+        directory, _, filename = path.rpartition("/")
+        record = self._state.get(directory, filename)
+        return None if record is None else _File(directory, filename, record.document, existed=True)
+
+    def _put(self, file: _File | None) -> OSError | None:
         """Write the file; an obstacle in its place is returned, any other trouble raised."""
+        if file is None:
+            return None  # a tombstone that was forgotten meanwhile
         try:
             self._files.put(file.directory, file.filename, file.document, existed=file.existed)
         except OSError as error:
             # The call may have known the file by a descriptor or a temporary name.
             error.filename, error.filename2 = f"{file.directory}/{file.filename}", None
-            if error.errno not in _OBSTACLES:
+            if error.errno not in OBSTACLES:
                 raise
             return error
         return None
@@ -183,10 +184,7 @@ class Mirror(Observer):
     def _write_pending_again(self) -> None:
         failures = self._syncer.failures
         for path in self._state.pending():
-            directory, _, filename = path.rpartition("/")
-            record = self._state.get(directory, filename)
-            if record is not None:
-                self._unwritten.setdefault(path, _File(directory, filename, record.document, existed=True))
+            self._unwritten.setdefault(path, None)
         self._failures = failures
 
     def connected(self) -> None:
@@ -239,7 +237,7 @@ class Mirror(Observer):
 
     def _unblock(self) -> None:
         self._files.begin()
-        free = [path for path, file in self._blocked.items() if self._put(file) is None]
+        free = [path for path in self._blocked if self._put(self._as_it_should_be(path)) is None]
         if free:
             # Their batches may be settled already: nothing else waits for these files to reach the disk.
             self._files.sync_all()

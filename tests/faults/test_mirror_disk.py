@@ -85,7 +85,7 @@ def test_a_full_disk_is_waited_out(
         process.wait_until_it_holds_the_directory()
         free = fill(small_disk)
         # More than fits into what the state's log has reserved.
-        publish(settings, [body(pk, 20 + turn, fields) for turn in range(20) for pk, fields in new.items()])
+        publish(settings, [body(pk, 20 + turn, fields) for turn in range(40) for pk, fields in new.items()])
         wait_for(lambda: "disk trouble" in process.log.read_text(), 30)
         for path, content in records(small_disk).items():
             assert orjson.loads(content)["fields"] in (old.get(Path(path).stem), new[Path(path).stem])
@@ -93,7 +93,7 @@ def test_a_full_disk_is_waited_out(
         heartbeat = Heartbeat(small_disk / PRIVATE / "heartbeat")
         wait_for(lambda: "disk" in (heartbeat.trouble() or ""))
         free()
-        wait_for(lambda: versions(small_disk) == {39}, 60)
+        wait_for(lambda: versions(small_disk) == {59}, 60)
         wait_for(lambda: heartbeat.trouble() is None)
         assert process.stop() == 0
     assert reader.faults == []

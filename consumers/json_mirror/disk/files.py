@@ -22,7 +22,16 @@ from consumers.json_mirror.disk import documents
 from consumers.json_mirror.disk.directories import PRIVATE, TEMPORARY, Directories
 from consumers.json_mirror.disk.filesystem import FileSystem
 
-_NOT_A_FILE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO})
+OBSTACLES: Final = frozenset(
+    {errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG}
+)
+"""Errors that say something about one path, not about the disk: something foreign stands in a file's place."""
+LARGEST_FILE: Final = 16 << 20
+"""Bytes of a file that is read; one that is larger, by twice what the state has for it, is none of the mirror's."""
+
+_NOT_A_FILE: Final = frozenset(
+    {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.EFBIG, errno.ENAMETOOLONG}
+)
 
 log = logging.getLogger(__name__)
 
@@ -127,10 +136,14 @@ class Files:
 
     # --- reading ------------------------------------------------------------------------------------------------
 
-    def read(self, directory: str, filename: str) -> bytes | None:
-        """The file's bytes; None where there is none, or something that is no regular file stands in its place."""
+    def read(self, directory: str, filename: str, expected: int = 0) -> bytes | None:
+        """The file's bytes; None where there is none, or something that is no regular file stands in its place.
+
+        None as well where it is larger than any file of a mirror: LARGEST_FILE, or twice the `expected` bytes.
+        """
+        largest = max(LARGEST_FILE, 2 * expected)
         try:
-            return self._fs.read(filename, self._directories.get(directory, make=False))
+            return self._fs.read(filename, self._directories.get(directory, make=False), largest)
         except OSError as error:
             if error.errno in _NOT_A_FILE:
                 return None
@@ -146,6 +159,16 @@ class Files:
         except ValueError:
             return None
         return document if (document.directory, document.filename) == (directory, filename) else None
+
+    def exists(self, directory: str, filename: str) -> bool:
+        """Whether there is anything under this name."""
+        try:
+            self._fs.identity(filename, self._directories.get(directory, make=False))
+        except OSError as error:
+            if error.errno in _NOT_A_FILE:
+                return False
+            raise
+        return True
 
     def directories(self) -> list[str]:
         """Every `<service>/<entity>` that is there, ours or not."""
@@ -167,3 +190,8 @@ class Files:
         for name, is_directory in self._fs.names(where):
             if name.endswith(filenames.SUFFIX) and not is_directory:
                 yield name
+
+
+def is_possible(name: str) -> bool:
+    """Whether a record's file could have this name; one that is no Unicode cannot even be asked for in the state."""
+    return name.isascii()

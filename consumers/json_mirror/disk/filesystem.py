@@ -10,6 +10,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import stat
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
@@ -99,18 +100,27 @@ class FileSystem:
 
     def identity(self, name: str, directory: int) -> tuple[int, int, int]:
         """Device, inode and mode of what has this name, not of what it points to."""
-        stat = os.stat(name, dir_fd=directory, follow_symlinks=False)
-        return stat.st_dev, stat.st_ino, stat.st_mode
+        found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        return found.st_dev, found.st_ino, found.st_mode
 
     def identity_of(self, file: int) -> tuple[int, int, int]:
-        stat = os.fstat(file)
-        return stat.st_dev, stat.st_ino, stat.st_mode
+        found = os.fstat(file)
+        return found.st_dev, found.st_ino, found.st_mode
 
-    def read(self, name: str, directory: int) -> bytes:
-        """The content of a regular file; OSError (ELOOP) for a link, (EISDIR) for a directory."""
+    def read(self, name: str, directory: int, largest: int) -> bytes:
+        """The content of a regular file; OSError (ELOOP) for a link, (ENXIO) for what is no file, without waiting.
+
+        Of a file of more than `largest` bytes nothing is read: OSError (EFBIG).
+        """
         file = os.open(name, _READ, dir_fd=directory)
         with open(file, "rb", closefd=True) as stream:
-            return stream.read()
+            found = os.fstat(file)
+            if not stat.S_ISREG(found.st_mode):
+                raise OSError(errno.ENXIO, "no regular file", name)
+            content = b"" if found.st_size > largest else stream.read(largest + 1)
+            if max(found.st_size, len(content)) > largest:
+                raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), name)
+            return content
 
     def names(self, directory: int) -> Iterator[tuple[str, bool]]:
         """The entries of a directory: name, and whether it is a directory itself (a link to one is not)."""

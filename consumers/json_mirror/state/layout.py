@@ -10,9 +10,12 @@ from typing import Final
 from uuid import uuid4
 
 from consumers.json_mirror.disk.filesystem import FILE_MODE
+from consumers.json_mirror.disk.private import require_own
 from consumers.json_mirror.errors import StateDamaged, StateUnavailable
 
 STATE_FILE: Final = "state.sqlite3"
+BESIDE: Final = ("", "-wal", "-shm", "-journal")
+"""The state is one file and those that SQLite keeps beside it."""
 FORMAT: Final = 1
 BUSY_TIMEOUT: Final = 10.0
 """Seconds a reader or writer waits for another process (a backup, a checkpoint)."""
@@ -46,7 +49,10 @@ CREATE TABLE IF NOT EXISTS pending (batch INTEGER PRIMARY KEY, paths TEXT NOT NU
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """The state to be written, made if there is none. Raises StateDamaged where the file is not one of ours."""
+    """The state to be written, made if there is none. Raises StateDamaged where the file is not one of ours, and
+    ConfigurationError where it is a link, or another file's second name.
+    """
+    _require_own(path)
     with suppress(FileExistsError):  # SQLite would let everybody read it; what it keeps beside it has the same mode
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, FILE_MODE))
     connection = sqlite3.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT)
@@ -67,7 +73,13 @@ def connect(path: Path) -> sqlite3.Connection:
 def connect_to_read(path: Path) -> sqlite3.Connection:
     """The state to be read, beside a running mirror too. Raises StateUnavailable where there is none."""
     require(path)
+    _require_own(path)
     return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=BUSY_TIMEOUT)
+
+
+def _require_own(path: Path) -> None:
+    for beside in BESIDE:
+        require_own(path.with_name(path.name + beside))
 
 
 def require(path: Path) -> None:

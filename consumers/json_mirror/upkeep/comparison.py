@@ -7,6 +7,7 @@ again. What is not a document of the mirror, or does not belong under its name, 
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,11 +18,19 @@ from typing import Final, NamedTuple
 from consumers.base.progress import Progress
 from consumers.json_mirror.disk import documents
 from consumers.json_mirror.disk.documents import Document
-from consumers.json_mirror.disk.files import Files
+from consumers.json_mirror.disk.files import OBSTACLES, Files, is_possible
+from consumers.json_mirror.errors import DirectoryUnusable
 from consumers.json_mirror.state import Change, Record, State
+from eventbus.redaction import shown
 
 _CHUNK: Final = 500
+MAX_BLOCKED: Final = 10_000
+"""Files that may be kept waiting by something foreign in their place before the mirror stops taking in more."""
+_SLICE: Final = 1 << 20
+_TOLD: Final = 20
 _CONFIRMATION: Final = 0.05
+
+log = logging.getLogger(__name__)
 
 
 class Fault(StrEnum):
@@ -85,9 +94,11 @@ def confirm(findings: Iterable[Finding], state: State, files: Files, *, tries: i
 
 
 def _still(finding: Finding, state: State, files: Files) -> bool:
+    if finding.fault is Fault.FOREIGN:
+        return files.exists(finding.directory, finding.filename)
     record = state.get(finding.directory, finding.filename)
     if record is None:
-        return files.read(finding.directory, finding.filename) is not None
+        return files.exists(finding.directory, finding.filename)
     if examine(record, files) is None:
         return False
     time.sleep(_CONFIRMATION)
@@ -96,7 +107,7 @@ def _still(finding: Finding, state: State, files: Files) -> bool:
 
 def examine(record: Record, files: Files) -> Fault | None:
     """How the record's file differs from it; None where it does not."""
-    content = files.read(record.directory, record.filename)
+    content = files.read(record.directory, record.filename, len(record.document or b""))
     if content == record.document:
         return None
     if content is None:
@@ -112,35 +123,76 @@ def examine(record: Record, files: Files) -> Fault | None:
 def _unknown_files(state: State, files: Files, directory: str, progress: Progress | None) -> Iterator[Finding]:
     names = files.filenames(directory)
     while chunk := list(islice(names, _CHUNK)):
-        known = state.versions(directory, chunk)
+        known = state.versions(directory, list(filter(is_possible, chunk))) if is_possible(directory) else {}
         unknown = [filename for filename in chunk if filename not in known]
         for filename in unknown:
-            ours = files.document(directory, filename) is not None
+            ours = is_possible(directory + filename) and files.document(directory, filename) is not None
             yield Finding(Fault.UNKNOWN if ours else Fault.FOREIGN, directory, filename)
         if progress:
             progress.add(len(unknown))
 
 
-def repair(findings: Iterable[Finding], state: State, files: Files) -> Counter[Fault]:
+class Repaired(Counter[Fault]):
+    """How often each fault was found. `blocked`: paths in whose place something foreign stands, such as a directory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocked: list[str] = []
+
+
+def repair(findings: Iterable[Finding], state: State, files: Files) -> Repaired:
     """Put right what can be; count what was found. What was written is on the disk when this returns."""
-    found: Counter[Fault] = Counter()
+    found = Repaired()
     remaining = iter(findings)
     while chunk := list(islice(remaining, _CHUNK)):
         found.update(finding.fault for finding in chunk)
-        _repair(chunk, state, files)
+        found.blocked += _repair(chunk, state, files)
+        if len(found.blocked) > MAX_BLOCKED:
+            raise DirectoryUnusable(
+                f"something foreign stands in the place of more than {MAX_BLOCKED:,} files, such as "
+                f"{shown(found.blocked[0], 1000)}: remove it"
+            )
+    for path in found.blocked[:_TOLD]:
+        log.error("something foreign stands in the place of %s", shown(path, 1000), extra={"path": path})
     if found:
         files.sync_all()
     return found
 
 
-def _repair(findings: Sequence[Finding], state: State, files: Files) -> None:
-    """A chunk, so that all files to be taken into the state are one commit."""
-    unknown = [files.document(*where) for fault, *where in findings if fault in (Fault.NEWER, Fault.UNKNOWN)]
-    state.apply([_adopt(document) for document in unknown if document is not None])
-    for fault, directory, filename in findings:
-        record = None if fault is Fault.FOREIGN else state.get(directory, filename)
-        if record is not None and files.read(directory, filename) != record.document:
-            files.put(directory, filename, record.document)
+def _repair(findings: Sequence[Finding], state: State, files: Files) -> Iterator[str]:
+    """A chunk, so that files to be taken into the state are few commits."""
+    _take_in((where for fault, *where in findings if fault in (Fault.NEWER, Fault.UNKNOWN)), state, files)
+    for finding in findings:
+        record = None if finding.fault is Fault.FOREIGN else state.get(finding.directory, finding.filename)
+        if record is not None and not _put(record, files):
+            yield finding.path
+
+
+def _take_in(places: Iterable[Sequence[str]], state: State, files: Files) -> None:
+    changes: list[Change] = []
+    size = 0
+    for directory, filename in places:
+        document = files.document(directory, filename)
+        if document is not None:
+            changes.append(_adopt(document))
+            size += len(changes[-1].document or b"")
+        if size > _SLICE:
+            state.apply(changes)
+            changes, size = [], 0
+    state.apply(changes)
+
+
+def _put(record: Record, files: Files) -> bool:
+    """Make the file what the state says; False where something foreign stands in its place."""
+    if files.read(record.directory, record.filename, len(record.document or b"")) == record.document:
+        return True
+    try:
+        files.put(record.directory, record.filename, record.document)
+    except OSError as error:
+        if error.errno not in OBSTACLES:
+            raise
+        return False
+    return True
 
 
 def _adopt(document: Document) -> Change:

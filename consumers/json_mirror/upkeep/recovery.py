@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
 
 from consumers.base.progress import Progress
 from consumers.json_mirror.disk.files import Files
 from consumers.json_mirror.errors import StateDamaged
 from consumers.json_mirror.state import State
-from consumers.json_mirror.upkeep.comparison import Fault, Finding, compare, examine, repair
+from consumers.json_mirror.state.layout import BESIDE
+from consumers.json_mirror.upkeep.comparison import Fault, Finding, Repaired, compare, examine, repair
 from eventbus.errors import counted
 from eventbus.redaction import shown
-
-_BESIDE: Final = ("", "-wal", "-shm")
-"""The state is one file and two that SQLite keeps beside it."""
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +31,10 @@ def recover(state: State, files: Files) -> None:
     if swept:
         log.info("removed %s", counted(swept, "unfinished file"), extra={"files": swept})
     pending = state.pending()
+    blocked: list[str] = []
     if pending:
         found = repair(_examine(state, files, pending), state, files)
+        blocked += found.blocked
         files.sync_all()
         log.info(
             "looked at %s of the last batches, %d repaired",
@@ -46,10 +44,10 @@ def recover(state: State, files: Files) -> None:
         )
     if state.half_mended:
         log.warning("a repair was cut short: files and state are compared from the beginning")
-        rebuild(state, files)
+        blocked += rebuild(state, files).blocked
     if not state.figures() and _any_file(files):
         log.warning("the state was lost: it is made again from the files, which know of no deletions")
-        rebuild(state, files)
+        blocked += rebuild(state, files).blocked
     if lost := _lost_directories(state, files):
         log.warning(
             "%s written again from the state, as they were lost: %s",
@@ -59,17 +57,17 @@ def recover(state: State, files: Files) -> None:
         )
         with state.mending():
             for directory in lost:
-                repair(_all_missing(state, directory), state, files)
-    state.settle(state.last_batch)
+                blocked += repair(_all_missing(state, directory), state, files).blocked
+    state.settle(state.last_batch, set(blocked))
 
 
-def rebuild(state: State, files: Files) -> Counter[Fault]:
+def rebuild(state: State, files: Files) -> Repaired:
     """Compare everything, repair everything, show how far it has come; tell what was found."""
     files.sweep()
     progress = Progress("compared")
     with state.mending():
         found = repair(compare(state, files, progress), state, files)
-    state.settle(state.last_batch)
+    state.settle(state.last_batch, found.blocked)
     progress.end()
     return found
 
@@ -86,7 +84,7 @@ def open_or_renew(path: Path) -> State:
         return state
     suffix = f".damaged-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
     log.warning("the state is damaged: moved aside to %s", path.name + suffix, extra={"to": path.name + suffix})
-    for beside in _BESIDE:
+    for beside in BESIDE:
         with suppress(FileNotFoundError):
             path.with_name(path.name + beside).rename(path.with_name(path.name + suffix + beside))
     return State(path)
