@@ -15,9 +15,9 @@ from sqlalchemy.engine import Dialect
 from eventbus.errors import EventTooLarge, SerializationError
 from eventbus.events import envelope, naming
 from eventbus.events.change import MISSING, Entity, Key, Values
-from eventbus.events.context import current_traceparent
 from eventbus.listeners.frame import Net, Recorded
 from eventbus.records.serialization import Serializer
+from eventbus.tracing import created
 
 Policy = Literal["fail", "stub"]
 """What becomes of a record that cannot be published: the commit fails, or an event goes out that says so."""
@@ -46,7 +46,9 @@ class Envelope(NamedTuple):
 def envelope_of(transaction: str, author: str | None, size: int) -> Envelope:
     """The envelope of a transaction that commits now."""
     seconds, microseconds = divmod(time.time_ns() // 1000, 1_000_000)
-    return Envelope(transaction, author, size, f"{_to_the_second(seconds)}.{microseconds:06}Z", current_traceparent())
+    return Envelope(
+        transaction, author, size, f"{_to_the_second(seconds)}.{microseconds:06}Z", created(transaction, size)
+    )
 
 
 @lru_cache(maxsize=1)  # the next event is mostly of the same second

@@ -38,6 +38,7 @@ WIRE_SIDE = {
     "redaction",
     "settings",
     "stopping",
+    "tracing",
     "transports",
 }
 """The modules of eventbus that a consumer may know; a program of yours that reads the events needs no more."""

@@ -20,6 +20,7 @@ from consumers.base.working.worklist import Handler, Worklist
 from eventbus.backoff import Backoff
 from eventbus.errors import BadEvent, counted
 from eventbus.redaction import shown
+from eventbus.tracing import processed
 
 _IDLE: Final = 0.5
 """Seconds to wait for a delivery before looking whether to stop."""
@@ -184,7 +185,7 @@ class Session:
     def _turn(self, work: Worklist) -> str | None:
         """Give the batch to the handler once, settle what it settled; why some of it waits."""
         started = time.monotonic()
-        with self._pulse:
+        with self._pulse, processed(self._parts.settings.queue_name, (each.event.traceparent for each in work.pending)):
             turn = work.turn()
         if turn.done:
             self._inbox.acknowledge(turn.done)
