@@ -31,6 +31,7 @@ from eventbus.redaction import shown
 
 _OBSTACLE_PAUSE: Final = 10.0
 _PRUNE_PAUSE: Final = 60.0
+_TRIM_PAUSE: Final = 0.5
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ class Mirror(Observer):
         self._unwritten: dict[str, _File | None] = {}  # None: as it stands in the state
         # By path alone: what the file should be stands in the state. Some may be left from the last run.
         self._blocked = dict.fromkeys(state.pending())
-        self._next_try = self._next_prune = 0.0
+        self._next_try = self._next_prune = self._next_trim = 0.0
         self._troubles: dict[str, str] = {}
         self._ages: Any = None
         self.applied = 0
@@ -103,7 +104,7 @@ class Mirror(Observer):
         """Take in the batch; DONE only for what no crash can lose and whose file is up to date."""
         changes, outcomes = _read(batch)
         try:
-            self._apply(changes)
+            self._apply(changes, self._events(batch, outcomes))
             self._write_files()
         except (StateUnavailable, OSError) as error:
             log.warning(
@@ -122,12 +123,18 @@ class Mirror(Observer):
             self._ages.observe(_age(batch[0].event.time))
         return outcomes
 
-    def _apply(self, changes: Sequence[Change]) -> None:
+    def _events(self, batch: Sequence[Delivery], outcomes: Sequence[Outcome]) -> Sequence[bytes]:
+        """What goes into the journal, if one is kept: the bodies of what is taken in."""
+        if self._state.journal is None:
+            return ()
+        return [each.body for each, outcome in zip(batch, outcomes, strict=True) if outcome is DONE]
+
+    def _apply(self, changes: Sequence[Change], events: Sequence[bytes]) -> None:
         if self._syncer.failures != self._failures:
             self._write_pending_again()
         # While files are blocked, only `_settle` may take notes off: it keeps theirs.
         settled = 0 if self._blocked else self._syncer.synced
-        number, written = self._state.apply(changes, settled)
+        number, written = self._state.apply(changes, settled, events)
         self._settled = max(self._settled, settled)
         self._batch = number or self._batch
         self.applied += len(written)
@@ -210,6 +217,9 @@ class Mirror(Observer):
             if self._blocked and now >= self._next_try:
                 self._next_try = now + _OBSTACLE_PAUSE
                 self._unblock()
+            if now >= self._next_trim:
+                self._next_trim = now + _TRIM_PAUSE
+                self._state.trim_journal()
             if self._tombstone_age and now >= self._next_prune:
                 pruned = self._state.prune(self._tombstone_age)
                 self._next_prune = now + (0 if pruned else _PRUNE_PAUSE)

@@ -13,8 +13,22 @@ Other processes may read the file at any time (write-ahead log); the one writer 
 `layout` says what is in the file, `file` opens it, `reading` asks it, `writing` takes a batch in, `store` is the whole.
 """
 
+from consumers.json_mirror.state.journal import BASELINE, Journal
 from consumers.json_mirror.state.layout import STATE_FILE, require
+from consumers.json_mirror.state.reading import Reader
 from consumers.json_mirror.state.store import State
-from consumers.json_mirror.state.values import Change, Figures, Record, Written
+from consumers.json_mirror.state.values import Change, Figures, Noted, Record, Written
 
-__all__ = ["STATE_FILE", "Change", "Figures", "Record", "State", "Written", "require"]
+__all__ = [
+    "BASELINE",
+    "STATE_FILE",
+    "Change",
+    "Figures",
+    "Journal",
+    "Noted",
+    "Reader",
+    "Record",
+    "State",
+    "Written",
+    "require",
+]

@@ -68,7 +68,7 @@ class StateFile:
             else:
                 self._require_same_file()
                 self._connection = layout.connect(self.path)
-                self._file = self._identify()
+            self._file = self._identify()
         return self._connection
 
     def _identify(self) -> tuple[int, int] | None:
@@ -78,8 +78,12 @@ class StateFile:
             return None
         return found.st_dev, found.st_ino
 
+    def is_replaced(self) -> bool:
+        """Whether another file, or none, stands in the place of the one that was opened."""
+        return self._file is not None and self._identify() != self._file
+
     def _require_same_file(self) -> None:
-        if self._file and self._identify() != self._file:
+        if self.is_replaced():
             raise DirectoryGone(f"{self.path} was removed or replaced under the mirror; start it again")
 
     @contextmanager

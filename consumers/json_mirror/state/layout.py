@@ -16,7 +16,8 @@ from consumers.json_mirror.errors import StateDamaged, StateUnavailable
 STATE_FILE: Final = "state.sqlite3"
 BESIDE: Final = ("", "-wal", "-shm", "-journal")
 """The state is one file and those that SQLite keeps beside it."""
-FORMAT: Final = 1
+FORMAT: Final = 2
+"""1 was without the journal."""
 BUSY_TIMEOUT: Final = 10.0
 """Seconds a reader or writer waits for another process (a backup, a checkpoint)."""
 
@@ -45,6 +46,7 @@ CREATE TABLE IF NOT EXISTS record (
 );
 CREATE INDEX IF NOT EXISTS tombstone ON record (applied) WHERE document IS NULL;
 CREATE TABLE IF NOT EXISTS pending (batch INTEGER PRIMARY KEY, paths TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS journal (id INTEGER PRIMARY KEY, time REAL NOT NULL, body BLOB NOT NULL);
 """
 
 
@@ -57,12 +59,12 @@ def connect(path: Path) -> sqlite3.Connection:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, FILE_MODE))
     connection = sqlite3.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT)
     try:
-        is_new = _is_new(connection)
+        found = _format(connection)
         connection.execute(f"PRAGMA page_size = {_PAGE_SIZE}")
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA cache_size = -32000")
-        if is_new:
+        if found != FORMAT:
             _prepare(connection)
     except BaseException:
         connection.close()
@@ -96,15 +98,17 @@ def require(path: Path) -> None:
         raise StateUnavailable(f"no mirror has run in {data_dir}: there is no {path}") from None
 
 
-def _is_new(connection: sqlite3.Connection) -> bool:
+def _format(connection: sqlite3.Connection) -> int:
+    """The file's format; 0 where nothing is in it yet."""
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if (application, version) not in ((0, 0), (_APPLICATION_ID, FORMAT)):
+    if application != (_APPLICATION_ID if version else 0) or not 0 <= version <= FORMAT:
         raise StateDamaged(f"the state is of format {version}, application {application:#x}: not one of this mirror")
-    return not version
+    return int(version)
 
 
 def _prepare(connection: sqlite3.Connection) -> None:
+    """Add what is not there; so a file of an older format becomes one of this, and older mirrors refuse it."""
     connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA}")
     connection.execute("INSERT OR IGNORE INTO meta VALUES ('identity', ?), ('batch', '0')", (uuid4().hex,))
     connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")

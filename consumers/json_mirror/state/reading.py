@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import Any, Final
 
 from consumers.json_mirror.errors import StateDamaged
 from consumers.json_mirror.state.file import StateFile
-from consumers.json_mirror.state.values import Figures, Record
+from consumers.json_mirror.state.values import Figures, Noted, Record
 
 _FIND: Final = "SELECT version, document IS NULL FROM record WHERE entity = ? AND name = ?"
 _SLICE: Final = 1 << 20
@@ -77,6 +77,25 @@ class Reader(StateFile):
                 "SELECT directory, live, deleted, version, time FROM entity ORDER BY directory"
             ).fetchall()
         return [Figures(*row) for row in rows]
+
+    def events(self, after: int, limit: int) -> list[Noted]:
+        """Of the journal what is behind number `after`, at most so many, in the order in which it was taken in."""
+        with self._translated():
+            rows = self._db.execute(
+                "SELECT id, time, body FROM journal WHERE id > ? ORDER BY id LIMIT ?", (after, limit)
+            ).fetchall()
+        return [Noted(*row) for row in rows]
+
+    @contextmanager
+    def still(self) -> Iterator[None]:
+        """Inside, everything is read as it was at one moment. The file cannot shrink meanwhile."""
+        with self._translated():
+            self._db.execute("BEGIN")
+            try:
+                yield
+            finally:
+                if self._connection is not None:
+                    self._connection.execute("ROLLBACK")
 
     @property
     def last_batch(self) -> int:

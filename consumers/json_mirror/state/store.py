@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
+from consumers.json_mirror.errors import StateUnavailable
+from consumers.json_mirror.state.journal import IDLE_TRIM, Journal
 from consumers.json_mirror.state.reading import Reader
 from consumers.json_mirror.state.values import Change, Written
 from consumers.json_mirror.state.writing import newest_of, write
@@ -15,20 +18,55 @@ from consumers.json_mirror.state.writing import newest_of, write
 class State(Reader):
     """The state file at `path`; `StateFile` says what each call may raise."""
 
-    def apply(self, changes: Iterable[Change], settled: int = 0) -> tuple[int, list[Written]]:
+    journal: Journal | None = None
+    """Where the events go as they came, for the history; None where there is none."""
+
+    def apply(
+        self, changes: Iterable[Change], settled: int = 0, events: Sequence[bytes] = ()
+    ) -> tuple[int, list[Written]]:
         """Take in the changes, in any order, durably, all or none; tell the batch's number and what has changed.
 
         Several changes of one record count as the newest. What is not newer than the state is left out. Batches up to
-        `settled` are taken off the pending ones along the way.
+        `settled` are taken off the pending ones along the way. `events` go into the journal, if one is kept. Raises
+        StateUnavailable while that is full.
         """
+        if self.journal is not None and self.journal.full:
+            raise StateUnavailable(self.journal.full)
         newest = newest_of(changes)
-        with self._transaction() as db:
+        with self._transaction() as db, self._journalled(db, events):
             written = write(db, newest)
             paths = "\n".join(f"{record.directory}/{record.filename}" for record in written)
             if settled:
                 db.execute("DELETE FROM pending WHERE batch BETWEEN 1 AND ?", (settled,))
             batch = _note(db, paths) if written else 0
         return batch, written
+
+    @contextmanager
+    def _journalled(self, db: sqlite3.Connection, events: Sequence[bytes]) -> Iterator[None]:
+        if self.journal is None:
+            yield
+            return
+        with self.journal.adding(db, events):
+            yield
+
+    def keep_journal(self, history: Path | None, limit: int = 0) -> None:
+        """Keep one from here on, of at most so many bytes, for the historian whose file is `history`; or keep none."""
+        was_kept = self._recall("journal") == "kept"
+        if history is None:
+            self.journal = None
+            if was_kept:
+                self._remember("journal", "")
+            return
+        self.journal = Journal(history, limit)
+        with self._transaction() as db:
+            self.journal.begin(db, fresh=not was_kept)
+            db.execute("INSERT OR REPLACE INTO meta VALUES ('journal', 'kept')")
+
+    def trim_journal(self) -> None:
+        """Let go of what the historian has taken over by now."""
+        if self.journal is not None and self.journal.look(self.identity):
+            with self._transaction() as db:
+                self.journal.trim(db, IDLE_TRIM)
 
     def settle(self, batch: int, blocked: Iterable[str] = ()) -> None:
         """The files of all batches up to this one are on the disk, but for the blocked paths.

@@ -40,6 +40,14 @@ class Written(NamedTuple):
     existed: bool
 
 
+class Noted(NamedTuple):
+    """An event in the journal, as it came; `time` is when the mirror took it in, in seconds since 1970."""
+
+    id: int
+    time: float
+    body: bytes
+
+
 @dataclass(frozen=True, slots=True)
 class Figures:
     """One entity: how many records and tombstones, the highest version, the time of the last event."""

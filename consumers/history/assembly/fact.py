@@ -1,0 +1,82 @@
+"""One event as the history needs it: what it says of which record, and of which transaction it is a part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from consumers.json_mirror import filenames
+from eventbus.events.envelope import Event
+
+
+class Fact(NamedTuple):
+    """What one transaction did to one record.
+
+    `record` is its file relative to DATA_DIR. `changed` are the fields whose change is this transaction's doing, those
+    it wrote with their old value among them. `whole` says that all of `fields` is certain, not only what was changed.
+    `size` is what the event knew of the transaction's size when it was made. `source` is its number in the journal.
+    """
+
+    record: str
+    model: str
+    pk: Any
+    version: int
+    op: str
+    fields: Mapping[str, Any] | None
+    stub: Mapping[str, Any] | None
+    changed: frozenset[str]
+    whole: bool
+    transaction: str
+    size: int
+    author: str | None
+    time: str
+    trace: str | None
+    notes: Mapping[str, Any] | None
+    source: int = 0
+
+    @property
+    def vouched(self) -> frozenset[str]:
+        """Names of the fields whose values are certain."""
+        return frozenset(self.fields or ()) if self.whole else self.changed
+
+
+def fact_of(event: Event, source: int = 0) -> Fact:
+    """The event, without what the history does not keep."""
+    service, _, entity = event.model.partition(".")
+    transaction = event.transaction
+    size, id, notes = transaction.get("size"), transaction.get("id"), transaction.get("notes")
+    return Fact(
+        record=f"{filenames.directory(service, entity)}/{filenames.filename(event.pk)}",
+        model=event.model,
+        pk=event.pk,
+        version=event.version,
+        op=event.op,
+        fields=event.after,
+        stub=event.stub,
+        changed=frozenset(event.changed).union(_names(getattr(event, "written", None))),
+        whole=event.op in "cr" or bool(getattr(event, "whole", False)),
+        transaction=id if isinstance(id, str) and id else event.id,
+        size=size if type(size) is int and size > 0 else 1,
+        author=event.author,
+        time=event.time,
+        trace=event.traceparent,
+        notes=notes if isinstance(notes, Mapping) and notes else None,
+        source=source,
+    )
+
+
+def folded(earlier: Fact, later: Fact) -> Fact:
+    """Two changes of one record in one transaction are one, the later; it answers for what both of them changed."""
+    if later.op in "cdr":
+        return later
+    op = earlier.op if earlier.op in "cr" else later.op
+    whole = later.whole or earlier.op in "cr"
+    fields = later.fields
+    if earlier.fields and fields and not later.whole:
+        known = {name: earlier.fields[name] for name in earlier.vouched - later.vouched if name in earlier.fields}
+        fields = {**fields, **{name: value for name, value in known.items() if name in fields}}
+    return later._replace(op=op, whole=whole, fields=fields, changed=earlier.changed | later.changed)
+
+
+def _names(written: Any) -> Iterable[str]:
+    return (name for name in written if isinstance(name, str)) if isinstance(written, list | tuple) else ()

@@ -1,0 +1,1 @@
+"""What `eventbus history` can be asked and told."""

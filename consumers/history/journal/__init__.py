@@ -1,0 +1,1 @@
+"""The events as the mirror took them in, read by the historian."""

@@ -1,0 +1,143 @@
+"""The history, to be asked. Beside a running historian, or on a copy of its file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Self
+
+from consumers.history.errors import NotInHistory
+from consumers.history.reading.transaction import COLUMNS, Touch, Transaction
+from consumers.history.store import chain, layout
+from consumers.history.store.content import Content, decode
+from consumers.history.store.rows import CHANGES, Step, Version
+from consumers.history.store.writing import id_of
+
+_TOUCHES: Final = (
+    "SELECT path, key, change.position, change.version, op, whole, names.names, aside, body FROM change "
+    "JOIN record ON record.id = change.record LEFT JOIN names ON names.id = changed "
+    "WHERE change.position = ? ORDER BY path"
+)
+
+
+class Stored(NamedTuple):
+    """A record's row; `document` is its newest file, None where it is deleted."""
+
+    id: int
+    path: str
+    version: int
+    key: bytes | None
+    document: bytes | None
+
+
+class History:
+    """The file at `path`, read-only. Raises HistoryUnavailable, HistoryDamaged, and NotInHistory where nothing fits."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._db = layout.connect_to_read(path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; safe to call twice."""
+        self._db.close()
+
+    @contextmanager
+    def still(self) -> Iterator[None]:
+        """Inside, everything is read as it was at one moment."""
+        self._db.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self._db.execute("ROLLBACK")
+
+    def query(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+        """All rows of a query."""
+        with layout.translated(self.path):
+            return self._db.execute(sql, values).fetchall()
+
+    def rows(self, sql: str, *values: Any) -> Iterator[tuple[Any, ...]]:
+        """The rows of a query, a thousand at a time."""
+        with layout.translated(self.path):
+            cursor = self._db.execute(sql, values)
+            while found := cursor.fetchmany(1000):
+                yield from found
+
+    def note(self, key: str) -> Any:
+        """One of the file's notes: `position`, `version`, `journal`, `state`, `identity`, `horizon`."""
+        return dict(self.query("SELECT key, value FROM meta"))[key]
+
+    # --- transactions -------------------------------------------------------------------------------------------
+
+    def log(self, after: int = 0, limit: int = -1) -> list[Transaction]:
+        """The transactions behind position `after`, in the order of the log."""
+        sql = f"SELECT {COLUMNS} FROM tx WHERE position > ? ORDER BY position LIMIT ?"  # noqa: S608  a constant
+        return [Transaction.of(row) for row in self.query(sql, after, limit)]
+
+    def transaction(self, position: int) -> Transaction:
+        """The one at this position."""
+        found = self.query(f"SELECT {COLUMNS} FROM tx WHERE position = ?", position)  # noqa: S608  a constant
+        if not found:
+            raise NotInHistory(f"there is no position {position}: the log has {self.note('position')}")
+        return Transaction.of(found[0])
+
+    def parts(self, id: str) -> list[Transaction]:
+        """The transaction with this id, in as many parts as it has; an unambiguous beginning of the id does as well."""
+        sql = f"SELECT {COLUMNS} FROM tx WHERE id = ? ORDER BY position"  # noqa: S608  a constant
+        rows = self.query(sql, id_of(id)) or self._beginning(id)
+        if not rows:
+            raise NotInHistory(f"there is no transaction {id} in the history")
+        return [Transaction.of(row) for row in rows]
+
+    def _beginning(self, id: str) -> list[tuple[Any, ...]]:
+        digits = id.replace("-", "").lower()
+        if len(digits) < 6:
+            return []
+        sql = (
+            f"SELECT {COLUMNS} FROM tx WHERE lower(hex(id)) LIKE ? AND typeof(id) = 'blob' "  # noqa: S608  a constant
+            "OR id LIKE ? ORDER BY position"
+        )
+        rows = self.query(sql, f"{digits}%", f"{id}%")
+        ids = {row[1] for row in rows}
+        if len(ids) > 1:
+            raise NotInHistory(f"{len(ids)} transactions begin with {id}: give more of it")
+        return rows
+
+    def touches(self, position: int) -> list[Touch]:
+        """What the transaction at this position did to which record, by path."""
+        return [Touch(path, key, Step(*step)) for path, key, *step in self.query(_TOUCHES, position)]
+
+    # --- records ------------------------------------------------------------------------------------------------
+
+    def stored(self, path: str) -> Stored | None:
+        """The record at this path; None where it was never seen."""
+        rows = self.query("SELECT id, path, version, key, document FROM record WHERE path = ?", path)
+        return Stored(*rows[0]) if rows else None
+
+    def record(self, path: str) -> Stored:
+        """The record at this path."""
+        found = self.stored(path)
+        if found is None:
+            raise NotInHistory(f"the history has no record {path}")
+        return found
+
+    def steps(self, record: int) -> list[Step]:
+        """A record's changes, newest first."""
+        return [Step(*row) for row in self.query(CHANGES, record)]
+
+    def versions(self, path: str) -> list[Version]:
+        """All versions of the record that are kept, newest first."""
+        record = self.record(path)
+        return list(chain.versions(decode(record.document), self.steps(record.id)))
+
+    def content(self, path: str, position: int) -> Content | None:
+        """What the record held when the log had this length; None where it was not there."""
+        record = self.record(path)
+        found = chain.at_position(decode(record.document), self.steps(record.id), position)
+        return found and found.content

@@ -1,0 +1,1 @@
+"""`history.sqlite3`: transactions, changes, and the newest document of each record with deltas that lead back."""

@@ -1,0 +1,122 @@
+"""The history's file as the historian uses it. One thread, one writer; readers are welcome at any time."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+from consumers.history.assembly.fact import Fact
+from consumers.history.assembly.transaction import Sealed
+from consumers.history.store import layout
+from consumers.history.store.writing import Writing, id_of
+
+
+class Waiting(NamedTuple):
+    """An event that left the journal before its transaction was sealed; `first` is when the first one of that came."""
+
+    number: int
+    first: float
+    body: bytes
+
+
+class Archive:
+    """The file at `path`, made if there is none. Raises HistoryDamaged, HistoryUnavailable."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._db = layout.connect(path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; safe to call twice."""
+        self._db.close()
+
+    # --- what is in it ------------------------------------------------------------------------------------------
+
+    @property
+    def position(self) -> int:
+        """The number of the last transaction; they are numbered 1, 2, 3 …"""
+        return int(self._recall("position"))
+
+    def taken(self, state: str) -> int:
+        """The last event of this state's journal that needs no second look; `state` is that file's identity."""
+        return int(self._recall("journal")) if self._recall("state") == state else 0
+
+    def earlier(self, transaction: str) -> tuple[int, int]:
+        """How many parts and events of this transaction are in the history."""
+        with layout.translated(self.path):
+            query = "SELECT count(*), coalesce(sum(seen), 0) FROM tx WHERE id = ?"
+            parts, events = self._db.execute(query, (id_of(transaction),)).fetchone()
+        return parts, events
+
+    def known(self, fact: Fact) -> bool:
+        """Whether the change is in it, by itself or in a later one of the same record and transaction."""
+        query = (
+            "SELECT 1 FROM change JOIN record ON record.id = change.record JOIN tx ON tx.position = change.position "
+            "WHERE path = ? AND (change.version = ? OR change.version > ? AND tx.id = ?) LIMIT 1"
+        )
+        with layout.translated(self.path):
+            row = self._db.execute(query, (fact.record, fact.version, fact.version, id_of(fact.transaction))).fetchone()
+        return row is not None
+
+    def floors(self) -> dict[str, int]:
+        """Of records that were erased, by the hash of their path: what is not above this version does not come in."""
+        with layout.translated(self.path):
+            return dict(self._db.execute("SELECT key, max(floor) FROM erased GROUP BY key").fetchall())
+
+    def waiting(self) -> list[Waiting]:
+        """Events of transactions that are not sealed and not in the journal any more."""
+        with layout.translated(self.path):
+            rows = self._db.execute("SELECT id, first, body FROM waiting ORDER BY id").fetchall()
+        return [Waiting(*row) for row in rows]
+
+    # --- writing ------------------------------------------------------------------------------------------------
+
+    def keep(
+        self,
+        sealed: Iterable[Sealed],
+        *,
+        state: str,
+        taken: int,
+        waiting: Sequence[Waiting] = (),
+        done: Sequence[int] = (),
+    ) -> int:
+        """Put the transactions at the end, all or none, and note how far the journal is taken; tell how many it were.
+
+        `waiting` are events to be kept until their transaction is sealed; `done` are the numbers of such that are.
+        """
+        with layout.translated(self.path), layout.transaction(self._db):
+            notes = self._notes()
+            writing = Writing(self._db, notes["position"], notes["version"], notes["horizon"])
+            for each in sealed:
+                writing.add(each)
+            writing.finish()
+            self._db.executemany("INSERT INTO waiting VALUES (?, ?, ?)", waiting)
+            self._db.executemany("DELETE FROM waiting WHERE id = ?", [(number,) for number in done])
+            self._note(position=writing.position, version=writing.version, journal=taken, state=state)
+        return writing.position - int(notes["position"])
+
+    def _notes(self) -> dict[str, Any]:
+        return dict(self._db.execute("SELECT key, value FROM meta").fetchall())
+
+    def _note(self, **values: Any) -> None:
+        self._db.executemany("UPDATE meta SET value = ? WHERE key = ?", [(value, key) for key, value in values.items()])
+
+    def _recall(self, key: str) -> Any:
+        with layout.translated(self.path):
+            row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return row[0] if row else ""
+
+
+def size_of(connection: sqlite3.Connection) -> int:
+    """Bytes of the file, without its write-ahead log."""
+    (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    (size,) = connection.execute("PRAGMA page_size").fetchone()
+    return int(pages * size)

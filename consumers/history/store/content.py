@@ -1,0 +1,71 @@
+"""What a record holds at a version, and how an event makes a new version of it: field by field."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import orjson
+
+from consumers.json_mirror import filenames
+from consumers.json_mirror.disk import documents
+
+
+class Content(NamedTuple):
+    """Fields of a record; `stub` says why there is only its key. A record that is deleted has no content: None."""
+
+    fields: Mapping[str, Any]
+    stub: Mapping[str, Any] | None = None
+
+
+def merged(former: Content | None, fields: Mapping[str, Any], stub: Any, vouched: frozenset[str] | None) -> Content:
+    """The next version: from the event what it vouches for, the rest as it was. `vouched` None is all.
+
+    A field that the record did not have yet is taken from the event in any case: there is nothing better.
+    """
+    if vouched is None or former is None or stub is not None or former.stub is not None:
+        return Content(fields, stub)
+    known = former.fields
+    return Content(
+        {name: value if name in vouched or name not in known else known[name] for name, value in fields.items()}
+    )
+
+
+def strangers(made: Content, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Values in the event that it does not vouch for and that differ from what is known: read before, or never."""
+    if made.fields is fields or made.fields == fields:
+        return {}
+    return {name: value for name, value in fields.items() if made.fields[name] != value}
+
+
+def encode(path: str, key: bytes | None, version: int, content: Content) -> bytes:
+    """The bytes of the record's file. `key` is what `key_of` gave for it."""
+    model, pk = identify(path, key)
+    return documents.encode(model, pk, version, content.fields, content.stub)
+
+
+def decode(document: bytes | None) -> Content | None:
+    """The content of a file; None where there is no file."""
+    if document is None:
+        return None
+    read = orjson.loads(document)
+    return Content(read["fields"], read.get("stub"))
+
+
+def key_of(path: str, model: str, pk: Any) -> bytes | None:
+    """What must be kept to know model and key again; None where the path says it."""
+    try:
+        if identify(path, None) == (model, pk):
+            return None
+    except ValueError:
+        pass
+    return orjson.dumps([model, pk])
+
+
+def identify(path: str, key: bytes | None) -> tuple[str, Any]:
+    """Model and primary key of the record at this path. Raises ValueError where neither says it."""
+    if key is not None:
+        model, pk = orjson.loads(key)
+        return model, pk
+    directory, _, name = path.rpartition("/")
+    return ".".join(filenames.decode_directory(directory)), filenames.decode_filename(name)

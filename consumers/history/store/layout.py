@@ -1,0 +1,165 @@
+"""What is in the history's file: its tables, its format, how it is opened."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+from uuid import uuid4
+
+from consumers.history.errors import HistoryDamaged, HistoryUnavailable
+from consumers.json_mirror.disk.filesystem import FILE_MODE
+
+HISTORY_FILE: Final = "history.sqlite3"
+FORMAT: Final = 1
+BUSY_TIMEOUT: Final = 10.0
+"""Seconds a reader or writer waits for another process."""
+
+_APPLICATION_ID: Final = 0x65766869
+_PAGE_SIZE: Final = 8192
+# `change` lies in the order of positions, so that it grows at its end; what is asked by record goes through its index.
+_SCHEMA: Final = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID;
+CREATE TABLE record (
+    id INTEGER PRIMARY KEY,
+    path TEXT NOT NULL UNIQUE,
+    version INTEGER NOT NULL,
+    deltas INTEGER NOT NULL,
+    key BLOB,
+    document BLOB
+);
+CREATE TABLE tx (
+    position INTEGER PRIMARY KEY,
+    id NOT NULL,
+    part INTEGER NOT NULL,
+    service TEXT NOT NULL,
+    author TEXT,
+    time INTEGER NOT NULL,
+    trace TEXT,
+    notes TEXT,
+    size INTEGER NOT NULL,
+    seen INTEGER NOT NULL,
+    had INTEGER NOT NULL,
+    version INTEGER NOT NULL,
+    late INTEGER NOT NULL
+);
+CREATE INDEX tx_id ON tx (id);
+CREATE TABLE change (
+    position INTEGER NOT NULL,
+    record INTEGER NOT NULL,
+    version INTEGER NOT NULL,
+    op TEXT NOT NULL,
+    whole INTEGER NOT NULL,
+    changed INTEGER,
+    aside BLOB,
+    body BLOB,
+    PRIMARY KEY (position, record)
+) WITHOUT ROWID;
+CREATE UNIQUE INDEX change_of ON change (record, version);
+CREATE TABLE names (id INTEGER PRIMARY KEY, names TEXT NOT NULL UNIQUE);
+CREATE TABLE waiting (id INTEGER PRIMARY KEY, first REAL NOT NULL, body BLOB NOT NULL);
+CREATE TABLE erased (key TEXT NOT NULL, floor INTEGER NOT NULL, time TEXT NOT NULL, author TEXT);
+"""
+_PASSING: Final = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_PROTOCOL,
+        sqlite3.SQLITE_READONLY,
+    }
+)
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """The history to be written, made if there is none. Raises HistoryDamaged, HistoryUnavailable."""
+    path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, FILE_MODE))
+    with translated(path):
+        connection = sqlite3.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT)
+        try:
+            is_new = _is_new(connection, path)
+            connection.execute(f"PRAGMA page_size = {_PAGE_SIZE}")
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA cache_size = -32000")
+            # What is erased is to be gone from the file, not only from its tables.
+            connection.execute("PRAGMA secure_delete = ON")
+            if is_new:
+                _prepare(connection)
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+def connect_to_read(path: Path) -> sqlite3.Connection:
+    """The history, or a copy of it, to be read. Raises HistoryUnavailable, HistoryDamaged."""
+    if not path.exists():
+        raise HistoryUnavailable(
+            f"there is no history: no {path}. The mirror keeps one where EVENTBUS_HISTORY is sqlite or git"
+        )
+    with translated(path):
+        connection = sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=BUSY_TIMEOUT
+        )
+        try:
+            is_new = _is_new(connection, path)
+        except BaseException:
+            connection.close()
+            raise
+    if is_new:
+        connection.close()
+        raise HistoryUnavailable(f"the history at {path} is being made: nothing is in it yet")
+    return connection
+
+
+@contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """Turn what SQLite raises into errors of ours."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF in _PASSING:
+            raise HistoryUnavailable(f"{path}: {error}") from error
+        raise HistoryDamaged(f"{path}: {error}; bring back a copy of it, or move it away to begin anew") from error
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """All or nothing of what is written inside, durable at its end."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
+def _is_new(connection: sqlite3.Connection, path: Path) -> bool:
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if (application, version) not in ((0, 0), (_APPLICATION_ID, FORMAT)):
+        raise HistoryDamaged(f"{path} is of format {version}, application {application:#x}: not a history of ours")
+    return not version
+
+
+def _prepare(connection: sqlite3.Connection) -> None:
+    connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA}")
+    connection.execute(
+        "INSERT INTO meta VALUES ('identity', ?), ('journal', 0), ('state', ''), ('position', 0), ('version', 0), "
+        "('horizon', 0)",
+        (uuid4().hex,),
+    )
+    connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version = {FORMAT}")
+    connection.execute("COMMIT")

@@ -1,0 +1,1 @@
+"""Forgetting, shortening and checking the history."""
