@@ -31,6 +31,7 @@ class Historian:
     def __init__(self, journal: JournalReader, archive: Archive, tempo: Tempo) -> None:
         self._journal = journal
         self._archive = archive
+        self._tempo = tempo
         self._assembly = Assembly(tempo, archive.earlier)
         self._state = journal.state.identity
         self._read = self._noted = archive.taken(self._state)
@@ -38,6 +39,11 @@ class Historian:
         self._number = 0
         self._floors = archive.floors()
         self._remember()
+
+    @property
+    def settling(self) -> float:
+        """Seconds after which nothing that is complete now can still wait."""
+        return self._tempo.settle * 1.25 + 0.5
 
     @property
     def waiting(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any, Final
 import click
 
 from consumers.base import EXIT_FAILED, EXIT_OK, run
+from consumers.base.companion import Companion
 from consumers.base.progress import Progress
 from consumers.json_mirror import cache, health
 from consumers.json_mirror.cache.feed import Feed
@@ -37,6 +38,9 @@ from eventbus.stopping import stop_on_signals
 
 PROGRAM: Final = "python -m consumers.json_mirror"
 LONGEST_PATH: Final = 1000
+HISTORY_MODULE: Final = "consumers.history"
+_HISTORIAN_PATIENCE: Final = 20.0
+"""Seconds the historian has, after the mirror, to take over what is left."""
 _RUNNING: Final = 10.0
 """Seconds: a heartbeat younger than this means that files and state may be changing while they are compared."""
 
@@ -120,7 +124,8 @@ def _run(settings: MirrorSettings, *, drain: bool) -> int:
             failures.append(error)
             stop.set()
 
-        mirror = stack.enter_context(open_mirror(settings, fatal=fatal, progress=Progress("applied")))
+        watch = _historian(settings, stack)
+        mirror = stack.enter_context(open_mirror(settings, fatal=fatal, progress=Progress("applied"), watch=watch))
         data_dir = str(settings.data_dir.absolute())
         log.info("mirroring to %s", data_dir, extra={"event": "mirroring", "data_dir": data_dir})
         code = run(settings.consumer, mirror, drain=drain, stop=stop, observer=mirror)
@@ -130,6 +135,15 @@ def _run(settings: MirrorSettings, *, drain: bool) -> int:
         "ended, %s applied", counted(mirror.applied, "change"), extra={"event": "ended", "applied": mirror.applied}
     )
     return EXIT_FAILED if failures else code
+
+
+def _historian(settings: MirrorSettings, stack: ExitStack) -> Callable[[], str]:
+    """What starts and watches the historian, where a history is kept. It ends after the mirror, and with it."""
+    if settings.history == "off":
+        return lambda: ""
+    historian = Companion("historian", HISTORY_MODULE, ["follow", "--data-dir", str(settings.data_dir)])
+    stack.callback(historian.close, _HISTORIAN_PATIENCE)
+    return historian.check
 
 
 @contextmanager
@@ -146,6 +160,8 @@ def open_mirror(settings: MirrorSettings, **options: Any) -> Iterator[Mirror]:
         lock = stack.enter_context(Lock(settings.lock_file))
         state = stack.enter_context(State(settings.state_file))
         _require_own(state, settings)
+        kept = settings.history != "off"
+        state.keep_journal(settings.history_file if kept else None, int(settings.journal_mb * (1 << 20)))
         with heartbeat.beating():
             recover(state, files)
         mirror = Mirror(

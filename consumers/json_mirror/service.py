@@ -50,7 +50,7 @@ class Mirror(Observer):
     """Called with batches by `consumers.base`, in one thread; the same thread calls the observer's moments.
 
     `fatal` is called with the error that makes going on senseless: the caller then ends the consumer. `guard` is called
-    about once a second and may raise such an error. Tombstones older than `tombstone_age` seconds are forgotten; 0
+    about once a second and may raise such an error; `watch` is too, and tells what is wrong with the history. Tombstones older than `tombstone_age` seconds are forgotten; 0
     keeps them for ever.
     """
 
@@ -65,6 +65,7 @@ class Mirror(Observer):
         tombstone_age: float = 0,
         fatal: Callable[[Exception], None] = lambda _: None,
         guard: Callable[[], None] = lambda: None,
+        watch: Callable[[], str] = lambda: "",
     ) -> None:
         self._state = state
         self._files = files
@@ -74,6 +75,7 @@ class Mirror(Observer):
         self._tombstone_age = tombstone_age
         self._fatal = fatal
         self._guard = guard
+        self._watch = watch
         self._syncer = Syncer(files.sync_all)
         self._failures = 0
         self._batch = self._settled = state.last_batch
@@ -211,6 +213,7 @@ class Mirror(Observer):
         if self._progress:
             self._progress.show(self.applied)
         now = time.monotonic()
+        self._troubles["history"] = self._watch()
         try:
             self._guard()
             self._settle()
@@ -229,7 +232,7 @@ class Mirror(Observer):
             self._fatal(error)
 
     def _all_troubles(self) -> Iterator[str]:
-        yield from self._troubles.values()
+        yield from filter(None, self._troubles.values())
         if self._blocked:
             yield f"something foreign stands in the place of {counted(len(self._blocked), 'file')}"
         if self._feed and self._feed.trouble:

@@ -16,6 +16,9 @@ from eventbus.settings import reading_environment
 
 DEFAULT_DATA_DIR: Final = "data"
 DEFAULT_TOMBSTONE_DAYS: Final = 30
+HISTORY_KINDS: Final = ("off", "sqlite", "git")
+HISTORY_FILE: Final = "history.sqlite3"
+DEFAULT_JOURNAL_MB: Final = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,18 +30,27 @@ class MirrorSettings:
     would bring the record back. 0 keeps tombstones for ever, at some 100 bytes each.
 
     `durable_files` syncs each file before it appears: see `files`.
+
+    `history` says whether the events are kept for the historian, which the mirror then starts and watches, and whether
+    that makes a git repository of them. `journal_mb` is how many MiB of events may wait for it; then the queue is held.
     """
 
     data_dir: Path = Path(DEFAULT_DATA_DIR)
     cache_url: str = ""
     tombstone_days: float = DEFAULT_TOMBSTONE_DAYS
     durable_files: bool = False
+    history: str = "off"
+    journal_mb: float = DEFAULT_JOURNAL_MB
     health_max_age: float = DEFAULT_MAX_AGE
     consumer: ConsumerSettings = field(default_factory=ConsumerSettings)
 
     def __post_init__(self) -> None:
         if self.tombstone_days < 0:
             raise ConfigurationError(f"EVENTBUS_TOMBSTONE_DAYS is {self.tombstone_days}: use 0 (for ever) or more")
+        if self.history not in HISTORY_KINDS:
+            raise ConfigurationError(f"EVENTBUS_HISTORY is {self.history!r}: use {', '.join(HISTORY_KINDS)}")
+        if self.journal_mb <= 0:
+            raise ConfigurationError(f"EVENTBUS_HISTORY_JOURNAL_MB is {self.journal_mb}: use more than 0")
 
     @property
     def private_dir(self) -> Path:
@@ -58,6 +70,11 @@ class MirrorSettings:
         return self.private_dir / "heartbeat"
 
     @property
+    def history_file(self) -> Path:
+        """The historian's file."""
+        return self.private_dir / HISTORY_FILE
+
+    @property
     def tombstone_age(self) -> float:
         """Seconds."""
         return self.tombstone_days * 24 * 3600
@@ -75,11 +92,15 @@ class MirrorSettings:
                 "cache_url": env.str("EVENTBUS_CACHE_URL", ""),
                 "tombstone_days": env.float("EVENTBUS_TOMBSTONE_DAYS", DEFAULT_TOMBSTONE_DAYS),
                 "durable_files": env.bool("EVENTBUS_DURABLE_FILES", False),
+                "history": env.str("EVENTBUS_HISTORY", "off"),
+                "journal_mb": env.float("EVENTBUS_HISTORY_JOURNAL_MB", DEFAULT_JOURNAL_MB),
                 "health_max_age": env.float("EVENTBUS_HEALTH_MAX_AGE", DEFAULT_MAX_AGE),
             }
         with wrong.taken():
             # What could not be read (None or still text) is complained of already: its default stands for it.
-            unread = [name for name in ("tombstone_days", "health_max_age") if isinstance(values.get(name), str)]
+            unread = [
+                name for name in ("tombstone_days", "health_max_age", "journal_mb") if isinstance(values.get(name), str)
+            ]
             made = cls(**{name: value for name, value in values.items() if value is not None and name not in unread})
         wrong.tell()
         return made

@@ -13,7 +13,6 @@ from uuid import uuid4
 from consumers.history.errors import HistoryDamaged, HistoryUnavailable
 from consumers.json_mirror.disk.filesystem import FILE_MODE
 
-HISTORY_FILE: Final = "history.sqlite3"
 FORMAT: Final = 1
 BUSY_TIMEOUT: Final = 10.0
 """Seconds a reader or writer waits for another process."""

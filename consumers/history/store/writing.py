@@ -58,15 +58,15 @@ class Writing:
 
     def add(self, sealed: Sealed) -> bool:
         """Put it at the end of the log. False where nothing in it is new: then it has no place there."""
-        position, before = self.position + 1, len(self._changes)
-        inserted = 0
+        position, kept = self.position + 1, 0
         for fact in sealed.facts:
             record = self._record(fact)
             if fact.version > record.version:
                 self._append(record, fact, position)
+                kept += 1
             elif fact.version < record.version:
-                inserted += self._insert(record, fact, position)
-        if len(self._changes) == before and not inserted:
+                kept += self._insert(record, fact, position)
+        if not kept:
             return False
         self._txs.append(_row(sealed, position, late=sealed.version < self.version))
         self.position = position

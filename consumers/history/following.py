@@ -1,0 +1,124 @@
+"""The two processes of the history: the historian, and the follower that makes git of it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Final
+
+from consumers.base.companion import Companion
+from consumers.history.errors import HistoryUnavailable
+from consumers.history.git.fastimport import FastImport
+from consumers.history.git.follower import Follower
+from consumers.history.git.repository import Repository
+from consumers.history.historian import Historian
+from consumers.history.journal.reader import JournalReader
+from consumers.history.reading.history import History
+from consumers.history.settings import HistorySettings
+from consumers.history.store.archive import Archive
+from consumers.json_mirror.errors import StateUnavailable
+from consumers.json_mirror.lock import Lock
+
+MODULE: Final = "consumers.history"
+LOOK: Final = 0.2
+"""Seconds between two looks at what may have come."""
+_AGAIN: Final = 1.0
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[Lock]:
+    """Only one process writes what this file stands for. Raises DirectoryLocked."""
+    with Lock(path) as lock:
+        yield lock
+
+
+def keep(settings: HistorySettings, stop: threading.Event, alone: threading.Event) -> None:
+    """Take the journal over until `stop`, or, once `alone`, until nothing more can be done.
+
+    Where git is asked for, its follower is started and watched. Raises what only a person can mend.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(locked(settings.private_dir / "history.lock"))
+        git = _companion(settings)
+        stack.callback(git.close, 30.0)
+        while not _done(settings, stop, alone, git):
+            stop.wait(_AGAIN)
+
+
+def _companion(settings: HistorySettings) -> Companion:
+    arguments = ["follow-git", "--data-dir", str(settings.data_dir)]
+    return Companion("git follower", MODULE, arguments)
+
+
+def _done(settings: HistorySettings, stop: threading.Event, alone: threading.Event, git: Companion) -> bool:
+    """Whether all is done; False where the disk does not play along now."""
+    try:
+        with JournalReader(settings.state_file) as journal, Archive(settings.history_file) as archive:
+            _take(Historian(journal, archive, settings.tempo), journal, stop, alone, _watch(settings, git))
+    except (StateUnavailable, HistoryUnavailable) as error:
+        log.warning("the history waits", extra={"reason": str(error)})
+        return stop.is_set() or alone.is_set()
+    return stop.is_set() or alone.is_set()
+
+
+def _watch(settings: HistorySettings, git: Companion) -> Callable[[], object]:
+    return git.check if settings.kind == "git" else lambda: None
+
+
+def _take(
+    historian: Historian,
+    journal: JournalReader,
+    stop: threading.Event,
+    alone: threading.Event,
+    watch: Callable[[], object],
+) -> None:
+    end = 0.0
+    while not stop.is_set():
+        now = time.time()
+        if historian.step(now):
+            continue
+        watch()
+        if journal.replaced():
+            return
+        if alone.is_set():
+            end = end or now + historian.settling
+            if now >= end:
+                return
+        stop.wait(LOOK)
+
+
+def follow_git(settings: HistorySettings, stop: threading.Event, alone: threading.Event) -> None:
+    """Make commits of the history until `stop`, or, once `alone`, until it has them all. Raises GitFailed."""
+    repository = Repository(settings.repository)
+    with locked(settings.repository.with_suffix(".lock")):
+        repository.prepare()
+        while not stop.is_set():
+            follower = Follower(repository, FastImport, settings.omit)
+            try:
+                _follow(follower, settings, stop, alone)
+                return
+            except HistoryUnavailable as error:
+                log.debug("git waits for the history", extra={"reason": str(error)})
+                if alone.is_set():
+                    return
+            finally:
+                follower.close()
+            stop.wait(_AGAIN)
+
+
+def _follow(follower: Follower, settings: HistorySettings, stop: threading.Event, alone: threading.Event) -> None:
+    with History(settings.history_file) as history:
+        while not stop.is_set():
+            last = alone.is_set()
+            made = follower.follow(history)
+            if not made:
+                if last:
+                    return
+                follower.tend()
+                stop.wait(LOOK)

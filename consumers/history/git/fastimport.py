@@ -1,0 +1,76 @@
+"""Commits written by `git fast-import`, one long-lived process."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import Final
+
+from consumers.history.errors import GitFailed
+from consumers.history.git.commits import Commit
+from consumers.history.git.repository import REF, Repository
+
+_PUBLISHED: Final = b"progress published\n"
+
+
+class FastImport:
+    """Adds commits behind `tip`; what is published is in the branch and on the disk. Raises GitFailed."""
+
+    def __init__(self, repository: Repository, tip: str) -> None:
+        self._repository = repository
+        self._parent = tip
+        # --done: the end of a feeder that was killed is no end of the stream, and publishes nothing.
+        self._process = repository.start(
+            "-c", "core.fsync=all", "fast-import", "--quiet", "--done", "--date-format=raw",
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    def commit(self, commit: Commit) -> None:
+        """Add one."""
+        author, made, committed = commit.signature
+        parts = [
+            b"commit %s\nauthor %s %d +0000\ncommitter eventbus <> %d +0000\ndata %d\n%s\n"
+            % (REF.encode(), author, made, committed, len(commit.message), commit.message)
+        ]
+        if self._parent:
+            parts.append(b"from %s\n" % self._parent.encode())
+        self._parent = ""
+        for path, document in commit.files:
+            if document is None:
+                parts.append(b"D %s\n" % path.encode())
+            else:
+                parts.append(b"M 100644 inline %s\ndata %d\n%s\n" % (path.encode(), len(document), document))
+        self._send(b"".join(parts))
+
+    def publish(self) -> None:
+        """Put what was added into the branch, durably."""
+        self._send(b"checkpoint\n" + _PUBLISHED)
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            self._process.stdin.flush()
+            answer = self._process.stdout.readline()
+        except OSError:
+            answer = b""
+        if answer != _PUBLISHED:
+            self._fail()
+
+    def close(self) -> None:
+        """End it; what was not published is made again by the next."""
+        assert self._process.stdin is not None
+        if self._process.poll() is None:
+            self._process.stdin.write(b"done\n")
+            self._process.stdin.close()
+        self._process.wait()
+
+    def _send(self, data: bytes) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(data)
+        except OSError:
+            self._fail()
+
+    def _fail(self) -> None:
+        self._process.kill()
+        said = self._process.stderr.read() if self._process.stderr else b""
+        self._process.wait()
+        raise GitFailed(f"git fast-import in {self._repository.path}: {said.decode(errors='replace').strip()[:500]}")

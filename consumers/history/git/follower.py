@@ -1,0 +1,101 @@
+"""The git repository follows the history by position. The tip's trailers are the only note of how far it is."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from consumers.history.errors import GitFailed
+from consumers.history.git.commits import Commit, Commits
+from consumers.history.git.repository import NOTHING, Repository
+from consumers.history.reading.history import History
+
+EVERY: Final = 1_000
+"""Commits after which what was made is published."""
+PAUSE: Final = 0.5
+"""Seconds after which it is published in any case."""
+PACKS: Final = 10
+"""More packs than these are joined."""
+_GRAPH_PAUSE: Final = 24 * 3600.0
+
+log = logging.getLogger(__name__)
+
+
+class Writer(Protocol):
+    """What makes git objects of commits. One object goes on from one tip; an error ends its use."""
+
+    def commit(self, commit: Commit) -> None:
+        """Add one behind the last."""
+
+    def publish(self) -> None:
+        """Make the branch lead to the last one; returns once no crash can lose it."""
+
+    def close(self) -> None:
+        """Let go of what is not published."""
+
+
+class Follower:
+    """Makes commits of what is in the history and not in the repository. `write` makes the writer for a tip."""
+
+    def __init__(
+        self,
+        repository: Repository,
+        write: Callable[[Repository, str], Writer],
+        omit: frozenset[str] = frozenset(),
+    ) -> None:
+        self._repository = repository
+        self._write = write
+        self._omit = omit
+        self._writer: Writer | None = None
+        self._position = 0
+        self._next_graph = 0.0
+
+    def close(self) -> None:
+        """End the writer."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def follow(self, history: History) -> int:
+        """Publish what the history has; tell how many commits it were."""
+        self._begin(history)
+        made, published, last = 0, 0, time.monotonic()
+        for commit in Commits(history, self._position, self._omit):
+            self._begin(history).commit(commit)
+            self._position = commit.position
+            made += 1
+            if made - published >= EVERY or time.monotonic() - last >= PAUSE:
+                self._publish()
+                published, last = made, time.monotonic()
+        if made > published:
+            self._publish()
+        return made
+
+    def _publish(self) -> None:
+        assert self._writer is not None
+        self._writer.publish()
+        if self._repository.packs > PACKS:
+            self.close()  # nobody may hold a pack that is about to be joined
+            self._repository.repack()
+
+    def _begin(self, history: History) -> Writer:
+        if self._writer is not None:
+            return self._writer
+        tip, identity = self._repository.tip(), history.note("identity")
+        if tip != NOTHING and tip.identity != identity:
+            raise GitFailed(
+                f"{self._repository.path} was made of another history: move it away, or say --fresh to make it anew"
+            )
+        self._position = tip.position
+        self._writer = self._write(self._repository, tip.id)
+        return self._writer
+
+    def tend(self) -> None:
+        """What is done once a day."""
+        now = time.monotonic()
+        if now >= self._next_graph:
+            self._next_graph = now + _GRAPH_PAUSE
+            if self._repository.tip() != NOTHING:
+                self._repository.write_graph()

@@ -1,0 +1,116 @@
+"""The bare repository: made, asked for its tip, and kept in shape. git itself does the work."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from consumers.history.errors import GitFailed
+from consumers.history.git.message import HISTORY, POSITION
+
+BRANCH: Final = "main"
+REF: Final = f"refs/heads/{BRANCH}"
+_CONFIG: Final = {
+    "fastimport.unpackLimit": "0",  # loose objects are files, one for each
+    "gc.auto": "0",  # only the follower repacks: a pack whose ref is not set yet would lose its objects
+    "core.commitGraph": "true",
+}
+
+
+class Tip(NamedTuple):
+    """The newest commit: its id, the position it is of, and the identity of the history it was made of."""
+
+    id: str
+    position: int
+    identity: str
+
+
+NOTHING: Final = Tip("", 0, "")
+
+
+class Repository:
+    """The bare repository at `path`. One process writes it. Raises GitFailed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._git = require_git()
+
+    def prepare(self) -> None:
+        """Make it if there is none, and clear away what a killed writer left."""
+        if not (self.path / "HEAD").exists():
+            self.path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+            self._run("init", "--quiet", "--bare", f"--initial-branch={BRANCH}", str(self.path), inside=False)
+        for key, value in _CONFIG.items():
+            self.run("config", key, value)
+        for stale in [*self.path.glob("refs/heads/*.lock"), *self.path.glob("objects/pack/tmp_*")]:
+            stale.unlink(missing_ok=True)
+
+    def tip(self) -> Tip:
+        """Where it stands; NOTHING where no commit is in it."""
+        form = f"--format=%H%x00%(trailers:key={POSITION},valueonly)%x00%(trailers:key={HISTORY},valueonly)"
+        if not self.run("rev-parse", "--quiet", "--verify", REF, check=False).strip():
+            return NOTHING
+        id, position, identity = self.run("log", "-1", form, REF).split("\0")
+        try:
+            return Tip(id, int(position), identity.strip())
+        except ValueError:
+            raise GitFailed(f"the newest commit of {self.path} is not one of the history: {id}") from None
+
+    def run(self, *arguments: str, check: bool = True, **options: Any) -> str:
+        """git's standard output."""
+        return self._run(*arguments, check=check, **options)
+
+    def start(self, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
+        """A git that goes on running."""
+        return subprocess.Popen(  # noqa: S603  git, found in PATH; no word of it comes from an event
+            [self._git, "-C", str(self.path), *arguments], env=environment(), bufsize=1 << 20, **options
+        )
+
+    def _run(self, *arguments: str, check: bool = True, inside: bool = True, **options: Any) -> str:
+        where = ["-C", str(self.path)] if inside else []
+        done = subprocess.run(  # noqa: S603  as above
+            [self._git, *where, *arguments], capture_output=True, env=environment(), check=False, **options
+        )
+        if check and done.returncode:
+            raise GitFailed(f"git {arguments[0]} in {self.path}: {done.stderr.decode(errors='replace').strip()}")
+        return str(done.stdout.decode(errors="replace"))
+
+    # --- upkeep -------------------------------------------------------------------------------------------------
+
+    @property
+    def packs(self) -> int:
+        """How many packs there are."""
+        return sum(1 for _ in self.path.glob("objects/pack/*.pack"))
+
+    def repack(self) -> None:
+        """Few packs, each at least twice the size of the next."""
+        self.run("repack", "--geometric=2", "-d", "--quiet")
+
+    def write_graph(self) -> None:
+        """What makes the log of one path eight times as fast."""
+        self.run("commit-graph", "write", "--reachable", "--changed-paths", "--split")
+
+    def repack_all(self) -> None:
+        """One pack, with nothing in it that no commit reaches."""
+        self.run("reflog", "expire", "--expire=now", "--all")
+        shutil.rmtree(self.path / "objects" / "info" / "commit-graphs", ignore_errors=True)
+        self.run("repack", "-a", "-d", "--quiet")
+        self.run("prune", "--expire=now")
+
+
+def require_git() -> str:
+    """The path of git. Raises GitFailed where it is not installed."""
+    found = shutil.which("git")
+    if found is None:
+        raise GitFailed("git is not installed: install it, or set EVENTBUS_HISTORY=sqlite")
+    return found
+
+
+def environment() -> Mapping[str, str]:
+    """What git may know: no configuration of a user or a system changes what is made."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    return {**kept, "GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull, "LC_ALL": "C.UTF-8"}
