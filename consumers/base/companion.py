@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
 import threading
@@ -92,7 +93,7 @@ def when_alone() -> threading.Event:
     alone = threading.Event()
 
     def wait() -> None:
-        while sys.stdin.buffer.read(4096):
+        while os.read(0, 4096):  # not sys.stdin: its lock would be held while the interpreter ends
             pass
         alone.set()
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Final
 
 from consumers.base.companion import Companion
@@ -31,11 +30,14 @@ _AGAIN: Final = 1.0
 log = logging.getLogger(__name__)
 
 
-@contextmanager
-def locked(path: Path) -> Iterator[Lock]:
-    """Only one process writes what this file stands for. Raises DirectoryLocked."""
-    with Lock(path) as lock:
-        yield lock
+def lock(settings: HistorySettings) -> Lock:
+    """Only one process writes the history. Raises DirectoryLocked."""
+    return Lock(settings.private_dir / "history.lock", "historian")
+
+
+def lock_git(settings: HistorySettings) -> Lock:
+    """Only one process writes the repository. Raises DirectoryLocked."""
+    return Lock(settings.private_dir / "git.lock", "git follower")
 
 
 def keep(settings: HistorySettings, stop: threading.Event, alone: threading.Event) -> None:
@@ -44,7 +46,7 @@ def keep(settings: HistorySettings, stop: threading.Event, alone: threading.Even
     Where git is asked for, its follower is started and watched. Raises what only a person can mend.
     """
     with ExitStack() as stack:
-        stack.enter_context(locked(settings.private_dir / "history.lock"))
+        stack.enter_context(lock(settings))
         git = _companion(settings)
         stack.callback(git.close, 30.0)
         while not _done(settings, stop, alone, git):
@@ -96,7 +98,7 @@ def _take(
 def follow_git(settings: HistorySettings, stop: threading.Event, alone: threading.Event) -> None:
     """Make commits of the history until `stop`, or, once `alone`, until it has them all. Raises GitFailed."""
     repository = Repository(settings.repository)
-    with locked(settings.repository.with_suffix(".lock")):
+    with lock_git(settings):
         repository.prepare()
         while not stop.is_set():
             follower = Follower(repository, FastImport, settings.omit)

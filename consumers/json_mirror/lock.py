@@ -18,10 +18,12 @@ from consumers.json_mirror.errors import DirectoryGone, DirectoryLocked
 class Lock:
     """Holds `path` locked until it is closed. Raises DirectoryLocked with what the holder wrote into it.
 
+    `keeper` is what the message calls the holder.
+
     It is a `flock`: the kernel frees it when the process dies, NFS version 4 and later keep it across hosts.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, keeper: str = "mirror") -> None:
         path.parent.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
         self._path = path
         self._file = open_own(path, os.O_RDWR | os.O_CREAT, FILE_MODE)
@@ -30,7 +32,7 @@ class Lock:
         except BlockingIOError:
             holder = _describe(os.pread(self._file, 1000, 0))
             os.close(self._file)
-            raise DirectoryLocked(f"{path.parent.parent} is kept by another mirror: {holder}") from None
+            raise DirectoryLocked(f"{path.parent.parent} is kept by another {keeper}: {holder}") from None
         self._introduce()
 
     def _introduce(self) -> None:

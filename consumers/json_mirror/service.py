@@ -50,8 +50,8 @@ class Mirror(Observer):
     """Called with batches by `consumers.base`, in one thread; the same thread calls the observer's moments.
 
     `fatal` is called with the error that makes going on senseless: the caller then ends the consumer. `guard` is called
-    about once a second and may raise such an error; `watch` is too, and tells what is wrong with the history. Tombstones older than `tombstone_age` seconds are forgotten; 0
-    keeps them for ever.
+    about once a second and may raise such an error; `watch` is called as often, and tells what is wrong with the
+    history, if anything. Tombstones older than `tombstone_age` seconds are forgotten; 0 keeps them for ever.
     """
 
     def __init__(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,74 +14,11 @@ from hypothesis import strategies as st
 
 from consumers.history.assembly.assembly import Tempo
 from consumers.history.historian import Historian
-from consumers.history.journal.reader import Entry, decode
 from consumers.history.reading.history import History
 from consumers.history.store.archive import Archive
-from consumers.json_mirror.state import Noted
-from eventbus.events import envelope
+from tests.support.histories import NOON, Event, FakeJournal
 
 FIELDS = ("email", "name", "phone")
-NOON = 1_763_899_200
-
-
-@dataclass
-class FakeJournal:
-    """A journal of a list; what was taken over goes."""
-
-    rows: list[Noted] = field(default_factory=list)
-    identity: str = "a state"
-
-    @property
-    def state(self) -> FakeJournal:
-        return self
-
-    def events(self, after: int, limit: int) -> list[Noted]:
-        return [row for row in self.rows if row.id > after][:limit]
-
-    def read(self, after: int, limit: int) -> list[Entry]:
-        return [Entry(*row, decode(row.body, row.id)) for row in self.events(after, limit)]
-
-    def add(self, time: float, body: bytes, number: int) -> None:
-        self.rows.append(Noted(number, time, body))
-
-    def trim(self, taken: int) -> None:
-        self.rows = [row for row in self.rows if row.id > taken]
-
-
-@dataclass(frozen=True)
-class Event:
-    """What a service says, and what a service knows."""
-
-    transaction: str
-    record: str
-    version: int
-    op: str
-    fields: dict[str, int] | None
-    changed: tuple[str, ...]
-    size: int
-
-    @property
-    def body(self) -> bytes:
-        data = {
-            "op": self.op,
-            "model": "crm.contact",
-            "pk": self.record,
-            "before": None,
-            "after": self.fields,
-            "changed": list(self.changed),
-            "author": "ann",
-            "transaction": {"id": self.transaction, "index": 0, "size": self.size},
-        }
-        made = envelope.encode(
-            id=f"{self.transaction}-0",
-            source="/crm",
-            type="crm.contact.updated",
-            subject=f"contact/{self.record}",
-            time="2026-11-23T08:00:00Z",
-            transaction=self.transaction,
-            data=data,
-        )
-        return envelope.seal(made, self.version)
 
 
 @st.composite
@@ -111,7 +47,7 @@ def _event(
     if not past:
         fields = dict.fromkeys(FIELDS, version)
         past.append(fields)
-        return Event(transaction, record, version, "c", fields, FIELDS, size)
+        return Event(transaction, record, version, "c", dict(fields), FIELDS, size)
     if draw(st.integers(0, 6)) == 0:
         past.clear()
         return Event(transaction, record, version, "d", None, (), size)
@@ -139,7 +75,7 @@ def arrivals(draw: st.DrawFn) -> tuple[list[list[Event]], list[tuple[float, Even
 
 def run(path: Path, coming: list[tuple[float, Event]], deaths: Iterator[int], *, tempo: Tempo) -> None:
     """The historian sees them come, dies now and then, and lives on until all is sealed."""
-    journal, now, last, number = FakeJournal(), 0.0, 0.0, 0
+    journal, now, last = FakeJournal(), 0.0, 0.0
     queue = list(coming)
     archive = Archive(path)
     historian = Historian(journal, archive, tempo)  # type: ignore[arg-type]
@@ -148,8 +84,7 @@ def run(path: Path, coming: list[tuple[float, Event]], deaths: Iterator[int], *,
         now += 0.25 if soon < 1 or now - last < 2 else min(soon, 30.0)
         last = now if queue and queue[0][0] <= now else last
         while queue and queue[0][0] <= now:
-            number += 1
-            journal.add(NOON + now, queue.pop(0)[1].body, number)
+            journal.add(NOON + now, queue.pop(0)[1].body)
         historian.step(NOON + now)
         fate = next(deaths, 0)
         if fate == 1:  # killed: what it held in memory is gone
@@ -157,7 +92,7 @@ def run(path: Path, coming: list[tuple[float, Event]], deaths: Iterator[int], *,
             archive = Archive(path)
             historian = Historian(journal, archive, tempo)  # type: ignore[arg-type]
         elif fate == 2:
-            journal.trim(min(archive.taken("a state"), number - 1))
+            journal.trim(archive.taken("a state"))
     archive.close()
 
 
@@ -167,22 +102,22 @@ def contents(made: list[list[Event]]) -> dict[str, dict[int, Any]]:
     now: dict[str, Any] = {}
     for event in sorted((event for events in made for event in events), key=lambda event: event.version):
         if event.op == "d":
-            now[event.record] = None
+            now[event.pk] = None
         elif event.op == "c":
-            now[event.record] = event.fields
+            now[event.pk] = event.fields
         else:
-            now[event.record] = {**now[event.record], **{name: event.fields[name] for name in event.changed}}  # type: ignore[index]
-        found.setdefault(event.record, {})[event.version] = now[event.record]
+            now[event.pk] = {**now[event.pk], **{name: event.fields[name] for name in event.changed}}  # type: ignore[index]
+        found.setdefault(event.pk, {})[event.version] = now[event.pk]
     return found
 
 
 def folded(made: list[list[Event]]) -> set[tuple[str, int]]:
     """Changes that a later one of the same record and transaction stands for, if both come in time."""
     return {
-        (event.record, event.version)
+        (event.pk, event.version)
         for events in made
         for event in events
-        if any(other.record == event.record and other.version > event.version for other in events)
+        if any(other.pk == event.pk and other.version > event.version for other in events)
     }
 
 

@@ -51,9 +51,12 @@ class Open:
         self.oldest = 0
 
     @property
-    def rank(self) -> tuple[int, str, int]:
-        """Its place among others: that of its greatest version, which rises along cause and effect."""
-        return self.version, self.id, self.part
+    def rank(self) -> tuple[int, bool, str, int]:
+        """Its place among others: that of its greatest version, which rises along cause and effect.
+
+        What only tells again what was seen comes after those who did it.
+        """
+        return self.version, all(fact.op == "r" for fact in self.facts.values()), self.id, self.part
 
 
 class Sealed(NamedTuple):

@@ -7,7 +7,8 @@ from typing import Final
 
 from consumers.history.errors import GitFailed
 from consumers.history.git.commits import Commit
-from consumers.history.git.repository import REF, Repository
+from consumers.history.git.repository import Repository
+from consumers.history.git.stream import encode
 
 _PUBLISHED: Final = b"progress published\n"
 
@@ -26,20 +27,8 @@ class FastImport:
 
     def commit(self, commit: Commit) -> None:
         """Add one."""
-        author, made, committed = commit.signature
-        parts = [
-            b"commit %s\nauthor %s %d +0000\ncommitter eventbus <> %d +0000\ndata %d\n%s\n"
-            % (REF.encode(), author, made, committed, len(commit.message), commit.message)
-        ]
-        if self._parent:
-            parts.append(b"from %s\n" % self._parent.encode())
+        self._send(encode(commit, self._parent))
         self._parent = ""
-        for path, document in commit.files:
-            if document is None:
-                parts.append(b"D %s\n" % path.encode())
-            else:
-                parts.append(b"M 100644 inline %s\ndata %d\n%s\n" % (path.encode(), len(document), document))
-        self._send(b"".join(parts))
 
     def publish(self) -> None:
         """Put what was added into the branch, durably."""

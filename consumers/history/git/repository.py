@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from hashlib import sha1
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -49,6 +50,14 @@ class Repository:
         for stale in [*self.path.glob("refs/heads/*.lock"), *self.path.glob("objects/pack/tmp_*")]:
             stale.unlink(missing_ok=True)
 
+    def remove(self) -> None:
+        """Take it away, to be made anew. Raises GitFailed where it is none of ours."""
+        if not (self.path / "HEAD").exists():
+            return
+        if self.tip() == NOTHING and any(self.path.glob("refs/heads/*")):
+            raise GitFailed(f"{self.path} has no branch {BRANCH}: it is not a repository of the history")
+        shutil.rmtree(self.path)
+
     def tip(self) -> Tip:
         """Where it stands; NOTHING where no commit is in it."""
         form = f"--format=%H%x00%(trailers:key={POSITION},valueonly)%x00%(trailers:key={HISTORY},valueonly)"
@@ -70,14 +79,18 @@ class Repository:
             [self._git, "-C", str(self.path), *arguments], env=environment(), bufsize=1 << 20, **options
         )
 
-    def _run(self, *arguments: str, check: bool = True, inside: bool = True, **options: Any) -> str:
+    def hashes(self, blobs: Iterable[bytes]) -> list[str]:
+        """The ids that git gives these files."""
+        return [sha1(b"blob %d\0%s" % (len(blob), blob), usedforsecurity=False).hexdigest() for blob in blobs]
+
+    def _run(self, *arguments: str, check: bool = True, inside: bool = True, both: bool = False, **options: Any) -> str:
         where = ["-C", str(self.path)] if inside else []
         done = subprocess.run(  # noqa: S603  as above
             [self._git, *where, *arguments], capture_output=True, env=environment(), check=False, **options
         )
         if check and done.returncode:
             raise GitFailed(f"git {arguments[0]} in {self.path}: {done.stderr.decode(errors='replace').strip()}")
-        return str(done.stdout.decode(errors="replace"))
+        return str((done.stdout + done.stderr if both else done.stdout).decode(errors="replace"))
 
     # --- upkeep -------------------------------------------------------------------------------------------------
 

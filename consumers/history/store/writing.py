@@ -60,6 +60,8 @@ class Writing:
         """Put it at the end of the log. False where nothing in it is new: then it has no place there."""
         position, kept = self.position + 1, 0
         for fact in sealed.facts:
+            if fact.version <= self._horizon and fact.op != "r":
+                continue  # of a time that was forgotten: a letter that was dead for long
             record = self._record(fact)
             if fact.version > record.version:
                 self._append(record, fact, position)
@@ -141,8 +143,6 @@ class Writing:
 
     def _insert(self, record: _Record, fact: Fact, position: int) -> bool:
         """Put in a version older than the newest, and make those after it again."""
-        if fact.version <= self._horizon:
-            return False
         self._flush()
         newer: list[Version] = []
         older: Content | None = None

@@ -86,6 +86,10 @@ class Reader(StateFile):
             ).fetchall()
         return [Noted(*row) for row in rows]
 
+    def events_waiting(self, after: int) -> int:
+        """How many there are in the journal behind number `after`."""
+        return int(self._value("SELECT count(*) FROM journal WHERE id > ? AND length(body) > 1", after))
+
     @contextmanager
     def still(self) -> Iterator[None]:
         """Inside, everything is read as it was at one moment. The file cannot shrink meanwhile."""

@@ -1,0 +1,37 @@
+"""A moment as a length of the log: every question about the past begins with it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from consumers.history.reading.history import History
+from eventbus.errors import ConfigurationError
+
+
+def at_time(history: History, microseconds: int) -> int:
+    """The longest beginning of the log in which no transaction is from after this moment; 0 is none of it.
+
+    Within one outbox it is whole: who has seen another's commit comes after it.
+    """
+    later = history.query("SELECT min(position) FROM tx WHERE time > ?", microseconds)[0][0]
+    return int(history.note("position") if later is None else later - 1)
+
+
+def at_transaction(history: History, id: str) -> int:
+    """The log up to this transaction, with all its parts and what lies between them."""
+    return history.parts(id)[-1].position
+
+
+def at_position(history: History, position: int) -> int:
+    """The log up to this number."""
+    return history.transaction(position).position if position else 0
+
+
+def parse(text: str) -> int:
+    """ISO 8601 as microseconds since 1970; without an offset it is UTC. Raises ConfigurationError."""
+    try:
+        at = datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise ConfigurationError(f"{text!r} is no time: write 2026-11-23, 2026-11-23T08:00:00Z or the like") from None
+    at = at if at.tzinfo else at.replace(tzinfo=UTC)
+    return int(at.timestamp()) * 10**6 + at.microsecond

@@ -1,0 +1,106 @@
+"""Is the history whole? Chains decode, the newest is what the mirror has, the tree is what the records give."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from consumers.history.git.layout import README, path_of
+from consumers.history.git.repository import NOTHING, Repository
+from consumers.history.reading import past
+from consumers.history.reading.history import History
+from consumers.history.store import chain
+from consumers.history.store.content import decode
+from consumers.json_mirror.disk import documents
+from consumers.json_mirror.state import Reader
+
+_CHUNK: Final = 1_000
+
+
+def check(history: History) -> Iterator[str]:
+    """What is wrong in the file: pages, chains, numbers."""
+    for (answer,) in history.query("PRAGMA quick_check(10)"):
+        if answer != "ok":
+            yield f"{history.path}: {answer}"
+    (count, last) = history.query("SELECT count(*), coalesce(max(position), 0) FROM tx")[0]
+    if last != history.note("position"):
+        yield f"the last position is {last}, the note says {history.note('position')}"
+    if not history.note("horizon") and count != last:
+        yield f"{last} positions, but {count} transactions"
+    for (path,) in history.query("SELECT path FROM record ORDER BY id"):
+        yield from _check_record(history, path)
+
+
+def _check_record(history: History, path: str) -> Iterator[str]:
+    record = history.record(path)
+    try:
+        versions = list(chain.versions(decode(record.document), history.steps(record.id)))
+    except (ValueError, KeyError, TypeError, AssertionError) as error:
+        yield f"{path}: a version cannot be read: {error}"
+        return
+    if versions and versions[0].step.version != record.version:
+        yield f"{path}: the newest is {record.version}, its last change {versions[0].step.version}"
+    if record.document is not None and documents.decode(record.document).version != record.version:
+        yield f"{path}: the newest document is not of version {record.version}"
+
+
+def compare(history: History, state: Reader) -> Iterator[str]:
+    """Where the newest is not what the mirror has. What the historian has not taken over yet is no difference."""
+    waiting = bool(state.events(int(history.note("journal")), 1))
+    for records in state.records():
+        for record in records:
+            stored = history.stored(record.path)
+            if stored is None:
+                if record.document is not None and not waiting:
+                    yield f"{record.path}: not in the history"
+            elif stored.document != record.document and not waiting and stored.version <= record.version:
+                yield f"{record.path}: the history has version {stored.version}, the mirror {record.version}"
+
+
+def compare_git(history: History, repository: Repository, omit: frozenset[str]) -> Iterator[str]:
+    """Where the tree of the newest commit is not what the records give, and what git says of its own files."""
+    tip = repository.tip()
+    if tip == NOTHING:
+        yield f"{repository.path} has no commit"
+        return
+    if tip.identity != history.note("identity"):
+        yield f"{repository.path} was made of another history"
+        return
+    yield from _fsck(repository)
+    expected = {} if omit else {path_of(each.path): each for each in past.records(history, tip.position)}
+    found = dict(_tree(repository, tip.id))
+    if omit:
+        return
+    ids = repository.hashes(
+        documents.encode(
+            each.model, each.pk, version_at(history, each.path, tip.position), each.content.fields, each.content.stub
+        )
+        for each in expected.values()
+    )
+    for path, id in zip(expected, ids, strict=True):
+        if found.pop(path, None) != id:
+            yield f"{path}: not what the history gives"
+    found.pop(README, None)
+    for path in found:
+        yield f"{path}: not in the history"
+
+
+def version_at(history: History, path: str, position: int) -> int:
+    """The version the record had when the log had this length."""
+    record = history.record(path)
+    found = chain.at_position(decode(record.document), history.steps(record.id), position)
+    return found.step.version if found else record.version
+
+
+def _fsck(repository: Repository) -> Iterator[str]:
+    said = repository.run("fsck", "--full", "--no-dangling", check=False, both=True)
+    for line in said.splitlines():
+        if line and not line.startswith(("Checking", "notice")):
+            yield f"git: {line}"
+
+
+def _tree(repository: Repository, commit: str) -> Iterator[tuple[str, str]]:
+    for line in repository.run("ls-tree", "-r", "-z", commit).split("\0"):
+        if line:
+            head, _, path = line.partition("\t")
+            yield path, head.split()[2]

@@ -1,0 +1,90 @@
+"""Forgetting versions that newer ones have replaced. What is kept stays readable: a delta leads back from the newer."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Final
+
+import orjson
+
+from consumers.history.store import deltas, layout
+
+_NEWEST: Final = (
+    "SELECT position, version, op, changed, body FROM change WHERE record = ? AND position <= ? "
+    "ORDER BY version DESC LIMIT 1"
+)
+_SLICE: Final = 1_000
+"""Records at a time, by number: a slice of rows would tear the chain of a record."""
+
+
+def prune(path: Path, before: int) -> int:
+    """Forget the versions that had been replaced before this moment (microseconds); tell how many it were.
+
+    A record's newest version of that moment stays, so that every later moment can be had back. Transactions of which
+    nothing is left go as well.
+    """
+    connection = layout.connect(path)
+    try:
+        with layout.translated(path):
+            last = _last_before(connection, before)
+            return _prune(connection, last) if last else 0
+    finally:
+        connection.close()
+
+
+def _last_before(db: sqlite3.Connection, before: int) -> int:
+    later = db.execute("SELECT min(position) FROM tx WHERE time >= ?", (before,)).fetchone()[0]
+    if later is None:
+        later = db.execute("SELECT coalesce(max(position), 0) + 1 FROM tx").fetchone()[0]
+    return int(later) - 1
+
+
+def _prune(db: sqlite3.Connection, last: int) -> int:
+    (records,) = db.execute("SELECT coalesce(max(id), 0) FROM record").fetchone()
+    gone = 0
+    for first in range(0, records + 1, _SLICE):
+        with layout.transaction(db):
+            for record in range(first, first + _SLICE):
+                gone += _shorten(db, record, last)
+    with layout.transaction(db):
+        (horizon,) = db.execute("SELECT coalesce(max(version), 0) FROM tx WHERE position <= ?", (last,)).fetchone()
+        db.execute("UPDATE meta SET value = max(value, ?) WHERE key = 'horizon'", (horizon,))
+        db.execute(
+            "DELETE FROM tx WHERE position <= ? AND NOT EXISTS "
+            "(SELECT 1 FROM change WHERE change.position = tx.position)",
+            (last,),
+        )
+    db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return gone
+
+
+def _shorten(db: sqlite3.Connection, record: int, last: int) -> int:
+    newest = db.execute(_NEWEST, (record, last)).fetchone()
+    if newest is None:
+        return 0
+    position, version, op, changed, body = newest
+    if (
+        op == "d"
+        and not db.execute("SELECT 1 FROM change WHERE record = ? AND version > ?", (record, version)).fetchone()
+    ):
+        gone = db.execute("DELETE FROM change WHERE record = ?", (record,)).rowcount
+        db.execute("DELETE FROM record WHERE id = ?", (record,))
+        return int(gone)
+    gone = db.execute(
+        "DELETE FROM change WHERE record = ? AND version < ? AND position <= ?", (record, version, last)
+    ).rowcount
+    if body is not None and gone:
+        # What this one led back to is gone; which fields it changed stays known.
+        names = deltas.names(body) if op == "u" and changed is None else None
+        number = changed if names is None else _number(db, names)
+        db.execute(
+            "UPDATE change SET body = NULL, changed = ? WHERE position = ? AND record = ?", (number, position, record)
+        )
+    return int(gone)
+
+
+def _number(db: sqlite3.Connection, names: frozenset[str]) -> int:
+    text = orjson.dumps(sorted(names)).decode()
+    db.execute("INSERT OR IGNORE INTO names (names) VALUES (?)", (text,))
+    return int(db.execute("SELECT id FROM names WHERE names = ?", (text,)).fetchone()[0])
