@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
@@ -103,3 +105,9 @@ def require_on(settings: HistorySettings) -> None:
     """Raise ConfigurationError where no history is kept."""
     if settings.kind == "off":
         raise ConfigurationError("EVENTBUS_HISTORY is off: set it to sqlite or git where the mirror runs")
+
+
+def git_environment() -> Mapping[str, str]:
+    """What git may know of the environment: no configuration of a user or a system changes what is made."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    return {**kept, "GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull, "LC_ALL": "C.UTF-8"}

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from hashlib import sha1
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from consumers.history.errors import GitFailed
 from consumers.history.git.message import HISTORY, POSITION
+from consumers.history.settings import git_environment
 
 BRANCH: Final = "main"
 REF: Final = f"refs/heads/{BRANCH}"
@@ -76,7 +76,7 @@ class Repository:
     def start(self, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
         """A git that goes on running."""
         return subprocess.Popen(  # noqa: S603  git, found in PATH; no word of it comes from an event
-            [self._git, "-C", str(self.path), *arguments], env=environment(), bufsize=1 << 20, **options
+            [self._git, "-C", str(self.path), *arguments], env=git_environment(), bufsize=1 << 20, **options
         )
 
     def hashes(self, blobs: Iterable[bytes]) -> list[str]:
@@ -86,7 +86,7 @@ class Repository:
     def _run(self, *arguments: str, check: bool = True, inside: bool = True, both: bool = False, **options: Any) -> str:
         where = ["-C", str(self.path)] if inside else []
         done = subprocess.run(  # noqa: S603  as above
-            [self._git, *where, *arguments], capture_output=True, env=environment(), check=False, **options
+            [self._git, *where, *arguments], capture_output=True, env=git_environment(), check=False, **options
         )
         if check and done.returncode:
             raise GitFailed(f"git {arguments[0]} in {self.path}: {done.stderr.decode(errors='replace').strip()}")
@@ -121,9 +121,3 @@ def require_git() -> str:
     if found is None:
         raise GitFailed("git is not installed: install it, or set EVENTBUS_HISTORY=sqlite")
     return found
-
-
-def environment() -> Mapping[str, str]:
-    """What git may know: no configuration of a user or a system changes what is made."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    return {**kept, "GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull, "LC_ALL": "C.UTF-8"}
