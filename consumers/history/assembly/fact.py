@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from consumers.json_mirror import filenames
@@ -53,8 +53,8 @@ def fact_of(event: Event, source: int = 0) -> Fact:
         op=event.op,
         fields=event.after,
         stub=event.stub,
-        changed=frozenset(event.changed).union(_names(getattr(event, "written", None))),
-        whole=event.op in "cr" or bool(getattr(event, "whole", False)),
+        changed=frozenset(event.changed).union(event.written),
+        whole=event.whole,
         transaction=id if isinstance(id, str) and id else event.id,
         size=size if type(size) is int and size > 0 else 1,
         author=event.author,
@@ -76,7 +76,3 @@ def folded(earlier: Fact, later: Fact) -> Fact:
         known = {name: earlier.fields[name] for name in earlier.vouched - later.vouched if name in earlier.fields}
         fields = {**fields, **{name: value for name, value in known.items() if name in fields}}
     return later._replace(op=op, whole=whole, fields=fields, changed=earlier.changed | later.changed)
-
-
-def _names(written: Any) -> Iterable[str]:
-    return (name for name in written if isinstance(name, str)) if isinstance(written, list | tuple) else ()

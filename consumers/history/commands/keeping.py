@@ -10,7 +10,6 @@ from typing import Any
 import click
 
 from consumers.base.companion import WATCHED, when_alone
-from consumers.base.stopping import stop_on_signals
 from consumers.history import following
 from consumers.history.commands.options import data_dir, json_text, opened, settings_of
 from consumers.history.errors import HistoryUnavailable
@@ -24,6 +23,7 @@ from consumers.history.upkeep import checking, pruning
 from consumers.json_mirror.state import Reader
 from eventbus import logs
 from eventbus.errors import counted
+from eventbus.stopping import stop_on_signals
 
 _DAY = 24 * 3600
 
