@@ -12,6 +12,7 @@ from typing import Any, Final, final
 from weakref import WeakKeyDictionary
 
 from marshmallow import Schema
+from sqlalchemy import event
 from sqlalchemy.orm import Session
 
 from eventbus import arguments
@@ -28,6 +29,7 @@ from eventbus.listeners.statements.bulk import Bulk, Mode
 from eventbus.listeners.targets import resolve
 from eventbus.listeners.transaction import Joined, Transactions
 from eventbus.outbox import Entry, Outbox
+from eventbus.outbox.writer import begun
 from eventbus.publishers import Publisher, publisher_for
 from eventbus.records.entities import Entities
 from eventbus.redaction import redact_url
@@ -112,7 +114,10 @@ def install(
             transaction=Transactions(capture, encoder, sink, listeners=listeners, reread=reread, joined=joined),
             others=listeners,
         )
-        bus = Bus(settings, entities, encoder, sink, resolved.session_class, (uninstall, resolved.release))
+        beginning = (resolved.session_class, "after_begin", begun)
+        event.listen(*beginning)
+        undo = (partial(event.remove, *beginning), uninstall, resolved.release)
+        bus = Bus(settings, entities, encoder, sink, resolved.session_class, undo)
         _installed[resolved.session_class] = bus
     _announce(bus, publisher)
     return bus

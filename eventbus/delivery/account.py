@@ -7,6 +7,7 @@ dispatcher's lock, and for `sign`, which has a thread and a connection of its ow
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Final, final
@@ -23,10 +24,13 @@ from eventbus.delivery.sweep import Sweep
 from eventbus.delivery.tempo import Tempo
 from eventbus.outbox.queries import brief
 from eventbus.outbox.store import Store
+from eventbus.outbox.turns import Occupied
 
 DATABASE_ERRORS: Final = (SQLAlchemyError, OSError)
 _MOST_KNOWN: Final = 100_000
 _TROUBLE: Final = 3
+_OCCUPIED: Final = 0.25
+"""Seconds until we try again where the application is in a transaction on SQLite."""
 
 logger = logging.getLogger("eventbus.outbox")
 
@@ -72,7 +76,7 @@ class Account:
     @property
     def is_over(self) -> bool:
         """Whether the application has left this database, and nothing of ours is there any more."""
-        if self.kept or not self._sweep.done or not self.settled:
+        if self.kept or not self._sweep.done or self._deletion:
             return False
         return not (self.known or self._sources or self._sweep.has_strays) and self.store.is_deserted
 
@@ -91,22 +95,19 @@ class Account:
         """All events of these rows are with the broker."""
         self._deletion.add(row_ids)
 
+    def committed(self, row_id: int) -> None:
+        """A transaction that wrote this row has committed. Under the lock."""
+        if self.store.is_sqlite:
+            self._deletion.rode(row_id)
+
     def park(self, parcel: Parcel) -> None:
         """The broker does not take this row: out of the way with it."""
         self._parking.add(parcel)
 
-    def tidy(self, at: float) -> None:
-        """On SQLite, just after a commit: delete what is due."""
-        if at >= self._paused_until and self._deletion.is_ready_after_commit(at):
-            try:
-                self._delete()
-            except DATABASE_ERRORS:
-                self._deletion.put_off(at)  # `work` tries too, and tells of it
-
     @property
     def settled(self) -> bool:
         """Whether the outbox shows all that was done."""
-        return not self._deletion
+        return self._deletion.settled
 
     def due(self, at: float, *, room: bool) -> float:
         """When `work` has something to do, by the monotonic clock."""
@@ -126,9 +127,12 @@ class Account:
             return
         try:
             if hurry or self._deletion.is_ready(at):
-                self._delete()
-            self._sweep.work(at)
+                self._delete(at)
             self._sources.read_back(at, lambda: 0 if self.clogged else room(), take)
+            self._sweep.work(at)
+        except Occupied:
+            self._paused_until = at + _OCCUPIED
+            return
         except Exception as error:
             if not isinstance(error, DATABASE_ERRORS):
                 logger.exception("the outbox could not be looked after, it is tried again")
@@ -155,6 +159,9 @@ class Account:
             return []
         try:
             return self._parking.claim(at)
+        except Occupied:
+            self._paused_until = at + _OCCUPIED
+            return []
         except DATABASE_ERRORS as error:
             self._paused_until = at + self._backoff.next()
             self._tell(error)
@@ -170,7 +177,7 @@ class Account:
     def leave(self) -> None:
         """This process goes: what is left may be taken by whoever comes first."""
         try:
-            self._delete()
+            self._delete(time.monotonic())
             with self._lock:
                 rest = bool(self.known) or self.behind
             if rest:
@@ -179,6 +186,8 @@ class Account:
                 self.store.leases.release(self.store.owner)
             for owner in self._sources.adopted:
                 self.store.leases.abandon(owner)
+        except Occupied:
+            logger.debug("the application is in a transaction: what is delivered stays in the outbox")
         except DATABASE_ERRORS as error:
             self._tell(error)
         for store in (self.sign.store, self.store):
@@ -188,8 +197,11 @@ class Account:
         """After a fork; see `Store.forget`."""
         return self.store.forget(), self.sign.store.forget()
 
-    def _delete(self) -> None:
-        self._deletion.work(sure=not self._backoff.failures)
+    def _delete(self, at: float) -> None:
+        try:
+            self._deletion.work(sure=not self._backoff.failures)
+        except Occupied:
+            self._deletion.put_off(at)
 
     def _failed(self, at: float, error: Exception) -> None:
         self._paused_until = at + self._backoff.next()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from typing import Final, final
 
@@ -54,12 +53,6 @@ class Accounts:
     def parked(self) -> int:
         """Rows that are parked, as last counted."""
         return sum(account.parked for account in self._by_store.values())
-
-    def tidy(self) -> None:
-        """A writer has just committed, and has not yet begun anew."""
-        at = time.monotonic()
-        for account in self:
-            account.tidy(at)
 
     def retire(self, at: float) -> list[Account]:
         """Those of databases whose engines the application has disposed of, where nothing is to be done any more."""

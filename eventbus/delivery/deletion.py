@@ -15,6 +15,8 @@ from eventbus.outbox.store import Store
 
 _DELETE_ROWS: Final = 1000
 _MISSED: Final = 3
+_RIDE: Final = 0.5
+"""Seconds that rows wait for a commit to delete them."""
 
 logger = logging.getLogger("eventbus.outbox")
 
@@ -42,8 +44,10 @@ class Deletion:
         self._grace = tempo.grace
         self._after = tempo.delete if tempo.delete is not None else 1.0 if store.is_sqlite else 0.25
         self._ids: list[int] = []
-        self._first = 0.0
         self._due = 0.0
+        self._ride = min(_RIDE, self._after)
+        self._commits = 0
+        self._offered = self._occupied = False
         self._missed = 0
 
     def __bool__(self) -> bool:
@@ -51,33 +55,50 @@ class Deletion:
 
     def add(self, row_ids: list[int]) -> None:
         """All events of these rows are with the broker."""
-        at = time.monotonic()
         if not self._ids:
-            self._first = at
+            self._due = time.monotonic() + self._after
         self._ids.extend(row_ids)
-        # On SQLite this is the idle application's case; see `after_commit`.
-        self._due = (at if self._store.is_sqlite else self._first) + self._after
 
     def due(self, at: float) -> list[float]:
         """When there is something to do, by the monotonic clock."""
         return [*([self._due] if self._ids else []), *([at] if self._parking.waiting else [])]
 
     def is_ready(self, at: float) -> bool:
-        """Whether to work now."""
+        """Whether to work now. On SQLite the next commit is given the chance to delete the rows on its way."""
         many = len(self._ids) >= _DELETE_ROWS
-        return many or bool(self._parking.waiting) or bool(self._ids and at >= self._due)
+        ready = many or bool(self._parking.waiting) or bool(self._ids and at >= self._due)
+        if not ready or self._offered or self._parking.waiting or not self._is_busy():
+            return ready
+        self._offered = True
+        self._store.riders.offer(self._ids)
+        self._due = at + self._ride
+        return False
 
-    def is_ready_after_commit(self, at: float) -> bool:
-        """On SQLite, just after a commit: whether something is due.
-
-        A transaction there that has read, and comes to write after others did, fails at once, however long it would
-        wait. An application with one thread that has just committed is in none.
-        """
-        return self._store.is_sqlite and bool(self._ids) and at >= self._first + self._after
+    def _is_busy(self) -> bool:
+        """On SQLite: whether the application has committed since the last look, and may do so again."""
+        before, self._commits = self._commits, self._store.riders.commits
+        return self._commits != before
 
     def put_off(self, at: float) -> None:
-        """It failed: not with each commit."""
-        self._first = at
+        """The application is in a transaction: it may delete the rows on its way, or we do later."""
+        self._occupied = True
+        self._offered = False
+        self._due = at + self._ride
+
+    def rode(self, with_row: int) -> None:
+        """A transaction has committed that may have deleted rows on its way. Under the lock."""
+        gone = set(self._store.riders.arrived(with_row))
+        if gone:
+            for row_id in gone:
+                self._known.pop(row_id, None)
+            self._ids = [row_id for row_id in self._ids if row_id not in gone]
+            self._offered = self._occupied = False
+            self._due = time.monotonic() + (self._after if len(self._ids) < _DELETE_ROWS else 0.0)
+
+    @property
+    def settled(self) -> bool:
+        """Whether the outbox shows all that was done, or the application itself keeps us from it."""
+        return not self or self._occupied
 
     def work(self, *, sure: bool = True) -> None:
         """Delete and park. `sure`: no deletion has failed lately, whose answer alone may have been lost."""
@@ -94,11 +115,14 @@ class Deletion:
                 self._known.pop(row_id, None)
             self._ids = []
             self._parking.waiting.clear()
+        self._offered = self._occupied = False
 
     def _compare(self, ids: list[int], found: int) -> None:
         """Say it where rows are missing that nobody but this process may have deleted: that takes the grace time."""
         if found >= len(ids) or not self.expects_rows:
             return
+        aboard = self._store.riders.aboard()
+        ids = [row_id for row_id in ids if row_id not in aboard]
         since = time.monotonic() - self._grace / 2
         with self._lock:
             old = sum(self._known.get(row_id, LONG_AGO) < since for row_id in ids)

@@ -71,7 +71,6 @@ class Desk:
 
     def send(self, jobs: list[Job]) -> None:
         """Try once; what was not taken is tried again, or put out of the way."""
-        self.accounts.tidy()
         self.outlet.send(jobs)
         self._sort_out(jobs)
 

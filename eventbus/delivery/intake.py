@@ -116,6 +116,7 @@ class Intake:
                 self.admit(job, None)
             return
         account = self._accounts.of(store)
+        account.committed(batch.version)
         if not batch.version:
             # The row was to go with a commit that has not come: whoever commits it, the outbox will show it.
             account.look_soon(time.monotonic() + _SOON)

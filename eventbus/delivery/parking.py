@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
-from typing import final
+from collections.abc import Callable
+from typing import Final, final
 
 from eventbus.delivery.parcel import Parcel
 from eventbus.delivery.tempo import Tempo, Timer
 from eventbus.outbox import clock
 from eventbus.outbox.parked_rows import NEVER, ParkedRow
 from eventbus.outbox.store import Row, Store
+from eventbus.outbox.turns import Occupied
+
+_TURNS: Final = 10
 
 logger = logging.getLogger("eventbus.outbox")
 
@@ -78,14 +83,24 @@ class Parking:
         left = [(row, parcel) for row, parcel in claimed if len(parcel)]
         refused = [(row, parcel) for row, parcel in left if parcel.outcome is not None]
         unknown = [row._replace(payload=parcel.payload) for row, parcel in left if parcel.outcome is None]
+        again = [*unknown, *(self._again(row, parcel) for row, parcel in refused)]
         try:
-            self._store.parked.delete(delivered)
-            self._store.parked.note([*unknown, *(self._again(row, parcel) for row, parcel in refused)])
+            self._insist(lambda: self._store.parked.delete(delivered))
+            self._insist(lambda: self._store.parked.note(again))
             if delivered and not left:
-                self._store.parked.wake()
+                self._insist(self._store.parked.wake)
         finally:
             self.rows -= len(delivered)
             self._look_on(more=bool(delivered or unknown))
+
+    @staticmethod
+    def _insist(step: Callable[[], object]) -> None:
+        """What was delivered would go out once more: it is worth waiting for a turn on SQLite."""
+        for _ in range(_TURNS):
+            with contextlib.suppress(Occupied):
+                step()
+                return
+        step()
 
     def _look_on(self, *, more: bool) -> None:
         self._more = more

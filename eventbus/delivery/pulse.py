@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterable
 from typing import Final, final
 
 from eventbus.delivery.account import DATABASE_ERRORS, Account
+from eventbus.outbox.turns import Occupied
 
 _PATIENCE: Final = 2.0
+_POLL: Final = 0.05
 
 logger = logging.getLogger("eventbus.outbox")
 
@@ -44,7 +46,14 @@ class Pulse:
 
     def _beat(self, account: Account) -> None:
         try:
-            account.sign.give()
+            while True:
+                try:
+                    account.sign.give()
+                    return
+                except Occupied:
+                    # Between two transactions of the application there is a moment, mostly.
+                    if self._stop.wait(_POLL):
+                        return
         except DATABASE_ERRORS:
             # Whoever reads and deletes rows there tells of it.
             logger.debug("no sign of life could be given", exc_info=True)

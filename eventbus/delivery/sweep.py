@@ -68,6 +68,7 @@ class Sweep:
     def work(self, at: float) -> None:
         """Look, if it is time."""
         if self._timer.ready(at) and self._store.exists():
+            self.done = False  # until all is looked through: whom it takes over is not among the sources at once
             self._look_at_own(at)
             self._adopt(at)
 

@@ -11,8 +11,8 @@ from typing import final
 class Tempo:
     """How often things are looked after, in seconds.
 
-    `delete`: delivered rows are deleted together, this long after the first (default: 0.25; on SQLite, where whoever
-    deletes is in the writers' way, 1, and then just after a commit). `grace`: an owner that does not move for this
+    `delete`: delivered rows are deleted together, this long after the first (default: 0.25; on SQLite, where the next
+    commit deletes them on its way if there is one, 1). `grace`: an owner that does not move for this
     long is dead. `parked`: between two tries of a parked row. `sweep`: between two looks for rows of the dead.
     """
 

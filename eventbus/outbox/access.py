@@ -8,10 +8,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, final
 
 from sqlalchemy import Connection, Engine, event
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 
 from eventbus.outbox.fork import undisturbed
 from eventbus.outbox.side import side_engine
+from eventbus.outbox.turns import Occupied, turns_of
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -28,6 +29,19 @@ class Access:
         self._side: Engine | None = None
         self._async: AsyncEngine | None = None
         self._runner: asyncio.Runner | None = None
+
+    def change(self, work: Callable[[Connection], T]) -> T:
+        """The same for `work` that writes. On SQLite it waits for its turn, and may raise Occupied."""
+        if self.engine.dialect.name != "sqlite":
+            return self.run(work)
+        turns = turns_of(self.engine)
+        try:
+            with turns.ours():
+                return self.run(work)
+        except OperationalError as error:
+            if turns.are_busy and "locked" in str(error.orig):
+                raise Occupied("the application has begun to write") from error
+            raise
 
     def run(self, work: Callable[[Connection], T]) -> T:
         """What `work` makes of a connection, in a transaction of its own. Raises SQLAlchemy's errors."""
@@ -104,7 +118,7 @@ def _tuned(side: Engine) -> Engine:
 
 def _do_not_wait_for_lock(connection: Any, record: Any) -> None:
     cursor = connection.cursor()
-    cursor.execute("PRAGMA busy_timeout = 500")
+    cursor.execute("PRAGMA busy_timeout = 200")
     cursor.execute("PRAGMA journal_mode")
     (mode,) = cursor.fetchone()
     if mode == "wal":

@@ -53,7 +53,7 @@ class Leases:
             )
 
         try:
-            return self._access.run(work)
+            return self._access.change(work)
         except IntegrityError:
             return False
 
@@ -61,12 +61,12 @@ class Leases:
         """Show that the holder lives; False if it is no longer the holder."""
         statement = update(lease).where(lease.c.name == name, lease.c.holder == self._owner.name)
         beaten = statement.values(beat=lease.c.beat + 1)
-        return self._access.run(lambda connection: connection.execute(beaten).rowcount) == 1
+        return self._access.change(lambda connection: connection.execute(beaten).rowcount) == 1
 
     def release(self, name: str) -> None:
         """Give a lease back, if held; the next one takes it at once."""
         statement = delete(lease).where(lease.c.name == name, lease.c.holder == self._owner.name)
-        self._access.run(lambda connection: connection.execute(statement))
+        self._access.change(lambda connection: connection.execute(statement))
 
     def abandon(self, name: str) -> None:
         """Leave rows to whoever comes first: this process ends."""
@@ -78,4 +78,4 @@ class Leases:
 
         # Somebody may take it between the two statements: as good.
         with contextlib.suppress(IntegrityError):
-            self._access.run(work)
+            self._access.change(work)

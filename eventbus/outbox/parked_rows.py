@@ -65,7 +65,7 @@ class ParkedRows:
                 delete_rows(connection, outbox, some)
 
         if rows:
-            self._access.run(work)
+            self._access.change(work)
 
     def note(self, rows: Sequence[ParkedRow]) -> None:
         """Note what became of parked rows; not of those that a person purged meanwhile."""
@@ -84,7 +84,7 @@ class ParkedRows:
             connection.execute(again, values)
 
         if rows:
-            self._access.run(work)
+            self._access.change(work)
 
     def claim(self, now: int, until: int, *, rows: int = 100, size: int = PAGE_BYTES) -> list[ParkedRow]:
         """Parked rows that are due, by id, none of which another process gets before `until`.
@@ -113,7 +113,7 @@ class ParkedRows:
             )
             return [ParkedRow(*row) for row in found]
 
-        return self._access.run(work)
+        return self._access.change(work)
 
     def page(self, *, after: int = 0, rows: int = PAGE_ROWS) -> list[ParkedRow]:
         """Parked rows by id."""
@@ -140,7 +140,7 @@ class ParkedRows:
             do_not_wait_for_disk(connection)
             return sum(delete_rows(connection, parked, some) for some in slices(ids))
 
-        return self._access.run(work) if ids else 0
+        return self._access.change(work) if ids else 0
 
     def wake(self, ids: Sequence[int] | None = None) -> int:
         """Make parked rows due now, all or these; returns how many."""
@@ -151,7 +151,7 @@ class ParkedRows:
                 return connection.execute(statement).rowcount
             return sum(connection.execute(statement.where(parked.c.id.in_(some))).rowcount for some in slices(ids))
 
-        return self._access.run(work)
+        return self._access.change(work)
 
 
 def _clean(reason: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
@@ -10,6 +12,8 @@ from eventbus.outbox.creation import create_tables, demand, is_missing_table
 from eventbus.outbox.owner import Owner
 from eventbus.outbox.table_writer import TableWriter
 from eventbus.outbox.tables import lease, outbox
+
+logger = logging.getLogger("eventbus.outbox")
 
 
 class SqliteWriter(TableWriter):
@@ -42,7 +46,21 @@ class SqliteWriter(TableWriter):
         row_id: int = cursor.lastrowid
         cursor.close()
         self._note(row_id)
+        if riders := self.store.riders.take():
+            self._delete(connection, row_id, riders)
         return row_id
+
+    def _delete(self, connection: Connection, row_id: int, riders: tuple[int, ...]) -> None:
+        """Delivered rows, on the way; this row's id is above theirs, so no new one will get any of them."""
+        among = ",".join("?" * len(riders))
+        try:
+            self._execute(connection, f"DELETE FROM {outbox.name} WHERE id IN ({among})", riders).close()  # noqa: S608
+        except DBAPIError as error:
+            if error.connection_invalidated:
+                raise
+            logger.debug("delivered rows could not be deleted on the way", exc_info=True)
+        else:
+            self.store.riders.ride(row_id, riders)
 
 
 def is_in_memory(connection: Connection) -> bool:

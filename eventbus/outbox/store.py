@@ -26,6 +26,7 @@ from eventbus.outbox.queries import (
     raise_floor,
     slices,
 )
+from eventbus.outbox.riders import Riders
 from eventbus.outbox.side import begin_immediate, missing_file
 from eventbus.outbox.tables import lease, outbox
 from eventbus.redaction import redact
@@ -43,7 +44,7 @@ class Row(NamedTuple):
 class Store:
     """The outbox of one database, for one thread. Raises SQLAlchemy's errors; each call is a transaction of its own.
 
-    `parked`: its parked rows; `leases`: who lives, and who may do what.
+    `parked`: its parked rows; `leases`: who lives, and who may do what; `riders`: rows that the next commit deletes.
     """
 
     def __init__(self, engine: Engine, owner: Owner | None = None) -> None:
@@ -53,6 +54,7 @@ class Store:
         self._exists = False
         self.parked = ParkedRows(self._access)
         self.leases = Leases(self._access, self._owner)
+        self.riders = Riders()
 
     def __repr__(self) -> str:
         return f"<Store {redact(self._engine.url.render_as_string(hide_password=True))}>"
@@ -109,7 +111,7 @@ class Store:
                 raise_floor(connection, max(ids))
             return sum(delete_rows(connection, outbox, some) for some in slices(ids))
 
-        return self._access.run(work) if ids else 0
+        return self._access.change(work) if ids else 0
 
     def owners(self, *, after: int = 0, rows: int = 5000) -> tuple[dict[str, int], int | None]:
         """The owners of the next rows by id with their lowest id among these, and where to go on (None: seen all)."""
@@ -133,10 +135,10 @@ def _read(connection: Connection, after: int, owner: str | None, rows: int, size
     query = select(outbox.c.id, func.length(outbox.c.payload)).where(outbox.c.id > after)
     if owner is not None:
         query = query.where(outbox.c.owner == owner)
-    ids = fitting(connection.execute(query.order_by(outbox.c.id).limit(rows)).all(), size)
-    if not ids:
-        return []
     payload = payload_of(connection, outbox)
     columns = select(outbox.c.id, outbox.c.owner, outbox.c.created_at, payload)
-    found = connection.execute(columns.where(among(connection, outbox, ids)).order_by(outbox.c.id)).all()
-    return [Row(row.id, row.owner, row.created_at, bytes(row.payload)) for row in found]
+    while ids := fitting(connection.execute(query.order_by(outbox.c.id).limit(rows)).all(), size):
+        found = connection.execute(columns.where(among(connection, outbox, ids)).order_by(outbox.c.id)).all()
+        if found:  # else all of these were deleted just now, and others may follow
+            return [Row(row.id, row.owner, row.created_at, bytes(row.payload)) for row in found]
+    return []

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from sqlalchemy import Connection, Engine
+from sqlalchemy.orm import Session, SessionTransaction
 
 from eventbus import forks
 from eventbus.errors import ConfigurationError
@@ -17,6 +18,7 @@ from eventbus.outbox.postgres import PostgresWriter
 from eventbus.outbox.sqlite import SqliteWriter, is_in_memory
 from eventbus.outbox.store import Store
 from eventbus.outbox.table_writer import NoWriter, TableWriter, Writer
+from eventbus.outbox.turns import turns_of
 
 CHUNK_EVENTS: Final = 256
 CHUNK_BYTES: Final = 1 << 20
@@ -119,6 +121,12 @@ class Outbox:
                 start, size = position, 0
             size += len(body)
         yield _cut(batch, start, len(bodies))
+
+
+def begun(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
+    """A Session has begun a transaction (SQLAlchemy's `after_begin`): on SQLite we do not write meanwhile."""
+    if connection.dialect.name == "sqlite":
+        turns_of(connection.engine).begin(connection)
 
 
 def _cut(batch: Batch, start: int, stop: int) -> Batch:
