@@ -6,16 +6,19 @@ import contextlib
 import importlib
 import os
 import re
+import signal
 import sys
+import threading
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Final, Protocol, Self
 
 import click
-from sqlalchemy import URL, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy import URL, Engine, MetaData, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SAWarning
 
 from eventbus.errors import ConfigurationError, EventBusError, LoadError
 from eventbus.outbox.side import missing_file
@@ -70,6 +73,42 @@ def models_and_engine(models: str | None, database: str | None) -> tuple[list[An
     if file := missing_file(engine):
         raise ConfigurationError(f"--database: there is no database file {file}")
     return found, engine
+
+
+def models_or_tables(models: str | None, database: str | None) -> tuple[list[Any], Engine]:
+    """The models and an engine; where no models are named the tables of the database stand for them."""
+    with reading_environment() as env:
+        models = models or env.str("EVENTBUS_MODELS", "")
+        database = database or env.str("DATABASE_URL", "")
+    if models or not database:
+        return models_and_engine(models, database)
+    engine = make_engine(database)
+    if file := missing_file(engine):
+        raise ConfigurationError(f"--database: there is no database file {file}")
+    with disposing(engine), warnings.catch_warnings():
+        warnings.simplefilter("ignore", SAWarning)  # of types that SQLAlchemy does not know: we carry them, or say so
+        metadata = MetaData()
+        metadata.reflect(engine)
+    if not metadata.tables:
+        raise ConfigurationError("there are no tables in the database: make them first, or name the models (--models)")
+    return [metadata], engine
+
+
+@contextlib.contextmanager
+def ending() -> Iterator[None]:
+    """SIGTERM ends what is going on as Ctrl-C does: whatever was begun is taken back."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def models_named(models: str | None) -> list[Any]:
@@ -192,10 +231,14 @@ class Counted(Protocol):
 
 
 class Progress:
-    """A line on the terminal that counts; nothing where standard error is not one."""
+    """A line on the terminal that counts, with per cent and time left where they are known; nothing elsewhere.
+
+    What is counted may have a `share`: the part of the work that is done, from 0 to 1, or None.
+    """
 
     def __init__(self) -> None:
         self._shown = sys.stderr.isatty()
+        self._started = time.monotonic()
         self._last = 0.0
 
     def __enter__(self) -> Self:
@@ -206,6 +249,17 @@ class Progress:
             click.echo("\r\033[K", nl=False, err=True)
 
     def __call__(self, counted: Counted) -> None:
-        if self._shown and time.monotonic() - self._last > 0.1:
-            self._last = time.monotonic()
-            click.echo(f"\r{counted.objects:,} objects … ", nl=False, err=True)
+        now = time.monotonic()
+        if self._shown and now - self._last > 0.1:
+            self._last = now
+            click.echo(f"\r\033[K{progress_line(counted, now - self._started)}", nl=False, err=True)
+
+
+def progress_line(counted: Counted, seconds: float) -> str:
+    """`12,000 objects, 40 %, 0:07 left …`, after so many seconds."""
+    share = getattr(counted, "share", None)
+    line = f"{counted.objects:,} objects"
+    if share:
+        left = max(0, round(seconds / min(share, 1) - seconds))
+        line += f", {min(share, 1):.0%}, {left // 60}:{left % 60:02} left"
+    return f"{line} … "

@@ -1,54 +1,34 @@
 """`eventbus-dumpdata`: write the records of a database as `eventbus-loaddata` reads them.
 
-A dump is a backup: all columns are in it, secrets too, but those that are computed by the database and those of a type
-that JSON has no form for (pickles). It is taken in one transaction, so it shows one moment. Records are written as they
-are read, in an order in which they can be loaded, sorted by key.
+A dump is a backup: all columns are in it, secrets too, but those that are computed by the database. What cannot be in
+it is said, and the command then ends with 1. It is taken in one transaction, so it shows one moment. Records come in an
+order in which they can be loaded, sorted by the bytes of their keys.
 """
 
 from __future__ import annotations
 
-import bz2
 import contextlib
-import gzip
 import json
-import lzma
-import os
 import sys
-import zipfile
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Final, Literal, cast
+from typing import IO, Any, Final, cast
 
 import click
 import orjson
 from sqlalchemy import Connection, Engine
-from sqlalchemy.engine import Dialect
 
 from eventbus import cli, commands
-from eventbus.dumps.surroundings import begin
-from eventbus.dumps.targets import Target, Targets, rows_of
+from eventbus.dumps import output, surroundings
+from eventbus.dumps.dumping import Dump, Dumped, Wanted
+from eventbus.dumps.mirrored import records_of_mirror
+from eventbus.dumps.output import Format, open_output
+from eventbus.dumps.targets import Target, Targets
 from eventbus.errors import ConfigurationError
-from eventbus.records.schemas import RecordSchema, field_for
-from eventbus.records.serialization import Serializer, build_serializer
 
-Format = Literal["json", "jsonl"]
-ROWS: Final = 1_000
-"""Fetched from the server at a time."""
+__all__ = ["Dumped", "dumpdata", "main", "open_output"]
+
 _SNAPSHOT: Final = {"postgresql": "REPEATABLE READ", "mysql": "REPEATABLE READ", "mariadb": "REPEATABLE READ"}
-
-
-@dataclass(slots=True)
-class Dumped:
-    """What a dump holds: records in all and by model name, and the columns that are not in it, with the reason."""
-
-    objects: int = 0
-    models: Counter[str] = field(default_factory=Counter)
-    left_out: dict[str, str] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        return f"Dumped {self.objects} object(s) of {len(self.models)} model(s)"
 
 
 def dumpdata(
@@ -59,39 +39,45 @@ def dumpdata(
     service: str | None = None,
     only: Iterable[str] = (),
     exclude: Iterable[str] = (),
+    pks: Sequence[Any] = (),
     format: Format = "json",
     indent: int | None = None,
     published: bool = False,
+    skip_broken: bool = False,
     progress: Callable[[Dumped], None] | None = None,
 ) -> Dumped:
     """Write the records of the models as a JSON list (one record a line, or indented) or as JSON lines.
 
-    `only` and `exclude` name models (`crm.contact` or `contact`); `published` leaves out the columns that events leave
-    out. Memory stays flat. Raises ConfigurationError for names that are no model, SerializationError for a value that
-    JSON cannot hold (NaN).
+    `only` and `exclude` name models (`crm.contact` or `contact`), `exclude` also fields (`contact.photo`); views are
+    left out unless `only` names them. `pks` are the primary keys wanted of one model. `published` leaves out the
+    columns that events leave out. Memory stays flat.
+
+    Raises ConfigurationError for names that are no model, SerializationError for a value that the model cannot read,
+    unless `skip_broken` leaves its record out.
     """
     targets = Targets(models, service=service)
-    chosen = _choose(targets, only, exclude)
-    dumped = Dumped()
+    chosen = _choose(targets, list(only), list(exclude), pks, published=published)
     with _snapshot(engine) as connection:
-        lines = _records(connection, targets, chosen, dumped, published=published, progress=progress)
-        _write(stream, _indented(lines, indent), format)
-    return dumped
+        dump = Dump(connection, targets, skip_broken=skip_broken)
+        if not only:
+            chosen = {target: wanted for target, wanted in chosen.items() if not dump.is_view(target)}
+        rows = dump.prepare(chosen)
+        output.write(stream, _indented(dump.lines(rows, progress), indent), format)
+    return dump.dumped
 
 
-def _choose(targets: Targets, only: Iterable[str], exclude: Iterable[str]) -> list[Target]:
-    wanted, unwanted = _named(targets, only), _named(targets, exclude)
-    return [each for each in targets if each not in unwanted and (not wanted or each in wanted)]
-
-
-def _named(targets: Targets, names: Iterable[str]) -> set[Target]:
-    found = set()
-    for name in names:
-        target = targets.find(name)
-        if target is None:
-            known = ", ".join(sorted(targets.by_entity))
-            raise ConfigurationError(f"there is no model {name}; the models are {known}")
-        found.add(target)
+def _choose(
+    targets: Targets, only: list[str], exclude: list[str], pks: Sequence[Any], *, published: bool
+) -> dict[Target, Wanted]:
+    wanted = targets.chosen(only, "MODEL")
+    unwanted = targets.chosen(exclude, "--exclude")
+    if pks and len(wanted) != 1:
+        raise ConfigurationError("--pks are those of one model: name it")
+    found = {}
+    for target in targets:
+        without = unwanted.get(target, frozenset())
+        if without is not None and (not wanted or target in wanted):
+            found[target] = Wanted(without, pks, published)
     return found
 
 
@@ -102,144 +88,39 @@ def _snapshot(engine: Engine) -> Iterator[Connection]:
     with engine.connect() as connection:
         if level is not None:
             connection.execution_options(isolation_level=level)
-        with connection.begin():
-            begin(connection)
+        with connection.begin(), surroundings.reading(connection):
             yield connection
-
-
-def _records(
-    connection: Connection,
-    targets: Targets,
-    chosen: Sequence[Target],
-    dumped: Dumped,
-    *,
-    published: bool,
-    progress: Callable[[Dumped], None] | None,
-) -> Iterator[bytes]:
-    streaming = connection.execution_options(yield_per=ROWS)
-    for target in chosen:
-        model = targets.model(target)
-        serializer = _serializer(target, model, connection.dialect, dumped, published=published)
-        dumped.models[model] += 0
-        for rows in streaming.execute(rows_of(target.entity)).partitions():
-            for row in rows:
-                fields = serializer.after(row)
-                record = {"fields": fields, "model": model, "pk": serializer.pk(row)}
-                yield orjson.dumps(record, option=orjson.OPT_SORT_KEYS)
-            dumped.objects += len(rows)
-            dumped.models[model] += len(rows)
-            if progress is not None:
-                progress(dumped)
-
-
-def _serializer(target: Target, model: str, dialect: Dialect, dumped: Dumped, *, published: bool) -> Serializer:
-    """A serializer for all columns: what a user's schema shows to others is no backup."""
-    entity = target.entity
-    keys = []
-    for key, column in zip(entity.keys, entity.columns, strict=True):
-        if published and key in entity.withheld:
-            reason: str | None = entity.withheld[key]
-        elif key in target.computed:
-            reason = "computed by the database"
-        else:
-            made = field_for(column.type, dialect)
-            reason = f"no JSON form for {type(column.type).__name__}" if made is None else None
-        if reason is None:
-            keys.append(key)
-        else:
-            dumped.left_out[f"{model}.{key}"] = reason
-    source: Any = entity.mapper or entity.table
-    schema = RecordSchema(entity.name, source, entity.keys, entity.columns, entity.pk_index, None, tuple(keys), {})
-    return build_serializer(schema, dialect)
 
 
 def _indented(lines: Iterator[bytes], indent: int | None) -> Iterator[bytes]:
     if indent is None:
         return lines
-    return (json.dumps(orjson.loads(line), indent=indent, ensure_ascii=False).encode() for line in lines)
-
-
-def _write(stream: IO[bytes], lines: Iterator[bytes], format: Format) -> None:
-    before, between, after = (b"", b"\n", b"\n") if format == "jsonl" else (b"[\n", b",\n", b"\n]\n")
-    first = next(lines, None)  # before anything is written: a database that fails leaves no half of a list
-    stream.write(before)
-    if first is None:
-        stream.write(b"" if format == "jsonl" else b"]\n")
-        return
-    stream.write(first)
-    for line in lines:
-        stream.write(between)
-        stream.write(line)
-    stream.write(after)
-
-
-_COMPRESSED: Final[dict[str, Callable[[IO[bytes]], Any]]] = {
-    ".gz": lambda raw: gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=6, mtime=0),
-    ".bz2": lambda raw: bz2.BZ2File(raw, "wb"),
-    ".xz": lambda raw: lzma.LZMAFile(raw, "wb"),  # noqa: SIM115 - the caller closes it
-}
-
-
-@contextlib.contextmanager
-def open_output(path: str | None) -> Iterator[IO[bytes]]:
-    """Standard output, or a file for its owner alone that has its name only once it is whole; compressed by suffix."""
-    if path is None or path == "-":
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
-        return
-    final = Path(path)
-    if not final.parent.is_dir():
-        raise ConfigurationError(f"--output {path}: there is no directory {final.parent}")
-    temporary = final.with_name(f".{final.name}.{os.getpid()}.part")
-    try:
-        with open(temporary, "xb", opener=_for_the_owner_alone) as raw, _compressed(final, raw) as stream:
-            yield stream
-        os.replace(temporary, final)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _for_the_owner_alone(path: str, flags: int) -> int:
-    """A dump holds secrets."""
-    return os.open(path, flags, 0o600)
-
-
-@contextlib.contextmanager
-def _compressed(path: Path, raw: IO[bytes]) -> Iterator[IO[bytes]]:
-    if path.suffix == ".zip":
-        with zipfile.ZipFile(raw, "w", zipfile.ZIP_DEFLATED) as archive:
-            inner = path.stem if Path(path.stem).suffix else f"{path.stem}.json"
-            with archive.open(inner, "w", force_zip64=True) as stream:
-                yield stream
-    elif path.suffix in _COMPRESSED:
-        with _COMPRESSED[path.suffix](raw) as stream:
-            yield stream
-    else:
-        yield raw
-
-
-def _format_of(path: str | None) -> Format:
-    suffixes = set(Path(path or "").suffixes)
-    return "jsonl" if suffixes & {".jsonl", ".ndjson"} else "json"
+    return (json.dumps(json.loads(line), indent=indent, ensure_ascii=False).encode() for line in lines)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command. Returns 0 when all is written, 1 when it failed (no file is left), 2 for wrong use."""
+    """The command. Returns 0 when all is written, 1 when something is not in it or it failed, 2 for wrong use.
+
+    After a failure no file is left.
+    """
     return commands.run(command, argv, "eventbus-dumpdata")
 
 
 _HELP = """Write the records of a database as eventbus-loaddata reads them.
 
-Without a MODEL all models are written, else the named ones (contact, or crm.contact). A record is
-{"fields": {...}, "model": "crm.contact", "pk": "ab12"}; the list is in an order that can be loaded.
+Without a MODEL all models are written, else the named ones (contact, or crm.contact); views only if named. A record is
+{"fields": {...}, "model": "crm.contact", "pk": "ab12"}; the list is in an order that can be loaded. Without --models
+the tables of the database are taken as they are.
 
 A dump is a backup: it holds ALL columns, also passwords, tokens and whatever else events leave out. Keep it as safe as
-the database, or use --published. Not in it: columns the database computes, and pickles.
+the database, or use --published. What cannot be in it (pickles, columns that the models do not have) is listed, and the
+exit code is 1 unless --exclude names it. Columns that the database computes are made anew by a load.
 
 \b
   eventbus-dumpdata --models myapp.models:Base --database sqlite:///app.db -o dump.json
   eventbus-dumpdata contact order -o orders.jsonl.gz
+  eventbus-dumpdata contact --pks ab12,cd34
+  eventbus-dumpdata --mirror data/crm -o dump.json
 """
 
 
@@ -247,7 +128,11 @@ the database, or use --published. Not in it: columns the database computes, and 
 @click.argument("only", nargs=-1, metavar="[MODEL]...")
 @cli.model_options
 @click.option(
-    "-o", "--output", metavar="FILE", help="Default: standard output. Compressed by suffix: .gz .bz2 .xz .zip."
+    "-o",
+    "--output",
+    "path",
+    metavar="FILE",
+    help="Default: standard output. Compressed by suffix: .gz .bz2 .xz .lzma .zst .zip.",
 )
 @click.option(
     "--format",
@@ -256,28 +141,49 @@ the database, or use --published. Not in it: columns the database computes, and 
     help="A JSON list, or one record a line. Default: by the suffix of the output, else a list.",
 )
 @click.option("--indent", type=click.IntRange(0, 16), help="Spaces to indent a list by. Default: one record a line.")
-@click.option("-e", "--exclude", multiple=True, metavar="MODEL", help="Leave out a model; may be given repeatedly.")
+@click.option(
+    "-e",
+    "--exclude",
+    multiple=True,
+    metavar="MODEL[.FIELD]",
+    help="Leave out a model or a field of one; may be given repeatedly.",
+)
+@click.option(
+    "--pks", metavar="KEY,…", help="Only these primary keys of the one MODEL; a JSON list for composite ones."
+)
 @click.option("--published", is_flag=True, help="Only the columns that events show: secrets stay home.")
-@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+@click.option(
+    "--skip-broken", is_flag=True, help="Leave out records with a value that cannot be read, list them, end with 1."
+)
+@click.option("--mirror", metavar="DIR", help="Take the records from a directory of the mirror, not from a database.")
+@click.option("--no-progress", is_flag=True, help="No line that counts on the terminal.")
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors and what is not in the dump.")
 def command(
     *,
     only: tuple[str, ...],
     models: str | None,
     database: str | None,
     service: str | None,
-    output: str | None,
+    path: str | None,
     form: str | None,
     indent: int | None,
     exclude: tuple[str, ...],
+    pks: str | None,
     published: bool,
+    skip_broken: bool,
+    mirror: str | None,
+    no_progress: bool,
     quiet: bool,
-) -> None:
-    """Dump the records of a database; `_HELP` is what users read."""
-    chosen = cast("Format", form or _format_of(output))
+) -> int:
+    """Write the records of a database; `_HELP` is what users read."""
+    chosen = cast("Format", form or output.format_of(path))
     if chosen == "jsonl" and indent is not None:
         raise ConfigurationError("--indent is for lists; JSON lines have one record a line")
-    found, engine = cli.models_and_engine(models, database)
-    with cli.disposing(engine), open_output(output) as stream, cli.Progress() as progress:
+    output.check_suffix(path)
+    if mirror is not None:
+        return _of_mirror(mirror, only, path, chosen, indent, quiet=quiet)
+    found, engine = cli.models_or_tables(models, database)
+    with cli.disposing(engine), cli.ending(), open_output(path) as stream, cli.Progress() as progress:
         dumped = dumpdata(
             engine,
             stream,
@@ -285,15 +191,51 @@ def command(
             service=cli.service_name(service),
             only=only,
             exclude=exclude,
+            pks=_keys(pks),
             format=chosen,
             indent=indent,
             published=published,
-            progress=None if quiet else progress,
+            skip_broken=skip_broken,
+            progress=None if quiet or no_progress else progress,
         )
+    return _tell(dumped, quiet=quiet)
+
+
+def _keys(text: str | None) -> list[Any]:
+    """Primary keys: a JSON list, or texts with commas between them."""
+    if not text:
+        return []
+    if text.lstrip()[:1] == "[":
+        try:
+            found: list[Any] = orjson.loads(text)
+        except orjson.JSONDecodeError as error:
+            raise ConfigurationError(f"--pks: not a JSON list: {error}") from error
+        return found
+    return [key for key in text.split(",") if key]
+
+
+def _tell(dumped: Dumped, *, quiet: bool) -> int:
     if not quiet:
         click.echo(dumped, err=True)
-        for column, reason in dumped.left_out.items():
+    for column, reason in dumped.left_out.items():
+        if not quiet or column in dumped.incomplete:
             click.echo(f"not in the dump: {column} ({reason})", err=True)
+    for record in dumped.broken:
+        click.echo(f"not in the dump: {record}", err=True)
+    if dumped.incomplete:
+        click.echo("this is no whole backup: name what may be left out with --exclude MODEL.FIELD", err=True)
+    return commands.FAILED if dumped.incomplete or dumped.broken else commands.DONE
+
+
+def _of_mirror(
+    directory: str, only: Sequence[str], path: str | None, form: Format, indent: int | None, *, quiet: bool
+) -> int:
+    if not Path(directory).is_dir():
+        raise ConfigurationError(f"--mirror {directory}: there is no such directory")
+    dumped = Dumped()
+    with cli.ending(), open_output(path) as stream:
+        output.write(stream, _indented(records_of_mirror(directory, only, dumped), indent), form)
+    return _tell(dumped, quiet=quiet)
 
 
 if __name__ == "__main__":

@@ -65,6 +65,7 @@ def loaddata(
     Raises LoadError, which tells up to `max_errors` records with file, number, line, model, key and field; and
     ConfigurationError.
     """
+    files.check(paths)
     options = Options(
         existing,
         ignore_nonexistent,
@@ -118,19 +119,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     return commands.run(command, argv, "eventbus-loaddata")
 
 
-_HELP = """Load records into a database. Nothing is published.
+_HELP = """Load records into a database. Nothing is published, unless --publish says so.
 
 PATH is a file that eventbus-dumpdata wrote (or a Django fixture): a JSON list or one record a line, also compressed
-(gzip, bzip2, xz, zip); a directory of the mirror, or a service or entity in it; or `-` for standard input. A record is
-{"model": "crm.contact", "pk": "ab12", "fields": {...}}.
+(gzip, bzip2, xz, lzma, zst, zip); a directory of the mirror, or a service or entity in it; or `-` for standard input. A
+record is {"model": "crm.contact", "pk": "ab12", "fields": {...}}. Without --models the tables of the database are taken
+as they are.
 
 Either all records are loaded or, after an error, none. Records may come in any order, also before those they refer to.
-What is in the database and not in the files stays as it is.
+What is in the database and not in the files stays as it is, unless --existing replace says otherwise.
 
 \b
   eventbus-loaddata dump.json --models myapp.models:Base --database sqlite:///app.db
   eventbus-dumpdata | gzip > dump.json.gz ;  zcat dump.json.gz | eventbus-loaddata -
   eventbus-loaddata data/crm --existing keep
+  eventbus-loaddata dump.json --existing replace --dry-run
 """
 
 
@@ -139,10 +142,11 @@ What is in the database and not in the files stays as it is.
 @cli.model_options
 @click.option(
     "--existing",
-    type=click.Choice(["update", "keep", "fail"]),
+    type=click.Choice(["update", "keep", "fail", "replace"]),
     default="update",
     show_default=True,
-    help="A record whose key is in the database already: overwrite the fields given, keep it as it is, or fail.",
+    help="A record whose key is in the database already: overwrite the fields given, keep it as it is, or fail. "
+    "replace: as update, and what is not in the files goes, of each model that is in them (or in --only).",
 )
 @click.option(
     "-i",
@@ -150,9 +154,27 @@ What is in the database and not in the files stays as it is.
     is_flag=True,
     help="Leave out records of models, and fields, that the application does not have.",
 )
+@click.option("--only", multiple=True, metavar="MODEL", help="Load this model alone; may be given repeatedly.")
 @click.option(
-    "-e", "--exclude", multiple=True, metavar="MODEL", help="Leave out a model (crm.contact); may be given repeatedly."
+    "-e",
+    "--exclude",
+    multiple=True,
+    metavar="MODEL[.FIELD]",
+    help="Leave out a model (crm.contact) or a field of one (crm.contact.photo); may be given repeatedly.",
 )
+@click.option("--dry-run", is_flag=True, help="Do all of it, check it, and keep nothing.")
+@click.option(
+    "--max-errors", type=click.IntRange(1), default=MAX_ERRORS, show_default=True, help="Wrong records that are told."
+)
+@click.option(
+    "--batch-size", type=click.IntRange(1), default=WINDOW, show_default=True, help="Records written at a time."
+)
+@click.option(
+    "--without-transactions",
+    is_flag=True,
+    help="Load into tables of an engine without transactions (MyISAM) too, where what a failed load wrote stays.",
+)
+@click.option("--no-progress", is_flag=True, help="No line that counts on the terminal.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 def command(
     *,
@@ -162,24 +184,35 @@ def command(
     service: str | None,
     existing: Existing,
     ignorenonexistent: bool,
+    only: tuple[str, ...],
     exclude: tuple[str, ...],
+    dry_run: bool,
+    max_errors: int,
+    batch_size: int,
+    without_transactions: bool,
+    no_progress: bool,
     quiet: bool,
 ) -> None:
     """Load records into a database; `_HELP` is what users read."""
-    found, engine = cli.models_and_engine(models, database)
     for path in paths:
         if path != files.STDIN and not os.path.exists(path):
             raise ConfigurationError(f"{path}: there is no such file or directory")
-    with cli.disposing(engine), cli.Progress() as progress:
+    found, engine = cli.models_or_tables(models, database)
+    with cli.disposing(engine), cli.ending(), cli.Progress() as progress:
         loaded = loaddata(
             engine,
             paths,
             models=found,
-            service=cli.service_name(service),
+            service=service,
             existing=existing,
             ignore_nonexistent=ignorenonexistent,
+            only=only,
             exclude=exclude,
-            progress=None if quiet else progress,
+            dry_run=dry_run,
+            max_errors=max_errors,
+            batch_size=batch_size,
+            without_transactions=without_transactions,
+            progress=None if quiet or no_progress else progress,
         )
     if not quiet:
         click.echo(loaded)

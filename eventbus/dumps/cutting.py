@@ -16,6 +16,8 @@ from typing import IO, Any, Final
 
 import orjson
 
+from eventbus.dumps.kinds import not_utf8, other_kind
+from eventbus.dumps.numbers import exact_float
 from eventbus.dumps.sources import LONGEST_PATH
 from eventbus.errors import LoadError
 from eventbus.redaction import shown
@@ -42,9 +44,10 @@ _NO_OBJECT: Final = 'a record is an object, {"model", "pk", "fields"}'
 _GUESSES: Final = 3
 _CLOSE: Final = ord("]")
 _TAIL: Final = 1 << 14
-_DIGITS_TO_ZERO: Final = bytes.maketrans(b"123456789", b"000000000")
-_LONG_NUMBER: Final = b"0" * 19
-_VERSION: Final = b'"%b"' % (b"0" * 20)
+_DIGITS_TO_ZERO: Final = bytes.maketrans(b"123456789.", b"0000000000")
+_LONG: Final = b"0" * 17
+_LONG_NUMBER: Final = re.compile(rb"[:,\[][ \t\r\n]*-?[0-9.]{17}")
+"""Not those in quotes, as versions are."""
 
 
 class TooManyValuesError(ValueError):
@@ -52,11 +55,11 @@ class TooManyValuesError(ValueError):
 
 
 def parse(data: bytes | memoryview) -> Any:
-    """The value of a JSON text, its integers as they stand there. Raises ValueError, for too many values too."""
+    """The value of a JSON text, its numbers with all their digits. Raises ValueError, for too many values too."""
     if len(data) > 2 * MOST_VALUES:
         _count_values(bytes(data))
     value = _loads(data)
-    return json.loads(bytes(data)) if _has_long_numbers(bytes(data)) else value
+    return json.loads(bytes(data), parse_float=exact_float) if _has_long_numbers(bytes(data)) else value
 
 
 def _loads(data: bytes | memoryview) -> Any:
@@ -78,9 +81,8 @@ def _count_values(data: bytes) -> None:
 
 
 def _has_long_numbers(data: bytes) -> bool:
-    """Whether there may be integers beyond 64 bits, which orjson makes floats of. Versions are no such numbers."""
-    zeros = data.translate(_DIGITS_TO_ZERO)
-    return zeros.count(_LONG_NUMBER) != zeros.count(_VERSION)
+    """Whether there may be numbers with more digits than a float has, which orjson makes floats of nevertheless."""
+    return _LONG in data.translate(_DIGITS_TO_ZERO) and _LONG_NUMBER.search(data) is not None
 
 
 class Buffer:
@@ -133,6 +135,8 @@ class Buffer:
 
     def broken(self, why: object, at: int = 0) -> LoadError:
         """The error that names the place."""
+        if other := not_utf8(self.data[at:]):
+            return LoadError(f"{shown(self.path, LONGEST_PATH)}: {other}", path=self.path)
         where = f"after byte {self.taken + at}" if self.taken + at else "from its first byte on"
         return LoadError(f"{shown(self.path, LONGEST_PATH)}: not valid JSON {where}: {why}", path=self.path)
 
@@ -276,9 +280,11 @@ class Lines:
                 try:
                     records.append(parse(line))
                 except ValueError as error:
+                    why = not_utf8(line) or error
                     raise LoadError(
-                        f"{shown(self._buffer.path, LONGEST_PATH)}: line {number} is not valid JSON: {error}",
+                        f"{shown(self._buffer.path, LONGEST_PATH)}: line {number} is not valid JSON: {why}",
                         path=self._buffer.path,
+                        line=number,
                     ) from error
         self._line += data.count(b"\n")
         return records
@@ -293,6 +299,8 @@ def batches(path: str, stream: IO[bytes]) -> Iterator[tuple[Sequence[Any], int]]
     buffer.fill()
     if buffer.data.startswith(BOM_UTF8):
         buffer.take(len(BOM_UTF8))
+    if kind := other_kind(buffer.data[:64]):
+        raise LoadError(f"{shown(path, LONGEST_PATH)}: {kind}", path=path)
     first = buffer.skip_space()
     if first == b"[":
         buffer.take(1)

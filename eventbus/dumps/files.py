@@ -15,7 +15,9 @@ from io import BytesIO
 from typing import IO, Any
 
 from eventbus.dumps import cutting, sources
-from eventbus.dumps.sources import STDIN
+from eventbus.dumps.sources import LONGEST_PATH, STDIN
+from eventbus.errors import LoadError
+from eventbus.redaction import shown
 
 __all__ = ["STDIN", "Batch", "origin", "read"]
 
@@ -43,10 +45,25 @@ def read(paths: Sequence[str | os.PathLike[str]]) -> Iterator[Batch]:
                 yield from _read_stream(name, sources.open_named(name, stack))
 
 
+def check(paths: Sequence[str | os.PathLike[str]]) -> None:
+    """Raise LoadError for a named file of which nothing is there: a dump that was cut off before its first byte."""
+    for path in paths:
+        name = os.fspath(path)
+        if name == STDIN or not os.path.isfile(name):
+            continue
+        with ExitStack() as stack, sources.reading(name):
+            for member, stream in sources.plain(name, sources.open_named(name, stack)):
+                if not stream.read(1):
+                    raise LoadError(
+                        f"{shown(member, LONGEST_PATH)}: there is nothing in it: was it cut off?", path=member
+                    )
+
+
 def _read_directory(directory: str) -> Iterator[Batch]:
     """A mirror holds one small file a record: those are gathered, so that a batch is worth its while."""
     records: list[Any] = []
     size = 0
+    path = ""
     for path in sources.json_files(directory):
         with sources.reading(path), sources.open_planted(path) as raw:
             data = raw.read(cutting.CHUNK)
@@ -65,6 +82,10 @@ def _read_directory(directory: str) -> Iterator[Batch]:
             records, size = [], 0
     if records:
         yield Batch(directory, records, size)
+    if not path:
+        raise LoadError(
+            f"{shown(directory, LONGEST_PATH)}: there is no file of records in this directory", path=directory
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,8 @@ class Loaded:
     """What a load did: records in all and by model name, the files they came from, and records left out on request.
 
     `kept` of the records were there already and are as they were (`existing="keep"`); `deleted` rows were not in the
-    files (`existing="replace"`). `size` counts bytes of JSON so far. With `dry_run` nothing of it was kept.
+    files (`existing="replace"`). `size` counts bytes of JSON so far, of `total` (0: not known). With `dry_run` nothing
+    of it was kept.
     """
 
     objects: int = 0
@@ -29,8 +30,14 @@ class Loaded:
     kept: int = 0
     deleted: int = 0
     size: int = 0
+    total: int = 0
     dry_run: bool = False
     models: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def share(self) -> float | None:
+        """The part of the work that is done; None where that is not known."""
+        return self.size / self.total if self.total else None
 
     def __str__(self) -> str:
         kept = f", kept {self.kept} that were there" if self.kept else ""

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import IO, Any, Final, cast
 
+from eventbus.dumps import zstandard
 from eventbus.errors import LoadError
 from eventbus.redaction import shown
 
@@ -164,6 +165,8 @@ def is_packed(head: bytes) -> bool:
 
 def _members(name: str, raw: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
     with zipfile.ZipFile(cast("IO[bytes]", _Bounded(raw))) as archive:
+        if not any(member.filename.endswith(SUFFIXES) for member in archive.infolist()):
+            raise LoadError(f"{shown(name, LONGEST_PATH)}: there is no {' or '.join(SUFFIXES)} file in it", path=name)
         for member in archive.infolist():
             if not member.filename.endswith(SUFFIXES):
                 continue
@@ -229,8 +232,20 @@ class _Xz(io.RawIOBase):
         return True
 
 
+class _Lzma(_Xz):
+    """The older form of xz, which has one stream."""
+
+    def _next(self) -> lzma.LZMADecompressor:
+        return lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=XZ_MEMORY)
+
+    def _begin_next(self) -> bool:
+        return False
+
+
 _COMPRESSIONS: Final[tuple[tuple[bytes, Callable[[IO[bytes]], Any]], ...]] = (
     (b"\x1f\x8b", lambda raw: gzip.GzipFile(fileobj=raw)),
     (b"BZh", bz2.BZ2File),
     (b"\xfd7zXZ\x00", _Xz),
+    (b"\x5d\x00\x00", _Lzma),
+    (zstandard.MAGIC, zstandard.reader),
 )

@@ -65,6 +65,7 @@ class Entity:
         primary_key: Iterable[str],
         mapper: Mapper[Any] | None,
         schema: type[Schema] | Schema | None,
+        any_key: bool = False,
     ) -> None:
         self.name = name
         self.model = None if mapper is None else mapper.class_
@@ -76,7 +77,7 @@ class Entity:
         self.pk_index = tuple(self.positions[key] for key in primary_key)
         self.routing_keys = {op: naming.routing_key(service, name, op) for op in naming.OPERATIONS}
         self._schema: RecordSchema = record_schema(
-            name, mapper or table, self.keys, self.columns, self.pk_index, schema
+            name, mapper or table, self.keys, self.columns, self.pk_index, schema, any_key=any_key
         )
         self._serializers: dict[Dialect, Serializer] = {}
         self.quiet = frozenset(self.keys).difference(self.read)
@@ -117,7 +118,8 @@ class Entities:
     """All entities of one installation, made as their models are first met.
 
     `include` and `exclude` name models, tables or entity names; a model stands for its subclasses too. With `include`
-    nothing else is captured. `names` are those of mappers and tables that have others than usual. Raises InstallError
+    nothing else is captured. `names` are those of mappers and tables that have others than usual;
+    with it a primary key may be one that has no JSON form. Raises InstallError
     where two models meet in one name.
     """
 
@@ -131,6 +133,7 @@ class Entities:
         names: Mapping[Any, str] | None = None,
     ) -> None:
         self._names = dict(names or {})
+        self._any_key = names is not None
         self._service = naming.quote(service)
         self._include, self._exclude = _Selection(include), _Selection(exclude)
         self._schemas = dict(schemas or {})
@@ -319,6 +322,7 @@ class Entities:
                 primary_key=keys,
                 mapper=mapper,
                 schema=schema,
+                any_key=self._any_key,
             )
         )
 
@@ -341,7 +345,16 @@ class Entities:
         keys = [str(column.key) for column in primary]
         schema = self._schemas.get(table)
         return self._add(
-            Entity(name, self._service, table=table, columns=columns, primary_key=keys, mapper=None, schema=schema)
+            Entity(
+                name,
+                self._service,
+                table=table,
+                columns=columns,
+                primary_key=keys,
+                mapper=None,
+                schema=schema,
+                any_key=self._any_key,
+            )
         )
 
     def _wanted(self, name: str, model: type[Any] | None, table: FromClause) -> bool:

@@ -220,15 +220,18 @@ def record_schema(
     columns: Iterable[Column[Any]],
     pk_index: Iterable[int],
     schema: type[Schema] | Schema | None,
+    *,
+    any_key: bool = False,
 ) -> RecordSchema:
     """Decide what is published of an entity, with the user's schema where one is given.
 
     A field that the schema names (declares, or lists in `Meta.fields` or `only`) goes out whatever it is; what a
     `SQLAlchemyAutoSchema` derives by itself is not named. Relationships are left out: the rows they lead to are records
-    of their own. Raises ConfigurationError where the schema is not one.
+    of their own. Raises ConfigurationError where the schema is not one, and for
+    a key without a JSON form unless `any_key`.
     """
     keys, columns, primary = tuple(keys), tuple(columns), frozenset(pk_index)
-    for position in primary:
+    for position in () if any_key else primary:
         if field_for(columns[position].type, DECLARED) is None and not depends_on_dialect(columns[position].type):
             raise ConfigurationError(
                 f"{entity}: the primary key {keys[position]!r} has no JSON form; exclude the model"

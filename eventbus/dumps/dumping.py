@@ -1,0 +1,322 @@
+"""From the rows of a database to the lines of a dump: all columns, exactly, in an order of our own.
+
+What the model cannot read (an enum's name that was renamed since, the 30th of February) is named with its record.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import orjson
+import sqlalchemy as sa
+from sqlalchemy import Column, Connection, Table
+from sqlalchemy.orm import Mapper
+
+from eventbus.dumps.facts import MYSQL, Facts
+from eventbus.dumps.forms import AsIs, Form, as_is, form_of
+from eventbus.dumps.targets import Target, Targets
+from eventbus.errors import ConfigurationError, SerializationError
+
+ROWS: Final = 1_000
+"""Fetched from the server at a time."""
+COMPUTED: Final = "computed by the database"
+
+
+@dataclass(slots=True)
+class Dumped:
+    """What a dump holds: records in all and by model name, and the columns that are not in it, with the reason.
+
+    `incomplete` are those of them that nobody asked to leave out; `broken` records were left out with `skip_broken`.
+    `total` is how many records there are to be.
+    """
+
+    objects: int = 0
+    total: int = 0
+    models: Counter[str] = field(default_factory=Counter)
+    left_out: dict[str, str] = field(default_factory=dict)
+    incomplete: list[str] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
+
+    @property
+    def share(self) -> float | None:
+        """The part of the work that is done; None where that is not known."""
+        return self.objects / self.total if self.total else None
+
+    def __str__(self) -> str:
+        left_out = f", left out {len(self.broken)} that cannot be read" if self.broken else ""
+        return f"Dumped {self.objects} object(s) of {len(self.models)} model(s){left_out}"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is to be dumped of a target: fields to leave out, and the primary keys wanted (none: all)."""
+
+    without: frozenset[str] = frozenset()
+    pks: Sequence[Any] = ()
+    published: bool = False
+
+
+class Dump:
+    """Reads the rows of targets as records; `dumped` counts."""
+
+    def __init__(self, connection: Connection, targets: Targets, *, skip_broken: bool) -> None:
+        self.dumped = Dumped()
+        self._connection = connection
+        self._targets = targets
+        self._facts = Facts(connection)
+        self._skip_broken = skip_broken
+
+    def is_view(self, target: Target) -> bool:
+        """Whether the records of a target are those of a view."""
+        return self._facts.of(target.parts[-1].table).view
+
+    def prepare(self, chosen: Mapping[Target, Wanted]) -> list[Rows]:
+        """What is to be read, with the columns that cannot be noted, and the records counted."""
+        found = []
+        for target, wanted in chosen.items():
+            rows = Rows(self._connection, self._targets, target, wanted, self._facts)
+            model = self._targets.model(target)
+            self.dumped.left_out.update({f"{model}.{key}": reason for key, reason in rows.left_out.items()})
+            self.dumped.incomplete += [f"{model}.{key}" for key in rows.incomplete]
+            self.dumped.total += rows.count()
+            found.append(rows)
+        return found
+
+    def lines(self, rows: Sequence[Rows], progress: Callable[[Dumped], None] | None) -> Iterator[bytes]:
+        """The records as JSON, keys sorted. Raises SerializationError for one that cannot be read."""
+        for each in rows:
+            self.dumped.models[each.model] += 0
+            for some in each.fetch():
+                before = self.dumped.objects
+                for row in some:
+                    record = self._record(each, row)
+                    if record is not None:
+                        self.dumped.objects += 1
+                        yield orjson.dumps(record, option=orjson.OPT_SORT_KEYS)
+                self.dumped.models[each.model] += self.dumped.objects - before
+                if progress is not None:
+                    progress(self.dumped)
+
+    def _record(self, rows: Rows, row: Sequence[Any]) -> dict[str, Any] | None:
+        try:
+            return rows.record(row)
+        except Exception as error:
+            told = rows.explain(row, error)
+            if not self._skip_broken:
+                raise told from error
+            self.dumped.broken.append(str(told))
+            return None
+
+
+class Rows:
+    """The rows of one target, and how each becomes a record."""
+
+    def __init__(self, connection: Connection, targets: Targets, target: Target, wanted: Wanted, facts: Facts) -> None:
+        self.model = targets.model(target)
+        self.left_out: dict[str, str] = {}
+        self.incomplete: list[str] = []
+        self._connection = connection
+        self._target = target
+        self._entity = target.entity
+        self._wanted = wanted
+        self._facts = facts
+        self._forms = self._choose(facts)
+        self._shown = {key: form.show(self._column(key)) for key, form in self._forms.items()}
+        self._primary = [key for key in target.primary if key in self._forms]
+        self.record = _compiled(self.model, list(self._forms.items()), self._primary)
+
+    def _column(self, key: str) -> Column[Any]:
+        return self._entity.columns[self._entity.positions[key]]
+
+    def _choose(self, facts: Facts) -> dict[str, Form]:
+        found: dict[str, Form] = {}
+        for key, column in zip(self._entity.keys, self._entity.columns, strict=True):
+            form = form_of(column, self._connection.dialect, facts.of(column.table).column(column.name))
+            reason = self._reason(key, column, form)
+            if reason is None:
+                assert form is not None
+                found[key] = form
+            else:
+                self.left_out[key] = reason
+        self._note_unknown(facts)
+        return found
+
+    def _reason(self, key: str, column: Column[Any], form: Form | None) -> str | None:
+        if key in self._wanted.without:
+            return "left out on request"
+        if self._wanted.published and key in self._entity.withheld:
+            return self._entity.withheld[key]
+        if key in self._target.computed or self._facts.of(column.table).column(column.name).computed:
+            return COMPUTED
+        if form is None:
+            self.incomplete.append(key)
+            return f"no JSON form for {type(column.type).__name__}"
+        return None
+
+    def _note_unknown(self, facts: Facts) -> None:
+        """Columns that the table has and the models do not: a backup without them is none."""
+        for part in self._target.parts:
+            known = {column.name for column in part.table.columns}
+            mapped = {column.name for column in part.columns.values()} | {
+                column.name for key, column in zip(self._entity.keys, self._entity.columns, strict=True)
+            }
+            for name, column in facts.of(part.table).columns.items():
+                reason = "not in the models" if name not in known else "not mapped" if name not in mapped else None
+                if (
+                    reason
+                    and not column.computed
+                    and name not in self._wanted.without
+                    and name not in self._mapped(part.table)
+                ):
+                    self.left_out[name] = reason
+                    if not self._wanted.published:
+                        self.incomplete.append(name)
+
+    def _mapped(self, table: Table) -> set[str]:
+        """Columns that another class of the same table has (single table inheritance)."""
+        mapper = self._entity.mapper
+        if mapper is None:
+            return set()
+        family = mapper.base_mapper.self_and_descendants
+        return {
+            column.name
+            for each in family
+            for prop in each.column_attrs
+            for column in prop.columns
+            if getattr(column, "table", None) is table
+        }
+
+    def select(self) -> sa.Select[Any]:
+        """The records of exactly this class, in the order of their keys' bytes."""
+        columns = [shown.label(f"c{number}") for number, shown in enumerate(self._shown.values())]
+        source = self._entity.table if self._entity.mapper is None else self._entity.mapper.persist_selectable
+        found: sa.Select[Any] = self._of_class(sa.select(*columns).select_from(source))
+        return found.order_by(*self._order())
+
+    def _of_class(self, statement: Any) -> Any:
+        mapper = self._entity.mapper
+        if mapper is not None and _has_family(mapper):
+            statement = statement.where(_is_of(mapper))
+        if self._wanted.pks:
+            statement = statement.where(self._is_chosen())
+        return statement
+
+    def _is_chosen(self) -> sa.ColumnElement[bool]:
+        keys = [self._column(key) for key in self._target.primary]
+        chosen = []
+        for pk in self._wanted.pks:
+            parts = pk if len(keys) > 1 else [pk]
+            if not isinstance(parts, list) or len(parts) != len(keys):
+                raise ConfigurationError(f"--pks {pk}: the primary key of {self.model} has {len(keys)} columns")
+            chosen.append(sa.and_(*(self._is(key, part) for key, part in zip(keys, parts, strict=True))))
+        return sa.or_(*chosen)
+
+    def _is(self, column: Column[Any], value: Any) -> sa.ColumnElement[bool]:
+        form = form_of(column, self._connection.dialect, self._facts.of(column.table).column(column.name))
+        try:
+            wanted = value if form is None else form.read(value)
+        except ValueError as error:
+            raise ConfigurationError(f"--pks {value}: {error}") from error
+        return as_is(column) == sa.bindparam(None, wanted, type_=AsIs())
+
+    def _order(self) -> list[sa.ColumnElement[Any]]:
+        keys = self._target.primary or [key for key in self._forms if not self._forms[key].json]
+        return [_by_bytes(self._column(key), self._connection.dialect.name) for key in keys]
+
+    def count(self) -> int:
+        """How many there are."""
+        source = self._entity.table if self._entity.mapper is None else self._entity.mapper.persist_selectable
+        statement = self._of_class(sa.select(sa.func.count()).select_from(source))
+        counted: int = self._connection.execute(statement).scalar_one()
+        return counted
+
+    def fetch(self) -> Iterator[Sequence[Any]]:
+        """The rows, some at a time."""
+        yield from self._connection.execution_options(yield_per=ROWS).execute(self.select()).partitions()
+
+    def explain(self, row: Sequence[Any], error: BaseException) -> SerializationError:
+        """The error that names the record, the field and what is wrong with the value."""
+        pk = {key: value for key, value in zip(self._forms, row, strict=True) if key in self._primary}
+        key: Any = [pk[each] for each in self._primary]
+        key = key[0] if len(key) == 1 else key
+        name = f"{self._entity.name}/{key if isinstance(key, str | int) else list(map(str, key))}"
+        for (field_name, form), value in zip(self._forms.items(), row, strict=True):
+            try:
+                orjson.dumps(value if value is None or value.__class__.__name__ == form.dumps else form.write(value))
+            except Exception as wrong:  # noqa: BLE001 - whatever a value that does not fit makes of it
+                reason = str(wrong) or type(wrong).__name__
+                return SerializationError(
+                    f"{name}: field {field_name!r} holds what cannot be dumped: {reason} "
+                    "(--skip-broken leaves the record out)",
+                    record=name,
+                    field=field_name,
+                )
+        return SerializationError(f"{name}: cannot be dumped: {error}", record=name)
+
+
+def _has_family(mapper: Mapper[Any]) -> bool:
+    return mapper.polymorphic_on is not None and (
+        mapper.inherits is not None or len(list(mapper.self_and_descendants)) > 1
+    )
+
+
+def _is_of(mapper: Mapper[Any]) -> sa.ColumnElement[bool]:
+    """Rows of exactly this class; the base of a family has those too that no class of it knows."""
+    kind: Any = mapper.polymorphic_on
+    own: sa.ColumnElement[bool] = kind == mapper.polymorphic_identity
+    if mapper.inherits is not None:
+        return own
+    others = [each for each in mapper.polymorphic_map if each != mapper.polymorphic_identity]
+    return sa.or_(kind.is_(None), kind.not_in(others)) if others else own
+
+
+def _by_bytes(column: Column[Any], dialect: str) -> sa.ColumnElement[Any]:
+    """A column to sort by, texts by their bytes: collations differ from server to server."""
+    if isinstance(column.type, sa.Enum):
+        return sa.cast(column, sa.LargeBinary) if dialect in MYSQL else _collated(sa.cast(column, sa.String), dialect)
+    if isinstance(column.type, sa.String):
+        return sa.cast(column, sa.LargeBinary) if dialect in MYSQL else _collated(column, dialect)
+    return as_is(column)
+
+
+def _collated(column: sa.ColumnElement[Any], dialect: str) -> sa.ColumnElement[Any]:
+    if dialect not in ("postgresql", "sqlite"):
+        return column
+    return sa.type_coerce(column, sa.String()).collate("C" if dialect == "postgresql" else "BINARY")
+
+
+def _compiled(
+    model: str, forms: Sequence[tuple[str, Form]], primary: Collection[str]
+) -> Callable[[Sequence[Any]], dict[str, Any]]:
+    """A function that makes a record of a row, in one expression."""
+    names: dict[str, Any] = {"datetime": dt.datetime, "date": dt.date, "model": model}
+    values = {key: f"v{number}" for number, (key, _) in enumerate(forms)}
+    lines = [
+        "def record(row):",
+        f"    {' '.join(f'{value},' for value in values.values())} = row" if forms else "    pass",
+    ]
+    nulls = []
+    for key, form in forms:
+        value, write = values[key], f"f{values[key]}"
+        names[write] = form.write
+        if form.json and not form.asks_null:
+            lines.append(f"    n{value} = {value}.__class__ is str and {value}.strip() == 'null'")
+            nulls.append(key)
+        as_it_is = f" and {value}.__class__ is not {form.dumps}" if form.dumps else ""
+        lines.append(f"    if {value} is not None{as_it_is}: {value} = {write}({value})")
+    keys = [values[key] for key in primary]
+    pk = keys[0] if len(keys) == 1 else f"[{', '.join(keys)}]" if keys else "None"
+    fields = ", ".join(f"{key!r}: {value}" for key, value in values.items())
+    lines.append(f"    made = {{'fields': {{{fields}}}, 'model': model, 'pk': {pk}}}")
+    if nulls:
+        flags = " or ".join(f"n{values[key]}" for key in nulls)
+        pairs = ", ".join(f"({key!r}, n{values[key]})" for key in nulls)
+        lines.append(f"    if {flags}: made['json_null'] = [key for key, is_null in ({pairs},) if is_null]")
+    lines.append("    return made")
+    exec(compile("\n".join(lines), "<eventbus dump>", "exec"), names)  # noqa: S102 - our own text; names are repr()
+    made: Callable[[Sequence[Any]], dict[str, Any]] = names["record"]
+    return made
