@@ -20,8 +20,11 @@ from consumers.base.progress import Progress
 from consumers.base.settings import ConsumerSettings
 from eventbus.commands import HELP_OPTIONS, run
 from eventbus.errors import counted
+from eventbus.redaction import printable, shown
 
 _PREVIEW: Final = 60
+_PATIENCE: Final = 5.0
+"""Seconds for each answer of the broker: somebody waits for the command."""
 _ID: Final = 12
 """Hex digits of a body's SHA-256 that stand for it on the screen."""
 _SHORTEST_ID: Final = 4
@@ -95,7 +98,7 @@ def _on_letters(command: CommandFunction) -> CommandFunction:
 
     @click.pass_obj
     def call(given: dict[str, Any], /, **options: Any) -> None:
-        settings = replace(ConsumerSettings.from_env(), **given)
+        settings = replace(ConsumerSettings.from_env(), **given, patience=_PATIENCE)
         require_broker(settings)
         command(DeadLetterQueue(settings), **options)
 
@@ -129,7 +132,7 @@ def list_letters(
     count = 0
     for entry in letters.read(Filter((), reason, entity), limit):
         count += 1
-        click.echo(json.dumps(_summary(entry), ensure_ascii=False) if as_json else _lines(entry))
+        click.echo(printable(json.dumps(_summary(entry), ensure_ascii=False)) if as_json else _lines(entry))
     if not as_json:
         click.echo(counted(count, "dead letter"))
 
@@ -153,6 +156,7 @@ def show_letters(letters: DeadLetterQueue, *, ids: tuple[str, ...], raw: bool) -
 @click.argument("ids", metavar="[ID]...", nargs=-1)
 @_filtered
 @click.option("--all", "everything", is_flag=True, help="All of them; without an ID or a filter this must be said.")
+@click.option("--distrusted", is_flag=True, help="Those too that were refused for who sent them, or when.")
 @_on_letters
 def retry_letters(
     letters: DeadLetterQueue,
@@ -162,6 +166,7 @@ def retry_letters(
     entity: str | None,
     limit: int | None,
     everything: bool,
+    distrusted: bool,
 ) -> None:
     """Send dead letters back to their queue, older versions first.
 
@@ -171,13 +176,18 @@ def retry_letters(
     chosen = _some(Filter(ids, reason, entity), limit, everything)
     progress = Progress("sent again")
     try:
-        sent, left = letters.retry(chosen, limit, progress.show)
+        sent, left, doubtful = letters.retry(chosen, limit, progress.show, distrusted=distrusted)
     finally:
         progress.end()
     click.echo(f"{counted(sent, 'dead letter')} sent again")
     if left:
         click.echo(f"{counted(left, 'dead letter')} left: too large to be read, and would only come back")
-    _require(sent + left, ids)
+    if doubtful:
+        click.echo(
+            f"{counted(doubtful, 'dead letter')} left: refused for who sent it, or when. See why with list; to send it "
+            "all the same say --distrusted"
+        )
+    _require(sent + left + doubtful, ids)
 
 
 @dead_letters.command("purge")
@@ -223,31 +233,31 @@ def _require(found: int, ids: Sequence[str]) -> None:
 def _summary(entry: Entry) -> dict[str, Any]:
     return {
         "id": entry.digest[:_ID],
-        "time": entry.time,
-        "reason": entry.reason,
-        "detail": entry.detail,
-        "record": entry.record,
+        "time": shown(entry.time, 40),
+        "reason": shown(entry.reason),
+        "detail": shown(entry.detail),
+        "record": shown(entry.record),
         "version": entry.event.version if entry.event else None,
-        "queue": entry.queue,
+        "queue": entry.queue and shown(entry.queue),
         "attempts": entry.attempts,
         "bytes": entry.delivery.size,
-        "begins": _printable(entry.delivery.body[:_PREVIEW]),
+        "begins": printable(_text(entry.delivery.body[:_PREVIEW])),
     }
 
 
 def _lines(entry: Entry) -> str:
     reason = f"{entry.reason} ({entry.detail})" if entry.detail else entry.reason
-    head = f"{entry.digest[:_ID]}  {entry.time or 'time unknown'}  {_printable(reason)}"
+    head = f"{entry.digest[:_ID]}  {shown(entry.time, 40) or 'time unknown'}  {shown(reason)}"
     again = f", attempt {entry.attempts}" if entry.attempts > 1 else ""
-    about = f"{_printable(entry.record) or 'no event'}, {counted(entry.delivery.size, 'byte')}{again}"
-    return f"{head}\n              {about}: {_printable(entry.delivery.body[:_PREVIEW])}"
+    about = f"{shown(entry.record) or 'no event'}, {counted(entry.delivery.size, 'byte')}{again}"
+    return f"{head}\n              {about}: {printable(_text(entry.delivery.body[:_PREVIEW]))}"
 
 
 def _whole(entry: Entry) -> str:
     properties = {**entry.delivery.properties}
     headers = properties.pop("application_headers", None) or {}
     rows = [("id", entry.digest), *sorted(properties.items()), *sorted(headers.items(), key=str)]
-    facts = "\n".join(f"{_printable(str(name))}: {_printable(str(value))}" for name, value in rows)
+    facts = "\n".join(f"{printable(str(name))}: {printable(str(value))}" for name, value in rows)
     return f"{facts}\n\n{_body(entry.delivery.body)}\n"
 
 
@@ -255,14 +265,12 @@ def _body(body: bytes) -> str:
     try:
         text = json.dumps(json.loads(body), indent=2, ensure_ascii=False)
     except (ValueError, RecursionError):
-        return _printable(body)
-    return "\n".join(map(_printable, text.split("\n")))
+        return printable(_text(body))
+    return "\n".join(map(printable, text.split("\n")))
 
 
-def _printable(content: bytes | str) -> str:
-    """Text that cannot drive a terminal: whatever is not printable is shown as its escape."""
-    text = content.decode("utf-8", "backslashreplace") if isinstance(content, bytes) else content
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+def _text(body: bytes) -> str:
+    return body.decode("utf-8", "backslashreplace")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -26,7 +26,6 @@ from consumers.base.reading.delivery import Delivery
 from consumers.base.reading.screen import Screen
 from consumers.base.settings import ConsumerSettings
 from consumers.base.working.session import Stop
-from consumers.trust import Trust
 from eventbus import logs
 from eventbus.backoff import Backoff
 from eventbus.commands import HELP_OPTIONS, run
@@ -56,9 +55,7 @@ class Tail:
 
     def __init__(self, settings: ConsumerSettings) -> None:
         self._settings = replace(settings, queue=f"eventbus.tail.{secrets.token_hex(8)}", shard=None)
-        self._screen = Screen(
-            settings.limits, Trust(settings.trusted_users, settings.hmac_keys, own_user=settings.own_user)
-        )
+        self._screen = Screen.of(settings)
 
     def follow(self, stop: Stop) -> Iterator[Delivery | BadEvent]:
         """Each delivery, with its event, or why it has none; until told to stop.

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from amqp.exceptions import AMQPError
+from amqp.exceptions import AccessRefused, AMQPError
 from kombu.exceptions import KombuError
 
 from eventbus.errors import ConfigurationError, EventBusError
@@ -68,6 +68,22 @@ class NotTaken(Lost):
     _what = ""
 
 
+class Blocked(NotTaken):
+    """The broker takes nothing from publishers for a while; what it has got already it will take in later."""
+
+
+class Refused(Lost):
+    """The broker is there, but this login may not do what is asked; somebody has to permit it."""
+
+    _what = ""
+
+
+class Stalled(Lost):
+    """The broker is there, and messages wait, but it hands none of them over."""
+
+    _what = ""
+
+
 class NoQueue(Lost):
     """The broker is there, but what is asked of has no queue; somebody has to make it."""
 
@@ -81,6 +97,23 @@ def talking() -> Iterator[None]:
         yield
     except BROKER_ERRORS as error:
         raise Lost(describe(error)) from error
+
+
+@contextmanager
+def needing(permission: str) -> Iterator[None]:
+    """Around what needs a permission: a refusal becomes ConfigurationError that names it."""
+    try:
+        yield
+    except AccessRefused as error:
+        raise ConfigurationError(lacking(permission, error)) from error
+
+
+def lacking(permission: str, error: BaseException) -> str:
+    """What to say where a login lacks `permission`, as `write on exchange eventbus.dlx`."""
+    return (
+        f"the broker login lacks the permission to {permission} ({describe(error)}). What to do: ask the broker's "
+        "administrator for it (rabbitmqctl set_permissions; docs/security.md lists what each command needs)"
+    )
 
 
 @contextmanager

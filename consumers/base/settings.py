@@ -10,15 +10,17 @@ from typing import Any, Final, Self
 from urllib.parse import quote, unquote
 
 from consumers import trust
+from consumers.base.bindings import fault_of_binding
 from consumers.base.complaints import Complaints
 from eventbus.errors import ConfigurationError
 from eventbus.events import naming, signing
 from eventbus.events.envelope import Limits, seal
-from eventbus.redaction import redact_url
+from eventbus.redaction import redact_url, shown
 from eventbus.settings import DEFAULT_URL, reading_environment
 from eventbus.transports.mirror_queue import DELIVERY_LIMIT
 
 DEFAULT_BODY: Final = 1 << 20
+DEFAULT_VERSION_AHEAD: Final = 24 * 3600.0
 _VERSION_BYTES: Final = len(seal(b"{}", 1)) - len(b"{}")
 
 
@@ -79,6 +81,8 @@ class ConsumerSettings:
     shard: Shard | None = None
     hmac_keys: tuple[signing.Key, ...] = ()
     trusted_users: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    max_version_ahead: float = DEFAULT_VERSION_AHEAD
+    """Seconds that an event's version may be ahead of this machine's clock; 0 is no bound."""
     http: str = ""
     """Where probes and figures are served, as `127.0.0.1:9102`; nowhere where it is empty."""
 
@@ -92,6 +96,11 @@ class ConsumerSettings:
             wrong.add(f"EVENTBUS_HEARTBEAT is {self.heartbeat}: below 5 s a busy network looks dead")
         if not self.bindings:
             wrong.add("EVENTBUS_BINDINGS is empty: # takes everything, crm.# what the service crm says")
+        for binding in self.bindings:
+            if fault := fault_of_binding(binding):
+                wrong.add(f"EVENTBUS_BINDINGS: {shown(binding, 80)} can never match: {fault}")
+        if self.max_version_ahead < 0:
+            wrong.add(f"EVENTBUS_MAX_VERSION_AHEAD is {self.max_version_ahead}: use 0 (no bound) or more seconds")
         wrong.tell()
 
     @property
@@ -109,6 +118,11 @@ class ConsumerSettings:
         """The login this consumer uses, if it stands in the URL (RabbitMQ's default otherwise)."""
         login = self.url.partition("://")[2].rpartition("@")[0].partition(":")[0]
         return unquote(login) or "guest"
+
+    @property
+    def validated_user(self) -> str | None:
+        """The login that the broker vouches for in `user_id`; None at a broker without logins."""
+        return self.own_user if self.url.lower().startswith("amqp") else None
 
     @property
     def broker_file(self) -> Path | None:
@@ -141,6 +155,7 @@ class ConsumerSettings:
                 "delivery_limit": env.int("DELIVERY_LIMIT", DELIVERY_LIMIT),
                 "heartbeat": env.int("HEARTBEAT", 20),
                 "insecure_tls": env.bool("INSECURE_TLS", False),
+                "max_version_ahead": env.float("MAX_VERSION_AHEAD", DEFAULT_VERSION_AHEAD),
                 "shard": env.str("SHARD", ""),
                 "hmac_keys": env.str("HMAC_KEYS", ""),
                 "trusted_users": env.str("TRUSTED_USERS", ""),
@@ -161,7 +176,7 @@ _PARSERS: Final[Mapping[str, Callable[[Any], Any]]] = {
 }
 
 
-_NUMBERS: Final = ("prefetch", "limits", "delivery_limit", "heartbeat")
+_NUMBERS: Final = ("prefetch", "limits", "delivery_limit", "heartbeat", "max_version_ahead")
 
 
 def _parsed(values: Mapping[str, Any], wrong: Complaints) -> dict[str, Any]:
@@ -169,7 +184,7 @@ def _parsed(values: Mapping[str, Any], wrong: Complaints) -> dict[str, Any]:
     given: dict[str, Any] = {}
     for name, value in values.items():
         parse = _PARSERS.get(name)
-        if value is None or (parse and value == "") or (name in _NUMBERS and not isinstance(value, int)):
+        if value is None or (parse and value == "") or (name in _NUMBERS and not isinstance(value, int | float)):
             continue
         with wrong.taken():
             given[name] = parse(value) if parse else value

@@ -23,6 +23,7 @@ VERSION_DIGITS: Final = 20
 
 _DIGITS_TO_ZERO: Final = bytes.maketrans(b"123456789", b"000000000")
 _LONG_NUMBER: Final = b"0" * 19
+_SEQUENCE: Final = re.compile(rb'"sequence"\s*:\s*"[0-9]{20}"')
 _VERSION: Final = re.compile(r"[0-9]{20}")
 LONGEST_TEXT: Final = 300
 """Characters of an event's `id`, `source`, `type`, `time` and `model`, which readers keep. Routing keys are shorter."""
@@ -214,8 +215,9 @@ def _parse(body: bytes, limits: Limits) -> Any:
     # pass a limit is measured exactly.
     deep = body.count(b"{") + body.count(b"[") > limits.depth
     wide = body.count(b":") > limits.keys
-    if body.translate(_DIGITS_TO_ZERO).count(_LONG_NUMBER) > 1:
-        # More long numbers than the sequence: orjson would turn an integer beyond 64 bits into a float, silently.
+    long_numbers = body.translate(_DIGITS_TO_ZERO).count(_LONG_NUMBER)
+    if long_numbers > 1 or (long_numbers == 1 and not _SEQUENCE.search(body)):
+        # Another long number than the sequence: orjson would turn an integer beyond 64 bits into a float, silently.
         _check_digits(body, limits.digits)
     try:
         # Without blanks behind the first bracket: by those orjson judges how much memory the rest may take.

@@ -14,26 +14,37 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from eventbus.errors import BadEvent, ConfigurationError
+from eventbus.events import naming
+from eventbus.redaction import shown
 
 KEY_HEADER: Final = "x-eventbus-key"
 SIGNATURE_HEADER: Final = "x-eventbus-signature"
+MISSING: Final = "signature missing"
+UNKNOWN_KEY: Final = "signature by an unknown key"
+WRONG: Final = "signature wrong"
+FOREIGN_KEY: Final = "signature by the key of another service"
+REASONS: Final = frozenset({MISSING, UNKNOWN_KEY, WRONG, FOREIGN_KEY})
 MINIMUM_SECRET: Final = 32
 """Characters of a secret; SHA-256 gains nothing from much more, and a passphrase of less can be guessed."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Key:
-    """A signing key: its public id and its secret bytes. The secret shows in no repr."""
+    """A signing key: its public id and its secret bytes. The secret shows in no repr.
+
+    With a `service` (a quoted name) it vouches for what that service says, and for nothing else.
+    """
 
     id: str
     secret: bytes
+    service: str | None = None
 
     def __repr__(self) -> str:
         return f"Key({self.id!r})"
 
 
 def parse_keys(text: str) -> tuple[Key, ...]:
-    """`id:secret` pairs, separated by white space or commas; the first signs.
+    """`id:secret` or `id@service:secret`, separated by white space or commas; the first signs.
 
     Raises ConfigurationError for a pair without id, a short secret or an id given twice; no secret shows.
     """
@@ -44,15 +55,18 @@ def parse_keys(text: str) -> tuple[Key, ...]:
 
 
 def _parse_key(pair: str) -> Key:
-    key_id, colon, secret = pair.partition(":")
-    if not key_id or not colon:
-        raise ConfigurationError("EVENTBUS_HMAC_KEYS: write each key as id:secret, for example 2026-11:…")
+    name, colon, secret = pair.partition(":")
+    key_id, at, service = name.partition("@")
+    if not key_id or not colon or (at and not service):
+        raise ConfigurationError(
+            "EVENTBUS_HMAC_KEYS: write each key as id:secret or id@service:secret, as in 2026-11:…"
+        )
     if len(secret) < MINIMUM_SECRET:
         raise ConfigurationError(
-            f"EVENTBUS_HMAC_KEYS: the secret of key {key_id} has {len(secret)} characters, at least {MINIMUM_SECRET}"
-            " are needed (openssl rand -hex 32)"
+            f"EVENTBUS_HMAC_KEYS: the secret of key {shown(key_id, 40)} has {len(secret)} characters, at least "
+            f"{MINIMUM_SECRET} are needed (openssl rand -hex 32)"
         )
-    return Key(key_id, secret.encode())
+    return Key(key_id, secret.encode(), naming.quote(service) if service else None)
 
 
 def sign(body: bytes, key: Key) -> dict[str, str]:
@@ -60,13 +74,14 @@ def sign(body: bytes, key: Key) -> dict[str, str]:
     return {KEY_HEADER: key.id, SIGNATURE_HEADER: hmac.digest(key.secret, body, "sha256").hex()}
 
 
-def verify(body: bytes, headers: Mapping[str, Any], keys: Iterable[Key]) -> None:
-    """Return if one of the keys signed this body, else raise BadEvent with the reason."""
+def verify(body: bytes, headers: Mapping[str, Any], keys: Iterable[Key]) -> Key:
+    """The key that signed this body; BadEvent with the reason if none did."""
     key_id, signature = headers.get(KEY_HEADER), headers.get(SIGNATURE_HEADER)
     if not isinstance(key_id, str) or not isinstance(signature, str):
-        raise BadEvent("signature missing")
+        raise BadEvent(MISSING)
     key = next((key for key in keys if key.id == key_id), None)
     if key is None:
-        raise BadEvent("signature by an unknown key")
+        raise BadEvent(UNKNOWN_KEY)
     if not hmac.compare_digest(sign(body, key)[SIGNATURE_HEADER].encode(), signature.encode("utf-8", "replace")):
-        raise BadEvent("signature wrong")
+        raise BadEvent(WRONG)
+    return key

@@ -72,7 +72,7 @@ def test_what_is_shown_cannot_drive_the_terminal(
     command(settings, "show", json_lines(settings, capsys, "--reason", "not JSON")[0]["id"])
     shown = capsys.readouterr().out
     assert "\x1b" not in shown
-    assert "\\x1b[31mno JSON" in shown
+    assert "\\u001b[31mno JSON" in shown
 
 
 def json_lines(settings: ConsumerSettings, capsys: pytest.CaptureFixture[str], *arguments: str) -> list[dict[str, Any]]:
@@ -116,7 +116,7 @@ def test_retry_sends_older_versions_first_and_only_what_is_meant(settings: Consu
 def test_long_work_reports_how_far_it_has_come(settings: ConsumerSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("consumers.base.broker.dead_letter_queue._GROUP", 5)
     reports: list[int] = []
-    assert DeadLetterQueue(settings).retry(lambda entry: entry.event is not None, report=reports.append) == (10, 0)
+    assert DeadLetterQueue(settings).retry(lambda entry: entry.event is not None, report=reports.append) == (10, 0, 0)
     assert DeadLetterQueue(settings).purge(lambda _: True, report=reports.append) == 2
     assert reports == [5, 10, 2]
 

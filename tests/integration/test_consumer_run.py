@@ -16,7 +16,7 @@ import kombu
 import pytest
 
 from consumers.base import DONE, ConsumerSettings, Delivery, Outcome, Retry, run
-from consumers.base.broker.dead_letter_queue import DeadLetterQueue
+from consumers.base.broker.dead_letter_queue import DeadLetterQueue, Entry
 from eventbus.events import signing
 from eventbus.events.envelope import Message
 from eventbus.publishers import AmqpPublisher
@@ -248,11 +248,11 @@ def test_a_drain_beside_another_consumer_has_not_drained(
 def test_bindings_choose_what_arrives(rabbitmq_url: str, unique: str) -> None:
     with fresh(rabbitmq_url, unique, bindings=("crm.contact.*", "#.deleted")) as settings:
         assert run(settings, Collector(), drain=True) == 0
-        publish(settings, [event_body(version=1)], key="crm.contact.updated")
-        publish(settings, [event_body(version=2)], key="crm.order.deleted")
+        publish(settings, [event_body(version=1), event_body(version=2, entity="order", op="d")])
+        publish(settings, [event_body(version=3, entity="invoice", op="d")])
         collector = Collector()
         assert run(settings, collector, drain=True) == 0
-        assert collector.versions == [1, 2]
+        assert collector.versions == [1, 2, 3]
 
 
 def test_only_the_signed_and_the_entitled_get_through(rabbitmq_url: str, unique: str) -> None:
@@ -275,10 +275,12 @@ def test_only_the_signed_and_the_entitled_get_through(rabbitmq_url: str, unique:
             "signature missing",
             "signature wrong",
         ]
-        sent_again = DeadLetterQueue(settings).retry(
-            lambda entry: entry.reason == "sender may not speak for the source"
-        )
-        assert sent_again == (1, 0)
+
+        def is_foreign(entry: Entry) -> bool:
+            return entry.reason == "sender may not speak for the source"
+
+        assert DeadLetterQueue(settings).retry(is_foreign) == (0, 0, 1)
+        assert DeadLetterQueue(settings).retry(is_foreign, distrusted=True) == (1, 0, 0)
         granted = replace(settings, trusted_users={"guest": frozenset({"crm", "billing"})})
         assert run(granted, collector, drain=True) == 0
         assert collector.versions == [1, 2]

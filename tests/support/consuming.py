@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -55,16 +56,22 @@ def delivery(
     return Delivery(content, "crm.contact.updated", tag, properties={**STANDARD, **properties})
 
 
-def publish(
-    settings: ConsumerSettings, bodies: Sequence[bytes], *, key: str = "crm.contact.updated", **more: Any
-) -> None:
-    """Send bodies through the exchange, confirmed; `more` are AMQP properties, None leaves one out."""
+def publish(settings: ConsumerSettings, bodies: Sequence[bytes], *, key: str | None = None, **more: Any) -> None:
+    """Send bodies through the exchange, confirmed, with their own type as routing key unless another is given.
+
+    `more` are AMQP properties, None leaves one out.
+    """
     properties = {name: value for name, value in {**STANDARD, **more}.items() if value is not None}
     sender = Sender(settings)
     try:
-        sender.send([Letter(settings.exchange, key, body, properties) for body in bodies])
+        sender.send([Letter(settings.exchange, key or _type(body), body, properties) for body in bodies])
     finally:
         sender.close()
+
+
+def _type(body: bytes) -> str:
+    found = re.search(rb'"type":"([a-z0-9._%-]{1,200})"', body)
+    return found[1].decode() if found else "crm.contact.updated"
 
 
 def ready(settings: ConsumerSettings, queue: str) -> int:

@@ -53,11 +53,12 @@ def test_every_place_that_names_the_service_is_looked_at(lie: dict[str, str]) ->
 
 def test_the_first_sender_counts_where_we_sent_it_again_ourselves() -> None:
     """And nobody else can claim to be sending for another."""
-    trust = Trust(USERS, own_user="mirror")
+    trust = Trust(USERS)
     headers = {"application_headers": {USER_HEADER: "crm_writer"}}
-    trust.check(event(), b"", {"user_id": "mirror", **headers})
-    assert refused(trust, event(), user_id="stranger", **headers) == "sender may not speak for the source"
-    assert refused(trust, event(), user_id="mirror") == "sender may not speak for the source"
+    trust.check(event(), b"", {"user_id": "mirror", **headers}, resent=True)
+    assert refused(trust, event(), user_id="mirror", **headers) == "sender may not speak for the source"
+    with pytest.raises(BadEvent, match="sender may not speak"):
+        trust.check(event("billing"), b"", {"user_id": "root", **headers}, resent=True)
 
 
 def test_signatures_are_checked_where_keys_are_known() -> None:
@@ -65,6 +66,18 @@ def test_signatures_are_checked_where_keys_are_known() -> None:
     body = event_body()
     Trust(keys=keys).check(event(), body, {"application_headers": signing.sign(body, keys[0])})
     assert refused(Trust(keys=keys), event()) == "signature missing"
+
+
+def test_a_key_that_is_bound_to_a_service_speaks_for_no_other() -> None:
+    keys = signing.parse_keys(f"c@crm:{'s' * 32} b@billing:{'t' * 32} any:{'u' * 32}")
+    trust, body = Trust(keys=keys), event_body()
+    trust.check(event(), body, {"application_headers": signing.sign(body, keys[0])})
+    trust.check(event(), body, {"application_headers": signing.sign(body, keys[2])})
+    foreign = {"application_headers": signing.sign(body, keys[1])}
+    with pytest.raises(BadEvent, match="signature by the key of another service"):
+        trust.check(event(), body, foreign)
+    with pytest.raises(BadEvent, match="signature by the key of another service"):
+        trust.check(event(source="/billing"), body, {"application_headers": signing.sign(body, keys[0])})
 
 
 @pytest.mark.parametrize("text", ["crm", "=crm", "crm=", "a=b,c"])

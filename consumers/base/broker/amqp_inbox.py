@@ -10,7 +10,7 @@ from typing import Any, Final, final
 from consumers.base.broker import topology
 from consumers.base.broker.inbox import Inbox
 from consumers.base.broker.line import Line
-from consumers.base.errors import Lost, setting_up, talking
+from consumers.base.errors import Lost, needing, setting_up, talking
 from consumers.base.reading.delivery import Delivery
 from consumers.base.reading.wire import FrameReader
 from consumers.base.settings import ConsumerSettings
@@ -18,6 +18,9 @@ from consumers.base.working.tally import Tally
 
 PROBE_EVERY: Final = 5.0
 """Seconds without a delivery after which the broker is asked whether it still knows this consumer."""
+
+LOOK_EVERY: Final = 10.0
+"""Seconds after which exchange and bindings are made again, in case somebody deleted them: nobody would tell."""
 
 _KEPT_BODIES: Final = 16 << 20
 """Bytes; of a larger body only the size is kept. RabbitMQ 4 takes none larger, older versions up to 128 MiB."""
@@ -35,12 +38,15 @@ class AmqpInbox(Inbox):
     more (cancelled by the broker), its channel is closed (the driver would open it again, without the consumer), the
     broker says the queue is gone or has no consumer, or says nothing at all. Each ends in Lost.
 
+    An exchange or binding that somebody deleted leaves no sign at all, so they are made again now and then.
+
     `browse` names another queue to read instead: nothing is declared then, and any number may be unacknowledged.
     """
 
     def __init__(self, settings: ConsumerSettings, *, browse: str | None = None) -> None:
         self._settings = settings
         self._queue = browse or settings.queue_name
+        self._look_at: float | None = None if browse else time.monotonic() + LOOK_EVERY
         self._prefetch = 0 if browse else settings.prefetch
         self._arrived: deque[Delivery] = deque()
         self._arrived_bytes = 0
@@ -70,7 +76,8 @@ class AmqpInbox(Inbox):
         self._channel.basic_qos(0, self._prefetch, False)
         self._channel._do_revive = self._stay_closed
         self.standing_by = self._questions.queue_declare(queue=self._queue, passive=True).consumer_count > 0
-        self._tag = self._channel.basic_consume(self._queue, callback=_never, on_cancel=_cancelled)
+        with needing(f"read on queue {self._queue}"):
+            self._tag = self._channel.basic_consume(self._queue, callback=_never, on_cancel=_cancelled)
         self._last_sign = time.monotonic()
 
     def _stay_closed(self) -> None:
@@ -131,8 +138,13 @@ class AmqpInbox(Inbox):
             else:
                 self._connection.send_heartbeat()
         self._check_consumer()
-        if time.monotonic() - self._last_sign > PROBE_EVERY:
+        now = time.monotonic()
+        if now - self._last_sign > PROBE_EVERY:
             self._probe()
+        if self._look_at is not None and now >= self._look_at:
+            self._look_at = now + LOOK_EVERY
+            topology.look_after(self._line, self._settings)
+            self._check_consumer()
 
     def _check_consumer(self) -> None:
         if not self._channel.is_open or self._tag not in self._channel.callbacks:

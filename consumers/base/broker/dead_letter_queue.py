@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final, NamedTuple, final
 
 from amqp.exceptions import NotFound
 
+from consumers.base.broker import topology
 from consumers.base.broker.amqp_inbox import AmqpInbox
 from consumers.base.broker.inbox import Inbox
 from consumers.base.broker.line import Line, is_amqp
 from consumers.base.broker.sender import Sender
 from consumers.base.broker.virtual_inbox import VirtualInbox
-from consumers.base.errors import NoQueue, setting_up
+from consumers.base.errors import Lost, NoQueue, Refused, setting_up, talking
 from consumers.base.reading import letter
+from consumers.base.reading.agreement import AHEAD
 from consumers.base.reading.delivery import Delivery
 from consumers.base.reading.letter import Letter
 from consumers.base.settings import ConsumerSettings
-from eventbus.errors import BadEvent
+from consumers.trust import REASONS
+from eventbus.errors import BadEvent, ConfigurationError
 from eventbus.events.envelope import Event, Limits, decode
 from eventbus.events.naming import dead_letter_queue
 
@@ -32,7 +37,9 @@ _QUIET: Final = 2.0
 """Seconds without another letter after which the rest is taken to be in somebody else's hands."""
 _RETURN: Final = 2.0
 """Seconds the broker has for putting back what was only looked at."""
-_OUR_HEADERS: Final = (letter.REASON, letter.DETAIL, letter.TIME, letter.QUEUE, letter.DIGEST)
+STALE: Final = "unknown record, older than the tombstones"
+"""A reason of the mirror's: it cannot tell whether the record was deleted since."""
+DISTRUST: Final = REASONS | {STALE, AHEAD}
 _BROKERS_REASONS: Final = {
     "delivery_limit": "delivered too often",
     "rejected": "body too large, refused unread",
@@ -43,39 +50,43 @@ _BROKERS_REASONS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One dead letter. `event` is None where the body is no event; `digest` is the SHA-256 of the body, in hex."""
+    """One dead letter. `event` is None where the body is no event; `digest` is the SHA-256 of the body, in hex.
+
+    `written` says that the broker vouches for whoever wrote the letter: a consumer with the login of this command.
+    """
 
     delivery: Delivery
     digest: str
     event: Event | None
+    written: bool = True
 
     @property
     def reason(self) -> str:
         """Why it is here: our words, or the broker's where the broker put it here by itself."""
-        said = self.delivery.headers.get(letter.REASON)
+        said = self._headers.get(letter.REASON)
         return str(said) if said else _BROKERS_REASONS.get(str(self._death.get("reason")), "unknown")
 
     @property
     def detail(self) -> str:
         """More about the reason, often empty."""
-        return str(self.delivery.headers.get(letter.DETAIL, ""))
+        return str(self._headers.get(letter.DETAIL, ""))
 
     @property
     def time(self) -> str:
         """When it was put here; ISO 8601, empty if unknown."""
-        said = self.delivery.headers.get(letter.TIME) or self._death.get("time") or ""
+        said = self._headers.get(letter.TIME) or self._death.get("time") or ""
         return said.isoformat() if isinstance(said, datetime) else str(said)
 
     @property
     def queue(self) -> str | None:
         """The queue it came from, None if nobody says."""
-        said = self.delivery.headers.get(letter.QUEUE) or self._death.get("queue")
+        said = self._headers.get(letter.QUEUE) or self._death.get("queue")
         return said if isinstance(said, str) else None
 
     @property
     def attempts(self) -> int:
         """How often it has become a dead letter."""
-        said = self.delivery.headers.get(letter.ATTEMPTS)
+        said = self._headers.get(letter.ATTEMPTS)
         return said if type(said) is int else 1
 
     @property
@@ -87,6 +98,21 @@ class Entry:
     def record(self) -> str:
         """`crm.contact/ab12`; empty where the body is no event."""
         return f"{self.event.model}/{self.event.record}" if self.event else ""
+
+    @property
+    def moved_by_broker(self) -> bool:
+        """Whether the broker made it a dead letter by itself: delivered too often, expired."""
+        return bool(self._death)
+
+    @property
+    def distrusted(self) -> bool:
+        """Whether it was refused for who sent it, or when, and not for what it holds."""
+        return self.reason in DISTRUST
+
+    @property
+    def _headers(self) -> Mapping[str, Any]:
+        # Where the broker itself moved it, every header of ours is the sender's.
+        return {} if self._death else self.delivery.headers
 
     @property
     def _death(self) -> Mapping[str, Any]:
@@ -101,10 +127,14 @@ Report = Callable[[int], None]
 
 
 class Retried(NamedTuple):
-    """How many letters were sent again, and how many of those meant were left, as nobody can read them whole."""
+    """How many letters were sent again, and how many of those meant were left.
+
+    `left` ones nobody can read whole, `distrusted` ones were refused for who sent them, or when.
+    """
 
     sent: int
     left: int
+    distrusted: int
 
 
 @final
@@ -144,27 +174,43 @@ class DeadLetterQueue:
             if inbox is not None:
                 yield from self._chosen(inbox, choose, limit)
 
-    def retry(self, choose: Choice, limit: int | None = None, report: Report = lambda _: None) -> Retried:
+    def retry(
+        self, choose: Choice, limit: int | None = None, report: Report = lambda _: None, *, distrusted: bool = False
+    ) -> Retried:
         """Send the chosen letters to the queue they came from; each leaves here once the broker has confirmed it there.
 
         Older versions go first, within groups of a thousand letters; what is no event goes last. A body that was too
-        large to be read is left alone: it would only come back.
+        large to be read is left alone: it would only come back. So is, unless `distrusted` says otherwise, what was
+        refused for who sent it. Raises ConfigurationError where the broker lets this login not send it.
         """
         sender = Sender(self._settings)
-        left = 0
+        passed: Counter[str] = Counter()
 
         def send(group: list[Entry]) -> None:
             sender.send([self._again(entry) for entry in group])
 
-        def is_whole(entry: Entry) -> bool:
-            nonlocal left
-            left += not entry.whole
-            return entry.whole
+        def may_go(entry: Entry) -> bool:
+            why = "whole" if not entry.whole else "trust" if entry.distrusted and not distrusted else ""
+            passed[why] += 1
+            return not why
 
         try:
-            return Retried(self._settle(lambda entry: choose(entry) and is_whole(entry), limit, send, report), left)
+            self._bind_for_retry()
+            sent = self._settle(lambda entry: choose(entry) and may_go(entry), limit, send, report)
+        except Refused as error:
+            raise ConfigurationError(error.told) from error
         finally:
             sender.close()
+        return Retried(sent, passed["whole"], passed["trust"])
+
+    def _bind_for_retry(self) -> None:
+        """For a queue that a consumer of an older version made; one who may not leaves it to the consumer."""
+        line = Line(self._settings)
+        try:
+            with contextlib.suppress(Lost), talking():
+                topology.bind_for_retry(line, self._settings.queue_name)
+        finally:
+            line.drop()
 
     def purge(self, choose: Choice, limit: int | None = None, report: Report = lambda _: None) -> int:
         """Throw the chosen letters away; how many there were."""
@@ -209,7 +255,7 @@ class DeadLetterQueue:
                 return
             inbox.tick()
             self._left -= len(deliveries)
-            for entry in map(_entry, deliveries):
+            for entry in (_entry(delivery, self._settings.validated_user) for delivery in deliveries):
                 if choose(entry):
                     yield entry
                     found += 1
@@ -217,25 +263,28 @@ class DeadLetterQueue:
                         return
 
     def _again(self, entry: Entry) -> Letter:
-        given = letter.without_brokers_own(entry.delivery.headers)
-        headers = {
-            letter.ROUTING_KEY: letter.original_key(entry.delivery),
-            letter.ATTEMPTS: entry.attempts,
-            **{name: value for name, value in given.items() if name not in _OUR_HEADERS},
-        }
-        properties = letter.repeated({**entry.delivery.properties, "application_headers": {}}, headers)
-        if is_amqp(self._settings.url):
-            # So that the consumer believes the header that says who sent it first.
-            properties["user_id"] = self._settings.own_user
-        return Letter("", entry.queue or self._settings.queue, entry.delivery.body, properties)
+        return letter.again(
+            entry.delivery,
+            attempts=entry.attempts,
+            queue=self._own_queue(entry.queue),
+            written=entry.written,
+            own_user=self._settings.validated_user,
+        )
+
+    def _own_queue(self, named: str | None) -> str:
+        """The queue a letter goes back to: one of this consumer's, whatever the letter says."""
+        queue = self._settings.queue
+        is_shard = named is not None and named.removeprefix(f"{queue}.").isdecimal() and named.startswith(f"{queue}.")
+        return str(named) if is_shard else queue
 
 
-def _entry(delivery: Delivery) -> Entry:
+def _entry(delivery: Delivery, own_user: str | None) -> Entry:
     try:
         event = decode(delivery.body, Limits(body=64 << 20))
     except BadEvent:
         event = None
-    return Entry(delivery, delivery.digest, event)
+    entry = Entry(delivery, delivery.digest, event)
+    return replace(entry, written=not entry.moved_by_broker and letter.is_own(delivery, own_user))
 
 
 def _ready(channel: Any, queue: str) -> int | None:

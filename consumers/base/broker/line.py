@@ -33,6 +33,9 @@ class Line:
                 )
                 # Not `connect()`: that tries again by itself.
                 self.driver: Any = self._kombu.transport.establish_connection()
+                if is_amqp(settings.url):
+                    # py-amqp waits for answers without a limit of its own: a network that falls silent would hold us.
+                    self.driver.sock.settimeout(settings.patience)
         except Lost as error:
             raise Unreachable(f"{settings.broker}: {error}") from error
 

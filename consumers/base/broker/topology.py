@@ -16,17 +16,22 @@ import logging
 from collections.abc import Callable
 from typing import Any, Final
 
+import amqp
 from amqp.exceptions import AccessRefused, NotFound
 
-from consumers.base.broker.line import Line
-from consumers.base.errors import setting_up
+from consumers.base.broker.line import Line, is_amqp
+from consumers.base.errors import Refused, lacking, needing, setting_up, talking
+from consumers.base.reading.letter import retry_key
 from consumers.base.settings import ConsumerSettings
+from eventbus.errors import ConfigurationError
 from eventbus.events.naming import DEAD_LETTER_EXCHANGE, dead_letter_queue
 from eventbus.transports.mirror_queue import dead_letter_arguments, queue_arguments
 
 PARTITION_HEADER: Final = "partitionkey"
 """The message header that the hash exchange looks at: the event's attribute of this name, `contact/ab12`. Messages
 without it all go to one shard: right, but not spread."""
+
+_GLANCE: Final = 2.0
 
 logger = logging.getLogger(__name__)
 
@@ -42,24 +47,88 @@ def declare(line: Line, settings: ConsumerSettings) -> None:
     A user who may not configure the broker finds what its administrator has prepared. Raises ConfigurationError where
     something exists with other arguments, or is missing and may not be made; Lost where the broker goes away.
     """
-    with setting_up():
-        _exchange(line, settings.exchange, "topic")
     declare_dead_letters(line, settings.queue)
     with setting_up():
+        _exchange(line, settings.exchange, "topic")
         if settings.shard is None:
-            _queue(line, settings.queue, queue_arguments(settings.queue, settings.delivery_limit))
+            may = _queue(line, settings.queue, queue_arguments(settings.queue, settings.delivery_limit))
+            _bind_for_retry(line, settings.queue, may=may)
             for binding in settings.bindings:
-                _bind(line, settings.queue, settings.exchange, binding)
+                _bind(line, settings.queue, settings.exchange, binding, may=may)
         else:
             _declare_shards(line, settings, settings.shard.count)
+        if is_amqp(settings.url):
+            _demand_way_out(settings)
+
+
+def look_after(line: Line, settings: ConsumerSettings) -> None:
+    """Make exchange and bindings again, in case somebody deleted them.
+
+    Raises Refused where something is gone and may not be made again, Lost where the broker goes away.
+    """
+    with talking():
+        was_gone = not _exists(line, settings.exchange)
+    try:
+        with setting_up():
+            _exchange(line, settings.exchange, "topic")
+            if settings.shard is None:
+                for binding in settings.bindings:
+                    _bind(line, settings.queue, settings.exchange, binding, may=False, quiet=True)
+            else:
+                _declare_shards(line, settings, settings.shard.count)
+    except ConfigurationError as error:
+        raise Refused(f"exchange {settings.exchange} or a binding to it is gone: {error}") from error
+    if was_gone:
+        logger.warning(
+            "exchange %s was gone: it is made again and bound to queue %s", settings.exchange, settings.queue_name
+        )
+
+
+def _exists(line: Line, exchange: str) -> bool:
+    try:
+        with line.channel() as channel:
+            channel.exchange_declare(exchange=exchange, type="topic", passive=True)
+    except NotFound:
+        return False
+    return True
+
+
+def bind_for_retry(line: Line, queue: str) -> None:
+    """Let the dead-letter exchange bring letters back to the queue: who may write there reaches no other queue."""
+    with line.channel() as channel:
+        channel.queue_bind(queue=queue, exchange=DEAD_LETTER_EXCHANGE, routing_key=retry_key(queue))
 
 
 def declare_dead_letters(line: Line, queue: str) -> None:
     """Declare where the dead letters of `queue` are kept. Raises as `declare` does."""
     with setting_up():
         _exchange(line, DEAD_LETTER_EXCHANGE, "direct")
-        _queue(line, dead_letter_queue(queue), dead_letter_arguments())
-        _bind(line, dead_letter_queue(queue), DEAD_LETTER_EXCHANGE, queue)
+        may = _queue(line, dead_letter_queue(queue), dead_letter_arguments())
+        _bind(line, dead_letter_queue(queue), DEAD_LETTER_EXCHANGE, queue, may=may)
+
+
+def _bind_for_retry(line: Line, queue: str, *, may: bool) -> None:
+    _bind(line, queue, DEAD_LETTER_EXCHANGE, retry_key(queue), may=may, quiet=True)
+
+
+def _demand_way_out(settings: ConsumerSettings) -> None:
+    """Whether letters can be sent is found out now, and not when the first one has to be: this one reaches no queue.
+
+    Over a connection of its own: a broker that is short of memory stops reading from those that publish. Then nothing
+    is found out.
+    """
+    line = Line(settings)
+    try:
+        line.driver.sock.settimeout(_GLANCE)
+        with needing(f"write on exchange {DEAD_LETTER_EXCHANGE}"), line.channel() as channel:
+            channel.basic_publish(
+                amqp.Message(b""), exchange=DEAD_LETTER_EXCHANGE, routing_key=f"{settings.queue}.nowhere"
+            )
+            channel.queue_declare(queue=settings.queue_name, passive=True)  # whose answer comes after a refusal
+    except TimeoutError:
+        return
+    finally:
+        line.drop()
 
 
 def _declare_shards(line: Line, settings: ConsumerSettings, count: int) -> None:
@@ -68,32 +137,37 @@ def _declare_shards(line: Line, settings: ConsumerSettings, count: int) -> None:
     _exchange(line, shards, "x-consistent-hash", {"hash-header": PARTITION_HEADER})
     for index in range(count):
         name = f"{settings.queue}.{index}"
-        _queue(line, name, queue_arguments(settings.queue, settings.delivery_limit))
-        _bind(line, name, shards, "1")  # here the routing key is the queue's weight
+        may = _queue(line, name, queue_arguments(settings.queue, settings.delivery_limit))
+        _bind_for_retry(line, name, may=may)
+        _bind(line, name, shards, "1", may=may)  # here the routing key is the queue's weight
     for binding in settings.bindings:
-        with line.channel() as channel:
+        with (
+            needing(f"write on exchange {shards}, or to read on exchange {settings.exchange}"),
+            line.channel() as channel,
+        ):
             channel.exchange_bind(destination=shards, source=settings.exchange, routing_key=binding)
 
 
-def _exchange(line: Line, name: str, kind: str, arguments: dict[str, Any] | None = None) -> None:
+def _exchange(line: Line, name: str, kind: str, arguments: dict[str, Any] | None = None) -> bool:
     def declare_exchange(channel: Any, passive: bool) -> None:
         channel.exchange_declare(
             exchange=name, type=kind, durable=True, auto_delete=False, arguments=arguments, passive=passive
         )
 
-    _ensure(line, declare_exchange)
+    return _ensure(line, declare_exchange, f"configure exchange {name}")
 
 
-def _queue(line: Line, name: str, arguments: dict[str, Any]) -> None:
+def _queue(line: Line, name: str, arguments: dict[str, Any]) -> bool:
     def declare_queue(channel: Any, passive: bool) -> None:
         channel.queue_declare(
             queue=name, durable=True, exclusive=False, auto_delete=False, arguments=arguments, passive=passive
         )
 
-    _ensure(line, declare_queue)
+    return _ensure(line, declare_queue, f"configure queue {name}")
 
 
-def _ensure(line: Line, declare_it: Callable[[Any, bool], None]) -> None:
+def _ensure(line: Line, declare_it: Callable[[Any, bool], None], permission: str) -> bool:
+    """Whether this login may make it. Where it may not, somebody else must have."""
     # A channel of its own each time: a refusal closes it.
     try:
         with line.channel() as channel:
@@ -103,12 +177,25 @@ def _ensure(line: Line, declare_it: Callable[[Any, bool], None]) -> None:
             with line.channel() as channel:
                 declare_it(channel, True)
         except NotFound:
-            raise refused from None
+            raise ConfigurationError(lacking(permission, refused)) from refused
+        return False
+    return True
 
 
-def _bind(line: Line, queue: str, exchange: str, key: str) -> None:
+def _bind(line: Line, queue: str, exchange: str, key: str, *, may: bool, quiet: bool = False) -> None:
+    """Bind it. `may` says that this login made the queue: then nobody else has bound it, and a refusal is an error."""
     try:
         with line.channel() as channel:
             channel.queue_bind(queue=queue, exchange=exchange, routing_key=key)
-    except AccessRefused:
-        logger.warning("binding not allowed, taken as made", extra={"queue": queue, "exchange": exchange, "key": key})
+    except AccessRefused as refused:
+        if may:
+            needed = f"write on queue {queue}, or to read on exchange {exchange}"
+            raise ConfigurationError(lacking(needed, refused)) from refused
+        if not quiet:
+            logger.warning(
+                "binding not allowed, taken as made: queue %s, exchange %s, key %s",
+                queue,
+                exchange,
+                key,
+                extra={"queue": queue, "exchange": exchange, "key": key},
+            )

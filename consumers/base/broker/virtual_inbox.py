@@ -18,6 +18,8 @@ from consumers.base.working.tally import Tally
 from eventbus.transports.raw import RawMessage
 
 _TAG: Final = "eventbus"
+_LOOK_EVERY: Final = 3.0
+"""Seconds after which exchange and bindings are made again, in case somebody deleted them."""
 _PROBE_EVERY: Final = 1.0
 """Seconds without a delivery after which it is looked whether the queue is still there."""
 
@@ -56,7 +58,9 @@ class VirtualInbox(Inbox):
         self._channel.basic_qos(0, self._prefetch, False)
         self.standing_by = self._channel.queue_declare(queue=self._queue, passive=True).consumer_count > 0
         self._channel.basic_consume(queue=self._queue, no_ack=False, callback=self._arrive, consumer_tag=_TAG)
-        self._last_sign = time.monotonic()
+        self._last_sign = self._look_at = time.monotonic()
+        # memory:// is one process, and nobody else's.
+        self._looks = self._numbered and self._queue == self._settings.queue_name
 
     def _arrive(self, message: Any) -> None:
         body = message.body
@@ -70,6 +74,7 @@ class VirtualInbox(Inbox):
                 info.get("routing_key") or "",
                 message.delivery_tag,
                 bool(info.get("redelivered")),
+                exchange=info.get("exchange") or "",
                 properties=_properties(message),
             )
         )
@@ -120,7 +125,10 @@ class VirtualInbox(Inbox):
             self._channel.basic_reject(delivery.tag, requeue=False)
 
     def tick(self) -> None:
-        """Virtual transports have no heartbeats."""
+        now = time.monotonic()
+        if self._looks and now >= self._look_at:
+            self._look_at = now + _LOOK_EVERY
+            topology.look_after(self._line, self._settings)
 
     def beat(self) -> None:
         """Virtual transports have no heartbeats."""

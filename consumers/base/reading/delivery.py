@@ -15,14 +15,15 @@ Properties = Mapping[str, Any]
 class Delivery:
     """One message that waits for its outcome.
 
-    A handler reads `event`; the rest is for those who want the raw side. `routing_key` is the queue's name where the
-    message was sent again from the dead letters. `tag` belongs to the connection that delivered it: only the consumer
-    uses it. `size` is the length of the body on the wire, in bytes; it exceeds `len(body)` only where a body was too
+    A handler reads `event`; the rest is for those who want the raw side. `exchange` and `routing_key` are what the
+    broker vouches for: where the sender published it; `exchange` is None where nobody said. `tag` belongs to the
+    connection that delivered it: only the consumer uses it.
+    `size` is the length of the body on the wire, in bytes; it exceeds `len(body)` only where a body was too
     large to be kept. `standard` says that content type and encoding were seen to be those of an event, and that no
     header speaks of compression.
     """
 
-    __slots__ = ("_properties", "body", "event", "redelivered", "routing_key", "size", "standard", "tag")
+    __slots__ = ("_properties", "body", "event", "exchange", "redelivered", "routing_key", "size", "standard", "tag")
 
     event: Event
 
@@ -33,11 +34,13 @@ class Delivery:
         tag: Any = 0,
         redelivered: bool = False,
         *,
+        exchange: str | None = None,
         properties: Properties | Callable[[], Properties] = {},  # noqa: B006  never changed
         size: int | None = None,
         standard: bool = False,
     ) -> None:
         self.body = body
+        self.exchange = exchange
         self.routing_key = routing_key
         self.tag = tag
         self.redelivered = redelivered

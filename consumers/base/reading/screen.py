@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Final, final
+from typing import Final, Self, final
 
+from consumers.base.reading.agreement import check_agreement, check_version
 from consumers.base.reading.delivery import Delivery, Properties
+from consumers.base.reading.letter import is_resent
+from consumers.base.settings import ConsumerSettings
 from consumers.trust import Trust
 from eventbus.errors import BadEvent
 from eventbus.events.envelope import CONTENT_TYPE, Limits, decode
+from eventbus.events.naming import DEAD_LETTER_EXCHANGE
 
+_OWN_WAYS: Final = (None, "", DEAD_LETTER_EXCHANGE)
+"""Exchanges by which operators' commands reach a queue, with keys of their own; services need not write there."""
 _ENCODINGS: Final = (None, "", "utf-8", "utf8", "binary")
 _COMPRESSION: Final = "compression"
 """The header by which kombu says how to inflate a body, and which it obeys before anybody has looked at the message."""
@@ -18,9 +24,31 @@ _COMPRESSION: Final = "compression"
 class Screen:
     """Reads each delivery's event, within limits, or tells why it has none."""
 
-    def __init__(self, limits: Limits, trust: Trust) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        trust: Trust,
+        *,
+        queue: str = "",
+        own_user: str | None = None,
+        version_ahead: float = 0.0,
+    ) -> None:
         self._limits = limits
         self._trust = trust
+        self._queue = queue
+        self._own_user = own_user
+        self._version_ahead = version_ahead
+
+    @classmethod
+    def of(cls, settings: ConsumerSettings) -> Self:
+        """The one that these settings ask for."""
+        return cls(
+            settings.limits,
+            Trust(settings.trusted_users, settings.hmac_keys),
+            queue=settings.queue_name,
+            own_user=settings.validated_user,
+            version_ahead=settings.max_version_ahead,
+        )
 
     def check(self, delivery: Delivery) -> None:
         """Set `delivery.event`. Raises BadEvent, and nothing else whatever the message holds."""
@@ -28,9 +56,12 @@ class Screen:
             if not delivery.standard:
                 _check_properties(delivery.properties)
             _check_size(delivery.size, self._limits.body)
-            delivery.event = decode(delivery.body, self._limits)
+            event = delivery.event = decode(delivery.body, self._limits)
+            check_agreement(event, None if delivery.exchange in _OWN_WAYS else delivery.routing_key)
+            check_version(event.version, self._version_ahead)
             if self._trust:
-                self._trust.check(delivery.event, delivery.body, delivery.properties)
+                resent = is_resent(delivery, self._queue, self._own_user)
+                self._trust.check(event, delivery.body, delivery.properties, resent=resent)
         except BadEvent:
             raise
         except Exception as error:  # a message that stops the consumer would stop it again after every restart

@@ -37,7 +37,7 @@ _CONTENT_FLAGS: Final = 0xC0
 """The highest two of the flags stand for content type and content encoding."""
 _COMPRESSION: Final = b"compression"
 
-_NO_METHOD: Final = (0, False, "")
+_NO_METHOD: Final = (0, False, "", "")
 _NOTHING_YET = (BlockingIOError, InterruptedError, TimeoutError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
@@ -62,7 +62,7 @@ class FrameReader:
         # What py-amqp has read ahead while it shook hands.
         self._data: bytes = connection.transport._read_buffer
         self._at = 0
-        self._method: tuple[int, bool, str] | None = None
+        self._method: tuple[int, bool, str, str] | None = None
         self._missing = self._size = 0
         self._properties = b""
         self._chunks: list[bytes] = []
@@ -139,9 +139,10 @@ class FrameReader:
         at += data[at] + 1  # the consumer tag: a channel has one consumer
         tag, redelivered = _TAG.unpack_from(data, at)
         at += 9
-        at += data[at] + 1  # the exchange
-        key = data[at + 1 : at + 1 + data[at]].decode("utf-8", "replace")
-        self._method = (tag, bool(redelivered), key)
+        end = at + 1 + data[at]
+        exchange = data[at + 1 : end].decode("utf-8", "replace")
+        key = data[end + 1 : end + 1 + data[end]].decode("utf-8", "replace")
+        self._method = (tag, bool(redelivered), key, exchange)
 
     def _read_body(self, chunk: bytes) -> None:
         self._missing -= len(chunk)
@@ -151,7 +152,7 @@ class FrameReader:
             self._deliver(b"".join(self._chunks) if len(self._chunks) != 1 else chunk)
 
     def _deliver(self, body: bytes) -> None:
-        (tag, redelivered, key), self._method = self._method or _NO_METHOD, None
+        (tag, redelivered, key, exchange), self._method = self._method or _NO_METHOD, None
         raw = self._properties
         standard = (
             raw.startswith(_STANDARD, 2) and raw[0] & _CONTENT_FLAGS == _CONTENT_FLAGS and _COMPRESSION not in raw
@@ -159,7 +160,16 @@ class FrameReader:
         self._chunks = []
         properties = partial(_decode_properties, raw)
         self._on_delivery(
-            Delivery(body, key, tag, redelivered, properties=properties, size=self._size, standard=standard)
+            Delivery(
+                body,
+                key,
+                tag,
+                redelivered,
+                exchange=exchange,
+                properties=properties,
+                size=self._size,
+                standard=standard,
+            )
         )
 
 

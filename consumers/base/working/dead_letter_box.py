@@ -14,7 +14,6 @@ from consumers.base.reading.letter import dead_letter
 from consumers.base.settings import ConsumerSettings
 from eventbus.backoff import Backoff
 from eventbus.errors import BadEvent, counted
-from eventbus.events.naming import DEAD_LETTER_EXCHANGE
 from eventbus.redaction import shown
 
 _FIRST_PAUSE: Final = 0.5
@@ -55,6 +54,8 @@ class DeadLetterBox:
 
     def post(self) -> list[Delivery]:
         """Send what is held, if it is time to; the deliveries that may now be acknowledged."""
+        if not self._held:
+            self._sender.tick()
         if not self._held or time.monotonic() < self._due:
             return []
         settings = self._settings
@@ -62,7 +63,11 @@ class DeadLetterBox:
             self._sender.send(
                 [
                     dead_letter(
-                        delivery, fault, queue=settings.queue_name, exchange=DEAD_LETTER_EXCHANGE, key=settings.queue
+                        delivery,
+                        fault,
+                        queue=settings.queue_name,
+                        key=settings.queue,
+                        own_user=settings.validated_user,
                     )
                     for delivery, fault in self._held
                 ]

@@ -13,7 +13,7 @@ from consumers.base.broker.inbox import Inbox
 from consumers.base.broker.line import is_amqp
 from consumers.base.broker.sender import Sender
 from consumers.base.broker.virtual_inbox import VirtualInbox
-from consumers.base.errors import Lost
+from consumers.base.errors import Lost, Stalled
 from consumers.base.monitoring import watched
 from consumers.base.observer import Observer
 from consumers.base.reading.screen import Screen
@@ -21,7 +21,6 @@ from consumers.base.settings import ConsumerSettings
 from consumers.base.working.dead_letter_box import DeadLetterBox
 from consumers.base.working.session import FIRST_RETRY, LONGEST_RETRY, Parts, Session, Stop
 from consumers.base.working.worklist import Handler, Worklist
-from consumers.trust import Trust
 from eventbus.backoff import Backoff
 from eventbus.errors import BrokerUnavailable, ConfigurationError, counted
 from eventbus.stopping import stop_on_signals
@@ -91,9 +90,7 @@ class Runner:
         self._drain = drain
         self._observer = observer or Observer()
         self._open_inbox: OpenInbox = open_inbox or (AmqpInbox if is_amqp(settings.url) else VirtualInbox)
-        self._screen = Screen(
-            settings.limits, Trust(settings.trusted_users, settings.hmac_keys, own_user=settings.own_user)
-        )
+        self._screen = Screen.of(settings)
         self._sender = Sender(settings)
         self._backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         self._working_at = time.monotonic()
@@ -125,6 +122,7 @@ class Runner:
                 session.run(drain=self._drain)
             finally:
                 self._work = session.work
+                self._working_at = max(self._working_at, session.progress_at)
                 session.close()
             inbox.close()
         finally:
@@ -139,8 +137,8 @@ class Runner:
         now = time.monotonic()
         if now - started > _STEADY:
             self._backoff.reset()
-            self._working_at = now
-        if self._drain and now - self._working_at > self._settings.drain_patience:
+        stalled = isinstance(error, Stalled) or now - self._working_at > self._settings.drain_patience
+        if self._drain and stalled:
             raise BrokerUnavailable(error.told) from error
         pause = self._backoff.next()
         logger.warning("%s; next try in %.1f s", error.told, pause, extra={"pause": round(pause, 3)})

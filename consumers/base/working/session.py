@@ -10,7 +10,7 @@ from typing import Final, Protocol, final
 
 from consumers.base.broker.inbox import Inbox
 from consumers.base.broker.pulse import Pulse
-from consumers.base.errors import Taken
+from consumers.base.errors import Stalled, Taken
 from consumers.base.observer import Observer
 from consumers.base.reading.delivery import Delivery
 from consumers.base.reading.screen import Screen
@@ -72,6 +72,9 @@ class Session:
         self._pulse = Pulse(max(1.0, parts.settings.heartbeat / 3), inbox.beat)
         self._ticked = time.monotonic()
         self._standing_by = inbox.standing_by
+        self._began = time.monotonic()
+        self.progress_at = 0.0
+        """When something was settled for the last time, or the handler was at work."""
         self.work = Worklist(parts.handler, [])
         """The batch at hand. After Lost, what is pending of it waits for the handler, not for the broker."""
 
@@ -88,6 +91,8 @@ class Session:
         self._announce()
         seen_empty = False
         while not self._parts.stop.is_set():
+            if drain:
+                self._demand_progress()
             if self._step(_DRAINED if drain else _IDLE):
                 seen_empty = False
             elif drain and self._is_empty():
@@ -95,6 +100,13 @@ class Session:
                 if seen_empty:
                     return
                 seen_empty = True
+
+    def _demand_progress(self) -> None:
+        """A queue without a leader, or whose dead letters nobody takes, would be drained for ever."""
+        patience = self._parts.settings.drain_patience
+        if time.monotonic() - max(self._began, self.progress_at) > patience:
+            what = "no dead letter was taken" if self._parts.box else "messages wait, but none was handed over"
+            raise Stalled(f"queue {self._parts.settings.queue_name}: {what} for {patience:.0f} s")
 
     def close(self) -> None:
         """End the helpers; the inbox is its owner's."""
@@ -126,6 +138,7 @@ class Session:
         if good:
             self.work = Worklist(self._parts.handler, good)
             self._handle(self.work)
+            self.progress_at = time.monotonic()
         self._post()
 
     def _announce(self) -> None:
@@ -205,6 +218,7 @@ class Session:
         posted = self._parts.box.post()
         if posted:
             self._inbox.acknowledge(posted)
+            self.progress_at = time.monotonic()
 
     def _sleep(self, seconds: float) -> None:
         end = time.monotonic() + seconds
