@@ -17,6 +17,9 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from eventbus.events import naming
+from eventbus.transports import mirror_queue
+
 ROOT = Path(__file__).parents[2]
 K8S = ROOT / "k8s"
 VERSIONS = ("1.30.0", kubernetes_validate.latest_version())
@@ -311,11 +314,19 @@ def test_data_dir_is_the_volume(pod: Spec, objects: list[Spec]) -> None:
     assert one(objects, "ConfigMap")["data"]["DATA_DIR"] == mount["mountPath"]
 
 
-def test_probes_ask_the_mirror_itself(pod: Spec) -> None:
-    (container,) = pod["containers"]
-    for probe in ("startupProbe", "livenessProbe"):
-        assert container[probe]["exec"]["command"] == ["python", "-m", "consumers.json_mirror.health"]
-        assert container[probe]["timeoutSeconds"] > 1  # the default is less than Python takes on a busy node
+def test_the_start_is_watched_by_the_sign_of_life_on_the_volume(pod: Spec) -> None:
+    probe = pod["containers"][0]["startupProbe"]
+    assert probe["exec"]["command"] == ["python", "-m", "consumers.json_mirror.health"]
+    assert probe["timeoutSeconds"] > 1  # the default is less than Python takes on a busy node
+
+
+def test_probes_ask_over_http_where_the_settings_say_so(any_pod: Spec, all_objects: list[Spec]) -> None:
+    (container,) = any_pod["containers"]
+    (port,) = container["ports"]
+    assert one(all_objects, "ConfigMap")["data"]["EVENTBUS_HTTP"] == f":{port['containerPort']}"
+    for probe, path in (("livenessProbe", "/livez"), ("readinessProbe", "/readyz")):
+        assert container[probe]["httpGet"] == {"path": path, "port": port["name"]}
+        assert container[probe]["timeoutSeconds"] > 1
 
 
 def test_the_network_policy_lets_nobody_in_and_only_what_is_needed_out(all_objects: list[Spec], workload: Spec) -> None:
@@ -333,7 +344,7 @@ def test_every_selector_finds_the_pod(all_objects: list[Spec], workload: Spec) -
         for each in all_objects
         if (selector := each.get("spec", {}).get("selector") or each.get("spec", {}).get("podSelector"))
     ]
-    assert len(selectors) == 3
+    assert len(selectors) == (4 if workload["kind"] == "Deployment" else 3)
     assert all(selector.items() <= labels for selector in selectors)
 
 
@@ -366,3 +377,98 @@ def test_the_overlay_in_the_readme_works(tmp_path: Path) -> None:
     assert pod["containers"][0]["image"] == "registry.example/eventbus-json-mirror:0.1.0"
     assert one(objects, "ConfigMap")["data"]["EVENTBUS_BINDINGS"] == "crm.#"
     assert "to" in one(objects, "NetworkPolicy")["spec"]["egress"][1]
+
+
+# -- overlays and components ---------------------------------------------------------------------------------
+
+CUSTOM = {"monitoring.coreos.com/v1", "rabbitmq.com/v1beta1", "keda.sh/v1alpha1"}
+"""Kinds that operators define; their fields are not in Kubernetes' own schemas."""
+
+
+@pytest.fixture(scope="module", params=["dev", "production", "shards"])
+def overlay(request: pytest.FixtureRequest) -> list[Spec]:
+    return kustomize(K8S / "overlays" / request.param)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_overlay_is_valid_in_strict_mode(overlay: list[Spec], version: str) -> None:
+    own = [each for each in overlay if each["apiVersion"] not in CUSTOM]
+    assert own
+    for each in own:
+        kubernetes_validate.validate(each, version, strict=True)
+
+
+@pytest.mark.parametrize("rule", RESTRICTED, ids=lambda rule: rule.__name__)
+def test_the_pods_of_every_overlay_keep_the_restricted_profile(
+    overlay: list[Spec], rule: Callable[[Spec], Iterator[str]]
+) -> None:
+    pods = [each["spec"]["template"]["spec"] for each in overlay if each["kind"] in ("StatefulSet", "Deployment")]
+    assert pods
+    assert [list(rule(pod)) for pod in pods] == [[]] * len(pods)
+
+
+def test_everything_of_an_overlay_is_in_one_namespace(overlay: list[Spec]) -> None:
+    assert {each["metadata"]["namespace"] for each in overlay} == {"eventbus"}
+
+
+def test_no_two_objects_of_an_overlay_have_one_name(overlay: list[Spec]) -> None:
+    names = [(each["kind"], each["metadata"]["name"]) for each in overlay]
+    assert len(set(names)) == len(names)
+
+
+def test_each_shard_has_its_own_pod_volume_and_number() -> None:
+    objects = kustomize(K8S / "overlays" / "shards")
+    sets = [each for each in objects if each["kind"] == "StatefulSet"]
+    settings = {each["metadata"]["name"]: each["data"] for each in objects if each["kind"] == "ConfigMap"}
+    shards = {
+        settings[each["spec"]["template"]["spec"]["containers"][0]["envFrom"][0]["configMapRef"]["name"]][
+            "EVENTBUS_SHARD"
+        ]
+        for each in sets
+    }
+    assert shards == {"0/2", "1/2"}
+    labels = [each["spec"]["selector"]["matchLabels"]["eventbus/shard"] for each in sets]
+    assert sorted(labels) == ["0", "1"]
+
+
+def test_the_alarms_on_kubernetes_are_the_ones_that_are_tested() -> None:
+    rule = yaml.safe_load((K8S / "components/monitoring/prometheusrule.yaml").read_text())
+    assert rule["spec"] == yaml.safe_load((ROOT / "alerts/eventbus.rules.yml").read_text())
+
+
+def test_figures_are_scraped_from_the_ports_that_are_served() -> None:
+    objects = kustomize(K8S / "overlays" / "production")
+    monitor = one(objects, "ServiceMonitor")["spec"]
+    services = [each for each in objects if each["kind"] == "Service"]
+    assert {each["metadata"]["name"] for each in services} == {"json-mirror", "eventbus-relay"}
+    for service in services:
+        assert monitor["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+        assert {port["name"] for port in service["spec"]["ports"]} == {each["port"] for each in monitor["endpoints"]}
+
+
+def test_the_declared_queues_are_those_that_a_consumer_would_declare() -> None:
+    objects = list(yaml.safe_load_all((K8S / "components/rabbitmq/topology.yaml").read_text()))
+    queues = {each["spec"]["name"]: each["spec"] for each in objects if each["kind"] == "Queue"}
+    for name, expected in (
+        ("json-mirror", mirror_queue.queue_arguments("json-mirror")),
+        ("json-mirror.dlq", mirror_queue.dead_letter_arguments()),
+    ):
+        assert {"x-queue-type": queues[name]["type"], **queues[name]["arguments"]} == expected
+    exchanges = {each["spec"]["name"]: each["spec"]["type"] for each in objects if each["kind"] == "Exchange"}
+    assert exchanges == {naming.DEFAULT_EXCHANGE: "topic", naming.DEAD_LETTER_EXCHANGE: "direct"}
+
+
+def test_the_logins_may_do_what_the_documentation_says_and_no_more() -> None:
+    objects = yaml.safe_load_all((K8S / "components/rabbitmq/users.yaml").read_text())
+    allowed = {
+        each["metadata"]["name"]: each["spec"]["permissions"] for each in objects if each["kind"] == "Permission"
+    }
+    assert allowed == {
+        "json-mirror": {"configure": "", "write": r"^eventbus\.dlx$", "read": "^json-mirror$"},
+        "crm": {"configure": "", "write": "^eventbus$", "read": ""},
+    }
+
+
+def test_nothing_scales_the_mirror() -> None:
+    objects = list(yaml.safe_load_all((K8S / "components/keda/scaledobject.yaml").read_text()))
+    assert one(objects, "ScaledObject")["spec"]["scaleTargetRef"]["name"] != "json-mirror"
