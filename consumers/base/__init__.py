@@ -11,8 +11,10 @@
 
 The way of a delivery: `wire` reads it, `screen` looks at it, the `worklist` gives it to the handler, the `session`
 acknowledges it or puts it into the `dead_letter_box`; the `runner` opens a session again whenever the broker was lost.
+Who keeps records keeps what `merge` makes of their events, in whatever order they come.
 """
 
+from consumers.base.merging import Merged, merge
 from consumers.base.observer import Observer
 from consumers.base.reading.delivery import Delivery
 from consumers.base.settings import ConsumerSettings, Shard
@@ -30,9 +32,11 @@ __all__ = [
     "Delivery",
     "Done",
     "Handler",
+    "Merged",
     "Observer",
     "Outcome",
     "Retry",
     "Shard",
+    "merge",
     "run",
 ]
