@@ -145,7 +145,7 @@ def merge(known: Merged | None, event: Telling) -> Merged:
         known = _NOTHING
     elif event.version <= known.base:
         return known
-    if event.whole or (event.stub and not event.written):
+    if event.whole:
         return _with_whole(known, event)
     return _with_part(known, event)
 

@@ -17,6 +17,10 @@ class StateDamaged(EventBusError):
     """The state file is not a database any more, or not one of ours. `--rebuild` makes it anew from the files."""
 
 
+class StateTooNew(EventBusError):
+    """The state was made by a later version of eventbus: only that one can go on with it."""
+
+
 class StateUnavailable(EventBusError):
     """The state cannot be written or read now (disk full, read-only, I/O error); the same call may work later."""
 

@@ -298,11 +298,21 @@ def _read(batch: Sequence[Delivery]) -> tuple[list[Change], list[Outcome]]:
 
 
 def change(event: Event) -> Change:
-    """What an event asks of the state."""
+    """What an event tells the state."""
     model, pk = event.model, event.pk
     service, _, entity = model.partition(".")
-    document = None if event.op == "d" else documents.encode(model, pk, event.version, event.after, event.stub)
-    return Change(filenames.directory(service, entity), filenames.filename(pk), event.version, document, event.time)
+    return Change(
+        filenames.directory(service, entity),
+        filenames.filename(pk),
+        model,
+        pk,
+        event.version,
+        event.after,
+        event.written,
+        event.whole,
+        event.stub,
+        event.time,
+    )
 
 
 def _retry(outcomes: Sequence[Outcome], reason: str) -> list[Outcome]:

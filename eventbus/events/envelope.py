@@ -204,7 +204,8 @@ def decode(body: bytes, limits: Limits = DEFAULT_LIMITS) -> Event:
         traceparent=_optional_text(document, "traceparent"),
         stub=_values(data, "stub", optional=True),
         written=changed if written is None else written,
-        whole=op != "u" or data.get("whole") is True,
+        # What names nothing is of a service that does not say what it wrote: take it as it stands.
+        whole=op != "u" or data.get("whole") is True or not (written is not None or changed),
     )
 
 

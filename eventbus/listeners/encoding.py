@@ -214,7 +214,7 @@ class _Kind:
         if self._computes:
             keys = {*record.before, *(record.certain or ())}
             written = (*written, *self._serializer.others(record.after or (), keys, data["after"]))
-        if written != names:
+        if written != names or not written:
             data["written"] = written
 
     def _vouching(self, record: Recorded) -> _Vouching:

@@ -143,7 +143,11 @@ def test_blanks_do_not_make_an_event_unreadable(blank: bytes) -> None:
         ({}, ["phone"], False),
         ({"written": ["phone", "name"]}, ["phone", "name"], False),
         ({"changed": [], "written": ["phone"]}, ["phone"], False),
-        ({"changed": None}, [], False),
+        ({"changed": [], "written": []}, [], False),
+        ({"changed": [], "stub": {}, "written": ["phone"]}, ["phone"], False),
+        # Of a service that does not say what it wrote.
+        ({"changed": None}, [], True),
+        ({"changed": []}, [], True),
         ({"whole": True}, ["phone"], True),
         ({"whole": 1}, ["phone"], False),
         ({"op": "c"}, ["phone"], True),

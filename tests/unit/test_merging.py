@@ -16,7 +16,7 @@ ABSENT = object()
 
 
 class Told(NamedTuple):
-    """What an event tells. An update without `written` is one of a service that says nothing of it."""
+    """What an event tells."""
 
     version: int
     after: Mapping[str, Any] | None
@@ -41,7 +41,7 @@ def by_the_rule(events: Sequence[Told]) -> Mapping[str, Any] | None:
     newest = told[-1]
     if newest.after is None or newest.stub:
         return newest.after
-    for_all = [number for number, event in enumerate(told) if event.whole or (event.stub and not event.written)]
+    for_all = [number for number, event in enumerate(told) if event.whole]
     start = for_all[-1] if for_all else -1
     values: dict[str, Any] = {} if start < 0 or told[start].stub else dict(told[start].after or {})
     for event in told[start + 1 :]:
@@ -113,10 +113,10 @@ SETS = {
         Told(5, {"a": 4, "b": 5}, ["b"]),
     ],
     "changed after a deletion": [Told(1, {"a": 1}, ["a"]), Told(2, None, whole=True), Told(3, {"a": 3, "b": 3}, ["b"])],
-    "of old services": [
+    "of services that do not say": [
         Told(1, {"a": 1}, whole=True),
-        Told(2, {"a": 2, "b": 2}),
-        Told(3, {"id": 1}, stub=STUB),
+        Told(2, {"a": 2, "b": 2}, whole=True),
+        Told(3, {"id": 1}, whole=True, stub=STUB),
         Told(4, {"a": 4}),
     ],
 }

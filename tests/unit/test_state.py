@@ -5,11 +5,14 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from consumers.json_mirror.errors import StateDamaged, StateUnavailable
-from consumers.json_mirror.state import Change, Record, State
+from consumers.json_mirror.disk import documents
+from consumers.json_mirror.errors import StateDamaged, StateTooNew, StateUnavailable
+from consumers.json_mirror.state import Change, Record, State, Written, layout
+from consumers.json_mirror.upkeep.recovery import open_or_renew
 
 CONTACTS = "crm/contact"
 
@@ -20,22 +23,28 @@ def state(tmp_path: Path) -> Iterator[State]:
         yield opened
 
 
-def change(name: str, version: int, document: bytes | None = b"{}") -> Change:
-    return Change(CONTACTS, name, version, document, f"time of {version}")
+def change(name: str, version: int, *written: str, gone: bool = False, **fields: Any) -> Change:
+    """With names an update that vouches for these fields, without a whole record, or its end."""
+    after = None if gone else fields
+    return Change(CONTACTS, name, "crm.contact", name, version, after, written, not written, time=f"time of {version}")
+
+
+def record(name: str, version: int, **fields: Any) -> Record:
+    return Record(CONTACTS, name, version, documents.encode("crm.contact", name, version, fields))
 
 
 def test_the_newest_version_wins_in_whatever_order(state: State) -> None:
-    state.apply([change("a", 2, b"new")])
-    _, written = state.apply([change("a", 1, b"old")])
+    state.apply([change("a", 2, is_="new")])
+    _, written = state.apply([change("a", 1, is_="old")])
     assert written == []
-    assert state.get(CONTACTS, "a") == Record(CONTACTS, "a", 2, b"new")
+    assert state.get(CONTACTS, "a") == record("a", 2, is_="new")
 
 
 def test_the_same_version_again_changes_nothing(state: State) -> None:
-    state.apply([change("a", 2, b"first")])
-    batch, written = state.apply([change("a", 2, b"second")])
+    state.apply([change("a", 2, is_="first")])
+    batch, written = state.apply([change("a", 2, is_="second")])
     assert (batch, written) == (0, [])
-    assert state.get(CONTACTS, "a") == Record(CONTACTS, "a", 2, b"first")
+    assert state.get(CONTACTS, "a") == record("a", 2, is_="first")
 
 
 def test_a_batch_of_duplicates_writes_nothing(state: State) -> None:
@@ -46,29 +55,46 @@ def test_a_batch_of_duplicates_writes_nothing(state: State) -> None:
 
 
 def test_many_changes_of_a_record_in_a_batch_are_one(state: State) -> None:
-    _, written = state.apply([change("a", version, b"%d" % version) for version in (3, 9, 1, 9, 4)])
-    assert [(record.version, record.document) for record in written] == [(9, b"9")]
+    _, written = state.apply([change("a", version, n=version) for version in (3, 9, 1, 9, 4)])
+    assert written == [Written(*record("a", 9, n=9), existed=False)]
+
+
+def test_a_late_update_is_merged_in_where_nobody_newer_vouches_for_the_field(state: State) -> None:
+    state.apply([change("a", 1, phone="1", email="a")])
+    state.apply([change("a", 3, "phone", phone="3", email="a")])
+    _, written = state.apply([change("a", 2, "email", phone="1", email="b")])
+    assert written == [Written(*record("a", 3, phone="3", email="b"), existed=True)]
+    assert state.apply([change("a", 2, "phone", phone="2", email="a")])[1] == []
+    assert state.get(CONTACTS, "a") == record("a", 3, phone="3", email="b")
+
+
+def test_what_changes_no_file_is_kept_all_the_same(state: State) -> None:
+    """A late update that wrote what the record shows already: who comes later still must know its version."""
+    state.apply([change("a", 1, x=1), change("a", 5, "y", x=2, y=1)])
+    assert state.apply([change("a", 3, "x", x=1)]) == (0, [])
+    assert state.apply([change("a", 2, "x", x=0)]) == (0, [])
+    assert state.get(CONTACTS, "a") == record("a", 5, x=1, y=1)
 
 
 def test_a_late_update_does_not_bring_a_deleted_record_back(state: State) -> None:
-    state.apply([change("a", 5, None)])
+    state.apply([change("a", 5, gone=True)])
     state.apply([change("a", 4)])
     assert state.get(CONTACTS, "a") == Record(CONTACTS, "a", 5, None)
 
 
 def test_existed_tells_whether_there_was_a_file(state: State) -> None:
     def existed(*changes: Change) -> list[bool]:
-        return [record.existed for record in state.apply(changes)[1]]
+        return [each.existed for each in state.apply(changes)[1]]
 
     assert existed(change("a", 1)) == [False]
     assert existed(change("a", 2)) == [True]
-    assert existed(change("a", 3, None)) == [True]
+    assert existed(change("a", 3, gone=True)) == [True]
     assert existed(change("a", 4)) == [False]
 
 
 def test_figures_follow_every_kind_of_change(state: State) -> None:
-    state.apply([change("a", 1), change("b", 2), change("c", 3, None)])
-    state.apply([change("b", 4, None), change("c", 5), change("a", 6)])
+    state.apply([change("a", 1), change("b", 2), change("c", 3, gone=True)])
+    state.apply([change("b", 4, gone=True), change("c", 5), change("a", 6)])
     (figures,) = state.figures()
     assert (figures.live, figures.deleted, figures.version, figures.time) == (2, 1, 6, "time of 6")
 
@@ -113,7 +139,7 @@ def test_batch_numbers_rise_also_when_nothing_is_pending_and_after_a_restart(tmp
 
 
 def test_tombstones_go_by_age_but_not_while_their_file_may_be_there(state: State) -> None:
-    state.apply([change("a", 1, None), change("b", 1)])
+    state.apply([change("a", 1, gone=True), change("b", 1)])
     assert state.prune(older_than=-10) == 0  # pending: the removal may not have reached the disk
     state.settle(state.last_batch)
     assert state.prune(older_than=3600) == 0
@@ -124,10 +150,10 @@ def test_tombstones_go_by_age_but_not_while_their_file_may_be_there(state: State
 
 
 def test_records_are_read_in_chunks_and_versions_by_name(state: State) -> None:
-    state.apply([change(f"r{number}", number + 1, None if number % 2 else b"{}") for number in range(10)])
+    state.apply([change(f"r{number}", number + 1, gone=bool(number % 2)) for number in range(10)])
     chunks = list(state.records(chunk=4))
     assert [len(chunk) for chunk in chunks] == [4, 4, 2]
-    assert {record.filename for chunk in chunks for record in chunk} == {f"r{number}" for number in range(10)}
+    assert {each.filename for chunk in chunks for each in chunk} == {f"r{number}" for number in range(10)}
     assert state.versions(CONTACTS, ["r0", "r1", "zz"]) == {"r0": (1, False), "r1": (2, True)}
     assert state.versions("no/entity", ["r0"]) == {}
 
@@ -172,10 +198,57 @@ def test_a_file_of_another_program_is_not_touched(tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
+def test_a_state_of_format_1_becomes_one_of_format_2_in_place(tmp_path: Path) -> None:
+    path = tmp_path / "state.sqlite3"
+    with State(path) as state:
+        state.apply([change("a", 5, x=5), change("b", 6, gone=True)])
+        identity, before = state.identity, state.figures()
+    make_format_1(path)
+    with State(path, read_only=True) as reader:
+        assert reader.get(CONTACTS, "a") == record("a", 5, x=5)
+    with State(path) as state:
+        assert (state.identity, state.figures()) == (identity, before)
+        # What it holds was taken in as a whole: nothing older is merged into that.
+        assert state.apply([change("a", 4, "x", x=4), change("b", 5, x=5)]) == (0, [])
+        state.apply([change("a", 7, "x", x=7)])
+        assert state._db.execute("SELECT rest FROM record WHERE name = 'a'").fetchone() == (
+            b'{"base":"5","parts":{"x":"7"}}',
+        )
+
+
+def make_format_1(path: Path) -> None:
+    with sqlite3.connect(path, isolation_level=None) as old:
+        old.executescript("DROP TABLE journal; ALTER TABLE record DROP COLUMN rest; PRAGMA user_version = 1")
+    old.close()
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_state_of_a_later_format_is_refused_and_left_alone(tmp_path: Path, *, read_only: bool) -> None:
+    path = tmp_path / "state.sqlite3"
+    with State(path) as state:
+        state.apply([change("a", 1)])
+    with sqlite3.connect(path) as later:
+        later.execute(f"PRAGMA user_version = {layout.FORMAT + 1}")
+    later.close()
+    before = path.read_bytes()
+    with pytest.raises(StateTooNew, match="made by a later version"):
+        State(path, read_only=read_only)
+    with pytest.raises(StateTooNew):
+        open_or_renew(path)
+    assert path.read_bytes() == before
+
+
+def test_a_record_that_is_no_document_is_damage(state: State) -> None:
+    state.apply([change("a", 1)])
+    state._db.execute("UPDATE record SET document = x'7b7d'")
+    with pytest.raises(StateDamaged, match="--rebuild"):
+        state.apply([change("a", 2, "x", x=1)])
+
+
 def test_pages_that_do_not_fit_together_are_found(tmp_path: Path) -> None:
     path = tmp_path / "state.sqlite3"
     with State(path) as state:
-        state.apply([change(f"record-{number}", 1, b"x" * 3000) for number in range(200)])
+        state.apply([change(f"record-{number}", 1, x="x" * 3000) for number in range(200)])
     content = bytearray(path.read_bytes())
     content[8192 * 20 : 8192 * 60] = b"\xff" * (8192 * 40)
     path.write_bytes(content)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from consumers.json_mirror.errors import StateDamaged, StateUnavailable
+from consumers.json_mirror.errors import StateTooNew, StateUnavailable
 from consumers.json_mirror.state import BASELINE, STATE_FILE, Change, State
 
 EVENT = b'{"an": "event"}'
@@ -27,7 +27,7 @@ def state(tmp_path: Path, history: Path) -> Iterator[State]:
 
 
 def change(version: int) -> Change:
-    return Change("crm/contact", "ab12.json", version, b"{}\n")
+    return Change("crm/contact", "ab12.json", "crm.contact", "ab12", version, {})
 
 
 def note_taken(history: Path, journal: int, state: str) -> None:
@@ -66,7 +66,7 @@ def test_a_batch_that_fails_leaves_no_events(state: State) -> None:
     with pytest.raises(Broken):
         state.apply(failing(), events=[EVENT])
     with pytest.raises(StateDamaged):  # entity is NOT NULL: fails inside the transaction, behind the journal's rows
-        state.apply([Change(None, "x.json", 1, b"")], events=[EVENT])  # type: ignore[arg-type]
+        state.apply([Change(None, "x.json", "crm.contact", "x", 1, {})], events=[EVENT])  # type: ignore[arg-type]
     assert bodies(state) == [BASELINE]
     state.apply([change(2)], events=[EVENT])
     assert bodies(state) == [BASELINE, EVENT]
@@ -131,7 +131,7 @@ def test_a_state_of_format_1_becomes_one_of_format_2_in_place(tmp_path: Path, hi
         state.apply([change(7)])
         identity = state.identity
     with sqlite3.connect(path) as db:
-        db.executescript("DROP TABLE journal; PRAGMA user_version = 1")
+        db.executescript("DROP TABLE journal; ALTER TABLE record DROP COLUMN rest; PRAGMA user_version = 1")
     db.close()
     with State(path) as state:
         assert (state.identity, state.last_batch) == (identity, 1)
@@ -149,5 +149,5 @@ def test_a_state_of_a_later_format_is_refused(tmp_path: Path) -> None:
     with sqlite3.connect(path) as db:
         db.execute("PRAGMA user_version = 99")
     db.close()
-    with pytest.raises(StateDamaged, match="format 99"):
+    with pytest.raises(StateTooNew, match="format 99"):
         State(path)

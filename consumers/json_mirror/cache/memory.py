@@ -30,7 +30,7 @@ class MemoryCache(Cache):
     def store(self, records: Sequence[Record]) -> None:
         for record in records:
             known = self._content.records.get(record[:2])
-            if known is None or known.version < record.version:
+            if known is None or known.version <= record.version:
                 self._content.records[record[:2]] = record
 
     def holds(self, mark: str) -> bool:

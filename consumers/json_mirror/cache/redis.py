@@ -45,7 +45,7 @@ local known = redis.pcall('HGET', KEYS[1], 'version')
 if type(known) == 'table' then
   if not known.err:find('WRONGTYPE') then return known end
   redis.call('UNLINK', KEYS[1])
-elseif known and #known == {VERSION_DIGITS} and not known:find('%D') and known >= ARGV[1] and known <= ARGV[2] then
+elseif known and #known == {VERSION_DIGITS} and not known:find('%D') and known > ARGV[1] and known <= ARGV[2] then
   return 0
 end
 if ARGV[3] then

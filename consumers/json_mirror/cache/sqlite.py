@@ -8,7 +8,7 @@ from pathlib import Path
 from consumers.json_mirror.cache.base import Cache
 from consumers.json_mirror.cache.errors import CacheUnavailable
 from consumers.json_mirror.disk.directories import PRIVATE
-from consumers.json_mirror.errors import StateDamaged, StateUnavailable
+from consumers.json_mirror.errors import StateDamaged, StateTooNew, StateUnavailable
 from consumers.json_mirror.state import STATE_FILE, Record, State
 
 
@@ -26,7 +26,7 @@ class SqliteCache(Cache):
             if self._state is None:
                 self._state = State(self.path, read_only=True)
             return self._state.get(directory, filename)
-        except (StateUnavailable, StateDamaged) as error:
+        except (StateUnavailable, StateDamaged, StateTooNew) as error:
             raise CacheUnavailable(str(error)) from error
 
     def store(self, records: Sequence[Record]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 from contextlib import suppress
@@ -11,15 +12,17 @@ from uuid import uuid4
 
 from consumers.json_mirror.disk.filesystem import FILE_MODE
 from consumers.json_mirror.disk.private import require_own
-from consumers.json_mirror.errors import StateDamaged, StateUnavailable
+from consumers.json_mirror.errors import StateDamaged, StateTooNew, StateUnavailable
 
 STATE_FILE: Final = "state.sqlite3"
 BESIDE: Final = ("", "-wal", "-shm", "-journal")
 """The state is one file and those that SQLite keeps beside it."""
 FORMAT: Final = 2
-"""1 was without the journal."""
+"""1 was without the journal and without `record.rest`; a mirror that opens such a file makes it one of this format."""
 BUSY_TIMEOUT: Final = 10.0
 """Seconds a reader or writer waits for another process (a backup, a checkpoint)."""
+
+log = logging.getLogger(__name__)
 
 _APPLICATION_ID: Final = 0x65766D72
 _PAGE_SIZE: Final = 8192
@@ -42,16 +45,21 @@ CREATE TABLE IF NOT EXISTS record (
     version INTEGER NOT NULL,
     applied INTEGER NOT NULL,
     document BLOB,
+    rest BLOB,
     UNIQUE (entity, name)
 );
 CREATE INDEX IF NOT EXISTS tombstone ON record (applied) WHERE document IS NULL;
 CREATE TABLE IF NOT EXISTS pending (batch INTEGER PRIMARY KEY, paths TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS journal (id INTEGER PRIMARY KEY, time REAL NOT NULL, body BLOB NOT NULL);
 """
+_ADDITIONS: Final = {1: "ALTER TABLE record ADD COLUMN rest BLOB;"}
+"""What tables of older formats lack. Their records' fields count as vouched for by the record's version."""
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """The state to be written, made if there is none. Raises StateDamaged where the file is not one of ours, and
+    """The state to be written, made if there is none, of this format.
+
+    Raises StateDamaged where the file is not one of ours, StateTooNew where a later version has made it, and
     ConfigurationError where it is a link, or another file's second name.
     """
     _require_own(path)
@@ -65,7 +73,7 @@ def connect(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA cache_size = -32000")
         if found != FORMAT:
-            _prepare(connection)
+            _prepare(connection, found)
     except BaseException:
         connection.close()
         raise
@@ -73,10 +81,20 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def connect_to_read(path: Path) -> sqlite3.Connection:
-    """The state to be read, beside a running mirror too. Raises StateUnavailable where there is none."""
+    """The state to be read, beside a running mirror too; of this format or an older one.
+
+    Raises StateUnavailable where there is none, else as `connect`.
+    """
     require(path)
     _require_own(path)
-    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=BUSY_TIMEOUT)
+    uri = f"{path.absolute().as_uri()}?mode=ro"
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=BUSY_TIMEOUT)
+    try:
+        _format(connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def _require_own(path: Path) -> None:
@@ -99,17 +117,24 @@ def require(path: Path) -> None:
 
 
 def _format(connection: sqlite3.Connection) -> int:
-    """The file's format; 0 where nothing is in it yet."""
+    """The number of the file's format; 0 where nothing is in it yet."""
     (application,) = connection.execute("PRAGMA application_id").fetchone()
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if application != (_APPLICATION_ID if version else 0) or not 0 <= version <= FORMAT:
-        raise StateDamaged(f"the state is of format {version}, application {application:#x}: not one of this mirror")
-    return int(version)
+    (number,) = connection.execute("PRAGMA user_version").fetchone()
+    if application != (_APPLICATION_ID if number else 0) or number < 0:
+        raise StateDamaged(f"the state is of format {number}, application {application:#x}: not one of this mirror")
+    if number > FORMAT:
+        raise StateTooNew(
+            f"the state is of format {number}, made by a later version of eventbus; this one knows {FORMAT} and older. "
+            "Run that version, or begin in an empty DATA_DIR and publish a snapshot"
+        )
+    return int(number)
 
 
-def _prepare(connection: sqlite3.Connection) -> None:
+def _prepare(connection: sqlite3.Connection, found: int) -> None:
     """Add what is not there; so a file of an older format becomes one of this, and older mirrors refuse it."""
-    connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA}")
+    if found:
+        log.info("the state becomes one of format %d", FORMAT, extra={"format": FORMAT, "found": found})
+    connection.executescript(f"BEGIN IMMEDIATE; {_ADDITIONS.get(found, '')} {_SCHEMA}")
     connection.execute("INSERT OR IGNORE INTO meta VALUES ('identity', ?), ('batch', '0')", (uuid4().hex,))
     connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
     connection.execute(f"PRAGMA user_version = {FORMAT}")

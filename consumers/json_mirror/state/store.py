@@ -12,7 +12,7 @@ from consumers.json_mirror.errors import StateUnavailable
 from consumers.json_mirror.state.journal import IDLE_TRIM, Journal
 from consumers.json_mirror.state.reading import Reader
 from consumers.json_mirror.state.values import Change, Written
-from consumers.json_mirror.state.writing import newest_of, write
+from consumers.json_mirror.state.writing import write
 
 
 class State(Reader):
@@ -24,17 +24,16 @@ class State(Reader):
     def apply(
         self, changes: Iterable[Change], settled: int = 0, events: Sequence[bytes] = ()
     ) -> tuple[int, list[Written]]:
-        """Take in the changes, in any order, durably, all or none; tell the batch's number and what has changed.
+        """Take in the changes, in any order, durably, all or none; tell the batch's number and which files change.
 
-        Several changes of one record count as the newest. What is not newer than the state is left out. Batches up to
-        `settled` are taken off the pending ones along the way. `events` go into the journal, if one is kept. Raises
-        StateUnavailable while that is full.
+        Several changes of one record are one write. What says nothing new is left out. Batches up to `settled` are
+        taken off the pending ones along the way. `events` go into the journal, if one is kept. Raises StateUnavailable
+        while that is full.
         """
         if self.journal is not None and self.journal.full:
             raise StateUnavailable(self.journal.full)
-        newest = newest_of(changes)
         with self._transaction() as db, self._journalled(db, events):
-            written = write(db, newest)
+            written = write(db, changes)
             paths = "\n".join(f"{record.directory}/{record.filename}" for record in written)
             if settled:
                 db.execute("DELETE FROM pending WHERE batch BETWEEN 1 AND ?", (settled,))

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Change(NamedTuple):
-    """What an event asks for: `document` is the file's content, or None for a deletion; `time` the event's own."""
+    """What an event tells of a record, and the record's file. From `version` to `stub` a `consumers.base.Telling`.
+
+    Without `whole` it vouches for the fields named in `written` alone. `time` is the event's own.
+    """
 
     directory: str
     filename: str
+    model: str
+    pk: Any
     version: int
-    document: bytes | None
+    after: Mapping[str, Any] | None
+    written: Sequence[str] = ()
+    whole: bool = True
+    stub: Mapping[str, Any] | None = None
     time: str = ""
 
 
@@ -31,7 +40,7 @@ class Record(NamedTuple):
 
 
 class Written(NamedTuple):
-    """A record that `apply` has changed; `existed` says that it was there, and not deleted, before."""
+    """A record whose file `apply` has changed; `existed` says that it was there, and not deleted, before."""
 
     directory: str
     filename: str

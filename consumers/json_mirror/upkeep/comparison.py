@@ -175,7 +175,7 @@ def _take_in(places: Iterable[Sequence[str]], state: State, files: Files) -> Non
         document = files.document(directory, filename)
         if document is not None:
             changes.append(_adopt(document))
-            size += len(changes[-1].document or b"")
+            size += len(documents.encode(*document))
         if size > _SLICE:
             state.apply(changes)
             changes, size = [], 0
@@ -196,5 +196,12 @@ def _put(record: Record, files: Files) -> bool:
 
 
 def _adopt(document: Document) -> Change:
-    content = documents.encode(*document)
-    return Change(document.directory, document.filename, document.version, content)
+    return Change(
+        document.directory,
+        document.filename,
+        document.model,
+        document.pk,
+        document.version,
+        document.fields,
+        stub=document.stub,
+    )
