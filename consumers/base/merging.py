@@ -78,7 +78,7 @@ class Merged:
     @property
     def fields(self) -> Fields | None:
         """The record; None once it is deleted, its key alone while it is a stub."""
-        if self.after is None or self.stub or not (self.parts or self.after is not self.vouched):
+        if self.after is None or self.stub or self.after is self.vouched:
             return self.after
         shown = {**self.after, **self.vouched}
         for name, version in self.parts.items():
@@ -97,7 +97,7 @@ class Merged:
         rest: dict[str, Any] = {"base": str(self.base), "parts": {name: str(n) for name, n in self.parts.items()}}
         if self.stub:
             rest["vouched"] = self.vouched
-        else:
+        elif self.after is not self.vouched:
             rest.update(self._differences(self.after))
         return orjson.dumps(rest)
 
@@ -126,6 +126,8 @@ class Merged:
         parts = {name: int(number) for name, number in more["parts"].items()}
         if stub:
             return cls(version, int(more["base"]), more["vouched"], parts, after=fields, stub=stub)
+        if len(more) == 2:
+            return cls(version, int(more["base"]), fields, parts, after=fields)
         guessed, lacking = more.get("guessed", ()), more.get("lacking", ())
         vouched = {name: value for name, value in fields.items() if name not in guessed}
         after = {name: value for name, value in fields.items() if name not in lacking} | more.get("hidden", {})
@@ -166,22 +168,19 @@ def _with_whole(known: Merged, event: Telling) -> Merged:
 
 def _with_part(known: Merged, event: Telling) -> Merged:
     """An update that vouches for what it wrote; one that is a stub takes that back."""
-    version, base, after = event.version, known.base, event.after or {}
-    vouched, parts = dict(known.vouched), dict(known.parts)
-    newest, news = version > known.version, False
+    version, after, stub = event.version, event.after or {}, event.stub
+    vouched, parts, base, news = dict(known.vouched), dict(known.parts), known.base, False
     for name in event.written:
         if abs(parts.get(name, base)) >= version:
             continue
         news = True
-        if event.stub:
-            parts[name] = -version
+        parts[name] = -version if stub else version
+        if stub or name not in after:
             vouched.pop(name, None)
         else:
-            parts[name] = version
-            if name in after:
-                vouched[name] = after[name]
-            else:
-                vouched.pop(name, None)
-    if newest:
-        return Merged(version, base, vouched, parts, after=after, stub=event.stub)
+            vouched[name] = after[name]
+    if version > known.version:
+        # Mostly nobody raced, and the newest event shows what is vouched for.
+        same = vouched == after and not stub
+        return Merged(version, base, after if same else vouched, parts, after=after, stub=stub)
     return Merged(known.version, base, vouched, parts, after=known.after, stub=known.stub) if news else known

@@ -27,6 +27,7 @@ _SEQUENCE: Final = re.compile(rb'"sequence"\s*:\s*"[0-9]{20}"')
 _VERSION: Final = re.compile(r"[0-9]{20}")
 LONGEST_TEXT: Final = 300
 """Characters of an event's `id`, `source`, `type`, `time` and `model`, which readers keep. Routing keys are shorter."""
+_TEXTS: Final = {str}
 _SCALARS: Final = (str, int, float, bool)
 _BLANKS: Final = (b" ", b"\t", b"\r", b"\n")
 
@@ -300,9 +301,11 @@ def _values(data: Mapping[str, Any], name: str, *, optional: bool) -> Mapping[st
 
 def _names(data: Mapping[str, Any], name: str) -> list[str] | None:
     names = data.get(name)
-    if names is None or (type(names) is list and all(type(each) is str for each in names)):
+    if not names and (names is None or names == []):
         return names
-    raise BadEvent(f"{name} is not a list of names")
+    if type(names) is not list or {*map(type, names)} != _TEXTS:
+        raise BadEvent(f"{name} is not a list of names")
+    return names
 
 
 def _after(data: Mapping[str, Any], op: Any) -> Mapping[str, Any] | None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
+
+import orjson
 
 from consumers.base.merging import Merged, merge
 from consumers.json_mirror.disk import documents
@@ -39,81 +41,95 @@ class _Entity:
 
 
 class _Record:
-    """One record of the batch: the row that was found, and what has become of it."""
+    """One record of the batch: the row that was found, and what has become of it.
 
-    __slots__ = ("change", "entity", "merged", "row")
+    `told` is the one change that tells it all; once others have to be merged with it, `merged` is set instead.
+    """
 
-    def __init__(self, entity: _Entity, change: Change, row: Any) -> None:
+    __slots__ = ("entity", "merged", "row", "told")
+
+    def __init__(self, entity: _Entity, row: Any) -> None:
         self.entity = entity
-        self.change = change
         self.row = row
+        self.told: Change | None = None
         self.merged: Merged | None = None
 
     def take(self, change: Change) -> None:
         known = self.merged
-        if known is None and self.row is not None:
-            _, version, document, rest = self.row
-            if change.version <= version:
-                if rest is None:
-                    return  # the row vouches for all that it has, by its version
-                known = _restored(version, document, rest)
-            elif not change.whole:
-                known = _restored(version, document, rest)
+        if known is None:
+            if self.told is not None:
+                known = merge(None, self.told)
+            elif self.row is not None:
+                _, version, document, rest = self.row
+                if change.version <= version and rest is None:
+                    return  # its version vouches for all that the row has
+                if change.version <= version or not change.whole:
+                    known = _restored(version, document, rest)
+            if known is None and change.whole:
+                self.told = change
+                self.entity.see(change)
+                return
         merged = merge(known, change)
         if merged is not known:
             self.merged = merged
             self.entity.see(change)
 
-    def document(self) -> bytes | None:
-        """What its file is to be."""
-        merged = self.merged
-        assert merged is not None
-        if merged.after is None:
-            return None
-        return documents.encode(self.change.model, self.change.pk, merged.version, merged.fields, merged.stub)
+    def result(self, change: Change) -> tuple[int, bytes | None, bytes | None] | None:
+        """Version, document and rest of the row to be; None where nothing was new. `change` is any of the record's."""
+        now = self.merged
+        if now is None:
+            told = self.told
+            return None if told is None else (told.version, _document(told, told.version, told.after, told.stub), None)
+        return now.version, _document(change, now.version, now.fields, now.stub), now.rest
+
+
+def _document(change: Change, version: int, fields: Mapping[str, Any] | None, stub: Any) -> bytes | None:
+    return None if fields is None else documents.encode(change.model, change.pk, version, fields, stub)
 
 
 def write(db: sqlite3.Connection, changes: Iterable[Change]) -> list[Written]:
     """Put in what the changes say that the state does not know; tell whose files change, each once."""
     entities: dict[str, _Entity] = {}
-    records: dict[tuple[str, str], _Record] = {}
+    records: dict[tuple[str, str], tuple[_Record, Change]] = {}
     for change in changes:
         key = change[:2]
-        record = records.get(key)
-        if record is None:
-            entity = entities.get(change.directory)
+        found = records.get(key)
+        if found is None:
+            entity = entities.get(key[0])
             if entity is None:
-                entity = entities[change.directory] = _entity(db, change.directory)
-            row = db.execute(_FIND, (entity.id, change.filename)).fetchone()
-            record = records[key] = _Record(entity, change, row)
-        record.take(change)
-    written = _store(db, [record for record in records.values() if record.merged is not None])
+                entity = entities[key[0]] = _entity(db, key[0])
+            row = db.execute(_FIND, (entity.id, key[1])).fetchone()
+            found = records[key] = _Record(entity, row), change
+        found[0].take(change)
+    written = _store(db, records.values())
     # A batch of nothing but duplicates writes nothing, and so waits for no disk.
     counts = [(e.live, e.deleted, e.version, e.time, e.id) for e in entities.values() if e.changed]
     db.executemany(_COUNT, counts)
     return written
 
 
-def _store(db: sqlite3.Connection, records: Iterable[_Record]) -> list[Written]:
+def _store(db: sqlite3.Connection, records: Iterable[tuple[_Record, Change]]) -> list[Written]:
     inserts: list[tuple[int, str, int, int, bytes | None, bytes | None]] = []
     updates: list[tuple[int, int, bytes | None, bytes | None, int]] = []
     written: list[Written] = []
     now = int(time.time())
-    for record in records:
-        (directory, filename, *_), row, entity, merged = record.change, record.row, record.entity, record.merged
-        assert merged is not None
-        document, rest, existed = record.document(), merged.rest, False
+    for record, change in records:
+        result = record.result(change)
+        if result is None:
+            continue
+        version, document, rest = result
+        row, entity, existed = record.row, record.entity, False
         if row is None:
-            inserts.append((entity.id, filename, merged.version, now, document, rest))
+            inserts.append((entity.id, change.filename, version, now, document, rest))
         else:
             existed = row[2] is not None
-            updates.append((merged.version, now, document, rest, row[0]))
+            updates.append((version, now, document, rest, row[0]))
             entity.live -= existed
             entity.deleted -= not existed
         entity.live += document is not None
         entity.deleted += document is None
-        if row is None or (merged.version, document) != row[1:3]:
-            written.append(Written(directory, filename, merged.version, document, existed))
+        if row is None or row[1] != version or row[2] != document:
+            written.append(Written(change.directory, change.filename, version, document, existed))
     db.executemany(_INSERT, inserts)
     db.executemany(_UPDATE, updates)
     return written
@@ -123,10 +139,10 @@ def _restored(version: int, document: bytes | None, rest: bytes | None) -> Merge
     if document is None:
         return Merged.restore(version, None)
     try:
-        found = documents.decode(document)
-    except ValueError as error:
-        raise StateDamaged("a record of the state is no document; run the mirror with --rebuild") from error
-    return Merged.restore(version, found.fields, found.stub, rest)
+        found = orjson.loads(document)
+        return Merged.restore(version, found["fields"], found.get("stub"), rest)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise StateDamaged("a record of the state is no document of the mirror; run it with --rebuild") from error
 
 
 def _entity(db: sqlite3.Connection, directory: str) -> _Entity:
