@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from consumers.json_mirror.errors import StateTooNew, StateUnavailable
+from consumers.json_mirror.errors import StateDamaged, StateTooNew, StateUnavailable
 from consumers.json_mirror.state import BASELINE, STATE_FILE, Change, State
 
 EVENT = b'{"an": "event"}'
