@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -38,6 +39,8 @@ from eventbus.stopping import stop_on_signals
 
 PROGRAM: Final = "python -m consumers.json_mirror"
 LONGEST_PATH: Final = 1000
+_COLLECT_AFTER: Final = 200_000
+"""New objects, of those that could be in a circle, after which Python looks for such circles."""
 HISTORY_MODULE: Final = "consumers.history"
 _HISTORIAN_PATIENCE: Final = 20.0
 """Seconds the historian has, after the mirror, to take over what is left."""
@@ -116,6 +119,9 @@ def _blaming(data_dir: Path) -> Iterator[None]:
 
 
 def _run(settings: MirrorSettings, *, drain: bool) -> int:
+    # A body may be a million lists: the collector would go through them again and again while they are read.
+    gc.set_threshold(_COLLECT_AFTER)
+    gc.freeze()
     with ExitStack() as stack:
         stop = stack.enter_context(stop_on_signals())
         failures: list[Exception] = []

@@ -40,8 +40,11 @@ def json_text(value: Any, serialize: Any) -> str:
     """A JSON value as text, its long numbers with all their digits."""
     try:
         orjson.dumps(value, option=orjson.OPT_PASSTHROUGH_SUBCLASS)
-    except TypeError:  # a LongNumber, or an integer of more than 64 bits
-        return _exact(value)
+    except TypeError:  # a LongNumber, an integer of more than 64 bits, or very deep
+        try:
+            return _exact(value)
+        except RecursionError:
+            raise ValueError("nested too deep") from None
     text: str = serialize(value)
     return text
 

@@ -82,17 +82,18 @@ def _is_blown_up(content: Mapping[str, Any], plain: bytes) -> bool:
 
 def _indentation(content: Any, enough: int) -> int:
     """Bytes that indentation adds, or some number above `enough` where they are more."""
-    size, depth, level = 0, 0, [content]
-    while level and size <= enough:
+    size, depth = 0, 0
+    objects: list[Any] = [content]
+    lists: list[Any] = []
+    while (objects or lists) and size <= enough:
         depth += 1
-        below: list[Any] = []
-        for value in level:
-            children = value.values() if type(value) is dict else value
-            # A line for each child, and one for the closing bracket; a blank behind the name of each child.
-            if children:
-                size += len(children) * (2 * depth + 1 + (type(value) is dict)) + 2 * depth - 1
-                below.extend(child for child in children if type(child) in _CONTAINERS)
-        level = below
+        names = sum(map(len, objects))
+        filled = sum(1 for each in objects if each) + sum(1 for each in lists if each)
+        # A line for each child, and one for each closing bracket; a blank behind the name of each child.
+        size += (names + sum(map(len, lists))) * (2 * depth + 1) + filled * (2 * depth - 1) + names
+        below = [child for each in lists for child in each if type(child) in _CONTAINERS]
+        below += [child for each in objects for child in each.values() if type(child) in _CONTAINERS]
+        objects, lists = [each for each in below if type(each) is dict], [each for each in below if type(each) is list]
     return size
 
 
