@@ -22,6 +22,7 @@ from eventbus.delivery.sign import Sign
 from eventbus.delivery.sources import Sources
 from eventbus.delivery.sweep import Sweep
 from eventbus.delivery.tempo import Tempo
+from eventbus.news import News
 from eventbus.outbox.queries import brief
 from eventbus.outbox.store import Store
 from eventbus.outbox.turns import Occupied
@@ -59,6 +60,7 @@ class Account:
         self._sweep = Sweep(store, lock, self.known, self._sources, tempo)
         self.sign = Sign(store, lock, self.known, self._sources)
         self._paused_until = 0.0
+        self._news = News()
         self._backoff = Backoff(first=0.1, limit=5.0)
 
     # for the writers' threads, under the lock
@@ -104,10 +106,14 @@ class Account:
         """The broker does not take this row: out of the way with it."""
         self._parking.add(parcel)
 
+    def settled_since(self, since: float) -> bool:
+        """Whether the outbox shows all that was done, and was asked since then for what is still parked."""
+        return self._deletion.settled and self._parking.is_checked(since)
+
     @property
-    def settled(self) -> bool:
-        """Whether the outbox shows all that was done."""
-        return self._deletion.settled
+    def held_back(self) -> int:
+        """Events that this process has parked, and that are not known to have got through since."""
+        return self._parking.held_back
 
     def due(self, at: float, *, room: bool) -> float:
         """When `work` has something to do, by the monotonic clock."""
@@ -128,6 +134,8 @@ class Account:
         try:
             if hurry or self._deletion.is_ready(at):
                 self._delete(at)
+            if hurry:
+                self._parking.check(at)
             self._sources.read_back(at, lambda: 0 if self.clogged else room(), take)
             self._sweep.work(at)
         except Occupied:
@@ -138,7 +146,7 @@ class Account:
                 logger.exception("the outbox could not be looked after, it is tried again")
             self._failed(at, error)
             return
-        if self.failing:
+        if self._news.over():
             logger.info("the outbox can be reached again", extra={"outbox": repr(self.store)})
         self.failing = False
         self._backoff.reset()
@@ -209,11 +217,12 @@ class Account:
         self.failing = self._backoff.failures >= _TROUBLE
         if self.failing:
             _close(self.store)  # a server that became a replica stays one; a new connection may find the primary
-        if self._backoff.failures == _TROUBLE:
+        if self.failing:
             self._tell(error)
 
     def _tell(self, error: Exception) -> None:
-        logger.warning("the outbox cannot be reached: %s", brief(error), extra={"outbox": repr(self.store)})
+        if self._news.is_new(reason := brief(error)):
+            logger.warning("the outbox cannot be reached: %s", reason, extra={"outbox": repr(self.store)})
 
 
 def _close(store: Store) -> None:

@@ -44,10 +44,14 @@ class Accounts:
         """Whether rows wait in an outbox because memory was full."""
         return any(account.behind for account in self._by_store.values())
 
+    def settled_since(self, since: float) -> bool:
+        """Whether the outboxes show all that was done, and were asked since then for what is still parked."""
+        return all(account.settled_since(since) for account in self._by_store.values())
+
     @property
-    def settled(self) -> bool:
-        """Whether the outboxes show all that was done."""
-        return all(account.settled for account in self._by_store.values())
+    def held_back(self) -> int:
+        """Events that this process has parked, and that are not known to have got through since."""
+        return sum(account.held_back for account in self._by_store.values())
 
     @property
     def parked(self) -> int:

@@ -121,12 +121,12 @@ class Dispatcher:
     def flush(self, timeout: float = 30.0) -> None:
         """Return when all that was submitted so far is confirmed by the broker, and gone from the outbox.
 
-        Raises FlushTimeout when it is not after `timeout` seconds, or as soon as some of it was parked or dropped.
+        Raises FlushTimeout when it is not after `timeout` seconds, or if some of it is parked, however long ago that
+        was; of what was dropped it tells once.
         """
         forks.notice()
         desk, courier, deadline = self._desk, self._courier, time.monotonic() + timeout
         with desk.lock:
-            given_up = desk.counters.given_up
             desk.intake.sort_in()
             if desk.intake.open and courier.thread is None:
                 self._start()
@@ -136,7 +136,8 @@ class Dispatcher:
                 _await_confirms(desk, courier, timeout, deadline)
             finally:
                 courier.flushing -= 1
-            refused = desk.counters.given_up - given_up
+            refused = desk.accounts.held_back + desk.counters.untold
+            desk.counters.untold = 0
         desk.remarks.speak()
         if refused:
             fate = KEPT if desk.accounts else _LOST
@@ -148,11 +149,14 @@ class Dispatcher:
     def close(self, timeout: float = 10.0) -> None:
         """Deliver what can be delivered within `timeout` seconds and end; the rest stays in the outbox.
 
-        Where the broker is known to be down it does not wait for it, unless there is no outbox to wait in.
+        Where the broker is known to be down it does not wait for it, unless there is no outbox to wait in. Again:
+        nothing happens.
         """
         forks.notice()
         desk, courier = self._desk, self._courier
         with desk.lock:
+            if desk.intake.closed:
+                return  # it had its time, and the exit of the interpreter does not ask for more
             thread = courier.thread
             desk.intake.sort_in()
             desk.intake.closed = True
@@ -222,8 +226,8 @@ class Dispatcher:
 
 def _await_confirms(desk: Desk, courier: Courier, timeout: float, deadline: float) -> None:
     """Under the lock, which is free while this waits."""
-    target = desk.intake.last
-    while not (confirmed := _is_confirmed(desk, target)) or not desk.accounts.settled:
+    target, since = desk.intake.last, time.monotonic()
+    while not (confirmed := _is_confirmed(desk, target)) or not desk.accounts.settled_since(since):
         if desk.accounts.behind:
             target = desk.intake.last
         left = deadline - time.monotonic()

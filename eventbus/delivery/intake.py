@@ -224,7 +224,7 @@ class Intake:
     def lose(self, events: int, reason: str) -> None:
         """Without an outbox they are gone. Told in the log, not for each of them."""
         self._counters.dropped += events
-        self._counters.given_up += events
+        self._counters.untold += events
         at = time.monotonic()
         if at - self._loss_logged > _LOSS_LOG or not self._loss_logged:
             self._loss_logged = at

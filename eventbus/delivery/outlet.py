@@ -10,6 +10,7 @@ from typing import Final, final
 from eventbus.backoff import Backoff
 from eventbus.delivery.parcel import Parcel, deliver, insist
 from eventbus.errors import BrokerUnavailable
+from eventbus.news import News
 from eventbus.publishers.base import Publisher
 from eventbus.redaction import redact
 
@@ -34,6 +35,7 @@ class Outlet:
         self._make = make_publisher
         self._publisher: Publisher | None = None
         self._backoff = Backoff(first=0.1, limit=backoff_limit)
+        self._news = News()
         self._tick_at = 0.0
 
     @property
@@ -60,7 +62,7 @@ class Outlet:
             self._came_through()
 
     def _came_through(self) -> None:
-        if self._backoff.failures:
+        if self._news.over():
             logger.info("the broker can be reached again")
         self._backoff.reset()
         self.connected = True
@@ -69,13 +71,12 @@ class Outlet:
 
     def stand_back(self, error: BaseException) -> None:
         """Nothing is tried for a while."""
-        first = not self._backoff.failures
         delay = self._backoff.next()
         self.connected = False
         self.last_error = redact(str(error) or type(error).__name__)
         self.retry_at = time.monotonic() + delay
-        if first:
-            trouble = getattr(error, "trouble", BrokerUnavailable.trouble)
+        trouble = getattr(error, "trouble", BrokerUnavailable.trouble)
+        if self._news.is_new(f"{trouble}: {self.last_error}"):
             logger.warning("the broker %s, events wait: %s", trouble, self.last_error)
 
     def due(self, at: float) -> float:

@@ -16,6 +16,7 @@ from eventbus.outbox.store import Row, Store
 from eventbus.outbox.turns import Occupied
 
 _TURNS: Final = 10
+_MOST_MINE: Final = 100_000
 
 logger = logging.getLogger("eventbus.outbox")
 
@@ -37,6 +38,8 @@ class Parking:
         # A look now and then, and rows that are put off for less: together never longer than `tempo.parked`.
         self._check = Timer(tempo.parked / 4)
         self._more: bool | None = None
+        self._mine: dict[int, int] = {}
+        self._checked_at = 0.0
 
     @property
     def due(self) -> float:
@@ -48,8 +51,26 @@ class Parking:
         """Whether it was looked at, and nothing of it is due."""
         return self._more is False
 
+    @property
+    def held_back(self) -> int:
+        """Events that this process has parked, and that are not known to have got through since."""
+        return sum(self._mine.values())
+
+    def is_checked(self, since: float) -> bool:
+        """Whether `held_back` has been compared with the database since then, where there is something to compare."""
+        return not self._mine or self._checked_at >= since
+
+    def check(self, at: float) -> None:
+        """Forget what others have delivered, or a person has purged."""
+        if self._mine and not self.waiting:
+            there = set(self._store.parked.among(list(self._mine)))
+            self._mine = {row_id: events for row_id, events in self._mine.items() if row_id in there}
+            self._checked_at = at
+
     def add(self, parcel: Parcel) -> None:
         """The broker does not take this row."""
+        if len(self._mine) < _MOST_MINE:
+            self._mine[parcel.version] = len(parcel)
         self.waiting[parcel.version] = self._row(parcel, 0)
 
     def add_unreadable(self, row: Row, error: Exception) -> None:
@@ -91,6 +112,8 @@ class Parking:
                 self._insist(self._store.parked.wake)
         finally:
             self.rows -= len(delivered)
+            for row_id in delivered:
+                self._mine.pop(row_id, None)
             self._look_on(more=bool(delivered or unknown))
 
     @staticmethod

@@ -76,5 +76,4 @@ class Refusals:
         if len(self._suspects) > _MOST_SUSPECTS:
             self._suspects.clear()
         self._suspects[job.reason] = at
-        self._counters.given_up += len(job)
         job.account.park(job)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import Final, final
@@ -17,6 +18,8 @@ from eventbus.errors import EventBusError, FlushTimeout, counted
 from eventbus.outbox import Entry, Store
 
 _POLL: Final = 0.02
+_MOST: Final = 100_000
+"""Rows that are remembered until a flush has seen what became of them."""
 
 
 @final
@@ -24,7 +27,7 @@ class Relayed:
     """`ordering="strict"`: events are left in the outbox for `eventbus-relay`, the only one to publish them."""
 
     def __init__(self) -> None:
-        self._last: dict[Store, int] = {}
+        self._written: dict[Store, deque[int]] = {}
         self._lock = threading.RLock()
         lifetime.live(self)
 
@@ -38,17 +41,17 @@ class Relayed:
         with self._lock:
             for batch, store in entries:
                 if store is not None:
-                    self._last[store] = max(batch.version, self._last.get(store, 0))
+                    self._written.setdefault(store, deque(maxlen=_MOST)).append(batch.version)
 
     def nudge(self, store: Store) -> None:
         """The relay looks by itself."""
 
     def flush(self, timeout: float) -> None:
+        """Return when the relay has delivered all that was committed so far; raise where some of it is parked."""
         deadline = time.monotonic() + timeout
-        for last, store in self._readers():
-            seen: set[int] = set()
+        for written, store in self._readers():
+            last = max(written)
             while waiting := [row for row in store.ids(store.owner) if row <= last]:
-                seen.update(waiting)
                 if time.monotonic() > deadline:
                     rows = counted(len(waiting), "row")
                     raise FlushTimeout(
@@ -56,9 +59,18 @@ class Relayed:
                         pending=len(waiting),
                     )
                 time.sleep(_POLL)
-            refused = store.parked.count_among(list(seen))
-            if refused:
-                raise FlushTimeout(f"not taken by the broker: {counted(refused, 'row')}; {KEPT}", pending=refused)
+            self._check(store, written)
+
+    def _check(self, store: Store, written: list[int]) -> None:
+        parked, seen = set(store.parked.among(written)), set(written)
+        with self._lock:
+            for kept, rows in self._written.items():
+                if kept.owner == store.owner:
+                    left = [row for row in rows if row in parked or row not in seen]
+                    rows.clear()
+                    rows.extend(left)
+        if parked:
+            raise FlushTimeout(f"not taken by the broker: {counted(len(parked), 'row')}; {KEPT}", pending=len(parked))
 
     def close(self, timeout: float) -> None:
         """Nothing is open."""
@@ -67,16 +79,16 @@ class Relayed:
         waiting = sum(len(store.ids(store.owner)) for _, store in self._readers())
         return Stats(pending_rows=waiting, waiting_in_outbox=waiting > 0)
 
-    def _readers(self) -> Iterator[tuple[int, Store]]:
+    def _readers(self) -> Iterator[tuple[list[int], Store]]:
         """For one call only: its thread may be any, and a fork must find no connection."""
         forks.notice()
         with self._lock:
-            last_of = list(self._last.items())
-        for store, last in last_of:
+            written = [(store, list(rows)) for store, rows in self._written.items() if rows]
+        for store, rows in written:
             if store.is_async:
                 _demand_no_loop()
             with closing(store.copy()) as reader:
-                yield last, reader
+                yield rows, reader
 
 
 def _demand_no_loop() -> None:

@@ -34,12 +34,12 @@ class Stats:
 
 @dataclass(slots=True)
 class Counters:
-    """Events, so far. `given_up`: parked or dropped because the broker did not take them, or memory was full."""
+    """Events, so far. `untold`: lost, and not told of by a flush."""
 
     published: int = 0
     retried: int = 0
     dropped: int = 0
-    given_up: int = 0
+    untold: int = 0
 
 
 Watcher = Callable[[Stats, Sequence[float]], None]

@@ -120,14 +120,14 @@ class ParkedRows:
         query = select(parked).where(parked.c.id > after).order_by(parked.c.id).limit(rows)
         return [ParkedRow(*row) for row in self._access.run(lambda connection: connection.execute(query).all())]
 
-    def count_among(self, ids: Sequence[int]) -> int:
-        """How many of these rows are parked."""
-        among = select(func.count()).select_from(parked)
+    def among(self, ids: Sequence[int]) -> list[int]:
+        """Which of these rows are parked."""
 
-        def work(connection: Connection) -> int:
-            return sum(connection.scalar(among.where(parked.c.id.in_(some))) or 0 for some in slices(ids))
+        def work(connection: Connection) -> list[int]:
+            queries = (select(parked.c.id).where(parked.c.id.in_(some)) for some in slices(ids))
+            return [row_id for query in queries for row_id in connection.scalars(query)]
 
-        return self._access.run(work) if ids else 0
+        return self._access.run(work) if ids else []
 
     def count(self) -> int:
         """How many rows are parked."""

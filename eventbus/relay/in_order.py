@@ -13,6 +13,7 @@ from eventbus.delivery.parcel import Parcel, deliver
 from eventbus.delivery.parking import unreadable
 from eventbus.delivery.tempo import Tempo
 from eventbus.errors import BrokerUnavailable
+from eventbus.news import News
 from eventbus.outbox import Row, Store
 from eventbus.outbox.queries import brief
 from eventbus.publishers.base import Outcome, Publisher
@@ -59,6 +60,7 @@ class InOrder:
         self._retry_at: dict[int, float] = {}
         self._suspects: dict[str, float] = {}
         self._suspicion = tempo.parked
+        self._news = News()
         self._tick_at = 0.0
         self._failing = False
         self._delivered = 0
@@ -81,19 +83,20 @@ class InOrder:
                 self._store.close()  # a server that became a replica stays one
             done = self._step()
         except DATABASE_ERRORS as error:
-            if not self._failing:
+            if self._news.is_new(brief(error)):
                 logger.warning("the outbox cannot be reached: %s", brief(error))
             self._failing = True
             time.sleep(_MOMENT)
             return False
         except BrokerUnavailable as error:
-            if self.trouble is None:
+            if self._news.is_new(f"{error.trouble}: {redact(str(error))}"):
                 logger.warning("the broker %s, events wait: %s", error.trouble, redact(str(error)))
             self.trouble = redact(str(error))
             time.sleep(self._backoff.next())
             return False
         self._failing = False
         self.trouble = None
+        self._news.over()
         self._backoff.reset()
         return done
 

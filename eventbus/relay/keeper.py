@@ -11,6 +11,7 @@ from sqlalchemy import Engine
 
 from eventbus.delivery.account import DATABASE_ERRORS
 from eventbus.delivery.watch import Watch
+from eventbus.news import News
 from eventbus.outbox.queries import brief
 from eventbus.outbox.store import Store
 
@@ -34,6 +35,7 @@ class Keeper:
         self._watch = Watch(patience)
         self._stop = threading.Event()
         self._changed = threading.Condition()
+        self._news = News()
         self._good_until = 0.0
         self._waiting = False
         self._thread = threading.Thread(target=self._run, name=f"eventbus-{name}-lease", daemon=True)
@@ -66,8 +68,9 @@ class Keeper:
                     self._store.close()  # a server that became a replica stays one
                 self._turn()
                 failing = False
+                self._news.over()
             except DATABASE_ERRORS as error:
-                if not failing:
+                if self._news.is_new(brief(error)):
                     logger.warning("the database cannot be reached: %s", brief(error))
                 failing = True
             except Exception:

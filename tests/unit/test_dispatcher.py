@@ -27,6 +27,7 @@ from eventbus.events.envelope import Batch, Message
 from eventbus.outbox import Entry, Lease, Outbox, Row, Store
 from eventbus.outbox import store as store_module
 from eventbus.outbox.leases import Leases
+from eventbus.outbox.riders import Riders
 from eventbus.publishers.base import Outcome, Publisher
 from eventbus.publishers.memory import MemoryPublisher
 from tests.support.committing import Committer, as_process, batch, committing, elsewhere, eventually, gone
@@ -245,6 +246,78 @@ def test_what_is_refused_again_and_again_is_parked_while_others_flow_on(
     assert caught.value.pending == 2
     eventually(lambda: (app.rows(), app.parked()) == (0, 1))
     assert dispatcher.stats().parked == 1
+
+
+def test_a_flush_raises_for_what_was_parked_before_it_until_it_got_through(
+    app: Committer, broker: MemoryPublisher, make: Make
+) -> None:
+    broker.answer = bad("poison")
+    dispatcher = make(tries=1, tempo=Tempo(delete=0.02, parked=3600))
+    entries = app.commit(2, entity="poison")
+    dispatcher.submit(entries)
+    eventually(lambda: app.parked() == 1)
+    dispatcher.submit(app.commit())
+    for _ in range(2):
+        with pytest.raises(FlushTimeout, match="--parked list") as caught:
+            dispatcher.flush(5)
+        assert caught.value.pending == 2
+    store = entries[0].store
+    assert store is not None
+    other = store.copy()
+    other.parked.delete([entries[0].batch.version])  # delivered by another process, or purged by a person
+    other.close()
+    dispatcher.flush(5)
+
+
+def test_a_flush_does_not_raise_for_what_was_parked_and_got_through(
+    app: Committer, broker: MemoryPublisher, make: Make
+) -> None:
+    broker.answer = bad("poison")
+    dispatcher = make(tries=1)
+    dispatcher.submit(app.commit(2, entity="poison"))
+    eventually(lambda: app.parked() == 1)
+    broker.answer = lambda _: Outcome.CONFIRMED
+    eventually(lambda: app.parked() == 0)
+    dispatcher.flush(5)
+
+
+def test_each_new_reason_is_told_once(
+    app: Committer, broker: MemoryPublisher, make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first may be passing, and the one that lasts, with what to do, comes later."""
+    reasons = [OSError("reset by peer 1"), OSError("reset by peer 2"), ExchangeRefused("of another type")]
+    tried: list[Exception] = []
+
+    def answer(_message: Message) -> Outcome:
+        if reasons:
+            tried.append(reasons.pop(0) if len(reasons) > 1 or tried.count(reasons[0]) > 2 else reasons[0])
+            error = tried[-1]
+            raise error if isinstance(error, BrokerUnavailable) else BrokerUnavailable(str(error))
+        return Outcome.CONFIRMED
+
+    broker.answer = answer
+    dispatcher = make()
+    dispatcher.submit(app.commit())
+    dispatcher.flush(10)
+    told = [record.getMessage() for record in caplog.records if record.name.endswith("outlet")]
+    told = [text for text in told if "reached again" not in text]
+    assert told == [
+        "the broker cannot be reached, events wait: reset by peer 1",
+        "the broker refuses the exchange, events wait: of another type",
+    ]
+
+
+def test_a_second_close_asks_for_no_more_time(app: Committer, make: Make) -> None:
+    """The interpreter's exit closes too, after the program has, and a silent broker stays silent."""
+    silent = Silent()
+    dispatcher = make(silent)
+    dispatcher.submit(app.commit())
+    assert silent.entered.wait(5)
+    dispatcher.close(0.1)
+    start = time.monotonic()
+    dispatcher.close(30)
+    assert time.monotonic() - start < 1
+    silent.go_on.set()
 
 
 def test_parked_rows_say_why_and_hold_only_what_is_left(app: Committer, broker: MemoryPublisher, make: Make) -> None:
@@ -685,6 +758,7 @@ def test_memory_is_bounded_though_no_deletion_succeeds(
         return delete(self, ids)
 
     monkeypatch.setattr(Store, "delete", refuse)
+    monkeypatch.setattr(Riders, "offer", lambda _self, _ids: None)
     monkeypatch.setattr(account_module, "_MOST_KNOWN", 10)
     dispatcher = make()
     for _ in range(30):
