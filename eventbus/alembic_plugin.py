@@ -13,26 +13,30 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
-from alembic.operations.ops import DropTableOp, ModifyTableOps, UpgradeOps
-from alembic.util import DispatchPriority, PriorityDispatchResult
-
 from eventbus.outbox.tables import metadata
 
 if TYPE_CHECKING:
     from alembic.autogenerate.api import AutogenContext
+    from alembic.operations.ops import UpgradeOps
     from alembic.runtime.plugins import Plugin
+    from alembic.util import PriorityDispatchResult
 
 _OURS: Final = frozenset(metadata.tables)
 
 
 def setup(plugin: Plugin) -> None:
-    """Called by Alembic."""
+    """Called by Alembic, which imports this while it is imported itself: hence the imports within functions."""
+    from alembic.util import DispatchPriority  # noqa: PLC0415
+
     plugin.add_autogenerate_comparator(_keep_tables, "schema", priority=DispatchPriority.LAST)
     plugin.add_autogenerate_comparator(_overlook_identity, "column", "server_default", priority=DispatchPriority.FIRST)
 
 
 def _keep_tables(context: AutogenContext, upgrade: UpgradeOps, schemas: set[str | None]) -> PriorityDispatchResult:
     """Take out again what would drop tables of ours, and what belongs to them."""
+    from alembic.operations.ops import DropTableOp, ModifyTableOps  # noqa: PLC0415
+    from alembic.util import PriorityDispatchResult  # noqa: PLC0415
+
     known = {table.name for table in context.sorted_tables}
 
     def is_to_go(operation: Any) -> bool:
@@ -54,6 +58,8 @@ def _overlook_identity(  # noqa: PLR0917 - as Alembic calls it
     found: object,
     wanted: object,
 ) -> PriorityDispatchResult:
+    from alembic.util import PriorityDispatchResult  # noqa: PLC0415
+
     if table in _OURS and context.dialect.name != "postgresql":
         return PriorityDispatchResult.STOP
     return PriorityDispatchResult.CONTINUE
