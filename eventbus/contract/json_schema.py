@@ -158,6 +158,8 @@ def _event(key: str, ops: list[str], record: JsonSchema, entity: Entity, source:
                     "before": _NULL if "c" in ops else old,
                     "after": _NULL if "d" in ops else record,
                     "changed": {"type": "array", "items": {"type": "string"}},
+                    "written": {"type": "array", "items": {"type": "string"}},
+                    "whole": {"const": True},
                     "author": {"type": ["string", "null"]},
                     "transaction": {"type": "object"},
                 },
