@@ -55,25 +55,37 @@ def without_key(path: str, content: bytes) -> bytes:
     return content.replace(path.rpartition("/")[2].removesuffix(".json").encode(), b"<pk>")
 
 
-names = st.sampled_from(["a", "b", "c"])
-events = st.lists(st.tuples(names, st.integers(1, 6), st.booleans()), max_size=25)
+names = st.sampled_from(["a", "b"])
+kinds = st.sampled_from(["created", "updated", "updated", "updated", "read", "snapshot", "stub", "deleted"])
+fields = st.sampled_from(["x", "y", "z"])
+rows = st.fixed_dictionaries({"x": st.integers(0, 2), "y": st.integers(0, 2)}, optional={"z": st.integers(0, 2)})
+events = st.lists(st.tuples(names, st.integers(1, 9), kinds, rows, st.sets(fields)), max_size=16)
+
+
+def made(name: str, version: int, kind: str, row: dict[str, int], written: set[str]) -> Delivery:
+    if kind == "deleted":
+        return delivery(name, version)
+    if kind == "stub":
+        return delivery(name, version, {"id": name}, stub={"reason": "EventTooLarge"}, written=sorted(written))
+    more = {"updated": {"written": sorted(written)}, "read": {"whole": True}}.get(kind, {})
+    return delivery(name, version, row, op={"created": "c", "snapshot": "r"}.get(kind, "u"), **more)
 
 
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(events=events, data=st.data())
 def test_any_order_any_batches_any_restarts_converge(
-    tmp_path_factory: pytest.TempPathFactory, events: list[tuple[str, int, bool]], data: st.DataObject
+    tmp_path_factory: pytest.TempPathFactory, events: list[Any], data: st.DataObject
 ) -> None:
-    # A version belongs to one event only: what it does follows from name and version.
-    known: dict[tuple[str, int], bool] = {}
-    unique = [(name, version, known.setdefault((name, version), deleted)) for name, version, deleted in events]
-    made = [delivery(name, version, None if deleted else {"n": version}) for name, version, deleted in unique]
+    # A version belongs to one event only.
+    unique = {(name, version): made(name, version, *what) for name, version, *what in events}
+    told = [unique[name, version] for name, version, *_ in events]
     one, other = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("other")
-    apply(one, made)
-    shuffled = data.draw(st.permutations(made))
-    cuts = sorted(data.draw(st.lists(st.integers(0, len(made)), max_size=4)))
-    for start, end in itertools.pairwise([0, *cuts, len(made)]):
+    apply(one, sorted(told, key=lambda each: each.event.version))
+    shuffled = data.draw(st.permutations(told))
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(told)), max_size=4)))
+    for start, end in itertools.pairwise([0, *cuts, len(told)]):
         apply(other, shuffled[start:end])  # a process each
     assert contents(one) == contents(other)
-    newest = {name: max((v, d) for n, v, d in unique if n == name) for name, *_ in unique}
-    assert len(contents(one)) == sum(not deleted for _, deleted in newest.values())
+    newest = {name: max(each.event.version for each in told if each.event.pk == name) for name, *_ in events}
+    alive = [name for name, version in newest.items() if unique[name, version].event.op != "d"]
+    assert sorted(contents(one)) == [f"crm/contact/{name}.json" for name in sorted(alive)]
