@@ -13,6 +13,7 @@ from eventbus.errors import ConfigurationError
 from eventbus.listeners.auto_fields import AutoFields
 from eventbus.listeners.base import Listener
 from eventbus.listeners.encoding import POLICIES
+from eventbus.listeners.statements.bulk import MODES
 from eventbus.listeners.transaction import Joined
 from eventbus.publishers import Publisher
 from eventbus.redaction import redact
@@ -30,6 +31,27 @@ def check(**arguments: Any) -> None:
         rule = _RULES[name]
         if not rule.fits(value):
             raise ConfigurationError(f"install({name}={redact(repr(value))}): {rule.wanted}")
+
+
+def differences(
+    first: Mapping[str, Any], second: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> tuple[list[str], list[str]]:
+    """The arguments that a second `install()` gives and the first one had not: what contradicts it; what only may.
+
+    Two functions, or objects, may do the same.
+    """
+    given = {name: value for name, value in second.items() if not _same(value, defaults[name])}
+    other = sorted(name for name, value in given.items() if not _same(first[name], value))
+    return [name for name in other if name not in _OBJECTS], [name for name in other if name in _OBJECTS]
+
+
+def _same(one: Any, other: Any) -> bool:
+    if one is other:
+        return True
+    try:
+        return bool(one == other)
+    except Exception:  # noqa: BLE001 - whatever compares in a way of its own is another one
+        return False
 
 
 def _is_collection(value: Any) -> bool:
@@ -57,6 +79,7 @@ def _one_of(values: Iterable[str]) -> _Rule:
     return _Rule(lambda value: value in tuple(values), f"use one of {', '.join(values)}")
 
 
+_YES_OR_NO: Final = _Rule(lambda value: isinstance(value, bool), "give True or False")
 _MODELS: Final = _Rule(_is_collection, "give a list of models, tables or entity names, e.g. [Contact]")
 _TEXT: Final = _Rule(lambda value: value is None or isinstance(value, str), "give text, or nothing")
 _RULES: Final[Mapping[str, _Rule]] = {
@@ -72,6 +95,10 @@ _RULES: Final[Mapping[str, _Rule]] = {
     ),
     "auto_fields": _Rule(lambda value: isinstance(value, bool | AutoFields), "give True, False or an AutoFields"),
     "new_id": _Rule(_is_function, "give a plain function that returns an id, or e.g. ShortIds(8)"),
+    "outbox": _YES_OR_NO,
+    "create_outbox": _YES_OR_NO,
+    "reread": _YES_OR_NO,
+    "bulk": _one_of(MODES),
     "on_unfit": _one_of(POLICIES),
     "joined": _one_of(get_args(Joined)),
     "listeners": _Rule(_are_listeners, "give a list of objects of Listener subclasses, e.g. [Audit()]"),
@@ -83,3 +110,4 @@ _RULES: Final[Mapping[str, _Rule]] = {
         "give a Publisher, a function that makes one, or nothing; a broker's URL is `url=`",
     ),
 }
+_OBJECTS: Final = frozenset({"author", "auto_fields", "listeners", "new_id", "publisher", "schemas"})

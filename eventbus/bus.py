@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import threading
@@ -65,7 +66,7 @@ def install(
     """Publish every committed change of the Sessions that `target` makes. Connects to nothing yet.
 
     `target` is a sessionmaker, async_sessionmaker, scoped_session (also Flask-SQLAlchemy's `db.session`), or a Session
-    subclass. A second call for the same one returns the first call's bus.
+    subclass. A second call for the same one returns the first call's bus; what contradicts that one is an error.
 
     * `service`, `url`: win over EVENTBUS_SERVICE and EVENTBUS_URL; `settings` replaces all that the environment says.
     * `schemas`: marshmallow schemas by model, for what is published of a record; the others are derived.
@@ -87,17 +88,14 @@ def install(
 
     Raises InstallError for a target or models that cannot be served, ConfigurationError for wrong settings, arguments.
     """
-    arguments.check(service=service, url=url, schemas=schemas, include=include, exclude=exclude, author=author)
-    arguments.check(auto_fields=auto_fields, new_id=new_id, on_unfit=on_unfit, joined=joined)
-    arguments.check(listeners=listeners, settings=settings, publisher=publisher)
+    given = {name: value for name, value in locals().items() if name != "target"}
+    arguments.check(**given)
     settings = _settings(settings, service=service, url=url)
     with _lock:
         resolved = resolve(target)
         present = _installed.get(resolved.session_class)
         if present is not None:
-            log.warning(
-                "already installed on %r: %r", target, present, extra={"target": repr(target), "bus": repr(present)}
-            )
+            _compare(target, present, given)
             return present
         entities = Entities(settings.service, include=include, exclude=exclude, schemas=schemas)
         delivery = _delivery(settings, publisher, durable=outbox, joined=joined)
@@ -117,7 +115,7 @@ def install(
         beginning = (resolved.session_class, "after_begin", begun)
         event.listen(*beginning)
         undo = (partial(event.remove, *beginning), uninstall, resolved.release)
-        bus = Bus(settings, entities, encoder, sink, resolved.session_class, undo)
+        bus = Bus(settings, entities, encoder, sink, resolved.session_class, undo, arguments=given)
         _installed[resolved.session_class] = bus
     _announce(bus, publisher)
     return bus
@@ -143,6 +141,8 @@ class Bus:
         sink: _Sink,
         session_class: type[Session],
         undo: Sequence[Callable[[], None]],
+        *,
+        arguments: Mapping[str, Any],
     ) -> None:
         self.settings = settings
         self.entities = entities
@@ -151,6 +151,7 @@ class Bus:
         self._delivery = sink.delivery
         self._session_class = session_class
         self._undo = list(undo)
+        self.arguments = arguments
 
     def __repr__(self) -> str:
         return f"<Bus service={self.settings.service!r} broker={redact_url(self.settings.url)}>"
@@ -214,6 +215,23 @@ class _Sink:
     def doubt(self, entries: Sequence[Entry]) -> None:
         for store in {entry.store for entry in entries if entry.store is not None}:
             self.delivery.nudge(store)
+
+
+def _compare(target: Any, present: Bus, given: Mapping[str, Any]) -> None:
+    """Raise InstallError where a second `install()` contradicts the first one."""
+    contradict, differ = arguments.differences(present.arguments, given, _DEFAULTS)
+    if contradict:
+        raise InstallError(
+            f"install({target!r}) was called before, with another {' and '.join(contradict)}: give both calls the "
+            "same, or close() the bus of the first one before"
+        )
+    hint = f"; the first one's {' and '.join(differ)} is what counts" if differ else ""
+    log.warning(
+        "already installed on %r: %r%s", target, present, hint, extra={"target": repr(target), "bus": repr(present)}
+    )
+
+
+_DEFAULTS: Final = {each.name: each.default for each in inspect.signature(install).parameters.values()}
 
 
 def _settings(settings: Settings | None, **given: str | None) -> Settings:

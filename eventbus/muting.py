@@ -9,7 +9,8 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Any, Final
 
-from eventbus.errors import CaptureError, ConfigurationError
+from eventbus.errors import CaptureError
+from eventbus.events.context import one_session
 
 MUTED: Final = "eventbus.muted"
 """Key in the `info` of a Session inside a `muted` block."""
@@ -25,7 +26,7 @@ class muted:  # noqa: N801 - reads as a function, like contextlib.suppress
     """
 
     def __init__(self, session: Any) -> None:
-        self._session = _current(session)
+        self._session = one_session(session, "muted({!r})")
 
     def __enter__(self) -> None:
         self._flush()
@@ -76,13 +77,4 @@ class muted:  # noqa: N801 - reads as a function, like contextlib.suppress
 
 def is_muted(session: Any) -> bool:
     """Whether the session is inside a `muted` block."""
-    return MUTED in _current(session).info
-
-
-def _current(session: Any) -> Any:
-    """The session itself, also where a scoped session stands for it."""
-    registry = getattr(session, "registry", None)
-    found = session if registry is None else registry()
-    if isinstance(found, type) or not (hasattr(found, "info") and hasattr(found, "flush")):
-        raise ConfigurationError(f"muted({session!r}): give one Session, not what makes them")
-    return found
+    return MUTED in one_session(session, "is_muted({!r})").info

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 
 from environs import EnvError, EnvValidationError, FileAwareEnv
 
+from eventbus.environment import warn_of_unknown
 from eventbus.errors import ConfigurationError
 from eventbus.events import naming
 from eventbus.redaction import redact_url
@@ -102,6 +103,7 @@ class reading_environment:  # noqa: N801 - a context manager that reads as a fun
         self._env = FileAwareEnv(eager=False, prefix=prefix, strip_whitespace=True)
 
     def __enter__(self) -> FileAwareEnv:
+        warn_of_unknown()
         return self._env
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:

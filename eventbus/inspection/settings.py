@@ -2,36 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Final
+from collections.abc import Iterator, Mapping
 
+from eventbus.environment import unknown
 from eventbus.errors import ConfigurationError
 from eventbus.inspection.witness import Finding
 from eventbus.settings import Settings
-
-PREFIX: Final = "EVENTBUS_"
-KNOWN: Final = frozenset(
-    f"{PREFIX}{name}"
-    for line in (
-        "BINDINGS CACHE_URL DELIVERY_LIMIT DURABLE_FILES EXCHANGE FAILPOINTS HEALTH_MAX_AGE HEARTBEAT HMAC_KEYS HTTP",
-        "INSECURE_TLS LOG_FORMAT LOG_LEVEL MAX_BODY_BYTES MAX_EVENT_BYTES MAX_PENDING_BYTES MODELS ORDERING PREFETCH",
-        "QUEUE SEND_USER SERVICE SHARD TOMBSTONE_DAYS TRUSTED_USERS UNROUTABLE URL",
-    )
-    for name in line.split()
-)
-"""Every variable that eventbus reads; each also as `NAME_FILE`."""
-_SHORT: Final = sorted(name.removeprefix(PREFIX) for name in KNOWN)
-
-
-def unknown(names: Iterable[str]) -> Iterator[tuple[str, str | None]]:
-    """Variables that begin like ours and are not, each with the nearest name that is."""
-    for name in sorted(names):
-        plain = name.removesuffix("_FILE")
-        if name.startswith(PREFIX) and plain not in KNOWN and "_TEST_" not in name:
-            near = difflib.get_close_matches(plain.removeprefix(PREFIX), _SHORT, 1)
-            yield name, f"{PREFIX}{near[0]}" if near else None
 
 
 def examine_environment(environment: Mapping[str, str] = os.environ) -> Iterator[Finding]:

@@ -13,6 +13,7 @@ parent is deleted, or filled in from a collection that has no back reference.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
@@ -24,11 +25,13 @@ from sqlalchemy.orm import InstanceState, LoaderCallableStatus, Mapper, Relation
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from eventbus.errors import ConfigurationError
-from eventbus.events.context import current_author
+from eventbus.events.context import AUTHORS, author_of, current_author, told
 from eventbus.events.ids import short_id, uuid7
 from eventbus.listeners.base import Listener
 from eventbus.listeners.plan import comparison
 from eventbus.muting import is_muted
+
+log = logging.getLogger(__name__)
 
 State = InstanceState[Any]
 _CHUNK: Final = 500
@@ -94,7 +97,7 @@ class AutoFields(Listener):
         """Fill in what is missing on new and changed objects."""
         if is_muted(session):
             return
-        moment = _Moment(self._author, self._now)
+        moment = _Moment(session, self._author, self._now)
         nameless: dict[_Plan, list[State]] = {}
         plans = self._plans
         for state in list(session._new):
@@ -145,17 +148,18 @@ class AutoFields(Listener):
 class _Moment:
     """Author and time of one flush, looked up when first needed."""
 
-    __slots__ = ("_author", "_clock", "_now", "_who")
+    __slots__ = ("_author", "_clock", "_now", "_session", "_who")
 
-    def __init__(self, author: Callable[[], str | None], clock: Callable[[], datetime]) -> None:
-        self._author, self._clock = author, clock
+    def __init__(self, session: Session, author: Callable[[], str | None], clock: Callable[[], datetime]) -> None:
+        self._session, self._author, self._clock = session, author, clock
         self._who: list[str | None] = []
         self._now: datetime | None = None
 
     @property
     def author(self) -> str | None:
         if not self._who:
-            self._who.append(self._author())
+            named = author_of(self._session) if AUTHORS in self._session.info else None
+            self._who.append(told(self._author) if named is None else named)
         return self._who[0]
 
     @property
@@ -334,10 +338,19 @@ def _holds_ids(type_: TypeEngine[Any]) -> bool:
 def _author(type_: TypeEngine[Any]) -> Callable[[_Moment], Any] | None:
     """The author as the column has it: text, number or UUID."""
     if isinstance(type_, Integer):
-        return lambda moment: None if moment.author is None else int(moment.author)
+        return lambda moment: _as(int, moment.author)
     if isinstance(type_, Uuid) and type_.as_uuid:
-        return lambda moment: None if moment.author is None else UUID(moment.author)
+        return lambda moment: _as(UUID, moment.author)
     return lambda moment: moment.author
+
+
+def _as(kind: Callable[[str], Any], author: str | None) -> Any:
+    """The author as a column has it; None, with a line in the log, for one that it cannot have."""
+    try:
+        return None if author is None else kind(author)
+    except ValueError:
+        log.warning("author not stamped: %r is no %s, as the column has it", author, kind)
+        return None
 
 
 def _time(type_: TypeEngine[Any]) -> Callable[[_Moment], datetime | date] | None:

@@ -19,7 +19,7 @@ from sqlalchemy.orm import InstanceState, LoaderCallableStatus, Mapper, Session,
 from eventbus import failpoints
 from eventbus.errors import CaptureError
 from eventbus.events.change import MISSING, Entity, Key, Values
-from eventbus.events.context import current_author
+from eventbus.events.context import author_of, current_author, told
 from eventbus.listeners.base import Listener
 from eventbus.listeners.frame import Frame, Recorded
 from eventbus.listeners.ledger import Ledger, open_ledger
@@ -73,7 +73,7 @@ class Capture(Listener):
         if MUTED in session.info:
             return None
         ledger = open_ledger(session, self)
-        if ledger is not None and (author := self.author()) is not None:
+        if ledger is not None and (author := self.author(session)) is not None:
             ledger.author = author
         return ledger
 
@@ -81,12 +81,12 @@ class Capture(Listener):
         """The positions of an entity's rows that are published, so that they have to be known."""
         return needed_positions(entity)
 
-    def author(self) -> str | None:
+    def author(self, session: Session | None = None) -> str | None:
         """Who acts now: `acting_as` wins over the installation's `author`."""
-        author = current_author()
+        author = current_author() if session is None else author_of(session)
         if author is None and self._author is not None:
-            author = self._author()
-        return None if author is None else str(author)
+            return told(self._author)
+        return author
 
     def before_flush(self, session: Session, flush_context: UOWTransaction, instances: Sequence[Any] | None) -> None:
         """Keep the old values that the flush will overwrite without leaving a history."""

@@ -16,7 +16,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, sessionmaker
 from consumers.base import ConsumerSettings
 from consumers.json_mirror.command import main as mirror
 from eventbus import Bus, commands, install, muted
-from eventbus.inspection.settings import KNOWN, unknown
+from eventbus.environment import KNOWN, unknown
 from eventbus.outbox import ParkedRow, Store
 from tests.support.committing import as_process, gone
 from tests.support.consuming import publish
