@@ -105,7 +105,9 @@ def test_only_a_session_has_an_author(maker: Any) -> None:
 
 
 @pytest.mark.parametrize("own", [False, True])
-def test_an_author_that_cannot_be_told_costs_no_commit(maker: Any, own: bool, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_author_that_cannot_be_told_costs_no_commit(
+    maker: Any, own: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As where a framework knows its user within a request alone."""
 
     def user() -> str:
