@@ -21,6 +21,7 @@ from eventbus.errors import CaptureError
 from eventbus.events.change import MISSING, Entity, Key, Values
 from eventbus.events.context import author_of, current_author, told
 from eventbus.listeners.base import Listener
+from eventbus.listeners.cascades import warn_of_conflicts
 from eventbus.listeners.frame import Frame, Recorded
 from eventbus.listeners.ledger import Ledger, open_ledger
 from eventbus.listeners.links import link_rows
@@ -313,6 +314,8 @@ class _Flush:
             plan.add_volatile(before, overwritten.volatile)
             exact = False
         values, whole = plan.loaded(dict_)
+        if plan.cascades.followed and not plan.cascades.followed.isdisjoint(before):
+            plan.cascades.row_moved()
         if not plan.identity.isdisjoint(before):
             now = self.plans[plan.mapper_of(dict_)]
             if now is not plan or not plan.pk_keys.isdisjoint(before):
@@ -342,7 +345,7 @@ class _Flush:
             self._came(now, now.entity, pk, now.loaded(state.dict)[0])
 
     def _delete(self, plan: Plan, entity: Entity, state: State) -> None:
-        plan.warn_of_cascades()
+        plan.cascades.row_deleted()
         self._gone(entity, plan.mapper, state.key[1], plan.known(state))  # type: ignore[index]
 
     def _link(self, plan: Plan, state: State, *, is_delete: bool) -> None:
@@ -374,6 +377,10 @@ class _Flush:
             connection = _connection(self.flush_context, mapper)
             check_transactional(self.session, connection)
             self.connections[entity] = connection
+            plan = self.plans[mapper]
+            if plan.conflicts and connection.dialect.name == "sqlite":
+                warn_of_conflicts(entity.name, plan.conflicts)
+                plan.conflicts = ""
 
 
 def _is_another(entity: Entity, before: Mapping[str, Any], created: Values) -> bool:

@@ -11,12 +11,12 @@ from decimal import Decimal
 from typing import Any, Final, cast
 from uuid import UUID
 
-from sqlalchemy import Column, ForeignKey, Table, types
-from sqlalchemy.exc import NoReferenceError
-from sqlalchemy.orm import InstanceState, LoaderCallableStatus, Mapper, RelationshipProperty
+from sqlalchemy import Column, Table, types
+from sqlalchemy.orm import InstanceState, LoaderCallableStatus, Mapper
 
 from eventbus.errors import CaptureWarning
 from eventbus.events.change import MISSING, Entity, Key, Values
+from eventbus.listeners.cascades import Cascades, conflicts
 from eventbus.listeners.links import Link, links_of
 from eventbus.records.entities import Entities
 
@@ -30,7 +30,6 @@ _IMMUTABLE_TYPES: Final = (
     types.String, types.Integer, types.Numeric, types.Float, types.Boolean, types.Date, types.DateTime, types.Time,
     types.Interval, types.Uuid, types.LargeBinary,
 )  # fmt: skip
-_CASCADING: Final = ("CASCADE", "SET NULL", "SET DEFAULT")
 
 
 class Plans(dict[Mapper[Any], "Plan"]):
@@ -49,9 +48,9 @@ class Plan:
     """What capture needs to know of one mapper."""
 
     __slots__ = (
-        "_blank", "_cascades", "_known_blank", "_mutable_index", "_needed", "_order", "_row", "_touched_up",
-        "entity", "equal", "identity", "kind", "links", "mapper", "mutable", "pk", "pk_keys", "rewritten",
-        "volatile",
+        "_blank", "_known_blank", "_mutable_index", "_needed", "_order", "_row", "_touched_up",
+        "cascades", "conflicts", "entity", "equal", "identity", "kind", "links", "mapper", "mutable", "pk", "pk_keys",
+        "rewritten", "volatile",
     )  # fmt: skip
 
     entity: Entity | None
@@ -72,13 +71,16 @@ class Plan:
     volatile: dict[str, Table]
     """Keys that an UPDATE sets by itself (onupdate, computed, version counter), with the table whose UPDATE does."""
     links: tuple[Link, ...]
+    cascades: Cascades
+    conflicts: str
+    """How SQLite resolves conflicts where no error tells."""
 
     def __init__(self, mapper: Mapper[Any], entities: Entities) -> None:
         self.mapper = mapper
         self.entity = entity = entities.for_mapper(mapper)
         self.links = links_of(mapper, entities)
+        self.conflicts = ""
         self.volatile, self.equal, self.mutable, self.rewritten = {}, {}, frozenset(), frozenset()
-        self._cascades: tuple[str, ...] = ()
         if entity is not None:
             self._prepare(mapper, entity)
         elif entities.is_tableless(mapper):
@@ -109,7 +111,8 @@ class Plan:
         self._known_blank = all(
             self._blank[position][1] is None for position in set(self._needed) - set(entity.pk_index)
         )
-        self._cascades = _cascades(mapper)
+        self.cascades = Cascades(mapper)
+        self.conflicts = conflicts(mapper)
 
     def inserted(self, state: State) -> Row:
         """The row of a new object. A column that was not set and has no default is NULL."""
@@ -197,18 +200,6 @@ class Plan:
             if table in tables:
                 before.setdefault(key, old.get(key, MISSING))
 
-    def warn_of_cascades(self) -> None:
-        """Say once what the database deletes or changes along with a row of this class, unseen by any Session."""
-        if self._cascades:
-            unseen, self._cascades = self._cascades, ()
-            warnings.warn(
-                f"Deleting {self.mapper.class_.__name__} also changes rows that no Session sees: {'; '.join(unseen)}. "
-                "No events are made of them. Let SQLAlchemy delete them (no passive_deletes, cascade='all, delete') "
-                "where they matter.",
-                CaptureWarning,
-                stacklevel=2,
-            )
-
 
 def needed_positions(entity: Entity) -> tuple[int, ...]:
     """The positions of what must be known to publish a record of an entity, its primary key included."""
@@ -273,35 +264,3 @@ def _volatile(mapper: Mapper[Any], columns: Mapping[str, Column[Any]]) -> dict[s
         for key, column in columns.items()
         if column.onupdate is not None or column.server_onupdate is not None or column is mapper.version_id_col
     }
-
-
-def _cascades(mapper: Mapper[Any]) -> tuple[str, ...]:
-    """What the database does by itself when a row of this class is deleted."""
-    relationships = [each for each in mapper.relationships if not each.viewonly]
-    passive = [f"relationship {each} has passive_deletes" for each in relationships if each.passive_deletes]
-    served = {column for each in relationships for column in _remote_columns(each)}
-    tables = set(mapper.tables)
-    foreign = [
-        f"{key.parent} references it ON DELETE {key.ondelete}"
-        for table in sorted(mapper.local_table.metadata.tables.values(), key=str)  # type: ignore[attr-defined]
-        for key in sorted(table.foreign_keys, key=str)
-        if table not in tables
-        and (key.ondelete or "").upper() in _CASCADING
-        and _references(key, mapper.local_table)
-        and key.parent not in served
-    ]
-    return (*passive, *foreign)
-
-
-def _references(key: ForeignKey, table: Any) -> bool:
-    try:
-        return key.references(table)
-    except NoReferenceError:
-        return False  # of a table that is not there: SQLAlchemy minds it only where it is used
-
-
-def _remote_columns(relationship: RelationshipProperty[Any]) -> list[Any]:
-    if relationship.direction.name == "MANYTOONE":
-        return []
-    pairs = [*relationship.synchronize_pairs, *(relationship.secondary_synchronize_pairs or ())]
-    return [remote for _, remote in pairs]

@@ -309,7 +309,9 @@ class Entities:
             self._tableless.add(mapper)
             return None
         columns = {
-            str(prop.key): prop.columns[0] for prop in mapper.column_attrs if isinstance(prop.columns[0], Column)
+            str(prop.key): column
+            for prop in mapper.column_attrs
+            if isinstance(column := prop.columns[0], Column) and not _is_sentinel(column)
         }
         keys = [str(mapper.get_property_by_column(column).key) for column in mapper.primary_key]
         schema = self._schemas.get(mapper.class_)
@@ -331,7 +333,7 @@ class Entities:
         if not self._wanted(name, None, table):
             return None
         # Names may be `quoted_name`s, which orjson does not take for texts.
-        columns: dict[str, Column[Any]] = {str(column.key): column for column in table.columns}
+        columns: dict[str, Column[Any]] = {str(each.key): each for each in table.columns if not _is_sentinel(each)}
         linked = self._linked.get(table)
         primary = list(table.primary_key) or [column for column in table.columns if column.foreign_keys]
         if linked is not None and (not table.primary_key or not linked.issuperset(primary)):
@@ -434,6 +436,11 @@ def configure(models: registry) -> None:
 def mappers_of(models: registry) -> list[Mapper[Any]]:
     """The mapped classes of a declarative base; some of its classes may be waiting for their tables to be reflected."""
     return [manager.mapper for manager in list(models._managers) if manager.is_mapped]
+
+
+def _is_sentinel(column: Column[Any]) -> bool:
+    """Whether this is SQLAlchemy's own `insert_sentinel()`, whose values mean nothing beyond one INSERT."""
+    return column.default is not None and column.default.is_sentinel
 
 
 def _name_of(mapper: Mapper[Any]) -> str:

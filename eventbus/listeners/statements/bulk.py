@@ -21,6 +21,7 @@ from eventbus.errors import CaptureError, CaptureWarning, ConfigurationError
 from eventbus.events.change import MISSING
 from eventbus.listeners.base import Listener
 from eventbus.listeners.capture import Capture
+from eventbus.listeners.cascades import StatementCascades
 from eventbus.listeners.frame import Frame
 from eventbus.listeners.ledger import flush_of
 from eventbus.listeners.statements.choice import Choice, check_choice, confine, may_choose_anew, values_set
@@ -59,6 +60,7 @@ class Bulk(Listener):
         self._mode: Mode = mode
         self._rows = Rows(capture.entities)
         self._telling = Telling()
+        self._cascades = StatementCascades()
         self._noticed: set[str] = set()
         self._overridden: dict[tuple[type[Session], str], Any] = {}
 
@@ -92,6 +94,7 @@ class Bulk(Listener):
             self._notice_namesake(mode, statement)
             return None
         if mode == "capture":
+            self._cascades.notice(statement, hit.table, hit.name, state.parameters)
             if unaliased(statement.table) is not statement.table:
                 raise CaptureError(f"{_verb(statement)} of {hit.name} by an alias: name {hit.name} itself")
             _flush_as_the_statement_would(state)
