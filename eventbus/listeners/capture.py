@@ -22,6 +22,7 @@ from eventbus.events.change import MISSING, Entity, Key, Values
 from eventbus.events.context import author_of, current_author, told
 from eventbus.listeners.base import Listener
 from eventbus.listeners.cascades import warn_of_conflicts
+from eventbus.listeners.doubt import DOUBTED, Doubted, is_doubted
 from eventbus.listeners.frame import Frame, Recorded
 from eventbus.listeners.ledger import Ledger, open_ledger
 from eventbus.listeners.links import link_rows
@@ -38,8 +39,9 @@ State = InstanceState[Any]
 
 
 class Overwritten(NamedTuple):
-    """Old values, by key, that a flush leaves no history of: of columns set to expressions, and of those it sets.
+    """Old values, by key, that a flush leaves no history of: of columns it sets by itself (`volatile`), and of others.
 
+    `expressions`: of columns set to expressions, and of a version counter that the application sets.
     `expired`: keys that were not loaded before the flush, so that it is not the flush that has expired them.
     """
 
@@ -103,7 +105,7 @@ class Capture(Listener):
         plans = self.plans
         for state in modified:
             plan = plans[state.manager.mapper]
-            if plan.volatile or state.expired_attributes:
+            if plan.leaves_no_history or state.expired_attributes:
                 overwritten[state] = _overwritten(plan, state)
                 continue
             dict_ = state.dict
@@ -147,8 +149,8 @@ class _Flush:
     """
 
     __slots__ = (
-        "connections", "created", "deleted", "flush_context", "frame", "linked", "modified", "old", "overwritten",
-        "partial", "plans", "session", "unlinked",
+        "connections", "created", "deleted", "doubted", "flush_context", "frame", "linked", "modified", "old",
+        "overwritten", "partial", "plans", "session", "unlinked",
     )  # fmt: skip
 
     def __init__(self, session: Session, flush_context: UOWTransaction, plans: Plans, ledger: Ledger) -> None:
@@ -159,6 +161,7 @@ class _Flush:
         self.frame = ledger.frame(session)
         self.overwritten: dict[State, Overwritten] = flush_context.attributes.get(_OVERWRITTEN, {})
         self.modified: Collection[State] = flush_context.attributes.get(_MODIFIED, ())
+        self.doubted: Doubted = session.info.get(DOUBTED, {})
         self.old: dict[Any, State] = {}
         self.created: dict[Entity, dict[Key, Values]] = {}
         self.deleted: dict[Entity, dict[Key, dict[str, Any]]] = {}
@@ -302,9 +305,9 @@ class _Flush:
         exact = not overwritten.expressions
         if state.expired_attributes and state in self.modified:
             # Set to expressions within the flush (a mapper's event): only that they are expired now tells of it.
-            for key in plan.equal.keys() & state.expired_attributes - overwritten.expired - plan.volatile.keys():
-                before.setdefault(key, MISSING)
-                exact = False
+            unseen = plan.equal.keys() & state.expired_attributes - overwritten.expired - plan.volatile.keys()
+            before = {**dict.fromkeys(unseen, MISSING), **before}
+            exact = exact and not unseen
         if not before:
             return
         if plan.rewritten:
@@ -314,7 +317,9 @@ class _Flush:
             plan.add_volatile(before, overwritten.volatile)
             exact = False
         values, whole = plan.loaded(dict_)
-        if plan.cascades.followed and not plan.cascades.followed.isdisjoint(before):
+        if state in self.doubted:
+            values, whole, exact = self._without_doubted(plan, state, before, values), False, False
+        if not plan.cascades.followed.isdisjoint(before):
             plan.cascades.row_moved()
         if not plan.identity.isdisjoint(before):
             now = self.plans[plan.mapper_of(dict_)]
@@ -324,6 +329,19 @@ class _Flush:
         if entity not in self.connections:
             self._touch(entity, plan.mapper)
         self.frame.updated(entity, state.key[1], before, values, whole=whole, exact=exact)  # type: ignore[index]
+
+    def _without_doubted(self, plan: Plan, state: State, before: dict[str, Any], values: Values) -> Values:
+        """The row, and the old values, without what the object may have of a savepoint that was rolled back."""
+        doubted, committed, dict_ = self.doubted[state], state.committed_state, state.dict
+        for key in before:
+            if is_doubted(doubted, key, committed.get(key, MISSING)):
+                before[key] = MISSING
+        return tuple(
+            [
+                MISSING if key not in before and is_doubted(doubted, key, dict_.get(key, MISSING)) else value
+                for key, value in zip(plan.keys, values, strict=True)
+            ]
+        )
 
     def _move(self, plan: Plan, now: Plan, state: State, before: dict[str, Any], values: Values) -> None:
         """A primary key or the discriminator was changed: the old record has gone, a new one has come."""
@@ -346,7 +364,11 @@ class _Flush:
 
     def _delete(self, plan: Plan, entity: Entity, state: State) -> None:
         plan.cascades.row_deleted()
-        self._gone(entity, plan.mapper, state.key[1], plan.known(state))  # type: ignore[index]
+        known = plan.known(state)
+        if self.doubted and state in self.doubted:
+            doubted = self.doubted[state]
+            known = {key: value for key, value in known.items() if not is_doubted(doubted, key, state.dict.get(key))}
+        self._gone(entity, plan.mapper, state.key[1], known)  # type: ignore[index]
 
     def _link(self, plan: Plan, state: State, *, is_delete: bool) -> None:
         for link in plan.links:
@@ -413,6 +435,9 @@ def _overwritten(plan: Plan, state: State) -> Overwritten:
         new = dict_.get(key)
         if type(new) not in ATOMS and key in equal and _is_expression(new):
             expressions[key] = MISSING if type(old) is LoaderCallableStatus else old
+    counter = plan.counter
+    if counter is not None and counter in state.committed_state and counter not in expressions:
+        expressions.update(_set_columns(plan, {counter: state.committed_state[counter]}, dict_))
     volatile = {key: dict_[key] for key in plan.volatile if key in dict_}
     return Overwritten(expressions, volatile, frozenset(state.expired_attributes))
 

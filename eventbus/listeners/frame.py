@@ -61,7 +61,7 @@ class Recorded:
         if self.exact:
             changed = list(self.before)
         else:
-            changed = [key for key, old in self.before.items() if _differs(old, after[positions[key]])]
+            changed = [key for key, old in self.before.items() if differs(old, after[positions[key]])]
         if len(changed) > 1:
             changed.sort(key=positions.__getitem__)
         return changed
@@ -238,13 +238,14 @@ class Frame:
             self.partial.add(entity)
 
 
-def _differs(old: Any, new: Any) -> bool:
+def differs(old: Any, new: Any) -> bool:
+    """Whether two values of a column are known to differ, or not known to be equal."""
     if old is MISSING or new is MISSING or type(old) is not type(new):
         return True
     try:
         return bool(old != new)
-    except (TypeError, ValueError):
-        # Values that compare element by element (arrays of numpy) have no one answer.
+    except Exception:  # noqa: BLE001 - the application's own comparison
+        # Values that compare element by element (arrays of numpy) have no one answer, others refuse.
         return True
 
 

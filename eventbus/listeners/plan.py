@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Any, Final, cast
 from uuid import UUID
 
-from sqlalchemy import Column, Table, types
+from sqlalchemy import Column, ColumnElement, Table, types
 from sqlalchemy.orm import InstanceState, LoaderCallableStatus, Mapper
 
 from eventbus.errors import CaptureWarning
@@ -48,13 +48,16 @@ class Plan:
     """What capture needs to know of one mapper."""
 
     __slots__ = (
-        "_blank", "_known_blank", "_mutable_index", "_needed", "_order", "_row", "_touched_up",
-        "cascades", "conflicts", "entity", "equal", "identity", "kind", "links", "mapper", "mutable", "pk", "pk_keys",
+        "_blank", "_known_blank", "_mutable_index", "_needed", "_row", "_touched_up",
+        "cascades", "conflicts", "counter", "entity", "equal", "identity", "keys", "kind", "leaves_no_history",
+        "links", "mapper", "mutable", "pk", "pk_keys",
         "rewritten", "volatile",
     )  # fmt: skip
 
     entity: Entity | None
     """None where this class is not captured."""
+    keys: tuple[str, ...]
+    """Those of a row, in its order."""
     pk: Callable[[Values], Key]
     """The primary key within a row."""
     pk_keys: frozenset[str]
@@ -70,6 +73,10 @@ class Plan:
     """Keys of columns whose type wraps values into SQL, on their way in or out: what is read is never what was set."""
     volatile: dict[str, Table]
     """Keys that an UPDATE sets by itself (onupdate, computed, version counter), with the table whose UPDATE does."""
+    counter: str | None
+    """The key of a version counter that the application sets itself: the flush forgets what it was."""
+    leaves_no_history: bool
+    """Whether there are any of either."""
     links: tuple[Link, ...]
     cascades: Cascades
     conflicts: str
@@ -79,7 +86,7 @@ class Plan:
         self.mapper = mapper
         self.entity = entity = entities.for_mapper(mapper)
         self.links = links_of(mapper, entities)
-        self.conflicts = ""
+        self.conflicts, self.counter, self.leaves_no_history = "", None, False
         self.volatile, self.equal, self.mutable, self.rewritten = {}, {}, frozenset(), frozenset()
         if entity is not None:
             self._prepare(mapper, entity)
@@ -94,7 +101,7 @@ class Plan:
     def _prepare(self, mapper: Mapper[Any], entity: Entity) -> None:
         columns: dict[str, Column[Any]] = dict(zip(entity.keys, entity.columns, strict=True))
         self._row = _getter(entity.keys)
-        self._order = entity.keys
+        self.keys = entity.keys
         self.pk = _positions(entity.pk_index)
         self.pk_keys = frozenset(entity.keys[position] for position in entity.pk_index)
         on = mapper.polymorphic_on
@@ -105,7 +112,9 @@ class Plan:
         self._mutable_index = tuple(entity.positions[key] for key in self.mutable)
         self.rewritten = frozenset(key for key, column in columns.items() if _is_rewritten(column)) - self.pk_keys
         self._touched_up = bool(self.mutable or self.rewritten)
+        self.counter = _own_counter(mapper)
         self.volatile = _volatile(mapper, columns)
+        self.leaves_no_history = bool(self.volatile or self.counter)
         self._blank = tuple((key, _blank(column)) for key, column in columns.items())
         self._needed = needed_positions(entity)
         self._known_blank = all(
@@ -135,7 +144,7 @@ class Plan:
             values, whole = self._row(dict_), True
         except KeyError:
             get = dict_.get
-            values = tuple([get(key, MISSING) for key in self._order])
+            values = tuple([get(key, MISSING) for key in self.keys])
             whole = self.is_whole(values)
         return self.seen(values, whole) if self._touched_up else (values, whole)
 
@@ -144,7 +153,7 @@ class Plan:
         values = self.frozen(values)
         if self.rewritten:
             values = tuple(
-                [MISSING if key in self.rewritten else value for key, value in zip(self._order, values, strict=True)]
+                [MISSING if key in self.rewritten else value for key, value in zip(self.keys, values, strict=True)]
             )
             whole = self.is_whole(values)
         return values, whole
@@ -165,7 +174,7 @@ class Plan:
         for key in mutable.intersection(known):
             known[key] = self.freeze(known[key])
         if state.key is not None and self.entity is not None:
-            known.update(zip([self._order[i] for i in self.entity.pk_index], state.key[1], strict=True))
+            known.update(zip([self.keys[i] for i in self.entity.pk_index], state.key[1], strict=True))
         return known
 
     def mapper_of(self, dict_: Mapping[str, Any]) -> Mapper[Any]:
@@ -194,7 +203,7 @@ class Plan:
         """Add what the UPDATE of the tables concerned has set by itself."""
         attributes = self.mapper.column_attrs
         tables = {column.table for key in before if key in attributes for column in attributes[key].columns}
-        if self.mapper.version_id_col is not None:
+        if self.mapper.version_id_col is not None and self.counter is None:
             tables.add(self.mapper.version_id_col.table)  # is counted up with whichever table is updated
         for key, table in self.volatile.items():
             if table in tables:
@@ -238,6 +247,13 @@ def _may_mutate(column: Column[Any]) -> bool:
 def _freeze(value: Any) -> Any:
     if type(value) in ATOMS:
         return value
+    try:
+        return _copied(value)
+    except Exception:  # noqa: BLE001 - a value that cannot be copied is rarely one that changes
+        return value
+
+
+def _copied(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _freeze(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -246,10 +262,7 @@ def _freeze(value: Any) -> Any:
         return {_freeze(item) for item in value}
     if isinstance(value, bytearray):
         return bytes(value)
-    try:
-        return copy.deepcopy(value)
-    except Exception:  # noqa: BLE001 - a value that cannot be copied is rarely one that changes
-        return value
+    return copy.deepcopy(value)
 
 
 def _blank(column: Column[Any]) -> Any:
@@ -262,5 +275,20 @@ def _volatile(mapper: Mapper[Any], columns: Mapping[str, Column[Any]]) -> dict[s
     return {
         key: column.table
         for key, column in columns.items()
-        if column.onupdate is not None or column.server_onupdate is not None or column is mapper.version_id_col
+        if column.onupdate is not None or column.server_onupdate is not None or _counts(mapper, column)
     }
+
+
+def _counts(mapper: Mapper[Any], column: ColumnElement[Any]) -> bool:
+    """Whether this is a version counter that each UPDATE sets, by SQLAlchemy or the database."""
+    if column is not mapper.version_id_col:
+        return False
+    return mapper.version_id_generator is not False or getattr(column, "server_default", None) is not None
+
+
+def _own_counter(mapper: Mapper[Any]) -> str | None:
+    """The key of a version counter that nobody but the application sets."""
+    column = mapper.version_id_col
+    if column is None or _counts(mapper, column) or getattr(column, "server_onupdate", None) is not None:
+        return None
+    return str(mapper.get_property_by_column(column).key)

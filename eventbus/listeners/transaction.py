@@ -26,6 +26,7 @@ from eventbus.listeners import hooks
 from eventbus.listeners.base import Listener
 from eventbus.listeners.capture import Capture
 from eventbus.listeners.completion import complete, forget_untouched
+from eventbus.listeners.doubt import doubt
 from eventbus.listeners.encoding import Encoder, Envelope, envelope_of
 from eventbus.listeners.frame import Net, Recorded
 from eventbus.listeners.last_flush import on_clean
@@ -158,8 +159,12 @@ class Transactions(Listener):
                     self._sink.doubt(frame.entries)
         else:
             savepoint = ledger.nested.pop(transaction, None)
-            if savepoint is not None and savepoint.committed:
+            if savepoint is None:
+                return
+            if savepoint.committed:
                 ledger.frame_of(parent).absorb(savepoint)
+            elif savepoint.records:
+                doubt(session, savepoint)
 
     def _join(self, session: Session, connection: Connection) -> None:
         ledger = open_ledger(session, self._capture)
