@@ -22,6 +22,9 @@ logger = logging.getLogger("eventbus.outbox")
 
 Claimed = list[tuple[ParkedRow, Parcel]]
 
+_CHANCE: Final = random.SystemRandom()
+"""The global generator is the application's: a seed of its own must give what it gives without us."""
+
 
 @final
 class Parking:
@@ -152,7 +155,7 @@ class Parking:
         )
 
     def _retry_at(self) -> int:
-        return clock.now() + int(self._every * 1_000_000 * random.uniform(0.5, 0.7))  # noqa: S311
+        return clock.now() + int(self._every * 1_000_000 * _CHANCE.uniform(0.5, 0.7))
 
 
 def unreadable(row: Row | ParkedRow, error: Exception) -> ParkedRow:

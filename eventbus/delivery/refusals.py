@@ -16,6 +16,9 @@ _MOST_SUSPECTS: Final = 1000
 
 logger = logging.getLogger(__name__)
 
+_CHANCE: Final = random.SystemRandom()
+"""The global generator is the application's: a seed of its own must give what it gives without us."""
+
 
 @final
 class Refusals:
@@ -50,7 +53,7 @@ class Refusals:
         if dropped:
             self._counters.dropped += left
         elif job.tries < self._tries and not self._is_suspect(job, at):
-            delay = min(0.1 * 2.0**job.tries, 5.0) * random.uniform(0.5, 1.0)  # noqa: S311
+            delay = min(0.1 * 2.0**job.tries, 5.0) * _CHANCE.uniform(0.5, 1.0)
             self._intake.delay(job, at + delay)
             return
         elif job.account is None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
-from typing import final
+from typing import Final, final
+
+_CHANCE: Final = random.SystemRandom()
+"""The global generator is the application's: a seed of its own must give what it gives without us."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,5 +43,5 @@ class Timer:
         if at < self.due:
             return False
         # Many processes started together should not come back together.
-        self.due = at + self.every * random.uniform(0.8, 1.2)  # noqa: S311
+        self.due = at + self.every * _CHANCE.uniform(0.8, 1.2)
         return True

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from sqlalchemy import Column, Table
-from sqlalchemy.orm import InstanceState, Mapper, RelationshipProperty, UOWTransaction
+from sqlalchemy.orm import InstanceState, LoaderCallableStatus, Mapper, RelationshipProperty, UOWTransaction
 
 from eventbus.events.change import MISSING, Entity, Key, Values
 from eventbus.records.entities import Entities
@@ -77,8 +77,8 @@ def link_rows(link: Link, flush_context: UOWTransaction, state: State, *, is_del
         return _rows_gone(link, flush_context, state, (*unchanged, *deleted)), []
     gone = _rows_gone(link, flush_context, state, deleted)
     came = _rows_come(link, flush_context, state, added)
-    if link.follows_keys:
-        _follow_key(link, flush_context, state, unchanged, (gone, came))
+    if link.follows_keys and _key_changed(link, state):
+        _follow_key(link, state, unchanged, (gone, came))
     return gone, came
 
 
@@ -88,7 +88,8 @@ def _rows_gone(
     keys = link.entity.keys
     gone = []
     for target in _written(flush_context, targets):
-        values = _row(link, state, target)
+        # By the keys of before: where one was changed, it is the database that has moved the row, which nobody saw.
+        values = _row(link, state, target, committed=True)
         known = {key: value for key, value in zip(keys, values, strict=True) if value is not MISSING}
         gone.append((_pk(link.entity, values), known))
     return gone
@@ -101,12 +102,25 @@ def _rows_come(
     return [(_pk(link.entity, values), values) for values in rows]
 
 
-def _follow_key(
-    link: Link, flush_context: UOWTransaction, state: State, targets: Iterable[State | None], rows: Rows
-) -> None:
-    """The owner's primary key was changed, and the flush itself (not the database) moved its rows along."""
+def _key_changed(link: Link, owner: State) -> bool:
+    """Whether the flush moves the owner's rows along: it does where it knows the old key, and for the owner's alone."""
+    for column, _ in link.owner_columns:
+        key = owner.mapper.get_property_by_column(column).key
+        old = owner.committed_state.get(key, MISSING)
+        if old is not MISSING and type(old) is not LoaderCallableStatus and old != owner.dict.get(key):
+            return True
+    return False
+
+
+def _follow_key(link: Link, state: State, targets: Iterable[State | None], rows: Rows) -> None:
+    """The owner's primary key was changed, and the flush itself (not the database) moved its rows along.
+
+    Those of all targets: of one that has left the Session as well.
+    """
     gone, came = rows
-    for target in _written(flush_context, targets):
+    for target in targets:
+        if target is None:
+            continue
         old, new = _row(link, state, target, committed=True), _row(link, state, target)
         if old != new:
             gone.append((_pk(link.entity, old), dict(zip(link.entity.keys, old, strict=True))))
@@ -132,11 +146,19 @@ def _value(state: State, column: Column[Any], *, committed: bool) -> Any:
     mapper = state.mapper
     key = mapper.get_property_by_column(column).key
     if committed and key in state.committed_state:
-        return state.committed_state[key]
+        old = state.committed_state[key]
+        if type(old) is not LoaderCallableStatus:
+            return old
+        if (part := _of_identity(state, column)) is not MISSING:
+            return part
     value = state.dict.get(key, MISSING)
-    if value is MISSING and state.key is not None and column in mapper.primary_key:
-        return state.key[1][mapper.primary_key.index(column)]
-    return value
+    return _of_identity(state, column) if value is MISSING else value
+
+
+def _of_identity(state: State, column: Column[Any]) -> Any:
+    """A part of the primary key, as it was before the flush; MISSING for any other column."""
+    primary = state.mapper.primary_key
+    return state.key[1][primary.index(column)] if state.key is not None and column in primary else MISSING
 
 
 def _pk(entity: Entity, values: Values) -> Key:
