@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import logging
-import os
 import re
 from collections.abc import Iterable, Iterator
 from typing import Final
@@ -36,9 +35,9 @@ def unknown(names: Iterable[str]) -> Iterator[tuple[str, str | None]]:
             yield name, f"{PREFIX}{near[0]}" if near else None
 
 
-def warn_of_unknown() -> None:
+def warn_of_unknown(names: Iterable[str]) -> None:
     """Say in the log, once a name, which variables nobody reads: most are slips of the pen."""
-    for name, near in unknown(os.environ.keys() - _told):
+    for name, near in unknown(set(names) - _told):
         _told.add(name)
         log.warning("%s is set, and nobody reads it: %s", name, f"did you mean {near}?" if near else "take it away")
 

@@ -5,6 +5,7 @@ Each setting `NAME` may also come from a mounted secret: `NAME_FILE` is the path
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -103,7 +104,7 @@ class reading_environment:  # noqa: N801 - a context manager that reads as a fun
         self._env = FileAwareEnv(eager=False, prefix=prefix, strip_whitespace=True)
 
     def __enter__(self) -> FileAwareEnv:
-        warn_of_unknown()
+        warn_of_unknown(os.environ)
         return self._env
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:

@@ -38,7 +38,7 @@ def acting_as(author: str | None, *, session: Any = None) -> Iterator[None]:
         try:
             yield
         finally:
-            authors.remove(author)
+            del authors[len(authors) - 1 - authors[::-1].index(author)]
         return
     token = _author.set(author)
     try:
