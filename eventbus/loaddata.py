@@ -11,6 +11,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import click
@@ -18,15 +19,19 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.orm import Session, scoped_session
 
 from eventbus import cli, commands
+from eventbus.bus import Bus, installed
 from eventbus.dumps import checks, constraints, files, sequences, surroundings
 from eventbus.dumps.loader import Loader
 from eventbus.dumps.outcome import MAX_ERRORS, Loaded, Options
 from eventbus.dumps.places import Places
+from eventbus.dumps.publishing import write_events
 from eventbus.dumps.rows import Existing
+from eventbus.dumps.slices import Slice, slices
 from eventbus.dumps.targets import Targets
 from eventbus.dumps.writer import TooEarlyError
 from eventbus.errors import ConfigurationError
 from eventbus.muting import muted
+from eventbus.outbox import Entry
 
 __all__ = ["Loaded", "loaddata", "main"]
 
@@ -47,6 +52,9 @@ def loaddata(
     dry_run: bool = False,
     max_errors: int = MAX_ERRORS,
     batch_size: int | None = None,
+    commit_every: int | None = None,
+    resume: int = 0,
+    publish: Bus | None = None,
     without_transactions: bool = False,
     progress: Callable[[Loaded], None] | None = None,
 ) -> Loaded:
@@ -59,13 +67,17 @@ def loaddata(
     `models` is a declarative base, registry or MetaData, or a list of them. `existing` says what becomes of keys that
     are there already: their given fields are overwritten (as Django does), they are kept, or the load fails. `only` and
     `exclude` name models (`crm.contact` or `contact`), `exclude` also fields (`contact.photo`). With `dry_run` all is
-    done and nothing kept. `batch_size` records are written at a time. Tables of an engine without transactions are
-    refused unless `without_transactions`.
+    done and nothing kept. With `publish`, a bus, snapshots of the rows that were loaded go out, and of no others.
+    `commit_every` so many records a transaction ends, in which all references must be fulfilled; after a failure those
+    before it stay, and `resume` leaves so many records at the beginning out. `batch_size` records are written at a
+    time. Tables of an engine without transactions are refused unless `without_transactions`.
 
     Raises LoadError, which tells up to `max_errors` records with file, number, line, model, key and field; and
     ConfigurationError.
     """
     files.check(paths)
+    if not isinstance(target, Engine) and (publish is not None or commit_every is not None):
+        raise ConfigurationError("publish and commit_every are for an Engine: a Session's owner commits")
     options = Options(
         existing,
         ignore_nonexistent,
@@ -75,43 +87,89 @@ def loaddata(
         max_errors,
         batch_size or WINDOW,
         without_transactions,
+        keep_keys=publish is not None,
     )
+    load = _Load(paths, Targets(models, service=service), options, dry_run, publish)
+    if commit_every is not None:
+        assert isinstance(target, Engine)
+        return load.in_parts(target, commit_every, resume)
     if isinstance(target, Engine):
-        with Session(target) as session, session.begin():
-            return _load(session, paths, Targets(models, service=service), options, dry_run=dry_run)
-    session = target() if isinstance(target, scoped_session) else target
-    return _load(session, paths, Targets(models, service=service), options, dry_run=dry_run)
+        return load.at_once(target)
+    return load.within(target() if isinstance(target, scoped_session) else target)
 
 
-def _load(
-    session: Session, paths: Sequence[str | os.PathLike[str]], targets: Targets, options: Options, *, dry_run: bool
-) -> Loaded:
-    with muted(session):
-        connection = session.connection()
-        with surroundings.loading(connection), connection.begin_nested() as savepoint:
-            loader = _attempts(connection, targets, paths, options)
-            checks.check(connection, targets, loader, Places(paths), replaced=options.existing == "replace")
-            tables = {part.table: None for target in loader.used for part in target.parts}
-            sequences.lift_sequences(connection, tables)
-            if dry_run:
-                savepoint.rollback()
-    session.expire_all()
-    loader.loaded.dry_run = dry_run
-    return loader.loaded
+@dataclass(frozen=True, slots=True)
+class _Load:
+    """One call of loaddata."""
 
+    paths: Sequence[str | os.PathLike[str]]
+    targets: Targets
+    options: Options
+    dry_run: bool
+    publish: Bus | None
 
-def _attempts(connection: Connection, targets: Targets, paths: Sequence[Any], options: Options) -> Loader:
-    """Rows as they come, or else sorted; standard input cannot be read again."""
-    sorted_rows = connection.dialect.name == "postgresql"
-    circular = constraints.not_deferrable(connection, targets.late) if sorted_rows else {}
-    if not sorted_rows or not (circular or files.STDIN in map(os.fspath, paths)):
-        loader = Loader(connection, targets, paths, options, by_table=False, retry=sorted_rows)
-        with contextlib.suppress(TooEarlyError), connection.begin_nested():
-            loader.load()
-            return loader
-    loader = Loader(connection, targets, paths, options, by_table=True, circular=list(circular))
-    loader.load()
-    return loader
+    def at_once(self, engine: Engine, part: Slice | None = None) -> Loaded:
+        """In a transaction of its own."""
+        entries: list[Entry] = []
+        with Session(engine) as session, session.begin():
+            loaded = self.within(session, part, entries)
+        if self.publish is not None and not self.dry_run:
+            self.publish.sink.submit(entries)
+        return loaded
+
+    def in_parts(self, engine: Engine, every: int, skip: int) -> Loaded:
+        """In a transaction for each so many records; an error says how many are there."""
+        if self.options.existing == "replace":
+            raise ConfigurationError("--commit-every and --existing replace exclude each other: it needs all records")
+        total, done = Loaded(dry_run=self.dry_run), skip
+        for part in slices(self.paths, every, skip):
+            try:
+                loaded = self.at_once(engine, part)
+            except BaseException as error:
+                error.add_note(f"{done:,} records are committed: go on with --resume {done}")
+                raise
+            total.add(loaded)
+            done += part.size
+        return total
+
+    def within(self, session: Session, part: Slice | None = None, entries: list[Entry] | None = None) -> Loaded:
+        """As a part of a session's transaction."""
+        with muted(session):
+            connection = session.connection()
+            with surroundings.loading(connection), connection.begin_nested() as savepoint:
+                loader = self._attempts(connection, part)
+                replaced = self.options.existing == "replace"
+                checks.check(connection, self.targets, loader, Places(self.paths), replaced=replaced)
+                tables = {each.table: None for target in loader.used for each in target.parts}
+                sequences.lift_sequences(connection, tables)
+                if self.publish is not None and loader.writer.kept_keys is not None:
+                    for count, written in write_events(self.publish, connection, loader.used, loader.writer.kept_keys):
+                        loader.loaded.published += count
+                        (entries if entries is not None else []).extend(written)
+                if loader.writer.kept_keys is not None:
+                    loader.writer.kept_keys.drop()
+                if self.dry_run:
+                    savepoint.rollback()
+        session.expire_all()
+        loader.loaded.dry_run = self.dry_run
+        return loader.loaded
+
+    def _attempts(self, connection: Connection, part: Slice | None) -> Loader:
+        """Rows as they come, or else sorted; standard input cannot be read again."""
+        sorted_rows = connection.dialect.name == "postgresql"
+        circular = constraints.not_deferrable(connection, self.targets.late) if sorted_rows else {}
+        again = part is not None or files.STDIN not in [os.fspath(path) for path in self.paths]
+        if not sorted_rows or (again and not circular):
+            loader = self._loader(connection, part, by_table=False, retry=sorted_rows)
+            with contextlib.suppress(TooEarlyError), connection.begin_nested():
+                loader.load()
+                return loader
+        loader = self._loader(connection, part, by_table=True, circular=list(circular))
+        loader.load()
+        return loader
+
+    def _loader(self, connection: Connection, part: Slice | None, **how: Any) -> Loader:
+        return Loader(connection, self.targets, self.paths, self.options, part=part, **how)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -174,6 +232,26 @@ What is in the database and not in the files stays as it is, unless --existing r
     is_flag=True,
     help="Load into tables of an engine without transactions (MyISAM) too, where what a failed load wrote stays.",
 )
+@click.option(
+    "--commit-every",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Commit after so many records: what was committed stays when a later one fails. References must lead to "
+    "records of the same or an earlier part.",
+)
+@click.option(
+    "--resume",
+    type=click.IntRange(0),
+    default=0,
+    metavar="N",
+    help="Leave out the first N records, with --commit-every.",
+)
+@click.option(
+    "--publish",
+    metavar="SESSION",
+    help="Publish what was loaded, and no more, as snapshots: through what eventbus.install() was called for, or the "
+    "bus it returned, in an importable module: myapp.db:Session.",
+)
 @click.option("--no-progress", is_flag=True, help="No line that counts on the terminal.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 def command(
@@ -190,6 +268,9 @@ def command(
     max_errors: int,
     batch_size: int,
     without_transactions: bool,
+    commit_every: int | None,
+    resume: int,
+    publish: str | None,
     no_progress: bool,
     quiet: bool,
 ) -> None:
@@ -197,8 +278,12 @@ def command(
     for path in paths:
         if path != files.STDIN and not os.path.exists(path):
             raise ConfigurationError(f"{path}: there is no such file or directory")
+    if resume and commit_every is None:
+        raise ConfigurationError("--resume goes on with a load that was begun with --commit-every: give that as well")
     found, engine = cli.models_or_tables(models, database)
-    with cli.disposing(engine), cli.ending(), cli.Progress() as progress:
+    bus = None if publish is None else _bus(publish)
+    closing = contextlib.nullcontext() if bus is None else contextlib.closing(bus)
+    with cli.disposing(engine), closing, cli.ending(), cli.Progress() as progress:
         loaded = loaddata(
             engine,
             paths,
@@ -212,10 +297,20 @@ def command(
             max_errors=max_errors,
             batch_size=batch_size,
             without_transactions=without_transactions,
+            commit_every=commit_every,
+            resume=resume,
+            publish=bus,
             progress=None if quiet or no_progress else progress,
         )
+        if bus is not None and not dry_run:
+            bus.flush()
     if not quiet:
         click.echo(loaded)
+
+
+def _bus(name: str) -> Bus:
+    found = cli.find("--publish", name, "Session")
+    return found if isinstance(found, Bus) else installed(found)
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ class Blame:
         """The field whose value is taken, and by whom."""
         table = group.table
         primary = tuple(table.primary_key)
-        for columns in (primary, *self._unique(table)):
+        for columns in (primary, *self.unique(table)):
             if not columns or not set(columns) <= set(group.columns):
                 continue
             places = [group.columns.index(column) for column in columns]
@@ -116,7 +116,7 @@ class Blame:
                 return field, f"; it is taken by {self._other(group.target, key if shown else None)}"
         return None, ""
 
-    def _unique(self, table: Table) -> list[tuple[Column[Any], ...]]:
+    def unique(self, table: Table) -> list[tuple[Column[Any], ...]]:
         """The unique keys that the model has, and those the database has."""
         found = list(unique_keys(table))
         try:

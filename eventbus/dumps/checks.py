@@ -14,6 +14,7 @@ from eventbus.dumps.failures import Failure, Failures
 from eventbus.dumps.loader import Loader
 from eventbus.dumps.places import Places
 from eventbus.dumps.references import Dangling, Reference
+from eventbus.dumps.replacing import delete_others, doomed_but_needed
 from eventbus.dumps.targets import Target, Targets
 from eventbus.errors import LoadError
 
@@ -23,9 +24,30 @@ def check(connection: Connection, targets: Targets, loader: Loader, places: Plac
     loader.failures.check()
     _check_twice(targets, loader, places)
     loader.failures.check()
+    if replaced:
+        _replace(connection, targets, loader, places)
+    loader.failures.check()
     _check_references(connection, targets, loader, places, replaced=replaced)
     loader.failures.check()
     _check_counts(loader)
+
+
+def _replace(connection: Connection, targets: Targets, loader: Loader, places: Places) -> None:
+    """Delete what is not in the files. Raises LoadError where something that stays needs it."""
+    kept, parking = loader.writer.kept_keys, loader.writer.parking
+    assert kept is not None
+    assert parking is not None
+    scope = loader.scope
+    _tell(targets, loader, places, list(doomed_but_needed(connection, targets, scope, kept, loader.failures.limit)))
+    loader.failures.check()
+    gone = delete_others(connection, targets, scope, kept)
+    for each in parking.left():
+        reason = f"{each.column.key} is wanted by two records, this one and that of the key {list(each.key)!r}"
+        loader.failures.add(Failure(each.origin, reason, each.column.key))
+    for table, count in gone.items():
+        loader.writer.written(table)
+        loader.writer.tables[table].added -= count
+    loader.loaded.deleted = sum(gone[target.parts[-1].table] for target in scope if target.parts[-1].table in gone)
 
 
 def _check_counts(loader: Loader) -> None:

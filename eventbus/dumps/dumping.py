@@ -236,7 +236,7 @@ class Rows:
 
     def fetch(self) -> Iterator[Sequence[Any]]:
         """The rows, some at a time."""
-        yield from self._connection.execution_options(yield_per=ROWS).execute(self.select()).partitions()
+        yield from self._connection.execute(self.select(), execution_options={"yield_per": ROWS}).partitions()
 
     def explain(self, row: Sequence[Any], error: BaseException) -> SerializationError:
         """The error that names the record, the field and what is wrong with the value."""

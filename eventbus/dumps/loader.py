@@ -23,6 +23,7 @@ from eventbus.dumps.outcome import WINDOW_BYTES, Loaded, Options
 from eventbus.dumps.places import Places
 from eventbus.dumps.rows import Group, Origin, Plan, Planner
 from eventbus.dumps.selection import Selection
+from eventbus.dumps.slices import Slice
 from eventbus.dumps.spool import Spool
 from eventbus.dumps.targets import Target, Targets
 from eventbus.dumps.writer import Writer
@@ -48,6 +49,7 @@ class Loader:
         options: Options,
         *,
         by_table: bool,
+        part: Slice | None = None,
         circular: Sequence[ForeignKeyConstraint] = (),
         retry: bool = False,
     ) -> None:
@@ -62,7 +64,14 @@ class Loader:
         self.planner = Planner(targets, connection.dialect, self.facts, ignore_unknown=options.ignore_nonexistent)
         self.blame = Blame(connection, targets, self.failures, Places(paths))
         self.writer = Writer(
-            connection, targets, self.facts, self.failures, self.blame, existing=options.existing, retry=retry
+            connection,
+            targets,
+            self.facts,
+            self.failures,
+            self.blame,
+            existing=options.existing,
+            keep_keys=options.keep_keys,
+            retry=retry,
         )
         self._naturals = Naturals(connection, targets, self.planner.form)
         self._links = Links(connection, self.writer, options.existing)
@@ -72,14 +81,16 @@ class Loader:
         self._plans: dict[tuple[Target, bool, tuple[str, ...] | frozenset[str]], Plan] = {}
         self._groups: list[Group] = []
         self._met: dict[Target, None] = {}
-        self._last_path = ""
-        self._number = 0
+        self._part = part
+        self._last_path = "" if part is None else part.path
+        self._number = 0 if part is None else part.number
+        self.loaded.files = 1 if self._last_path else 0
 
     def load(self) -> None:
         """Read all and write all. Raises LoadError; TooEarlyError where rows must be sorted first."""
         with self._spool:
             waiting = size = 0
-            for batch in files.read(self._paths):
+            for batch in files.read(self._paths) if self._part is None else self._part.batches:
                 for item in batch.records:
                     self._add(*files.origin(batch.path, item))
                 waiting += len(batch.records)
@@ -96,6 +107,11 @@ class Loader:
     def used(self) -> list[Target]:
         """What records were loaded into, in dependency order."""
         return [target for target in self._targets if target in self._met]
+
+    @property
+    def scope(self) -> list[Target]:
+        """The targets whose rows are replaced: those that records came for, and those that were named."""
+        return [target for target in self._targets if target in self._met or self._selection.is_named(target)]
 
     # -- records ---------------------------------------------------------------
 

@@ -29,10 +29,18 @@ class Loaded:
     skipped: int = 0
     kept: int = 0
     deleted: int = 0
+    published: int = 0
     size: int = 0
     total: int = 0
     dry_run: bool = False
     models: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: Loaded) -> None:
+        """Count what another load did too."""
+        for name in ("objects", "skipped", "kept", "deleted", "published", "size"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.files = max(self.files, other.files)
+        self.models.update(other.models)
 
     @property
     def share(self) -> float | None:
@@ -43,8 +51,10 @@ class Loaded:
         kept = f", kept {self.kept} that were there" if self.kept else ""
         deleted = f", deleted {self.deleted} that were not in the files" if self.deleted else ""
         left_out = f" ({self.skipped} of other models left out)" if self.skipped else ""
+        published = f", published {self.published}" if self.published else ""
         verb = "Checked and did not keep" if self.dry_run else "Installed"
-        return f"{verb} {self.objects - self.kept} object(s) from {self.files} fixture(s){kept}{deleted}{left_out}"
+        done = f"{verb} {self.objects - self.kept} object(s) from {self.files} fixture(s)"
+        return f"{done}{kept}{deleted}{published}{left_out}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,3 +69,4 @@ class Options:
     max_errors: int = MAX_ERRORS
     window: int = WINDOW
     without_transactions: bool = False
+    keep_keys: bool = False

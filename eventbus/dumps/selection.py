@@ -61,6 +61,10 @@ class Selection:
             f"named by --service (or --ignorenonexistent to leave other ones out)"
         )
 
+    def is_named(self, target: Target) -> bool:
+        """Whether the user named the target as one to be loaded."""
+        return target in self._only
+
     def wants_field(self, target: Target, name: str) -> bool:
         """Whether a field of a record is to be loaded."""
         fields = self._exclude.get(target, _NEVER)

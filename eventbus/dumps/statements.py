@@ -65,6 +65,13 @@ class Statements:
         text = f"UPDATE {self.table(group.table)} SET {', '.join(settings)} WHERE {' AND '.join(where)}"  # noqa: S608 - names and marks
         return text, [*places, *group.key]
 
+    def plain_insert(self, table: Table, columns: Sequence[Column[Any]], forms: Sequence[Form]) -> str:
+        """An INSERT of these columns."""
+        parameters = self._parameters()
+        names = ", ".join(map(self.name, columns))
+        values = ", ".join(form.put.format(p=next(parameters)) for form in forms)
+        return f"INSERT INTO {self.table(table)} ({names}) VALUES ({values})"  # noqa: S608 - names and marks
+
     def delete(self, group: Group) -> str:
         """A DELETE of the row of one key."""
         parameters = self._parameters()

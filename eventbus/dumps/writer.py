@@ -14,10 +14,12 @@ from typing import Any, Final
 from sqlalchemy import Connection, Table
 from sqlalchemy.exc import DBAPIError, StatementError
 
-from eventbus.dumps.blame import Blame, is_missing_reference
+from eventbus.dumps.blame import Blame, is_missing_reference, is_taken
 from eventbus.dumps.facts import Facts
 from eventbus.dumps.failures import Failures
 from eventbus.dumps.ledger import Ledger
+from eventbus.dumps.parking import Parking
+from eventbus.dumps.replacing import Kept
 from eventbus.dumps.rows import Existing, Group, Origin
 from eventbus.dumps.statements import Statements
 from eventbus.dumps.targets import Targets
@@ -59,9 +61,12 @@ class Writer:
         blame: Blame,
         *,
         existing: Existing,
+        keep_keys: bool = False,
         retry: bool = False,
     ) -> None:
         self.kept = 0
+        self.kept_keys = Kept(connection) if keep_keys or existing == "replace" else None
+        self.parking = Parking(connection, blame) if existing == "replace" else None
         self.tables: dict[Table, Written] = {}
         self._connection = connection
         self._facts = facts
@@ -80,6 +85,18 @@ class Writer:
 
     def write_rows(self, group: Group, rows: list[Row], origins: list[Origin]) -> None:
         """Write rows of a group."""
+        self._write_rows(group, rows, origins)
+        if self.kept_keys is not None and group.role != "link" and rows:
+            self._note_kept(group, rows, origins)
+
+    def _note_kept(self, group: Group, rows: list[Row], origins: list[Origin]) -> None:
+        assert self.kept_keys is not None
+        try:
+            self.kept_keys.note(group, rows)
+        except ValueError as error:
+            self._blame.row(group, rows[0], origins[0], error)
+
+    def _write_rows(self, group: Group, rows: list[Row], origins: list[Origin]) -> None:
         written = self.written(group.table)
         if self._existing == "fail" or not group.key or (written.empty and not group.partial):
             self.insert(group, rows, origins)
@@ -162,6 +179,8 @@ class Writer:
             if isinstance(error, DBAPIError) and error.connection_invalidated:
                 raise
             if len(rows) == 1:
+                if self.parking is not None and is_taken(error) and self.parking.make_way(group, rows[0], origins[0]):
+                    return self._run(group, statement, given, rows, origins)
                 self._blame.row(group, rows[0], origins[0], error)
                 return 1
         else:
@@ -200,7 +219,7 @@ class Writer:
             self._blame.row(group, rows[0], origins[0], error)
             return None
         for row, origin in zip(rows, origins, strict=True):
-            self.write_rows(group, [row], [origin])
+            self._write_rows(group, [row], [origin])
         return None
 
     def _resolve(

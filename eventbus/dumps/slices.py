@@ -1,0 +1,46 @@
+"""The records of the files in slices, each of which is a load of its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from eventbus.dumps import files
+from eventbus.dumps.files import Batch
+
+
+@dataclass(slots=True)
+class Slice:
+    """Some records, and where the first of them stands: its file and the number of the one before it."""
+
+    path: str = ""
+    number: int = 0
+    batches: list[Batch] = field(default_factory=list)
+    size: int = 0
+
+
+def slices(paths: Sequence[str | os.PathLike[str]], every: int, skip: int) -> Iterator[Slice]:
+    """Slices of so many records, without the first `skip` of them."""
+    path, number, made = "", 0, Slice()
+    for batch in files.read(paths):
+        records = list(batch.records)
+        if batch.path != path:
+            path, number = batch.path, 0
+        while records:
+            if skip:
+                passed = min(skip, len(records))
+                skip, number, records = skip - passed, number + passed, records[passed:]
+                made = Slice(path, number)
+                continue
+            if not made.batches:
+                made = Slice(path, number)
+            taken = records[: every - made.size]
+            made.batches.append(Batch(batch.path, taken, batch.size * len(taken) // max(1, len(batch.records))))
+            made.size += len(taken)
+            number, records = number + len(taken), records[len(taken) :]
+            if made.size >= every:
+                yield made
+                made = Slice(path, number)
+    if made.batches:
+        yield made
