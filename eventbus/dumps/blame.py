@@ -44,7 +44,7 @@ class Blame:
             field, met = self._met(group, row)
             reason = f"{reason}{met}"
         else:
-            field = suspect(group, row, error)
+            field = suspect(group, row, error) or self._unreadable(group, row)
             reason += _missing_fields(group, error)
         self._failures.add(Failure(origin, reason, field, error))
 
@@ -60,6 +60,18 @@ class Blame:
         key = group.key_of(row)
         shown = key[0] if len(key) == 1 else list(key)
         self._failures.add(Failure(origin, f"there are two records of this key: {self._other(group.target, shown)}"))
+
+    def _unreadable(self, group: Group, row: Sequence[Any]) -> str | None:
+        """The field of the first value that the database cannot read as what its column is."""
+        keys = {column: key for key, column in group.part.columns.items()}
+        for column, form, value in zip(group.columns, group.forms, row, strict=False):
+            if form.put != "{p}" and value is not None:
+                try:
+                    with self._connection.begin_nested():
+                        self._connection.exec_driver_sql(self._statements.value(form), (value,))
+                except SQLAlchemyError:
+                    return keys[column]
+        return None
 
     def _lost(self, group: Group, row: Sequence[Any]) -> None:
         for place, column in enumerate(group.columns):

@@ -38,6 +38,9 @@ def _replace(connection: Connection, targets: Targets, loader: Loader, places: P
     assert kept is not None
     assert parking is not None
     scope = loader.scope
+    for target in scope:
+        for part in target.parts:
+            loader.writer.written(part.table)
     _tell(targets, loader, places, list(doomed_but_needed(connection, targets, scope, kept, loader.failures.limit)))
     loader.failures.check()
     gone = delete_others(connection, targets, scope, kept)
@@ -45,7 +48,6 @@ def _replace(connection: Connection, targets: Targets, loader: Loader, places: P
         reason = f"{each.column.key} is wanted by two records, this one and that of the key {list(each.key)!r}"
         loader.failures.add(Failure(each.origin, reason, each.column.key))
     for table, count in gone.items():
-        loader.writer.written(table)
         loader.writer.tables[table].added -= count
     loader.loaded.deleted = sum(gone[target.parts[-1].table] for target in scope if target.parts[-1].table in gone)
 

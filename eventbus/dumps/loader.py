@@ -204,13 +204,15 @@ class Loader:
         ready = []
         for group in filled:
             self._settle(group)
+            if not group.rows:
+                continue
             if group.role == "link":
                 self._spool.add(_LINKS, group, *group.taken())
             elif group.partial:
                 self._spool.add((_WAITING, group.table), group, *group.taken())
             elif self._by_table:
                 self._spool.add(group.table, group, *group.taken())
-            elif group.rows:
+            else:
                 ready.append(group)
         self.writer.write(ready)
         if len(self._plans) > MOST_PLANS:

@@ -16,7 +16,7 @@ Item = tuple[int, Any, Any]
 _TABLES: Final = (
     "PRAGMA journal_mode = OFF",
     "PRAGMA synchronous = OFF",
-    "PRAGMA cache_size = -8000",
+    "PRAGMA cache_size = -4000",
     "CREATE TABLE item (id INTEGER PRIMARY KEY, data BLOB)",
     "CREATE TABLE offer (reference INTEGER, key TEXT, id INTEGER)",
     "CREATE TABLE want (reference INTEGER, key TEXT, id INTEGER, may_wait INTEGER)",
@@ -71,7 +71,7 @@ class Shelf:
     def _sorted(self, done: bytearray, *, every: bool) -> Iterator[int]:
         """Numbers of rows that are not done, each after those it wants, as far as there is such an order."""
         starts, followers, missing = self._followers(done, every=every)
-        queue = array("q", (number for number in range(self._count) if not done[number] and not missing[number]))
+        queue = array("i", (number for number in range(self._count) if not done[number] and not missing[number]))
         place = 0
         while place < len(queue):
             number = queue[place]
@@ -84,8 +84,8 @@ class Shelf:
                     queue.append(follower)
 
     def _followers(self, done: bytearray, *, every: bool) -> tuple[array[int], array[int], array[int]]:
-        starts, followers = array("q", bytes(8 * (self._count + 1))), array("q")
-        missing = array("l", bytes(array("l").itemsize * self._count))
+        starts, followers = array("i", bytes(4 * (self._count + 1))), array("i")
+        missing = array("i", bytes(4 * self._count))
         filled = 0
         for offering, wanting in self._database.execute(_EDGES, {"all": every}):
             if done[offering] or done[wanting]:

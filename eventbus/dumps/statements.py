@@ -99,6 +99,10 @@ class Statements:
         values = f"VALUES {tuples}" if self._dialect.name == "sqlite" else tuples
         return f"SELECT {what} FROM {table} WHERE ({', '.join(names)}) IN ({values})"  # noqa: S608 - names and marks
 
+    def value(self, form: Form) -> str:
+        """A SELECT of one value as it would be put into its column."""
+        return f"SELECT {form.put.format(p=next(self._parameters()))}"
+
     def shown(self, column: Column[Any], form: Form) -> str:
         """A column as its form selects it."""
         return str(form.show(column).compile(dialect=self._dialect))

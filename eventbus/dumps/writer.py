@@ -85,8 +85,10 @@ class Writer:
 
     def write_rows(self, group: Group, rows: list[Row], origins: list[Origin]) -> None:
         """Write rows of a group."""
+        if not rows:
+            return
         self._write_rows(group, rows, origins)
-        if self.kept_keys is not None and group.role != "link" and rows:
+        if self.kept_keys is not None and group.role != "link":
             self._note_kept(group, rows, origins)
 
     def _note_kept(self, group: Group, rows: list[Row], origins: list[Origin]) -> None:

@@ -309,6 +309,8 @@ def json_form(dialect: Any, put: str = "{p}", show: Any = as_text) -> Form:
 
 def checked_json(value: Any) -> orjson.Fragment:
     """A text that is JSON, to be taken in as it is."""
+    if isinstance(value, int | float):  # SQLite makes numbers of texts that are some
+        value = json.dumps(value)
     data = value.encode() if isinstance(value, str) else bytes(value)
     try:
         orjson.loads(data)
