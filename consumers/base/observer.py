@@ -23,6 +23,9 @@ class Observer:
         It does not turn while the handler works. A liveness probe that wants to tell a consumer that hangs looks here.
         """
 
+    def caught_up(self) -> None:
+        """Nothing waits for this consumer at the moment, as far as the broker hands it over."""
+
     def handled(self, count: int, seconds: float) -> None:
         """So many deliveries were settled for good by a call of the handler that took so long."""
 
@@ -55,6 +58,10 @@ class Observers(Observer):
     def turned(self) -> None:
         for each in self._observers:
             each.turned()
+
+    def caught_up(self) -> None:
+        for each in self._observers:
+            each.caught_up()
 
     def handled(self, count: int, seconds: float) -> None:
         for each in self._observers:

@@ -81,6 +81,8 @@ class ConsumerSettings:
     shard: Shard | None = None
     hmac_keys: tuple[signing.Key, ...] = ()
     trusted_users: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    kind: str = ""
+    """What the consumer is; `json-mirror` for the mirror, which alone may have the queue of this name."""
     max_version_ahead: float = DEFAULT_VERSION_AHEAD
     """Seconds that an event's version may be ahead of this machine's clock; 0 is no bound."""
     http: str = ""
@@ -102,6 +104,16 @@ class ConsumerSettings:
         if self.max_version_ahead < 0:
             wrong.add(f"EVENTBUS_MAX_VERSION_AHEAD is {self.max_version_ahead}: use 0 (no bound) or more seconds")
         wrong.tell()
+
+    def demand_own_queue(self) -> None:
+        """Raise ConfigurationError where the queue is the mirror's and this is another consumer: one would eat what
+        the other should have.
+        """
+        if self.queue == naming.DEFAULT_QUEUE != self.kind:
+            raise ConfigurationError(
+                f"EVENTBUS_QUEUE is {naming.DEFAULT_QUEUE}, the mirror's: give your consumer a queue of its own name, "
+                "for example EVENTBUS_QUEUE=search-index; it gets its own copy of every event"
+            )
 
     @property
     def queue_name(self) -> str:

@@ -29,6 +29,7 @@ from consumers.json_mirror.settings import MirrorSettings
 from consumers.json_mirror.state import State, require
 from consumers.json_mirror.status import read_status
 from consumers.json_mirror.upkeep.comparison import HARMLESS, REMEDIES, Finding, Repaired, compare, confirm, repair
+from consumers.json_mirror.upkeep.forgetting import forget
 from consumers.json_mirror.upkeep.recovery import open_or_renew, rebuild, recover
 from eventbus import logs
 from eventbus.commands import HELP_OPTIONS
@@ -57,15 +58,16 @@ log = logging.getLogger(__name__)
 @click.option("--rebuild", is_flag=True, help="Make lost state from files, lost files from state, and end.")
 @click.option("--verify", is_flag=True, help="Compare files with the state and end; 1 if they differ.")
 @click.option("--repair", is_flag=True, help="With --verify: put right what differs.")
+@click.option("--forget", "record", metavar="RECORD", help="Know nothing of crm.contact/ab12 any more, and end.")
 @click.option("--status", is_flag=True, help="Print figures and end.")
 @click.option("--json", "as_json", is_flag=True, help="With --status: as JSON.")
 @click.option("--health", is_flag=True, help="End with 0 if a mirror is alive in DATA_DIR, else 1; asks no broker.")
-def command(data_dir: Path | None, url: str | None, drain: bool, **asked: bool) -> int:
+def command(data_dir: Path | None, url: str | None, drain: bool, record: str | None, **asked: bool) -> int:
     """Keep a directory of JSON files, one a record, and a cache, equal to what services have committed.
 
     Without an option that says otherwise it runs until SIGTERM or Ctrl-C, which end it after the batch at hand.
     """
-    action = _action(drain=drain, **asked)
+    action = _action(drain=drain, forget=bool(record), **asked)
     settings = _settings(data_dir, url)
     if action == "health":
         return _health(settings)
@@ -74,6 +76,8 @@ def command(data_dir: Path | None, url: str | None, drain: bool, **asked: bool) 
             return _status(settings, as_json=asked["as_json"])
         if action == "verify":
             return _verify(settings, repairing=asked["repair"])
+        if record:
+            return _forget(settings, record)
         if action == "rebuild":
             return _rebuild(settings)
         return _run(settings, drain=drain)
@@ -174,6 +178,7 @@ def open_mirror(settings: MirrorSettings, **options: Any) -> Iterator[Mirror]:
             state,
             files,
             heartbeat=heartbeat,
+            idle=Heartbeat(settings.caught_up_file),
             feed=_feed(settings, stack),
             tombstone_age=settings.tombstone_age,
             guard=lock.check,
@@ -219,6 +224,18 @@ def _rebuild(settings: MirrorSettings) -> int:
     return EXIT_FAILED if found.blocked else EXIT_OK
 
 
+def _forget(settings: MirrorSettings, record: str) -> int:
+    require(settings.state_file)
+    with ExitStack() as stack:
+        stack.enter_context(Lock(settings.lock_file))
+        state = stack.enter_context(State(settings.state_file))
+        files = stack.enter_context(Files(settings.data_dir))
+        to = cache.open(settings.cache_url, insecure_tls=settings.consumer.insecure_tls) if settings.cache_url else None
+        count = forget(record, state, files, stack.enter_context(to) if to else None)
+    click.echo(f"{shown(record)}: {'forgotten; its next event counts' if count else 'not known'}")
+    return EXIT_OK if count else EXIT_FAILED
+
+
 def _verify(settings: MirrorSettings, *, repairing: bool) -> int:
     found = Repaired()
     progress = Progress("compared")
@@ -262,7 +279,7 @@ def _report(found: Repaired, *, repaired: bool) -> None:
 def _status(settings: MirrorSettings, *, as_json: bool) -> int:
     status = read_status(settings)
     click.echo(status.as_json() if as_json else status.as_table())
-    return EXIT_OK
+    return EXIT_OK if status.well else EXIT_FAILED
 
 
 def _health(settings: MirrorSettings) -> int:

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import socket
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
@@ -13,6 +14,7 @@ from typing import Self
 from consumers.json_mirror.disk.filesystem import DIRECTORY_MODE, FILE_MODE
 from consumers.json_mirror.disk.private import open_own
 from consumers.json_mirror.errors import DirectoryGone, DirectoryLocked
+from eventbus.errors import ConfigurationError
 
 
 class Lock:
@@ -65,10 +67,41 @@ class Lock:
         self.close()
 
     def close(self) -> None:
-        """Let the next one in; safe to call twice."""
+        """Let the next one in; safe to call twice. The file is empty after an end in order."""
         if self._file >= 0:
+            with suppress(OSError):
+                os.ftruncate(self._file, 0)
             os.close(self._file)
             self._file = -1
+
+
+def died(path: Path) -> bool:
+    """Whether whoever held the lock last ended without letting go, killed or crashed, on this host."""
+    try:
+        match json.loads(_read(path)):
+            case {"pid": int(pid), "host": host} if host == socket.gethostname():
+                os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, ValueError, ConfigurationError):
+        return False
+    return False
+
+
+def _read(path: Path) -> bytes:
+    file = open_own(path, os.O_RDONLY)
+    try:
+        return os.pread(file, 1000, 0)
+    finally:
+        os.close(file)
+
+
+def ended(path: Path) -> bool:
+    """Whether whoever held the lock last has ended in order."""
+    try:
+        return path.stat().st_size == 0
+    except OSError:
+        return False
 
 
 def _describe(content: bytes) -> str:

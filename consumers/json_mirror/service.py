@@ -15,6 +15,8 @@ from typing import Any, Final, NamedTuple, final
 
 from consumers.base import DONE, DeadLetter, Delivery, Observer, Outcome, Retry
 from consumers.base.progress import Progress
+from consumers.base.reading.agreement import STALE
+from consumers.base.reading.screen import OWN_WAYS
 from consumers.json_mirror import filenames
 from consumers.json_mirror.cache.feed import Feed
 from consumers.json_mirror.disk import documents
@@ -29,6 +31,8 @@ from eventbus.events.envelope import Event
 from eventbus.monitoring.figures import LATENCIES
 from eventbus.redaction import shown
 
+_FIRST_CLOCK: Final = 10**15
+"""A version below is of no clock: as microseconds it is of 2001."""
 _OBSTACLE_PAUSE: Final = 10.0
 _PRUNE_PAUSE: Final = 60.0
 _TRIM_PAUSE: Final = 0.5
@@ -60,6 +64,7 @@ class Mirror(Observer):
         files: Files,
         *,
         heartbeat: Heartbeat | None = None,
+        idle: Heartbeat | None = None,
         feed: Feed | None = None,
         progress: Progress | None = None,
         tombstone_age: float = 0,
@@ -70,6 +75,8 @@ class Mirror(Observer):
         self._state = state
         self._files = files
         self._heartbeat = heartbeat
+        self._idle = idle
+        self._is_idle = False
         self._feed = feed
         self._progress = progress
         self._tombstone_age = tombstone_age
@@ -104,7 +111,8 @@ class Mirror(Observer):
 
     def __call__(self, batch: Sequence[Delivery]) -> list[Outcome]:
         """Take in the batch; DONE only for what no crash can lose and whose file is up to date."""
-        changes, outcomes = _read(batch)
+        self._is_idle = False
+        changes, outcomes = _read(batch, self._is_stale)
         try:
             self._apply(changes, self._events(batch, outcomes))
             self._write_files()
@@ -130,6 +138,19 @@ class Mirror(Observer):
         if self._state.journal is None:
             return ()
         return [each.body for each, outcome in zip(batch, outcomes, strict=True) if outcome is DONE]
+
+    def _is_stale(self, delivery: Delivery) -> bool:
+        """Whether its record may have been deleted, and forgotten since. What operators' commands send is believed."""
+        version = delivery.event.version
+        oldest = (time.time() - self._tombstone_age) * 1_000_000
+        if not self._tombstone_age or delivery.exchange in OWN_WAYS or not _FIRST_CLOCK <= version < oldest:
+            return False
+        model, pk = delivery.event.model, delivery.event.pk
+        service, _, entity = model.partition(".")
+        try:
+            return self._state.get(filenames.directory(service, entity), filenames.filename(pk)) is None
+        except (StateUnavailable, StateDamaged):
+            return False  # found out by what follows
 
     def _apply(self, changes: Sequence[Change], events: Sequence[bytes]) -> None:
         if self._syncer.failures != self._failures:
@@ -210,6 +231,7 @@ class Mirror(Observer):
         """Beat, and see to what is left over: nothing here is urgent, nothing here may raise."""
         if self._heartbeat:
             self._heartbeat.beat("; ".join(self._all_troubles()))
+        self._note_idle()
         if self._progress:
             self._progress.show(self.applied)
         now = time.monotonic()
@@ -230,6 +252,14 @@ class Mirror(Observer):
             log.warning("housekeeping put off: %s", _reason(error), extra={"reason": _reason(error)})
         except (StateDamaged, DirectoryGone) as error:
             self._fatal(error)
+
+    def caught_up(self) -> None:
+        """Part of what `--status` tells."""
+        self._is_idle = True
+
+    def _note_idle(self) -> None:
+        if self._idle and self._is_idle:
+            self._idle.beat()
 
     def _all_troubles(self) -> Iterator[str]:
         yield from filter(None, self._troubles.values())
@@ -261,6 +291,7 @@ class Mirror(Observer):
 
     def close(self) -> None:
         """Flush the files to the disk and note it, so that the next start has nothing to look at."""
+        self._note_idle()
         self._syncer.close()
         if self._progress:
             self._progress.show(self.applied)
@@ -275,13 +306,15 @@ class Mirror(Observer):
             )
 
 
-def _read(batch: Sequence[Delivery]) -> tuple[list[Change], list[Outcome]]:
+def _read(batch: Sequence[Delivery], is_stale: Callable[[Delivery], bool]) -> tuple[list[Change], list[Outcome]]:
     changes: list[Change] = []
     outcomes: list[Outcome] = [DONE] * len(batch)
     for index, delivery in enumerate(batch):
         event = delivery.event
         if event.version > documents.MAX_VERSION:
             outcomes[index] = DeadLetter("version beyond 63 bits")
+        elif is_stale(delivery):
+            outcomes[index] = DeadLetter(STALE)
         else:
             if event.stub:
                 log.warning(

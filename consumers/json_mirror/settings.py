@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -12,8 +12,10 @@ from consumers.json_mirror.disk.directories import PRIVATE
 from consumers.json_mirror.heartbeat import DEFAULT_MAX_AGE
 from consumers.json_mirror.state import STATE_FILE
 from eventbus.errors import ConfigurationError
+from eventbus.events.naming import DEFAULT_QUEUE
 from eventbus.settings import reading_environment
 
+KIND: Final = DEFAULT_QUEUE
 DEFAULT_DATA_DIR: Final = "data"
 DEFAULT_TOMBSTONE_DAYS: Final = 30
 HISTORY_KINDS: Final = ("off", "sqlite", "git")
@@ -42,7 +44,7 @@ class MirrorSettings:
     history: str = "off"
     journal_mb: float = DEFAULT_JOURNAL_MB
     health_max_age: float = DEFAULT_MAX_AGE
-    consumer: ConsumerSettings = field(default_factory=ConsumerSettings)
+    consumer: ConsumerSettings = field(default_factory=lambda: ConsumerSettings(kind=KIND))
 
     def __post_init__(self) -> None:
         if self.tombstone_days < 0:
@@ -75,6 +77,11 @@ class MirrorSettings:
         return self.private_dir / HISTORY_FILE
 
     @property
+    def caught_up_file(self) -> Path:
+        """Its modification time is when nothing waited for the mirror for the last time."""
+        return self.private_dir / "caught-up"
+
+    @property
     def tombstone_age(self) -> float:
         """Seconds."""
         return self.tombstone_days * 24 * 3600
@@ -85,7 +92,7 @@ class MirrorSettings:
         wrong = Complaints()
         values: dict[str, Any] = {}
         with wrong.taken():
-            values["consumer"] = ConsumerSettings.from_env()
+            values["consumer"] = replace(ConsumerSettings.from_env(), kind=KIND)
         with wrong.taken(), reading_environment() as env:
             values |= {
                 "data_dir": Path(env.str("DATA_DIR", DEFAULT_DATA_DIR)),

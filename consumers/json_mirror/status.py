@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Final
 
 import orjson
+from amqp.exceptions import ChannelError
 
 from consumers.base import ConsumerSettings
-from consumers.base.broker.line import require_broker
+from consumers.base.broker import topology
+from consumers.base.broker.line import Line, require_broker
+from consumers.base.errors import Lost, talking
+from consumers.json_mirror import lock
 from consumers.json_mirror.heartbeat import HELD, Heartbeat
 from consumers.json_mirror.settings import MirrorSettings
 from consumers.json_mirror.state import Figures, State
-from eventbus import transports
-from eventbus.errors import counted
+from eventbus.errors import ConfigurationError, counted
 from eventbus.events.naming import dead_letter_queue
+from eventbus.redaction import printable, shown
+
+_PATIENCE: Final = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +34,19 @@ class Queues:
 
 
 @dataclass(frozen=True, slots=True)
-class Status:
-    """`lag` is how old the last applied event is while others wait, or are held by a mirror whose disk is full, in
-    seconds; 0 where none is, None if unknown.
+class Answer:
+    """What the broker says: the queues, and what is wrong with it."""
 
-    `alive` is the age in seconds of the mirror's last sign of life, `trouble` what it is waiting for. `unsettled`
-    counts files a start would look at.
+    queues: Queues
+    fault: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """`lag` is how old the oldest event that waits may be, in seconds; 0 where none waits, None if unknown.
+
+    `alive` is the age in seconds of the mirror's last sign of life, `trouble` what is wrong. `unsettled` counts files a
+    start would look at. `well` is False where no mirror lives, or the broker does not serve it.
     """
 
     data_dir: str
@@ -43,10 +56,12 @@ class Status:
     alive: float | None
     trouble: str | None
     lag: float | None
+    well: bool = True
 
     def as_json(self) -> str:
         """One object, indented."""
-        return orjson.dumps(asdict(self), option=orjson.OPT_INDENT_2).decode()
+        lines = orjson.dumps(asdict(self), option=orjson.OPT_INDENT_2).decode().split("\n")
+        return "\n".join(map(printable, lines))
 
     def as_table(self) -> str:
         """For a terminal: a row an entity, then the totals."""
@@ -55,7 +70,7 @@ class Status:
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [_line(row, widths) for row in rows]
         lines.insert(1, "  ".join("-" * width for width in widths))
-        return "\n".join([*lines, "", *self._totals()])
+        return "\n".join(map(printable, [*lines, "", *self._totals()]))
 
     def _totals(self) -> list[str]:
         return [
@@ -74,44 +89,86 @@ def read_status(settings: MirrorSettings) -> Status:
     with State(settings.state_file, read_only=True) as state:
         entities = state.figures()
         unsettled = len(state.pending())
-    queues = ask_broker(settings.consumer)
+    answer = ask_broker(settings.consumer)
     heartbeat = Heartbeat(settings.heartbeat_file)
-    trouble = heartbeat.trouble()
+    told, age = heartbeat.trouble(), heartbeat.age()
+    held = HELD in (told or "")
+    waiting = 1 if answer.queues.waiting == 0 and held else answer.queues.waiting
+    faults = [*_dead(settings, age, waiting), *([answer.fault] if answer.fault else [])]
     return Status(
         data_dir=str(settings.data_dir),
         entities=entities,
-        queues=queues,
+        queues=answer.queues,
         unsettled=unsettled,
-        alive=heartbeat.age(),
-        trouble=trouble,
-        lag=_lag(entities, 1 if queues.waiting == 0 and HELD in (trouble or "") else queues.waiting),
+        alive=age,
+        trouble=shown("; ".join([*faults, *([told] if told else [])]), 500) or None,
+        lag=_lag(entities, waiting, Heartbeat(settings.caught_up_file).age()),
+        well=not faults,
     )
 
 
-def ask_broker(settings: ConsumerSettings) -> Queues:
+def _dead(settings: MirrorSettings, age: float | None, waiting: int | None) -> Iterator[str]:
+    """Why no mirror does its work. One that has ended in order is missed only where something waits for it."""
+    since = "no sign of life" if age is None else f"the last sign of life is {age:,.0f} s old"
+    if lock.ended(settings.lock_file):
+        if waiting:
+            yield f"no mirror runs, and {counted(waiting, 'message')} waiting; {since}"
+    elif lock.died(settings.lock_file):
+        yield f"the mirror is dead: it ended without an end; {since}"
+    elif age is None or age > settings.health_max_age:
+        yield f"the mirror is dead, or hangs: {since}"
+
+
+def ask_broker(settings: ConsumerSettings) -> Answer:
     """How many messages wait. Never raises: without a broker the other figures are still of use."""
     try:
         require_broker(settings)
-        with transports.connection(settings.url, insecure_tls=settings.insecure_tls, connect_timeout=3.0) as line:
-            return Queues(_depth(line, settings.queue_name), _depth(line, dead_letter_queue(settings.queue)))
-    except Exception:  # noqa: BLE001  a broker that is away has a hundred names
-        return Queues()
+        line = Line(replace(settings, patience=_PATIENCE))
+    except Lost as error:
+        return Answer(Queues(), error.told)
+    except ConfigurationError as error:
+        return Answer(Queues(), f"the broker cannot be asked: {error}")
+    try:
+        with talking():
+            queues = Queues(_depth(line, settings.queue_name), _depth(line, dead_letter_queue(settings.queue)))
+            return Answer(queues, _missing(line, settings, queues))
+    except Lost as error:
+        return Answer(Queues(), error.told)
+    finally:
+        line.drop()
 
 
-def _depth(line: Any, queue: str) -> int | None:
+def _missing(line: Line, settings: ConsumerSettings, queues: Queues) -> str | None:
+    if queues.waiting is None:
+        return f"there is no queue {settings.queue_name}"
+    if not topology.exchange_exists(line, settings.exchange):
+        return f"there is no exchange {settings.exchange}, so that nothing arrives"
+    return None
+
+
+def _depth(line: Line, queue: str) -> int | None:
     try:
         with line.channel() as channel:
             return int(channel.queue_declare(queue=queue, passive=True).message_count)
-    except line.channel_errors:
+    except ChannelError:
         return None
 
 
-def _lag(entities: Sequence[Figures], waiting: int | None) -> float | None:
+def _lag(entities: Sequence[Figures], waiting: int | None, caught_up: float | None) -> float | None:
+    """What waits has come after the last that was applied, and after the last moment when nothing waited."""
     if not waiting:
         return None if waiting is None else 0.0
-    newest = max((figures.time for figures in entities), default="")
+    bounds = [
+        bound
+        for bound in (caught_up, _age(max((figures.time for figures in entities), default="")))
+        if bound is not None
+    ]
+    return min(bounds, default=None)
+
+
+def _age(time: str) -> float | None:
     try:
-        return max(0.0, (datetime.now(UTC) - datetime.fromisoformat(newest)).total_seconds())
+        return max(0.0, (datetime.now(UTC) - datetime.fromisoformat(time)).total_seconds())
     except (ValueError, TypeError):
         return None
 

@@ -372,7 +372,10 @@ class Entities:
                 "rename one, or leave one out with install(…, exclude=[…])"
             )
         log.info(
-            "entity published",
+            "entity %s published: %s; stays home: %s",
+            entity.name,
+            ", ".join(entity.published),
+            ", ".join(f"{name} ({why})" for name, why in entity.withheld.items()) or "nothing",
             extra={"entity": entity.name, "fields": list(entity.published), "withheld": dict(entity.withheld)},
         )
         return entity

@@ -30,13 +30,65 @@ WORDS: Final = frozenset(
         "totp",
     }
     | {"token", "tokens", "jwt", "bearer", "apikey", "credential", "credentials", "mfa", "private", "encrypted"}
+    | {"cookie", "cookies", "keystore", "keytab", "pfx", "mnemonic", "itin", "nino", "passkey", "passkeys"}
     | {"hash", "hashed", "hashes", "salt", "salted", "ssn", "card", "cards", "cvc", "cvv", "iban"}
 )
 PAIRS: Final = frozenset(
-    {("api", "key"), ("access", "key"), ("encryption", "key"), ("signing", "key"), ("session", "key"), ("auth", "key")}
-    | {("recovery", "code"), ("recovery", "codes"), ("backup", "codes"), ("social", "security"), ("security", "answer")}
+    {
+        (kind, "key")
+        for kind in (
+            *("api", "access", "encryption", "decryption", "signing", "session", "auth", "ssh", "gpg", "pgp", "rsa"),
+            *("dsa", "ecdsa", "aes", "des", "hmac", "master", "shared", "symmetric", "license", "licence", "product"),
+            *(
+                "activation",
+                "service",
+                "client",
+                "deploy",
+                "stream",
+                "wifi",
+                "wpa",
+                "wep",
+                "webhook",
+                "crypto",
+                "cipher",
+            ),
+            *("stripe", "aws", "gcp", "azure", "vapid", "tls", "ssl"),
+        )
+    }
+    | {
+        (kind, code)
+        for kind in (
+            *(
+                "recovery",
+                "backup",
+                "verification",
+                "verify",
+                "confirmation",
+                "confirm",
+                "reset",
+                "activation",
+                "access",
+            ),
+            *("auth", "authentication", "login", "security", "sms", "unlock", "invite", "invitation"),
+        )
+        for code in ("code", "codes")
+    }
+    | {
+        ("social", "security"),
+        ("security", "answer"),
+        ("security", "answers"),
+        ("bank", "account"),
+        ("routing", "number"),
+    }
+    | {("sort", "code"), ("swift", "code"), ("passport", "number"), ("passport", "no"), ("passport", "nr")}
+    | {("passport", "id"), ("tax", "id"), ("tax", "number"), ("tax", "no"), ("national", "id"), ("identity", "number")}
+    | {("insurance", "number"), ("license", "number"), ("licence", "number"), ("magic", "link"), ("reset", "link")}
+    | {("connection", "string"), ("database", "url")}
 )
-RUN_TOGETHER: Final = re.compile(r"passw(?:or)?d|passphrase|apikey|privatekey|secretkey|accesstoken|authtoken")
+RUN_TOGETHER: Final = re.compile(
+    r"passw(?:or)?d|passphrase|(?:api|private|secret|ssh|aes|license|licence|encryption|access)key|(?:access|auth)token"
+    r"|bankaccount|passportn(?:umber|o|r)|(?:verification|reset|recovery|activation)code|one_?time_?(?:code|pin)"
+)
 """Found anywhere in a name: no common word holds one of these by chance."""
 AMOUNTS: Final = frozenset({"count", "counts", "limit", "max", "min", "num", "total", "used", "usage"})
 _WORD: Final = re.compile(r"[a-z]+")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -14,12 +15,13 @@ import orjson
 import pytest
 
 from consumers.base import ConsumerSettings, Shard
+from consumers.base.broker.line import Line
 from consumers.json_mirror import cache
 from consumers.json_mirror.command import main, open_mirror
 from consumers.json_mirror.disk.directories import PRIVATE
 from consumers.json_mirror.heartbeat import Heartbeat
 from consumers.json_mirror.settings import MirrorSettings
-from tests.support.consuming import publish, remove, wait_for
+from tests.support.consuming import event_body, publish, remove, wait_for
 from tests.support.mirror_process import COMMAND, MirrorProcess, drain, environment, mirror_settings
 from tests.support.mirroring import body, contents, delivery, fields, mirror, unfinished
 
@@ -145,24 +147,68 @@ def test_the_log_says_where_files_go_and_events_come_from(
 
 
 def test_status_is_a_table(local: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert main(["--status"]) == 0
+    assert main(["--status"]) == 1  # no mirror lives, and no broker answers
     shown = capfd.readouterr().out
     assert [line.split()[:3] for line in shown.splitlines() if line.startswith("crm")] == [["crm/contact", "2", "1"]]
     assert "dead letters  unknown" in shown
     assert not (local.parent / "broker.sqlite3").exists()  # who looks makes nothing
-    assert "trouble       none" in shown
-    Heartbeat(local / PRIVATE / "heartbeat").beat("broker lost: connection reset")
+    assert "trouble       the mirror is dead, or hangs: no sign of life; the broker cannot be reached: sqlite:" in shown
+    assert main(["--drain"]) == 0
+    capfd.readouterr()
     assert main(["--status"]) == 0
-    assert "trouble       broker lost: connection reset" in capfd.readouterr().out
+    assert "trouble       none" in capfd.readouterr().out
+    Heartbeat(local / PRIVATE / "heartbeat").beat("broker lost: \x1b[31mreset")
+    assert main(["--status"]) == 0
+    assert "trouble       broker lost: \\u001b[31mreset" in capfd.readouterr().out
+
+
+def test_status_is_a_failure_where_nobody_does_the_work(local: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def trouble() -> str:
+        code = main(["--status", "--json"])
+        told = orjson.loads(capfd.readouterr().out)
+        assert told["well"] == (code == 0)
+        return str(told["trouble"]) if code else ""
+
+    assert main(["--drain"]) == 0
+    settings = MirrorSettings.from_env()
+    assert trouble() == ""  # it ended in order, and nothing waits
+    publish(settings.consumer, [event_body(version=2)])
+    assert "no mirror runs, and 1 message waiting" in trouble()
+    assert main(["--drain"]) == 0
+    killed = {"pid": 2**22 + 1, "host": socket.gethostname(), "since": "2026-11-23T08:00:00+00:00"}
+    settings.lock_file.write_bytes(orjson.dumps(killed))
+    assert "the mirror is dead: it ended without an end" in trouble()
+    settings.lock_file.write_bytes(orjson.dumps({**killed, "pid": os.getpid()}))
+    assert trouble() == ""
+    os.utime(settings.heartbeat_file, (0, time.time() - 1000))
+    assert "the last sign of life is 1,000 s old" in trouble()
+    settings.lock_file.write_bytes(b"")
+    line = Line(settings.consumer)
+    line.channel().exchange_delete(settings.consumer.exchange)
+    assert "there is no exchange eventbus" in trouble()
+    line.channel().queue_delete("json-mirror")
+    line.drop()
+    assert "there is no queue json-mirror" in trouble()
+
+
+def test_lag_is_the_age_of_what_waits_and_not_of_what_was_applied(
+    local: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--drain"]) == 0
+    settings = MirrorSettings.from_env()
+    publish(settings.consumer, [event_body(version=2)])
+    main(["--status", "--json"])
+    assert 0 <= orjson.loads(capfd.readouterr().out)["lag"] < 60  # the last event is of another week
 
 
 def test_what_a_mirror_in_trouble_holds_counts_as_lag(local: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """The broker counts it neither as waiting nor as done."""
     assert main(["--drain"]) == 0
+    os.utime(local / PRIVATE / "caught-up", (0, time.time() - 2000))
 
     def lag(trouble: str) -> float:
         Heartbeat(local / PRIVATE / "heartbeat").beat(trouble)
-        assert main(["--status", "--json"]) == 0
+        main(["--status", "--json"])
         return float(orjson.loads(capfd.readouterr().out)["lag"])
 
     assert lag("") == lag("something foreign stands in the place of 1 file") == 0
@@ -193,7 +239,7 @@ def test_where_the_state_is_lost_and_files_are_not_it_says_what_to_run(
     assert "run --rebuild" in shown
     assert "no mirror has run" not in shown
     assert main(["--rebuild"]) == 0
-    assert main(action) == 0
+    assert main(action) == (action == ["--status"])  # nobody has drained anything: there is no broker
 
 
 @pytest.mark.parametrize("action", [["--drain"], ["--rebuild"], ["--status"]])
@@ -323,7 +369,7 @@ def test_settings_may_come_from_mounted_files(
     monkeypatch.delenv("DATA_DIR")
     (tmp_path / "secret").write_text(f"{local}\n")
     monkeypatch.setenv("DATA_DIR_FILE", str(tmp_path / "secret"))
-    assert main(["--status"]) == 0
+    assert main(["--status"]) == 1
     assert "crm/contact" in capfd.readouterr().out
 
 
@@ -338,3 +384,19 @@ def test_a_sqlite_cache_elsewhere_is_refused(
 def test_help_ends_well(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     assert "--rebuild" in capfd.readouterr().out
+
+
+def test_a_forgotten_record_takes_its_next_event_whatever_its_version(
+    data_dir: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """One that was planted far ahead holds every other out."""
+    with mirror(data_dir) as handle:
+        handle([delivery("ab12", 10**18, {"id": "ab12", "planted": True}), delivery(5, 10**18, None, op="d")])
+        handle([delivery("other", 7, {"id": "other"})])
+    for record, code in [("crm.contact/ab12", 0), ("crm.contact/ab12", 1), ("crm.contact/5", 0), ("nonsense", 2)]:
+        assert main(["--forget", record, "--data-dir", str(data_dir)]) == code
+    assert sorted(path.name for path in data_dir.rglob("*.json")) == ["other.json"]
+    with mirror(data_dir) as handle:
+        handle([delivery("ab12", 1, {"id": "ab12"}), delivery(5, 1, {"id": 5})])
+    assert fields(data_dir, "crm/contact/ab12.json") == {"id": "ab12"}
+    assert main(["--verify", "--data-dir", str(data_dir)]) == 0

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from consumers.base import DONE, ConsumerSettings, DeadLetter, Delivery, Outcome, Retry
+from consumers.base import DONE, ConsumerSettings, DeadLetter, Delivery, Outcome, Retry, run
 from consumers.base.broker.sender import Sender
 from consumers.base.errors import Lost
 from consumers.base.settings import Shard
@@ -450,3 +450,20 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     assert settings.hmac_keys[0].id == "k"
     assert settings.trusted_users == {"crm_writer": frozenset({"crm"})}
     assert "s%40cret" not in repr(settings)
+
+
+@pytest.mark.parametrize("queue", [None, "json-mirror"])
+def test_a_consumer_without_a_queue_of_its_own_ends_with_2(
+    queue: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It would take what the mirror should have, and nobody would see."""
+    monkeypatch.setenv("EVENTBUS_URL", f"sqlite:///{tmp_path / 'broker.sqlite3'}")
+    if queue:
+        monkeypatch.setenv("EVENTBUS_QUEUE", queue)
+    caplog.set_level(logging.ERROR, "consumers.base")
+    collector = Collector()
+    assert run(ConsumerSettings.from_env, collector, drain=True) == 2
+    assert "give your consumer a queue of its own name" in caplog.text
+    assert not (tmp_path / "broker.sqlite3").exists()
+    monkeypatch.setenv("EVENTBUS_QUEUE", "printer")
+    assert run(ConsumerSettings.from_env, collector, drain=True) == 0

@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -451,3 +452,25 @@ def test_logs_tell_no_payload(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
         handle([delivery("a", 1, {"phone": "very private"})])
     assert "disk trouble" in caplog.text
     assert "very private" not in caplog.text + repr([vars(record) for record in caplog.records])
+
+
+def test_an_old_event_of_an_unknown_record_does_not_bring_a_forgotten_one_back(tmp_path: Path) -> None:
+    """Its tombstone may be gone. What an operator sends, and what no clock made, is taken."""
+    now, day = time.time_ns() // 1000, 24 * 3600 * 1_000_000
+
+    def outcome(version: int, exchange: str | None, pk: str) -> object:
+        sent = delivery(pk, version, {"id": pk})
+        sent.exchange = exchange
+        return handle([sent])[0]
+
+    with mirror(tmp_path, tombstone_age=30 * 24 * 3600) as handle:
+        assert outcome(now - 31 * day, "eventbus", "a") == DeadLetter("unknown record, older than the tombstones")
+        assert outcome(now - 29 * day, "eventbus", "b") == DONE
+        assert outcome(now - 31 * day, "eventbus", "b") == DONE  # known, and so only too old
+        for number, (version, exchange) in enumerate(
+            [(now - 99 * day, ""), (now - 99 * day, "eventbus.dlx"), (3, "x")]
+        ):
+            assert outcome(version, exchange, f"c{number}") == DONE
+    with mirror(tmp_path / "for-ever", tombstone_age=0) as handle:
+        assert outcome(now - 99 * day, "eventbus", "d") == DONE
+    assert sorted(contents(tmp_path)) >= ["crm/contact/b.json", "crm/contact/c0.json"]

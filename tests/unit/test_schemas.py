@@ -140,6 +140,9 @@ def test_a_schema_that_finds_values_in_its_own_way_is_not_doubted(caplog: pytest
         "totp_secret",
         "session_key",
         "pass2",
+        *("ssh_key", "aes_key", "license_key", "gpgKey", "MASTER_KEY", "wifi-key", "sshkey", "hmac_key_2"),
+        *("cookie", "session_cookie", "verification_code", "reset_code", "resetCodes", "one_time_code", "sms_code"),
+        *("bank_account", "bankAccountNumber", "passport_number", "passportNo", "tax_id", "national_id"),
     ],
 )
 def test_secrets_are_known_by_the_words_of_their_name(name: str) -> None:
@@ -175,6 +178,8 @@ def test_secrets_are_known_by_the_words_of_their_name(name: str) -> None:
         "monkey",
         "privateer",
         "session_id",
+        *("primary_key", "sort_key", "cache_key", "keyboard", "cookiecutter", "country_code", "zip_code", "code"),
+        *("account", "bank", "bank_name", "passport_country", "tax", "tax_rate", "taxi_id", "time_code", "birth_date"),
     ],
 )
 def test_words_that_only_contain_one_are_not(name: str) -> None:

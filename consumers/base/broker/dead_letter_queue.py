@@ -21,7 +21,7 @@ from consumers.base.broker.sender import Sender
 from consumers.base.broker.virtual_inbox import VirtualInbox
 from consumers.base.errors import Lost, NoQueue, Refused, setting_up, talking
 from consumers.base.reading import letter
-from consumers.base.reading.agreement import AHEAD
+from consumers.base.reading.agreement import AHEAD, STALE
 from consumers.base.reading.delivery import Delivery
 from consumers.base.reading.letter import Letter
 from consumers.base.settings import ConsumerSettings
@@ -37,8 +37,6 @@ _QUIET: Final = 2.0
 """Seconds without another letter after which the rest is taken to be in somebody else's hands."""
 _RETURN: Final = 2.0
 """Seconds the broker has for putting back what was only looked at."""
-STALE: Final = "unknown record, older than the tombstones"
-"""A reason of the mirror's: it cannot tell whether the record was deleted since."""
 DISTRUST: Final = REASONS | {STALE, AHEAD}
 _BROKERS_REASONS: Final = {
     "delivery_limit": "delivered too often",

@@ -67,7 +67,7 @@ def look_after(line: Line, settings: ConsumerSettings) -> None:
     Raises Refused where something is gone and may not be made again, Lost where the broker goes away.
     """
     with talking():
-        was_gone = not _exists(line, settings.exchange)
+        was_gone = not exchange_exists(line, settings.exchange)
     try:
         with setting_up():
             _exchange(line, settings.exchange, "topic")
@@ -84,7 +84,8 @@ def look_after(line: Line, settings: ConsumerSettings) -> None:
         )
 
 
-def _exists(line: Line, exchange: str) -> bool:
+def exchange_exists(line: Line, exchange: str) -> bool:
+    """Whether it is there."""
     try:
         with line.channel() as channel:
             channel.exchange_declare(exchange=exchange, type="topic", passive=True)

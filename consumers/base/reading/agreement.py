@@ -17,6 +17,8 @@ from eventbus.redaction import shown
 
 DISAGREES: Final = "what it says of itself disagrees"
 AHEAD: Final = "version is too far ahead of the clock"
+STALE: Final = "unknown record, older than the tombstones"
+"""A reason of the mirror's: it cannot tell whether the record was deleted since."""
 _MICROSECONDS: Final = 1_000_000
 
 

@@ -13,7 +13,7 @@ from eventbus.errors import BadEvent
 from eventbus.events.envelope import CONTENT_TYPE, Limits, decode
 from eventbus.events.naming import DEAD_LETTER_EXCHANGE
 
-_OWN_WAYS: Final = (None, "", DEAD_LETTER_EXCHANGE)
+OWN_WAYS: Final = (None, "", DEAD_LETTER_EXCHANGE)
 """Exchanges by which operators' commands reach a queue, with keys of their own; services need not write there."""
 _ENCODINGS: Final = (None, "", "utf-8", "utf8", "binary")
 _COMPRESSION: Final = "compression"
@@ -57,7 +57,7 @@ class Screen:
                 _check_properties(delivery.properties)
             _check_size(delivery.size, self._limits.body)
             event = delivery.event = decode(delivery.body, self._limits)
-            check_agreement(event, None if delivery.exchange in _OWN_WAYS else delivery.routing_key)
+            check_agreement(event, None if delivery.exchange in OWN_WAYS else delivery.routing_key)
             check_version(event.version, self._version_ahead)
             if self._trust:
                 resent = is_resent(delivery, self._queue, self._own_user)

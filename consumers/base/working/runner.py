@@ -59,6 +59,7 @@ def run(
     with nullcontext(stop) if stop is not None else stop_on_signals() as until:
         try:
             known = settings if isinstance(settings, ConsumerSettings) else settings()
+            known.demand_own_queue()
             with watched(known.http, observer or Observer()) as watching:
                 Runner(known, handler, until, drain=drain, observer=watching).run()
         except ConfigurationError as error:

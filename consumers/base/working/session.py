@@ -122,6 +122,8 @@ class Session:
             return True
         batch = self._inbox.fetch(timeout, parts.settings.max_batch)
         if not batch:
+            if not self._standing_by:
+                parts.observer.caught_up()
             return False
         if self._standing_by:
             self._standing_by = False

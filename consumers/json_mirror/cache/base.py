@@ -70,6 +70,9 @@ class Cache(ABC):
     def mark(self, mark: str) -> None:
         """Leave this mark; it replaces the one before."""
 
+    def forget(self, directory: str, filename: str) -> None:  # noqa: B027  a cache that is the state has forgotten it
+        """Know nothing of this record any more, whatever its version."""
+
     def evictions(self) -> int:
         """How many records the back end has thrown out by itself so far, for want of room."""
         return 0

@@ -106,6 +106,10 @@ class RedisCache(Cache):
                 self._script(keys=[_key(directory, filename)], args=arguments, client=pipeline)
             pipeline.execute()
 
+    def forget(self, directory: str, filename: str) -> None:
+        with self._translated():
+            self._client.delete(_key(directory, filename))
+
     def holds(self, mark: str) -> bool:
         with self._translated():
             # A part of it: somebody may have put half a gigabyte there.

@@ -67,6 +67,25 @@ class State(Reader):
             with self._transaction() as db:
                 self.journal.trim(db, IDLE_TRIM)
 
+    def forget(self, directory: str, filename: str) -> bool:
+        """Know nothing of a record any more, whatever its version; whether anything was known."""
+        with self._transaction() as db:
+            row = db.execute(
+                "SELECT record.id, entity, document IS NULL FROM record JOIN entity ON entity.id = record.entity "
+                "WHERE directory = ? AND name = ?",
+                (directory, filename),
+            ).fetchone()
+            if row is None:
+                return False
+            id_, entity, deleted = row
+            db.execute("DELETE FROM record WHERE id = ?", (id_,))
+            db.execute(
+                "UPDATE entity SET live = live - ?, deleted = deleted - ?, "
+                "version = (SELECT coalesce(max(version), 0) FROM record WHERE entity = ?) WHERE id = ?",
+                (not deleted, deleted, entity, entity),
+            )
+        return True
+
     def settle(self, batch: int, blocked: Iterable[str] = ()) -> None:
         """The files of all batches up to this one are on the disk, but for the blocked paths.
 
