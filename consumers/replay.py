@@ -1,8 +1,10 @@
 """`python -m consumers.replay`: send what a mirror has to another consumer's queue, as snapshots.
 
 For a consumer that was not there from the beginning, and for another number of shards. Each file becomes an event with
-`op` `r` and the version the file has, so that a change that came meanwhile wins, whichever arrives first. Only the
-named queue gets them; other consumers see nothing. Safe to run beside running mirrors, and to run again.
+`op` `r` and the version the file has, so that a change that came meanwhile wins, whichever arrives first. Where the
+mirror's state knows that fields were written later than the rest, updates with their versions follow, so that merging
+goes on rightly. Only the named queue gets them; other consumers see nothing. Safe to run beside running mirrors, and to
+run again.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import islice
@@ -22,12 +25,14 @@ from consumers.base.broker import topology
 from consumers.base.broker.line import is_amqp, require_broker
 from consumers.base.broker.sender import Sender
 from consumers.base.errors import NoQueue
+from consumers.base.merging import Merged, Told, retold
 from consumers.base.progress import Progress
 from consumers.base.reading.letter import Letter
 from consumers.base.settings import ConsumerSettings
 from consumers.json_mirror.disk import documents
 from consumers.json_mirror.disk.directories import PRIVATE
 from consumers.json_mirror.disk.documents import Document
+from consumers.json_mirror.state import STATE_FILE, State
 from eventbus.commands import HELP_OPTIONS, run
 from eventbus.errors import counted
 from eventbus.events import envelope, naming, signing
@@ -45,12 +50,12 @@ class Replay:
         self._sender = Sender(settings)
         self._time = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
-    def send(self, found: Iterable[Document]) -> Iterator[int]:
+    def send(self, found: Iterable[tuple[Document, Merged]]) -> Iterator[int]:
         """Send them all, confirmed; yields after each group how many have arrived so far. Raises Lost, or NoQueue."""
         iterator, count = iter(found), 0
         try:
-            while group := [self._letter(each) for each in islice(iterator, _GROUP)]:
-                self._sender.send(group)
+            while group := list(islice(iterator, _GROUP)):
+                self._sender.send([self._letter(document, told) for document, as_ in group for told in retold(as_)])
                 count += len(group)
                 yield count
         except NoQueue as error:
@@ -62,11 +67,12 @@ class Replay:
         finally:
             self._sender.close()
 
-    def _letter(self, document: Document) -> Letter:
+    def _letter(self, document: Document, told: Told) -> Letter:
         service, _, entity = document.model.partition(".")
-        key = naming.routing_key(service, entity, "r")
+        operation = "r" if told.whole else "u"
+        key = naming.routing_key(service, entity, operation)
         subject = naming.subject(entity, document.pk)
-        replay_id = f"replay-{document.version}-{hashlib.sha256(f'{service}/{subject}'.encode()).hexdigest()[:16]}"
+        replay_id = f"replay-{told.version}-{hashlib.sha256(f'{service}/{subject}'.encode()).hexdigest()[:16]}"
         unsealed = envelope.encode(
             id=replay_id,
             source=f"/{service}",
@@ -75,18 +81,19 @@ class Replay:
             time=self._time,
             transaction=replay_id,
             data={
-                "op": "r",
+                "op": operation,
                 "model": document.model,
                 "pk": document.pk,
                 "before": None,
-                "after": document.fields,
+                "after": told.after,
                 "changed": [],
+                **({} if told.whole else {"written": told.written}),
                 "author": None,
                 "transaction": {"id": replay_id, "index": 0, "size": 1},
-                **({"stub": document.stub} if document.stub else {}),
+                **({"stub": told.stub} if told.stub else {}),
             },
         )
-        body = envelope.seal(unsealed, document.version)
+        body = envelope.seal(unsealed, told.version)
         properties = self._properties(service, body, {topology.PARTITION_HEADER: subject})
         return Letter(self._exchange, key if self._exchange else self._settings.queue, body, properties)
 
@@ -134,7 +141,7 @@ def command(directories: tuple[Path, ...], url: str | None, queue: str, shards: 
     foreign: list[Path] = []
     progress = Progress("sent")
     try:
-        for count in replay.send(_documents(directories, foreign)):
+        for count in replay.send(_records(directories, foreign)):
             progress.show(count)
     finally:
         progress.end()
@@ -145,13 +152,29 @@ def command(directories: tuple[Path, ...], url: str | None, queue: str, shards: 
         )
 
 
-def _documents(directories: Iterable[Path], foreign: list[Path]) -> Iterator[Document]:
+def _records(directories: Iterable[Path], foreign: list[Path]) -> Iterator[tuple[Document, Merged]]:
     for directory in directories:
-        for found in read(directory):
-            if isinstance(found, Path):
-                foreign.append(found)
-            else:
-                yield found
+        with ExitStack() as stack:
+            state = _state_of(directory, stack)
+            for found in read(directory):
+                if isinstance(found, Path):
+                    foreign.append(found)
+                else:
+                    yield found, _known(found, state)
+
+
+def _state_of(directory: Path, stack: ExitStack) -> State | None:
+    """The state beside the files; None where there are files alone, a copy of a mirror's."""
+    path = directory / PRIVATE / STATE_FILE
+    return stack.enter_context(State(path, read_only=True)) if path.exists() else None
+
+
+def _known(document: Document, state: State | None) -> Merged:
+    """What the state knows of the record, which may be a moment newer than its file; else what the file says."""
+    known = None if state is None else state.merged(document.directory, document.filename)
+    if known is None or known.deleted or known.version < document.version:
+        return Merged.restore(document.version, document.fields, document.stub)
+    return known
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -10,8 +10,8 @@ alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Final, Protocol, final
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple, Protocol, final
 
 import orjson
 
@@ -35,6 +35,16 @@ class Telling(Protocol):
 
     @property
     def stub(self) -> Fields | None: ...
+
+
+class Told(NamedTuple):
+    """What an event tells of a record."""
+
+    version: int
+    after: Fields | None
+    written: Sequence[str] = ()
+    whole: bool = False
+    stub: Fields | None = None
 
 
 @final
@@ -184,3 +194,24 @@ def _with_part(known: Merged, event: Telling) -> Merged:
         same = vouched == after and not stub
         return Merged(version, base, after if same else vouched, parts, after=after, stub=stub)
     return Merged(known.version, base, vouched, parts, after=known.after, stub=known.stub) if news else known
+
+
+def retold(record: Merged) -> Iterator[Told]:
+    """The fewest events from which somebody who knows nothing of the record makes it, and goes on merging rightly.
+
+    Mostly one. Each has the version it must have for what others have heard meanwhile, or will hear late.
+    """
+    version, fields = record.version, record.fields
+    if record.base == version or fields is None:
+        yield Told(version, record.after, whole=True, stub=record.stub)
+        return
+    if record.base:
+        yield Told(record.base, record.vouched, whole=True)
+    unknown = record.stub or {"reason": "unknown", "field": None}
+    for number in sorted({version, *map(abs, record.parts.values())}):
+        written = [name for name, at in record.parts.items() if abs(at) == number]
+        taken_back = any(record.parts[name] < 0 for name in written)
+        if number == version:
+            yield Told(version, record.after, written, stub=record.stub)
+        else:
+            yield Told(number, record.vouched, written, stub=unknown if taken_back else None)

@@ -14,6 +14,7 @@ from consumers.base import DONE, ConsumerSettings, Delivery, Outcome, run
 from consumers.json_mirror.disk import documents
 from eventbus.events import signing
 from tests.support.consuming import Collector, fresh
+from tests.support.mirroring import apply, contents, delivery, fields, mirror
 
 
 @pytest.fixture(params=["rabbitmq", "sqlite"])
@@ -55,6 +56,21 @@ def test_every_record_arrives_as_a_snapshot_with_its_version(settings: ConsumerS
     assert len(got) == 601
     assert ("r", "r7", 7, {"id": "r7", "phone": "+32"}) in got
     assert ("r", [1, "a"], 601, {"id": [1, "a"], "phone": "+32"}) in got
+
+
+def test_what_was_written_later_than_the_rest_keeps_its_version(settings: ConsumerSettings, tmp_path: Path) -> None:
+    """So a late event that the mirror has not seen yet is merged in by the other one, too."""
+    created = delivery("a", 1, {"phone": "1", "email": "a"}, op="c")
+    late = delivery("a", 2, {"phone": "1", "email": "b"}, changed=["email"])
+    newest = delivery("a", 3, {"phone": "3", "email": "a"}, changed=["phone"])
+    apply(tmp_path / "old", [created, newest])
+    assert run(settings, Collector(), drain=True) == 0
+    assert command(settings, tmp_path / "old") == 0
+    with mirror(tmp_path / "new") as other:
+        assert run(settings, other, drain=True) == 0
+        assert contents(tmp_path / "new") == contents(tmp_path / "old")
+        other([late])
+    assert fields(tmp_path / "new", "crm/contact/a.json") == {"phone": "3", "email": "b"}
 
 
 def test_a_stub_arrives_as_one(settings: ConsumerSettings, tmp_path: Path) -> None:

@@ -63,6 +63,13 @@ def test_the_newest_version_wins_in_whatever_order(opened: Cache, order: list[in
     assert opened.find("crm/contact", "a.json") == Record("crm/contact", "a.json", 3, b"three")
 
 
+def test_what_was_merged_into_the_same_version_late_is_kept(opened: Cache) -> None:
+    for each in (opened, cache.open("memory://merged-late")):
+        for version, document in ((3, b"one"), (3, b"two"), (2, b"old")):
+            each.store([Record("crm/contact", "a.json", version, document)])
+        assert each.find("crm/contact", "a.json") == Record("crm/contact", "a.json", 3, b"two")
+
+
 PLANTED: dict[str, Callable[[Any, str], Any]] = {
     "a version without an end": lambda raw, key: raw.hset(key, "version", "9" * 20),
     "a version of tomorrow": lambda raw, key: raw.hset(key, "version", f"{(time.time() + 2 * 86400) * 1e6:020.0f}"),

@@ -4,25 +4,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consumers.base import Merged, merge
+from consumers.base.merging import Told, retold
 
 ABSENT = object()
-
-
-class Told(NamedTuple):
-    """What an event tells."""
-
-    version: int
-    after: Mapping[str, Any] | None
-    written: Sequence[str] = ()
-    whole: bool = False
-    stub: Mapping[str, Any] | None = None
 
 
 def merged(events: Sequence[Told]) -> Merged:
@@ -37,7 +28,7 @@ def merged(events: Sequence[Told]) -> Merged:
 
 def by_the_rule(events: Sequence[Told]) -> Mapping[str, Any] | None:
     """The rule as it stands in the documentation, applied to all events at once."""
-    told = sorted(events)
+    told = sorted(events, key=lambda each: each.version)
     newest = told[-1]
     if newest.after is None or newest.stub:
         return newest.after
@@ -73,6 +64,16 @@ def test_whatever_events_there_are_their_order_does_not_matter(events: list[Told
     again = data.draw(st.lists(st.sampled_from(events), max_size=5))
     order = data.draw(st.permutations([*events, *again]))
     assert merged(order).fields == by_the_rule(events)
+
+
+@settings(max_examples=300, deadline=None)
+@given(events=told(), data=st.data())
+def test_who_is_told_of_a_record_later_hears_what_others_heard(events: list[Told], data: st.DataObject) -> None:
+    """Snapshots of what somebody had heard by then, mixed with all the events, of which some come late."""
+    heard = data.draw(st.lists(st.sampled_from(events), min_size=1))
+    snapshots = list(retold(merged(heard)))
+    assert merged(data.draw(st.permutations(snapshots))).fields == by_the_rule(heard)
+    assert merged(data.draw(st.permutations([*snapshots, *events]))).fields == by_the_rule(events)
 
 
 STUB = {"reason": "EventTooLarge", "field": None}

@@ -6,8 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from typing import Any, Final
 
+from consumers.base.merging import Merged
 from consumers.json_mirror.errors import StateDamaged
 from consumers.json_mirror.state.file import StateFile
+from consumers.json_mirror.state.stored import restored
 from consumers.json_mirror.state.values import Figures, Noted, Record
 
 _FIND: Final = "SELECT version, document IS NULL FROM record WHERE entity = ? AND name = ?"
@@ -26,6 +28,20 @@ class Reader(StateFile):
                 (directory, filename),
             ).fetchone()
         return None if row is None else Record(directory, filename, *row)
+
+    def merged(self, directory: str, filename: str) -> Merged | None:
+        """The record as it can be merged with others' events; None where it was never seen."""
+        rest = "rest" if self._knows_parts() else "NULL"
+        with self._translated():
+            row = self._db.execute(
+                f"SELECT record.version, document, {rest} {_READ} WHERE directory = ? AND name = ?",
+                (directory, filename),
+            ).fetchone()
+        return None if row is None else restored(*row)
+
+    def _knows_parts(self) -> bool:
+        """Not one of format 1, of which no new mirror has made one of this format yet."""
+        return bool(self._value("SELECT 1 FROM pragma_table_info('record') WHERE name = 'rest'"))
 
     def versions(self, directory: str, filenames: Sequence[str]) -> Mapping[str, tuple[int, bool]]:
         """Of those filenames that are known: version, and whether it is a tombstone."""

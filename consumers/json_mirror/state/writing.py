@@ -7,11 +7,9 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-import orjson
-
 from consumers.base.merging import Merged, merge
 from consumers.json_mirror.disk import documents
-from consumers.json_mirror.errors import StateDamaged
+from consumers.json_mirror.state.stored import restored
 from consumers.json_mirror.state.values import Change, Written
 
 _FIND: Final = "SELECT id, version, document, rest FROM record WHERE entity = ? AND name = ?"
@@ -64,7 +62,7 @@ class _Record:
                 if change.version <= version and rest is None:
                     return  # its version vouches for all that the row has
                 if change.version <= version or not change.whole:
-                    known = _restored(version, document, rest)
+                    known = restored(version, document, rest)
             if known is None and change.whole:
                 self.told = change
                 self.entity.see(change)
@@ -133,16 +131,6 @@ def _store(db: sqlite3.Connection, records: Iterable[tuple[_Record, Change]]) ->
     db.executemany(_INSERT, inserts)
     db.executemany(_UPDATE, updates)
     return written
-
-
-def _restored(version: int, document: bytes | None, rest: bytes | None) -> Merged:
-    if document is None:
-        return Merged.restore(version, None)
-    try:
-        found = orjson.loads(document)
-        return Merged.restore(version, found["fields"], found.get("stub"), rest)
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise StateDamaged("a record of the state is no document of the mirror; run it with --rebuild") from error
 
 
 def _entity(db: sqlite3.Connection, directory: str) -> _Entity:
