@@ -91,7 +91,7 @@ def register(
         hooks.install(listener)
 
     # A transaction begins.
-    hooks.add("after_begin", "begin", transaction, *theirs)
+    hooks.add("after_begin", "begin", transaction, bulk, *theirs)
     # Objects are written: fields are filled in, then SQL runs, then what it did is noted.
     hooks.add("before_flush", "before_flush", *theirs, auto_fields, capture)
     # What another listener does to the objects after the flush is not in the rows.

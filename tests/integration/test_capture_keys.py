@@ -10,7 +10,6 @@ from sqlalchemy import Column, ForeignKey, Index, Integer, String, Table, delete
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship, sessionmaker
 
-from eventbus.errors import CaptureError
 from tests.support.recording import Recording, Store, replay, tables
 from tests.support.world import proper_engine
 
@@ -171,17 +170,15 @@ def highest(session: Session) -> int:
 
 
 def test_an_upsert_whose_key_the_database_computes(yard: Yard, session: Session) -> None:
+    """Where nobody can tell that the row was there it is published as created."""
     session.add(Mail(id=1, address="a"))
     session.commit()
     yard.follow()
     statement = yard.upsert(Mail, address="b").values(address=func.lower("A"))
-    if yard.engine.dialect.name != "postgresql":
-        with pytest.raises(CaptureError, match="computes a unique key"):
-            session.execute(statement)
-        return
     session.execute(statement)
     session.commit()
-    assert yard.follow() == [("u", "mail/1")]
+    told = yard.engine.dialect.name == "postgresql"
+    assert yard.recording.short() == [("u" if told else "c", "mail/1")]
 
 
 @pytest.mark.parametrize("database_url", ["mariadb"], indirect=True)
@@ -199,14 +196,16 @@ def test_a_limit_leaves_rows_where_they_are(yard: Yard, session: Session) -> Non
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_an_upsert_that_may_meet_an_index_of_expressions_is_refused(yard: Yard, session: Session) -> None:
+def test_an_upsert_that_may_meet_an_index_of_expressions(yard: Yard, session: Session) -> None:
     index = Index("mail_lower", func.lower(Mail.address), unique=True)
+    index.create(yard.engine)
     try:
-        session.execute(yard.upsert(Mail, address="b").values(address="a"))  # that conflict alone is dealt with
+        session.execute(yard.upsert(Mail, address="b").values(address="a"))
         lower: Any = sqlite.insert(Mail).values(address="A")
-        with pytest.raises(CaptureError, match="an expression"):
-            session.execute(lower.on_conflict_do_nothing())
-        with pytest.raises(CaptureError, match="an expression"):
-            session.execute(lower.on_conflict_do_nothing(index_elements=[func.lower(Mail.address)]))
+        session.execute(lower.on_conflict_do_nothing())
+        session.execute(lower.on_conflict_do_nothing(index_elements=[func.lower(Mail.address)]))
+        session.commit()
+        assert yard.follow() == [("c", "mail/1")]
     finally:
+        index.drop(yard.engine)
         Mail.__table__.indexes.discard(index)  # type: ignore[attr-defined]

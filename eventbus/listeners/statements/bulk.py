@@ -1,34 +1,37 @@
 """Statements: `update()`, `delete()`, `insert()` that a Session executes become changes too, one a row.
 
-No object is there to be asked, so the rows are read: before an UPDATE or DELETE the ones it will hit, under lock; after
-an UPDATE or INSERT what they are at the commit, with all else that is incomplete (`completion`). What an INSERT made is
-told by its RETURNING. A statement that cannot be captured exactly is never passed over in silence.
+A statement runs under watch (`watch`), and runs as it would without: what is captured is what is sent to the database,
+and what the database says that it did. What stays unknown is read at the commit, with all else that is incomplete
+(`completion`). A statement that cannot be captured exactly is never passed over in silence.
 """
 
 from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, get_args
 
-from sqlalchemy import Connection, CursorResult, Delete, Insert, Result, TextClause, Update
-from sqlalchemy.orm import FromStatement, Mapper, ORMExecuteState, Session
+from sqlalchemy import Connection, Delete, Insert, TextClause, Update
+from sqlalchemy.orm import FromStatement, Mapper, ORMExecuteState, Session, SessionTransaction
 from sqlalchemy.orm.attributes import instance_state
 
 from eventbus.errors import CaptureError, CaptureWarning, ConfigurationError
-from eventbus.events.change import MISSING
 from eventbus.listeners.base import Listener
 from eventbus.listeners.capture import Capture
 from eventbus.listeners.cascades import StatementCascades
 from eventbus.listeners.frame import Frame
 from eventbus.listeners.ledger import flush_of
-from eventbus.listeners.statements.choice import Choice, check_choice, confine, may_choose_anew, values_set
-from eventbus.listeners.statements.inserts import is_upsert, rows_given, run_insert
-from eventbus.listeners.statements.recognition import Rows, unaliased
-from eventbus.listeners.statements.rows import Hit, Known, literal_of, parameter_sets
-from eventbus.listeners.statements.upsert import Outcome, Telling, outcome, rows_in_conflict
+from eventbus.listeners.statements.deletes import DeleteExecution
+from eventbus.listeners.statements.execution import Execution, within_a_flush
+from eventbus.listeners.statements.inserts import NO_RETURNING, InsertExecution
+from eventbus.listeners.statements.recognition import Rows, mapper_of
+from eventbus.listeners.statements.returning import with_keys_given_back
+from eventbus.listeners.statements.rows import Hit
+from eventbus.listeners.statements.sent import Sent, is_upsert, lacks_keys, table_of
+from eventbus.listeners.statements.updates import UpdateExecution
+from eventbus.listeners.statements.upsert import Telling
+from eventbus.listeners.statements.watch import Scope, Watches
 from eventbus.listeners.transactional import check_transactional
 
 Mode = Literal["capture", "warn", "raise", "ignore"]
@@ -61,6 +64,7 @@ class Bulk(Listener):
         self._rows = Rows(capture.entities)
         self._telling = Telling()
         self._cascades = StatementCascades()
+        self._watches = Watches(self._begin_execution, self._prepare_insert)
         self._noticed: set[str] = set()
         self._overridden: dict[tuple[type[Session], str], Any] = {}
 
@@ -77,8 +81,12 @@ class Bulk(Listener):
             if (session_class, name) in self._overridden:
                 setattr(session_class, name, self._overridden.pop((session_class, name)))
 
+    def begin(self, session: Session, transaction: SessionTransaction, connection: Connection) -> None:
+        """A statement under way may be what has begun the transaction."""
+        self._watches.begun(session, connection)
+
     def execute(self, state: ORMExecuteState) -> Any:
-        """Capture a DML statement; anything else runs as it is."""
+        """Run a DML statement under watch; anything else runs as it is."""
         statement = state.statement
         if isinstance(statement, FromStatement):
             statement = statement.element
@@ -86,97 +94,70 @@ class Bulk(Listener):
             return self._notice_text(state, statement)
         if not isinstance(statement, Update | Delete | Insert):
             return None
+        captures = self._is_captured(state, statement)
+        if not captures and not self._watches.is_watching(state.session):
+            return None
+        with self._watches.watching(state.session, captures=captures, mapper=mapper_of(statement)):
+            return state.invoke_statement()
+
+    def _is_captured(self, state: ORMExecuteState, statement: Update | Delete | Insert) -> bool:
         mode = self._mode_of(state)
         if mode == "ignore" or self._capture.open(state.session) is None:
-            return None
+            return False
+        if mode == "capture":
+            if self._rows.hit_by(statement) is None:
+                self._notice_namesake(mode, statement)
+            return True
         hit = self._rows.hit_by(statement)
         if hit is None:
             self._notice_namesake(mode, statement)
+        else:
+            self._leave_out(mode, f"{_verb(statement)} of {hit.name}")
+        return False
+
+    # what is sent
+
+    def _prepare_insert(self, scope: Scope, connection: Connection, statement: Insert, many: Sequence[Any]) -> Insert:
+        """Many rows: the driver would tell nothing of them."""
+        if statement._returning or statement._return_defaults:
+            return statement
+        table = statement._annotations.get("_emit_insert_table", statement.table)
+        hit = self._rows.hit_sent(table_of(table), scope.mapper)
+        if hit is None or not (is_upsert(statement) or lacks_keys(hit.key, many)):
+            return statement
+        if connection.dialect.insert_executemany_returning and hit.table.implicit_returning:
+            return with_keys_given_back(statement, hit.key)
+        if is_upsert(statement) or any(row.get(column.key) is None for row in many for column in hit.key):
+            raise CaptureError(NO_RETURNING.format(hit.name))
+        return statement
+
+    def _begin_execution(self, scope: Scope, connection: Connection, context: Any) -> Execution | None:
+        sent = Sent(context)
+        hit = self._rows.hit_sent(sent.table, scope.mapper)
+        if hit is None:
             return None
-        if mode == "capture":
-            self._cascades.notice(statement, hit.table, hit.name, state.parameters)
-            if unaliased(statement.table) is not statement.table:
-                raise CaptureError(f"{_verb(statement)} of {hit.name} by an alias: name {hit.name} itself")
-            _flush_as_the_statement_would(state)
-            connection = state.session.connection(bind_arguments=dict(state.bind_arguments))
-            self._check_place(state.session, hit, connection)
-            _check_schema(state, hit, connection)
-            return self._run(state, statement, hit, connection)
-        self._leave_out(mode, f"{_verb(statement)} of {hit.name}")
-        return None
+        self._cascades.notice(sent.statement, hit.table, hit.name, sent.parameters)
+        self._check_place(scope.session, hit, connection)
 
-    def _run(
-        self, state: ORMExecuteState, statement: Update | Delete | Insert, hit: Hit, connection: Connection
-    ) -> Result[Any]:
-        if isinstance(statement, Insert):
-            return self._insert(state, statement, hit, connection)
-        sets = self._columns_set(statement, state, hit) if isinstance(statement, Update) else {}
-        choice, fickle = Choice(statement), may_choose_anew(statement, hit)
-        known, hits = hit.read_hit(connection, state, statement, sets)
-        if fickle:
-            choice = confine(state, statement, hit, known)
-        result, count = _run_and_count(state, choice.statement)
-        _check_count(count, hits, hit)
-        check_choice(connection, choice, hit, known, count)
-        if isinstance(statement, Delete) or not sets.keys().isdisjoint(hit.pk_keys):
-            # Fewer than were seen: a LIMIT, a listener that narrowed it down, or a driver that does not tell.
-            stayed = hit.read_keys(connection, list(known), {}) if count < len(known) else {}
-            renamed = sets if isinstance(statement, Update) else None
-            self._record(state.session, hit, connection, lambda frame: _note_left(frame, hit, known, stayed, renamed))
-        elif hit.reclassifies(sets):
-            now = hit.read_keys(connection, list(known), {})
-            self._record(state.session, hit, connection, lambda frame: hit.reclassified(frame, known, now))
+        def record(note: Callable[[Frame], None]) -> None:
+            self._record(scope, hit, connection, note)
+
+        execution: Execution
+        if sent.verb == "insert":
+            execution = InsertExecution(connection, sent, hit, record, self._telling)
+        elif sent.verb == "delete":
+            execution = DeleteExecution(connection, sent, hit, record)
         else:
-            self._record(state.session, hit, connection, lambda frame: hit.updated(frame, known))
-        return result
+            self._check_columns(sent, hit)
+            execution = UpdateExecution(connection, sent, hit, record)
+        execution.prepare()
+        return execution
 
-    def _columns_set(self, statement: Update, state: ORMExecuteState, hit: Hit) -> dict[str, Any]:
-        """The attribute keys that the statement sets, with their values (MISSING: an expression, or several values)."""
-        sets: dict[str, Any] = {}
-        for column, value in values_set(statement):
-            key = hit.key_of_column(column)
-            if key is not None:
-                sets[key] = literal_of(value)
-            else:
-                self._check_column(column, hit)
-        by_key = state.is_orm_statement and isinstance(state.parameters, list)
-        for parameters in parameter_sets(state):
-            for name in parameters:
-                key = hit.key_of_column(name)
-                if key is not None and not (by_key and key in hit.pk_keys):
-                    sets.setdefault(key, MISSING)
-        return sets
-
-    def _check_column(self, column: Any, hit: Hit) -> None:
+    def _check_columns(self, sent: Sent, hit: Hit) -> None:
         """A column that the class does not map may be left out, but not one of another table (MySQL sets these too)."""
-        table = getattr(column, "table", None)
-        if table is not None and table is not hit.table and self._rows.hit_through(table) is not None:
-            raise CaptureError(f"UPDATE of {hit.name} sets {column} too: write one statement for each table")
-
-    def _insert(self, state: ORMExecuteState, statement: Insert, hit: Hit, connection: Connection) -> Result[Any]:
-        if hit.is_part(state):
-            raise CaptureError(
-                f"{hit.name} is a joined class, of which this makes one part alone: insert through the class, which "
-                "takes a list of dicts beside the statement"
-            )
-        given = rows_given(state, statement, hit)
-        if not is_upsert(statement):
-            result, rows = run_insert(connection, state, statement, hit)
-            done = Outcome(list(rows), {}, {})
-        else:
-            tells_new = self._telling(connection, hit.table)
-            earlier = rows_in_conflict(connection, statement, hit, given, tells_new=tells_new)
-            result, rows = run_insert(connection, state, statement, hit, tells_new=tells_new)
-            done = outcome(connection, hit, earlier, rows)
-        made = hit.made(connection, done.created, given)
-
-        def record(frame: Frame) -> None:
-            hit.deleted(frame, done.deleted)
-            hit.updated(frame, done.updated)
-            hit.created(frame, made)
-
-        self._record(state.session, hit, connection, record)
-        return result
+        for column in sent.set_in_others():
+            if self._rows.hit_through(table_of(column.table)) is not None:
+                raise CaptureError(f"UPDATE of {hit.name} sets {column} too: write one statement for each table")
 
     def _check_place(self, session: Session, hit: Hit, connection: Connection) -> None:
         """Raise CaptureError, before anything is written, if its events could not be written along."""
@@ -189,82 +170,48 @@ class Bulk(Listener):
                     "transaction for each database"
                 )
 
-    def _record(self, session: Session, hit: Hit, connection: Connection, note: Callable[[Frame], None]) -> None:
+    def _record(self, scope: Scope, hit: Hit, connection: Connection, note: Callable[[Frame], None]) -> None:
+        session = scope.session
         ledger = self._capture.open(session)
         if ledger is None:
             return
         for entity in hit.entities:
             ledger.connections.setdefault(entity, connection)
-        flush = flush_of(session)
+        flush = flush_of(session) if scope.within_flush else None
         if flush is not None and flush is not ledger.flushed:
-            ledger.frame(session).notes.append(note)
+            ledger.frame(session).notes.append(within_a_flush(note))
             return
         note(ledger.frame(session))
 
     # the Session's legacy bulk methods
 
     def _bulk_insert_mappings(self, run: Callable[..., Any], session: Session, *args: Any, **kwargs: Any) -> None:
-        call = _arguments(("mapper", "mappings", "return_defaults", "render_nulls"), args, kwargs)
-        mappings = call["mappings"] = list(call["mappings"])
-        place = self._legacy_hit(session, call["mapper"], "bulk_insert_mappings")
-        if place is None:
-            run(session, **call)
-            return
-        hit, connection = place
-        if any(key not in mapping for mapping in mappings for key in hit.pk_keys):
-            call["return_defaults"] = True
-        run(session, **call)
-        made = hit.made(connection, [hit.key_of(mapping) for mapping in mappings], mappings)
-        self._record(session, hit, connection, lambda frame: hit.created(frame, made))
+        self._legacy(run, session, "bulk_insert_mappings", [_first(args, kwargs, "mapper")], args, kwargs)
 
     def _bulk_update_mappings(self, run: Callable[..., Any], session: Session, *args: Any, **kwargs: Any) -> None:
-        call = _arguments(("mapper", "mappings"), args, kwargs)
-        mappings = call["mappings"] = list(call["mappings"])
-        place = self._legacy_hit(session, call["mapper"], "bulk_update_mappings")
-        if place is None:
-            run(session, **call)
-            return
-        hit, connection = place
-        sets = dict.fromkeys((key for mapping in mappings for key in mapping if key not in hit.pk_keys), MISSING)
-        known = hit.read_keys(connection, [hit.key_of(mapping) for mapping in mappings], sets)
-        run(session, **call)
-        self._record(session, hit, connection, lambda frame: hit.updated(frame, known))
+        self._legacy(run, session, "bulk_update_mappings", [_first(args, kwargs, "mapper")], args, kwargs)
 
     def _bulk_save_objects(self, run: Callable[..., Any], session: Session, *args: Any, **kwargs: Any) -> None:
-        call = _arguments(("objects", "return_defaults", "update_changed_only", "preserve_order"), args, kwargs)
-        objects = call["objects"] = list(call["objects"])
-        states = [instance_state(each) for each in objects]
-        parts: list[tuple[Hit, Connection, list[Any], Known]] = []
-        for mapper in dict.fromkeys(state.mapper for state in states):
-            place = self._legacy_hit(session, mapper, "bulk_save_objects")
-            if place is not None:
-                hit, connection = place
-                ours = [state for state in states if state.mapper is mapper]
-                new = [state for state in ours if state.key is None]
-                old = [state.key[1] for state in ours if state.key is not None]
-                known = hit.read_keys(connection, old, dict.fromkeys(hit.keys, MISSING))
-                parts.append((hit, connection, new, known))
-        if any(new for _, _, new, _ in parts):
-            call["return_defaults"] = True
-        run(session, **call)
-        for hit, connection, new, known in parts:
-            values = [state.dict for state in new]
-            made = hit.made(connection, [hit.key_of(each) for each in values], values)
-            self._record(session, hit, connection, partial(_note_saved, hit, made, known))
+        objects = list(_first(args, kwargs, "objects"))
+        mappers = dict.fromkeys(instance_state(each).mapper for each in objects)
+        if args:
+            args = (objects, *args[1:])
+        else:
+            kwargs["objects"] = objects
+        self._legacy(run, session, "bulk_save_objects", mappers, args, kwargs)
 
-    def _legacy_hit(self, session: Session, model: Any, what: str) -> tuple[Hit, Connection] | None:
-        """What a legacy method writes to, and where, or None where it is not to be captured."""
-        if self._mode == "ignore" or self._capture.open(session) is None:
-            return None
-        hit = self._rows.hit_of(model if isinstance(model, Mapper) else model.__mapper__)
-        if hit is None:
-            return None
-        if self._mode == "capture":
-            connection = hit.connection(session)
-            self._check_place(session, hit, connection)
-            return hit, connection
-        self._leave_out(self._mode, f"{what} of {hit.name}")
-        return None
+    def _legacy(
+        self, run: Callable[..., Any], session: Session, what: str, models: Iterable[Any], args: Any, kwargs: Any
+    ) -> None:
+        mappers = [model if isinstance(model, Mapper) else model.__mapper__ for model in models]
+        hits = [self._rows.hit_of(mapper) for mapper in mappers]
+        captures = self._mode != "ignore" and any(hits) and self._capture.open(session) is not None
+        if captures and self._mode != "capture":
+            self._leave_out(self._mode, f"{what} of {', '.join(hit.name for hit in hits if hit is not None)}")
+            captures = False
+        mapper = mappers[0] if len(mappers) == 1 else None
+        with self._watches.watching(session, captures=captures, mapper=mapper, bulk=True):
+            run(session, *args, **kwargs)
 
     # what is noticed and not captured
 
@@ -284,7 +231,7 @@ class Bulk(Listener):
         if name is None:
             self._notice_stray(mode, statement)
             return
-        what = f"{_verb(statement)} of {unaliased(statement.table).name} by another object than the Table of {name}"
+        what = f"{_verb(statement)} of {table_of(statement.table).name} by another object than the Table of {name}"
         if mode == "raise":
             raise CaptureError(f"{what}: this installation refuses it (bulk='raise')")
         warnings.warn(
@@ -296,7 +243,7 @@ class Bulk(Listener):
     def _notice_stray(self, mode: Mode, statement: Update | Delete | Insert) -> None:
         if not self._rows.is_stray(statement):
             return
-        table: Any = unaliased(statement.table)
+        table: Any = table_of(statement.table)
         what = f"{_verb(statement)} of {table.fullname}, a table that no class is mapped to"
         if mode == "raise":
             raise CaptureError(f"{what}: this installation refuses it (bulk='raise')")
@@ -332,21 +279,6 @@ class Bulk(Listener):
             )
 
 
-def _note_left(frame: Frame, hit: Hit, known: Known, stayed: Known, sets: Mapping[str, Any] | None) -> None:
-    """Rows left their keys, but those that stayed: deleted, or given other ones by an UPDATE of `sets`."""
-    left = {key: row for key, row in known.items() if key not in stayed}
-    if sets is None:
-        hit.deleted(frame, left)
-    else:
-        hit.renamed(frame, left, sets)
-        hit.updated(frame, {key: row for key, row in known.items() if key in stayed})
-
-
-def _note_saved(hit: Hit, made: Sequence[Any], known: Known, frame: Frame) -> None:
-    hit.created(frame, made)
-    hit.updated(frame, known)
-
-
 def _wrapped(original: Callable[..., Any], capture: Callable[..., Any]) -> Callable[..., Any]:
     def method(session: Session, *args: Any, **kwargs: Any) -> Any:
         return capture(original, session, *args, **kwargs)
@@ -355,51 +287,9 @@ def _wrapped(original: Callable[..., Any], capture: Callable[..., Any]) -> Calla
     return method
 
 
-def _arguments(names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    return {**dict(zip(names, args, strict=False)), **kwargs}
+def _first(args: Sequence[Any], kwargs: Mapping[str, Any], name: str) -> Any:
+    return args[0] if args else kwargs[name]
 
 
 def _verb(statement: Update | Delete | Insert) -> str:
     return statement.__visit_name__.upper()
-
-
-def _check_schema(state: ORMExecuteState, hit: Hit, connection: Connection) -> None:
-    """Raise CaptureError where this statement alone writes to another schema: a record's key does not tell it."""
-    own = state.execution_options.get("schema_translate_map")
-    if own is not None and own != connection.get_execution_options().get("schema_translate_map"):
-        raise CaptureError(
-            f"{hit.name}: schema_translate_map for one statement. Give it to the engine or the Session's connection, "
-            "so that all of a transaction is written to, and read from, one schema"
-        )
-
-
-def _flush_as_the_statement_would(state: ORMExecuteState) -> None:
-    """Autoflush happens after this event, but our look at the rows has to come after what it writes."""
-    session = state.session
-    if session.autoflush and not session._flushing and state.execution_options.get("autoflush", True):
-        session.flush()
-
-
-def _run_and_count(state: ORMExecuteState, statement: Update | Delete) -> tuple[Result[Any], int]:
-    """Run an UPDATE or DELETE; its result, and how many rows it hit, -1 where the driver does not tell."""
-    result = state.invoke_statement(statement=statement)
-    if not statement._returning:
-        return result, result.rowcount if isinstance(result, CursorResult) else -1
-    # What is returned is one row for each; drivers know their number only once all are fetched, if ever.
-    frozen = result.freeze()
-    shown = frozen()
-    shown.rowcount = len(frozen.data)  # type: ignore[attr-defined]
-    return shown, len(frozen.data)
-
-
-def _check_count(count: int, hits: int, hit: Hit) -> None:
-    """Raise CaptureError if more rows were hit than were seen under lock.
-
-    Another transaction's came in between, which READ COMMITTED allows.
-    """
-    if count > hits:
-        raise CaptureError(
-            f"{hit.name}: the statement changed {count} rows where {hits} were seen just before, since another "
-            "transaction committed in between. Nothing is wrong with the data: roll back and run the transaction "
-            "again, or use REPEATABLE READ for it"
-        )

@@ -1,129 +1,165 @@
-"""INSERTs: the values that they hold, and the keys of the rows that they make."""
+"""INSERT: the rows that it made; and of an upsert those that it changed, or replaced."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, Final, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
-from sqlalchemy import BindParameter, Boolean, Connection, CursorResult, Insert, Result, literal_column
-from sqlalchemy.engine import result_tuple
-from sqlalchemy.engine.result import null_result
-from sqlalchemy.orm import ORMExecuteState
+from sqlalchemy import Connection
 
 from eventbus.errors import CaptureError
 from eventbus.events.change import MISSING, Key
-from eventbus.listeners.statements.rows import Hit, literal_of, parameter_sets
+from eventbus.listeners.frame import Frame
+from eventbus.listeners.statements.execution import (
+    Execution,
+    Record,
+    differing,
+    note_created,
+    note_deleted,
+    note_updated,
+)
+from eventbus.listeners.statements.returning import IS_NEW
+from eventbus.listeners.statements.rows import Hit, Row
+from eventbus.listeners.statements.sent import Sent, is_upsert
+from eventbus.listeners.statements.upsert import Telling, rows_in_conflict, set_on_conflict
 
-_IS_NEW: Final = literal_column("(xmax = 0)", Boolean)
-"""PostgreSQL: the transaction that locked this version of the row; an upsert locks those that it meets."""
-
-
-class Inserted(NamedTuple):
-    """What the caller is given, and the rows that were made: whether each is new, or None where nobody can tell."""
-
-    result: Result[Any]
-    rows: dict[Key, bool | None]
-
-
-def is_upsert(statement: Insert) -> bool:
-    """Whether the INSERT may leave rows alone, or change them, instead of failing on a key that is taken."""
-    return statement._post_values_clause is not None or bool(statement._prefixes)
-
-
-def rows_given(state: ORMExecuteState, statement: Insert, hit: Hit) -> list[dict[str, Any]]:
-    """The values of the rows to insert, by attribute key; MISSING for what the database is to compute."""
-    if statement.select is not None:
-        return [dict.fromkeys(_known(hit, statement._select_names or ()), MISSING)]
-    several = [row for rows in statement._multi_values or () for row in rows]
-    return [
-        {**_by_key(row, hit, parameters), **_by_key(parameters, hit)}
-        for row in several or [statement._values or {}]
-        for parameters in parameter_sets(state) or [{}]
-    ]
+NO_RETURNING: Final = "INSERT into {}: this database has no RETURNING, so the keys of the new rows are not known"
 
 
-def run_insert(
-    connection: Connection, state: ORMExecuteState, statement: Insert, hit: Hit, *, tells_new: bool = False
-) -> Inserted:
-    """Run an INSERT; its result as the caller expects it, and the rows it made.
+class InsertExecution(Execution):
+    """The database gives back what it made; or the keys were given, or SQLAlchemy knows the one that was made.
 
-    `tells_new`: have PostgreSQL tell which of an upsert's rows are new.
+    `telling`: knows which tables tell of an upsert's rows which are new. Elsewhere those that it may meet are looked
+    for before, without a lock: one that another transaction commits in between is taken for new.
     """
-    if _is_one_plain_row(state, statement):
-        (row,) = rows_given(state, statement, hit)
-        if all(column.primary_key or _is_value(row.get(key)) for column, key in _key_columns(hit)):
-            result = state.invoke_statement()
-            return Inserted(result, {_key_told(hit, result, row): True})
-    if not connection.dialect.insert_returning:
-        raise CaptureError(
-            f"INSERT into {hit.name}: this database has no RETURNING, so the keys of the new rows are not known"
+
+    def __init__(self, connection: Connection, sent: Sent, hit: Hit, record: Record, telling: Telling) -> None:
+        super().__init__(connection, sent, hit, record)
+        self._telling = telling
+
+    def prepare(self) -> None:
+        self._earlier: dict[Key, Row] = {}
+        self._result_rows: Sequence[Any] = ()
+        self._upserts = is_upsert(self.sent.statement)
+        self._tells_new = False
+        self._sets: tuple[str, ...] = ()
+        if self._upserts:
+            self._sets = tuple(set_on_conflict(self.sent.statement, self.hit))
+            moves = not set(self._sets).isdisjoint(self.hit.pk_keys)
+            self._tells_new = self._telling(self.connection, self.sent)
+            if moves or not self._tells_new:
+                self.hold("insert")
+                self._earlier = rows_in_conflict(self.connection, self.sent, self.hit)
+        if self._gives_back():
+            self.ask(self.hit.names(), [IS_NEW] if self._tells_new else [])
+        elif not self._tells_keys():
+            raise CaptureError(NO_RETURNING.format(self.hit.name))
+
+    def _gives_back(self) -> bool:
+        if self._in_batches:
+            return bool(self.context.compiled.effective_returning)
+        return self.sent.gives_back() and not (self._is_plain() and self._keeps_last_id())
+
+    def _keeps_last_id(self) -> bool:
+        """Whether the driver tells the last id of an INSERT only if nothing is given back."""
+        if self.connection.dialect.name not in ("mysql", "mariadb"):
+            return False
+        return set(self.hit.key) == set(self.sent.table.primary_key)
+
+    def has_run(self, cursor: Any) -> None:
+        super().has_run(cursor)
+        if self._upserts and self.returning is not None and self.connection.dialect.name in ("mysql", "mariadb"):
+            rows, _ = self.returning.read(self.context)
+            self.context._rowcount = sum(self._counts(row) for row in rows)
+
+    def _counts(self, row: Row) -> int:
+        """As MySQL counts the rows of an upsert: one that it changed is two."""
+        old = self._earlier.get(self.hit.key_of(row), row)
+        return 1 if old == row else 2
+
+    def last_id(self) -> int:
+        """That of the first row that is new."""
+        assert self.returning is not None
+        own = self.sent.table.autoincrement_column
+        rows, _ = self.returning.read(self.context)
+        if own is None or not rows:
+            return 0
+        new = [row for row in rows if self.hit.key_of(row) not in self._earlier] or rows
+        return int(new[0].get(self.hit.name_of(own) or "", 0))
+
+    def _is_plain(self) -> bool:
+        """Whether it makes one row, the key of which SQLAlchemy tells."""
+        statement = self.sent.statement
+        return not (
+            self._upserts
+            or statement._multi_values
+            or statement.select is not None
+            or statement._inline
+            or self.context.compiled.effective_returning
         )
-    return _run_returning(state, statement, hit, tells_new=tells_new)
 
+    def _tells_keys(self) -> bool:
+        return self.sent.many or self._in_batches or self._is_plain()
 
-def _run_returning(state: ORMExecuteState, statement: Insert, hit: Hit, *, tells_new: bool) -> Inserted:
-    columns = [*hit.local_key, *(column for column in hit.table.primary_key if column not in hit.local_key)]
-    asked = [*hit.statement_key, *columns[len(hit.local_key) :], *([_IS_NEW] if tells_new else [])]
-    frozen = state.invoke_statement(statement=statement.returning(*asked)).freeze()
-    shown = frozen()
-    width = len(shown.keys()) - len(asked)
-    told = [tuple(row)[width:] for row in frozen()]
-    rows: dict[Key, bool | None] = {row[: len(hit.local_key)]: row[-1] if tells_new else None for row in told}
-    if statement._returning:
-        shown = shown.columns(*range(width))
-    else:
-        shown = null_result()
-        if not parameter_sets(state) and not statement._multi_values and statement.select is None:
-            shown.inserted_primary_key = _primary_key(hit, columns, told)  # type: ignore[attr-defined]
-    shown.rowcount = len(told)  # type: ignore[attr-defined]
-    return Inserted(shown, rows)
+    def finish(self) -> None:
+        if self.returning is not None:
+            rows, flags = self.returning.read(self.context)
+            new = [bool(each[0]) if each else None for each in flags]
+        else:
+            rows = self._rows_by_their_keys()
+            new = [None] * len(rows)
+        if self._upserts:
+            self._finish_upsert(rows, new)
+            return
+        made = self.hit.known(self.connection, rows)
+        self.record(lambda frame: note_created(frame, self.hit, made))
 
+    def _rows_by_their_keys(self) -> list[Row]:
+        """Of each row the key, which is read as the database has it; what else it holds is read at the commit."""
+        if self.sent.many or self._in_batches:
+            names = [column.key for column in self.hit.key]
+            keys = [tuple(each.get(name) for name in names) for each in self.sent.parameters]
+            rows = [dict(zip(self.hit.pk_keys, key, strict=True)) for key in keys]
+        else:
+            (told,) = self.context.inserted_primary_key_rows
+            by_column = dict(zip(self.sent.table.primary_key, told, strict=False))
+            rows = [{name: by_column.get(column) for name, column in zip(self.hit.pk_keys, self.hit.key, strict=True)}]
+        if any(part is None for row in rows for part in row.values()):
+            raise CaptureError(f"INSERT into {self.hit.name}: the database does not tell the primary key of a new row")
+        if self.is_elsewhere:
+            return self.rows_by_key(self.hit.names(), list(self.by_key(rows)))
+        return rows
 
-def _primary_key(hit: Hit, columns: list[Any], told: list[tuple[Any, ...]]) -> Any:
-    """As a result without RETURNING has it: in the table's order, None for a row that was left alone."""
-    known = dict(zip(columns, told[0], strict=False)) if told else {}
-    primary = list(hit.table.primary_key)
-    return result_tuple([column.key for column in primary])([known.get(column) for column in primary])
+    def _finish_upsert(self, rows: list[Row], new: Sequence[bool | None]) -> None:
+        """A row that is not new and was not foreseen has another key now, if one that was foreseen is gone."""
+        known = self.hit.known(self.connection, rows)
+        is_new = dict(zip(self.by_key(rows), new, strict=False))
+        passed = [key for key in self._earlier if key not in known]
+        stay = self.by_key(self.rows_by_key(self.hit.pk_keys, passed)) if passed else {}
+        gone = {key: self._earlier[key] for key in passed if key not in stay}
+        met = {key for key in known if is_new[key] is False and key not in self._earlier}
+        if gone and met:
+            if len(met) != len(gone):
+                raise CaptureError(
+                    f"INSERT into {self.hit.name} gives new keys to rows that could not be foreseen: which is which?"
+                )
+            met = set()
+        updated = {key: each for key, each in known.items() if key in self._earlier or key in met}
+        created = {key: each for key, each in known.items() if key not in updated}
+        before = {key: self._before(key, row) for key, (_, row) in updated.items()}
+        deleted = self.hit.known(self.connection, list(gone.values()))
 
+        def note(frame: Frame) -> None:
+            note_deleted(frame, deleted)
+            note_updated(frame, self.hit, updated, before)
+            note_created(frame, self.hit, created)
 
-def _is_one_plain_row(state: ORMExecuteState, statement: Insert) -> bool:
-    """Whether the result of it as it is tells the key: SQLAlchemy asks the database by itself."""
-    if is_upsert(statement) or statement.select is not None or statement._multi_values:
-        return False
-    if statement._returning or statement._inline:
-        return False
-    return not state.parameters or (not state.is_orm_statement and len(parameter_sets(state)) == 1)
+        self.record(note)
 
-
-def _key_told(hit: Hit, result: Result[Any], row: Mapping[str, Any]) -> Key:
-    made = result.inserted_primary_key if isinstance(result, CursorResult) else None
-    told = dict(zip(hit.table.primary_key, made or (), strict=False))
-    key = tuple(told.get(column, row.get(name)) for column, name in _key_columns(hit))
-    if not all(_is_value(part) for part in key):
-        raise CaptureError(f"INSERT into {hit.name}: the database does not tell the primary key of the new row")
-    return key
-
-
-def _key_columns(hit: Hit) -> Iterator[tuple[Any, str]]:
-    return zip(hit.local_key, hit.pk_keys, strict=True)
-
-
-def _is_value(value: Any) -> bool:
-    return value is not None and value is not MISSING
-
-
-def _by_key(row: Any, hit: Hit, parameters: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    pairs = row.items() if isinstance(row, Mapping) else zip(hit.table.columns, row, strict=False)
-    keyed = ((hit.key_of_column(column), value) for column, value in pairs)
-    return {key: _value(value, parameters or {}) for key, value in keyed if key is not None}
-
-
-def _value(value: Any, parameters: Mapping[str, Any]) -> Any:
-    if isinstance(value, BindParameter) and value.key in parameters:
-        return parameters[value.key]
-    return literal_of(value)
-
-
-def _known(hit: Hit, columns: Any) -> Iterator[str]:
-    keys = (hit.key_of_column(column) for column in columns)
-    return (key for key in keys if key is not None)
+    def _before(self, key: Key, row: Mapping[str, Any]) -> Row:
+        old = self._earlier.get(key)
+        if old is None:
+            return dict.fromkeys(self._sets or row, MISSING)
+        if self.is_exact:
+            return old
+        return differing(old, row, self._sets or row)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-from sqlalchemy import Alias, Delete, Insert, MetaData, Table, TableClause, Update, event
+from sqlalchemy import Delete, Insert, MetaData, Table, TableClause, Update, event
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Mapper, mapperlib, registry
 
 from eventbus.errors import CaptureWarning
 from eventbus.listeners.statements.rows import Hit, MappedHit, TableHit
+from eventbus.listeners.statements.sent import table_of
 from eventbus.records.entities import Entities, mappers_of
 
 _Name = tuple[str | None, str]
@@ -41,8 +42,8 @@ class Rows:
 
     def hit_by(self, statement: Update | Delete | Insert) -> Hit | None:
         """What a statement writes to, itself or by an alias; None where nothing of it is captured."""
-        mapper = _mapper_of(statement)
-        return self.hit_through(unaliased(statement.table)) if mapper is None else self.hit_of(mapper)
+        mapper = mapper_of(statement)
+        return self.hit_through(table_of(statement.table)) if mapper is None else self.hit_of(mapper)
 
     def hit_through(self, table: Any) -> Hit | None:
         """What a statement on a table writes to."""
@@ -65,14 +66,25 @@ class Rows:
             hit = self._hits[mapper] = found if found.entities else None
             return hit
 
+    def hit_sent(self, table: Any, mapper: Mapper[Any] | None) -> Hit | None:
+        """What a statement that is sent to a table writes to; `mapper`: the class that its author has named, if any.
+
+        It tells whose rows they are where two classes, other than by inheritance, are mapped to one table.
+        """
+        if mapper is None or mapper.local_table is not table:
+            return self.hit_through(table)
+        while mapper.inherits is not None and mapper.inherits.local_table is table:
+            mapper = mapper.inherits
+        return self.hit_of(mapper)
+
     def namesake_of(self, statement: Update | Delete | Insert) -> str | None:
         """The class or table that is captured and has a table of the same name as one that nobody has mapped."""
-        table = unaliased(statement.table)
+        table = table_of(statement.table)
         self._notice_new_classes()
         if not self._names:
             self._names = self._tables_by_name()
         found = self._names.get((getattr(table, "schema", None), getattr(table, "name", "")))
-        return None if found is None or _mapper_of(statement) or _mappers_of(table) else found
+        return None if found is None or mapper_of(statement) or _mappers_of(table) else found
 
     def _notice_new_classes(self) -> None:
         """A class mapped since may be what a table belongs to, a subclass of one that is known, or have links."""
@@ -96,9 +108,9 @@ class Rows:
 
     def is_stray(self, statement: Update | Delete | Insert) -> bool:
         """Whether a statement writes to a table that nobody has mapped, captures or leaves out on purpose."""
-        table = unaliased(statement.table)
+        table = table_of(statement.table)
         secondary = isinstance(table, Table) and self._entities.is_secondary(table)
-        if _mapper_of(statement) or secondary or self._entities.excludes(table):
+        if mapper_of(statement) or secondary or self._entities.excludes(table):
             return False
         return isinstance(table, TableClause) and not _mappers_of(table)
 
@@ -122,7 +134,7 @@ class Rows:
         mappers = _mappers_of(table)
         if mappers:
             top = min(mappers, key=lambda mapper: len(list(mapper.iterate_to_root())))
-            hit = MappedHit(top, self._entities, through_table=True)
+            hit = MappedHit(top, self._entities)
             return hit if hit.entities else None
         if not self._entities.is_secondary(table) and not self._entities.includes(table):
             return None
@@ -130,15 +142,9 @@ class Rows:
         return None if entity is None else TableHit(entity)
 
 
-def _mapper_of(statement: Update | Delete | Insert) -> Mapper[Any] | None:
+def mapper_of(statement: Update | Delete | Insert) -> Mapper[Any] | None:
+    """The class that a statement names, if it names one."""
     return statement.table._annotations.get("parentmapper")
-
-
-def unaliased(table: Any) -> Any:
-    """What an alias stands for; anything else as it is."""
-    while isinstance(table, Alias):
-        table = table.element
-    return table
 
 
 def _mappers_of(table: Any) -> list[Mapper[Any]]:

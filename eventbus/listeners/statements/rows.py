@@ -1,346 +1,162 @@
-"""The rows a statement hits: which entities they are, and what they are before it.
+"""The rows that statements write to: whose records they are, which of their columns matter, and how they are read.
 
-A statement names a class or a table; a row of it may be a record of any subclass. Rows are read through the Session's
-own connection with Core, so that no event, no filter for SELECTs and no object of the application is involved.
+A statement names one table; a row of it may be a record of any class that is mapped to it. What is read here comes
+through the Session's own connection with Core, so that no event, no filter for SELECTs and no object of the application
+is involved.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from sqlalchemy import (
-    BindParameter,
-    ClauseElement,
-    Column,
-    Connection,
-    Delete,
-    Select,
-    Table,
-    Update,
-    and_,
-    bindparam,
-    or_,
-    select,
-    tuple_,
-    update,
-)
-from sqlalchemy.orm import Mapper, ORMExecuteState, Session
+from sqlalchemy import Column, Connection, Dialect, Select, Table, and_, or_, select, tuple_
+from sqlalchemy.orm import Mapper
 
-from eventbus.errors import CaptureError
 from eventbus.events.change import MISSING, Entity, Key, Values
-from eventbus.listeners.frame import Frame
 from eventbus.records.columns import stored
 from eventbus.records.entities import Entities
 
 _CHUNK: Final = 500
-Known = dict[Key, tuple[Entity | None, dict[str, Any]]]
-"""Rows by primary key: whose record each is (None: a class that is not captured), and its values by attribute key."""
+Row = dict[str, Any]
+"""Values by attribute key, as far as they were read."""
+Known = dict[Key, tuple[Entity | None, Row]]
+"""Rows by primary key: whose record each is (None: a class that is not captured), and what it holds."""
 
 
 class Hit:
-    """A class or table that statements write to. `keys` are its attribute keys, `pk_keys` those of the primary key."""
+    """A table that statements write to, with the records that its rows are.
+
+    `columns`: those of it that a statement may set, by attribute key. `key`: those of the primary key, in mapper order.
+    `wanted`: the attribute keys that have to be known of a row. `kind`: the attribute key of what tells whose record a
+    row is, where there are several classes.
+    """
 
     name: str
+    table: Table
     entities: tuple[Entity, ...]
-    keys: tuple[str, ...]
+    columns: dict[str, Any]
     pk_keys: tuple[str, ...]
-    local_key: tuple[Any, ...]
-    """The columns of the statements' table that hold the primary key, in mapper order."""
-    kind: frozenset[str] = frozenset()
-    """The attribute key of what tells whose record a row is, where there are several classes."""
-    _columns: dict[str, Any]
-    _key_by_column: dict[Any, str]
-    _wanted: frozenset[str]
+    wanted: frozenset[str]
+    kind: str | None = None
 
     @property
-    def table(self) -> Table:
-        """The table that statements name."""
+    def kind_is_column(self) -> bool:
+        """Whether it is a column, and no expression over some."""
+        return True
+
+    @property
+    def key(self) -> list[Any]:
+        return [self.columns[name] for name in self.pk_keys]
+
+    def names(self, sets: Iterable[str] = ()) -> tuple[str, ...]:
+        """The attribute keys to read of a row when these are set, in the class's order."""
+        return tuple(name for name in self.columns if name in self.wanted or name in sets)
+
+    def name_of(self, column: Any) -> str | None:
+        """The attribute key of a column of the table; None for what is not ours."""
         raise NotImplementedError
 
-    @property
-    def pk_columns(self) -> list[Any]:
-        """The columns or attributes of the primary key, in mapper order."""
-        return [self._columns[key] for key in self.pk_keys]
+    def key_of(self, row: Mapping[str, Any]) -> Key:
+        return tuple(row[name] for name in self.pk_keys)
 
-    @property
-    def tables(self) -> Sequence[Any]:
-        """All tables that hold a row: that one, and those it is joined to by inheritance."""
-        return [self.table]
+    def tells(self, names: Iterable[str]) -> bool:
+        """Whether these columns tell whose record a row is."""
+        return self.kind is None or self.kind in names
 
-    def among(self, keys: Collection[Key]) -> Any:
-        """The criterion, for a statement, that a row has one of these keys."""
-        columns = self.statement_key
-        # Databases limit the number of parameters; of literals there may be as many as one likes.
-        literal = len(keys) > _CHUNK
-        if len(columns) == 1:
-            return columns[0].in_(_listed([key[0] for key in keys], columns[0].type, literal=literal))
-        # PostgreSQL makes a nested OR of each list of tuples, and limits the depth.
-        chunks = list(_chunks(list(keys))) or [[]]
-        whole = tuple_(*columns)
-        return or_(*(whole.in_(_listed(chunk, whole.type, literal=literal)) for chunk in chunks))
+    def entity_of(self, row: Mapping[str, Any]) -> Entity | None:
+        raise NotImplementedError
 
-    @property
-    def statement_key(self) -> list[Any]:
-        """The primary key as a statement can name it: of its own table alone, in mapper order."""
-        return self.pk_columns
-
-    def connection(self, session: Session) -> Connection:
-        """The connection that the Session's own bulk methods write on."""
-        return session.connection(bind_arguments={**self._bind_arguments(), "clause": update(self.table)})
-
-    def _bind_arguments(self) -> dict[str, Any]:
+    def kinds(self, connection: Connection, keys: Sequence[Key]) -> dict[Key, Any]:
+        """What tells whose records these rows are, where the table itself does not hold it."""
         return {}
 
-    def reclassifies(self, sets: Mapping[str, Any]) -> bool:
-        """Whether setting these columns may make rows another class's records."""
-        return False
-
-    def _entity_of(self, row: Mapping[str, Any]) -> Entity | None:
-        raise NotImplementedError
-
-    def _select(self, columns: Sequence[Any]) -> Select[Any]:
-        raise NotImplementedError
-
-    def key_of_column(self, column: Any) -> str | None:
-        """The attribute key of a column, attribute or name as statements use them; None for what is not ours."""
-        if isinstance(column, str):
-            return column if column in self._columns else self._key_by_column.get(self.table.columns.get(column))
-        key = getattr(column, "_annotations", {}).get("proxy_key")
-        return (
-            key if key in self._columns else self._key_by_column.get(getattr(column, "_deannotate", lambda: column)())
-        )
-
-    def is_part(self, state: ORMExecuteState) -> bool:
-        """Whether an INSERT makes the row of one table alone, of several that a record has."""
-        return False
-
-    def made(
-        self, connection: Connection, keys: Sequence[Key], given: Iterable[Mapping[str, Any]]
-    ) -> list[tuple[Entity | None, Key]]:
-        """Whose records the rows are that an INSERT of these values made."""
-        raise NotImplementedError
-
-    def key_of(self, values: Mapping[str, Any]) -> Key:
-        """The primary key among values by attribute key."""
-        return tuple(values[key] for key in self.pk_keys)
-
-    # reading
-
-    def read_hit(
-        self, connection: Connection, state: ORMExecuteState, statement: Update | Delete, sets: Mapping[str, Any]
-    ) -> tuple[Known, int]:
-        """The rows that the statement is about to hit, locked, and how many hits that are: sets may share rows."""
-        parameters = parameter_sets(state)
-        if isinstance(state.parameters, list) and state.is_orm_statement:
-            self._check_keys(parameters)
-            return self.read_keys(connection, [self.key_of(each) for each in parameters], sets), len(parameters)
-        query = self._select(self._chosen(sets)).options(*statement._with_options)
-        if statement.whereclause is not None:
-            query = query.where(statement.whereclause)
-        self._lock(connection)
+    def known(self, connection: Connection, rows: Sequence[Row]) -> Known:
+        """The rows with whose records they are; without the columns that only other classes of the table have."""
+        if rows and not self.tells(rows[0]):
+            kinds = self.kinds(connection, [self.key_of(row) for row in rows])
+            rows = [{**row, self.kind or "": kinds.get(self.key_of(row))} for row in rows]
         known: Known = {}
-        hits = 0
-        for each in parameters or [{}]:
-            seen = dict(self._rows(connection, query, sets, each))
-            known, hits = known | seen, hits + len(seen)
-        return known, hits
-
-    def read_keys(self, connection: Connection, keys: Sequence[Key], sets: Mapping[str, Any]) -> Known:
-        """The rows of these primary keys, locked; those that exist."""
-        return self.read_where(connection, self.pk_keys, keys, sets) if keys else {}
-
-    def read_where(
-        self, connection: Connection, names: Sequence[str], tuples: Sequence[tuple[Any, ...]], sets: Mapping[str, Any]
-    ) -> Known:
-        """The rows whose columns `names` have one of these combinations of values, locked."""
-        self._lock(connection)
-        columns = [self._columns[name] for name in names]
-        known: Known = {}
-        for chunk in _chunks(tuples):
-            matching = columns[0].in_([each[0] for each in chunk]) if len(columns) == 1 else _any_of(columns, chunk)
-            known.update(self._rows(connection, self._select(self._chosen(sets)).where(matching), sets, {}))
+        for row in rows:
+            entity = self.entity_of(row)
+            several = entity is not None and len(self.entities) > 1
+            known[self.key_of(row)] = entity, _part(row, entity) if several else row
         return known
-
-    def _lock(self, connection: Connection) -> None:
-        if connection.dialect.name == "sqlite":
-            # SQLite locks the file with the first write, and pysqlite begins no transaction for a SELECT: without this
-            # another process could commit between our look at the rows and the statement.
-            table = connection.dialect.identifier_preparer.format_table(self.table)
-            connection.exec_driver_sql(f"DELETE FROM {table} WHERE 0")  # noqa: S608 - a quoted name
-
-    def _chosen(self, sets: Mapping[str, Any]) -> list[Any]:
-        return [stored(self._columns[key]).label(f"c{index}") for index, key in enumerate(self._names(sets))]
-
-    def _names(self, sets: Mapping[str, Any]) -> list[str]:
-        return [key for key in self.keys if key in self._wanted or key in sets]
-
-    def _rows(
-        self, connection: Connection, query: Select[Any], sets: Mapping[str, Any], parameters: Mapping[str, Any]
-    ) -> Iterator[tuple[Key, tuple[Entity | None, dict[str, Any]]]]:
-        names = self._names(sets)
-        if connection.dialect.name != "sqlite":
-            # Not what else the query looks at: the nullable side of an outer join cannot be locked, nor can groups.
-            query = query.with_for_update(of=self.tables)
-        for values in connection.execute(query, dict(parameters)):
-            row = dict(zip(names, values, strict=True))
-            entity = self._entity_of(row)
-            key = self.key_of(row)
-            if entity is not None:
-                # Columns that only another class of the same table has are no part of this record.
-                row = {name: row[name] for name in names if name in entity.positions}
-            yield key, (entity, row)
-
-    def _check_keys(self, mappings: Iterable[Mapping[str, Any]]) -> None:
-        for mapping in mappings:
-            lacking = [key for key in self.pk_keys if key not in mapping]
-            if lacking:
-                raise CaptureError(
-                    f"UPDATE of {self.name} by key: {', '.join(lacking)} is missing in {sorted(mapping)}"
-                )
-
-    # recording
-
-    def created(self, frame: Frame, made: Iterable[tuple[Entity | None, Key]]) -> None:
-        """These rows are new; what they hold is read at the commit."""
-        for entity, key in made:
-            if entity is not None:
-                frame.created(entity, key, _unread(entity, key))
-
-    def updated(self, frame: Frame, known: Known) -> None:
-        """These rows may have changed in any of the columns that were read; what they hold is read at the commit."""
-        for key, (entity, row) in known.items():
-            if entity is not None:
-                frame.updated(entity, key, dict(row), _unread(entity, key), certain=True)
-
-    def reclassified(self, frame: Frame, known: Known, now: Known) -> None:
-        """These rows may be another class's records now."""
-        same = {key for key, (entity, _) in known.items() if key in now and now[key][0] is entity}
-        self.deleted(frame, {key: known[key] for key in known if key not in same})
-        self.created(frame, [(now[key][0], key) for key in now if key not in same])
-        self.updated(frame, {key: known[key] for key in known if key in same})
-
-    def deleted(self, frame: Frame, known: Known) -> None:
-        """These rows have gone."""
-        for key, (entity, row) in known.items():
-            if entity is not None:
-                frame.deleted(entity, key, row)
-
-    def renamed(self, frame: Frame, known: Known, sets: Mapping[str, Any]) -> None:
-        """These rows got other primary keys."""
-        moves: list[tuple[Entity | None, Key]] = []
-        for key, (entity, _) in known.items():
-            new = tuple(sets.get(name, part) for name, part in zip(self.pk_keys, key, strict=True))
-            if any(part is MISSING for part in new):
-                raise CaptureError(
-                    f"{self.name}: the database is to compute new primary keys, which are then not known here; "
-                    "give them as values, row by row"
-                )
-            moves.append((entity, new))
-        self.deleted(frame, known)
-        self.created(frame, moves)
 
 
 class MappedHit(Hit):
-    """A mapped class and its subclasses, of which a row may be. `through_table`: the statement names the Table."""
+    """The table of a mapped class, and of those of its subclasses that add columns or rows to it."""
 
-    def __init__(self, mapper: Mapper[Any], entities: Entities, *, through_table: bool = False) -> None:
+    def __init__(self, mapper: Mapper[Any], entities: Entities) -> None:
         self._mapper = mapper
         self.name = mapper.class_.__name__
-        self._by_mapper = {each: entities.for_mapper(each) for each in _family(mapper)}
+        self.table = mapper.local_table  # type: ignore[assignment]
+        family = [each for each in mapper.self_and_descendants if each is mapper or not each.concrete]
+        self._by_mapper = {each: entities.for_mapper(each) for each in family}
         own = self._by_mapper[mapper]
         found = [entity for entity in self._by_mapper.values() if entity is not None]
         self.entities = tuple(sorted(found, key=lambda entity: entity is not own))
-        self._joined = (mapper.inherits is not None or len(mapper.tables) > 1) and not _single(mapper)
-        self._columns = {}
-        self._key_by_column = {}
-        for each in self._by_mapper:
+        self.columns = {}
+        self._name_by_column: dict[Any, str] = {}
+        for each in family:
             self._add_columns(each)
         self.kind = self._discriminator()
-        self._through_table = through_table
-        self.keys = tuple(self._columns)
         self.pk_keys = tuple(mapper.get_property_by_column(column).key for column in mapper.primary_key)
-        self.local_key = tuple(self._own(column) for column in mapper.primary_key)
+        for name, column in zip(self.pk_keys, mapper.primary_key, strict=True):
+            # A subclass's table may call it otherwise.
+            self.columns.setdefault(name, self._column_in(self.table, column))
+            self._name_by_column[self.columns[name]] = name
         published = {key for entity in found for key in entity.published}
-        self._wanted = frozenset(published | set(self.pk_keys) | self.kind)
+        self.wanted = frozenset(published | set(self.pk_keys) | ({self.kind} if self.kind else set()))
 
     def _add_columns(self, mapper: Mapper[Any]) -> None:
-        """Those of the class; of a subclass those that it adds to the same table."""
-        own = mapper is self._mapper
         for prop in mapper.column_attrs:
-            column = prop.columns[0]
-            if prop.key not in self._columns and _is_column(prop) and (own or column.table is self.table):
-                # The subclass's own attribute would narrow a SELECT to that subclass.
-                self._columns[prop.key] = getattr(mapper.class_, prop.key) if own else column
-                self._key_by_column.update(dict.fromkeys(prop.columns, prop.key))
+            for column in prop.columns:
+                if getattr(column, "table", None) is self.table:
+                    self.columns.setdefault(prop.key, column)
+                    self._name_by_column.setdefault(column, prop.key)
 
-    @property
-    def table(self) -> Table:
-        return self._mapper.local_table  # type: ignore[return-value]
-
-    @property
-    def tables(self) -> Sequence[Any]:
-        return self._mapper.tables
-
-    @property
-    def statement_key(self) -> list[Any]:
-        if self._through_table:
-            return list(self.local_key)
-        return [
-            getattr(self._mapper.class_, self._mapper.get_property_by_column(column).key) for column in self.local_key
-        ]
-
-    def is_part(self, state: ORMExecuteState) -> bool:
-        return self._joined and (self._through_table or not state.parameters)
-
-    def made(
-        self, connection: Connection, keys: Sequence[Key], given: Iterable[Mapping[str, Any]]
-    ) -> list[tuple[Entity | None, Key]]:
-        if not self._may_be_of_others(given):
-            return [(self._by_mapper[self._mapper], key) for key in keys]
-        found = self.read_keys(connection, keys, {})
-        if len(found) < len(keys):
-            raise CaptureError(f"INSERT into {self.name} makes rows of a class that is not one of its subclasses")
-        return [(entity, key) for key, (entity, _) in found.items()]
-
-    def _may_be_of_others(self, given: Iterable[Mapping[str, Any]]) -> bool:
-        on, own = self._mapper.polymorphic_on, self._mapper.polymorphic_identity
-        if self._through_table or not isinstance(on, Column):
-            return bool(self.kind)
-        kind = self.key_of_column(on) or ""
-        return any(row.get(kind, own) != own for row in given)
-
-    def _own(self, column: Any) -> Any:
-        """What the class's own table calls a column of the primary key, which may be a superclass's."""
-        if column.table is self.table:
-            return column
-        return next(each for each in self._mapper._equivalent_columns[column] if each.table is self.table)
-
-    def _bind_arguments(self) -> dict[str, Any]:
-        return {"mapper": self._mapper}
-
-    def _select(self, columns: Sequence[Any]) -> Select[Any]:
-        return select(*columns).select_from(self._mapper)
-
-    def _discriminator(self) -> frozenset[str]:
+    def _discriminator(self) -> str | None:
         on = self._mapper.polymorphic_on
         if on is None or len(self._by_mapper) == 1:
-            return frozenset()
+            return None
         (prop,) = (prop for prop in self._mapper.column_attrs if on in prop.columns)
-        self._columns.setdefault(prop.key, on)  # it may be an expression over columns
-        return frozenset([prop.key])
+        if not isinstance(on, Column):
+            self.columns.setdefault(prop.key, on)  # an expression over columns
+        return prop.key
 
-    def reclassifies(self, sets: Mapping[str, Any]) -> bool:
-        if not self.kind or isinstance(self._mapper.polymorphic_on, Column):
-            return not self.kind.isdisjoint(sets)
-        return True
+    def name_of(self, column: Any) -> str | None:
+        if isinstance(column, str):
+            column = self.table.columns.get(column)
+        return self._name_by_column.get(getattr(column, "_deannotate", lambda: column)())
 
-    def _entity_of(self, row: Mapping[str, Any]) -> Entity | None:
-        if not self.kind:
+    def entity_of(self, row: Mapping[str, Any]) -> Entity | None:
+        if self.kind is None:
             return self._by_mapper[self._mapper]
-        (key,) = self.kind
-        kind = self._mapper.polymorphic_map.get(row[key])
-        return self._by_mapper.get(kind) if kind is not None else self._by_mapper[self._mapper]
+        mapper = self._mapper.polymorphic_map.get(row[self.kind])
+        # A class that is none of its subclasses, or an identity that no class has, is not told apart.
+        return self._by_mapper.get(mapper or self._mapper, self._by_mapper[self._mapper])
+
+    @property
+    def kind_is_column(self) -> bool:
+        return isinstance(self._mapper.polymorphic_on, Column)
+
+    def kinds(self, connection: Connection, keys: Sequence[Key]) -> dict[Key, Any]:
+        on: Any = self._mapper.polymorphic_on
+        if not isinstance(on, Column):
+            return {tuple(row[:-1]): row[-1] for row in _by_keys(connection, select(*self.key, on), self.key, keys)}
+        key = [self._column_in(on.table, column) for column in self._mapper.primary_key]
+        return {tuple(row[:-1]): row[-1] for row in _by_keys(connection, select(*key, on), key, keys)}
+
+    def _column_in(self, table: Any, column: Any) -> Any:
+        """What a table of the class calls a column of the primary key."""
+        met, open_ = set(), [column]
+        for each in open_:
+            if each.table is table:
+                return each
+            met.add(each)
+            open_ += [other for other in self._mapper._equivalent_columns.get(each, ()) if other not in met]
+        raise LookupError(f"{table} has no column like {column}")
 
 
 class TableHit(Hit):
@@ -348,75 +164,126 @@ class TableHit(Hit):
 
     def __init__(self, entity: Entity) -> None:
         self._entity = entity
+        self.table = entity.table
         self.name = entity.table.name
         self.entities = (entity,)
-        self._columns = dict(zip(entity.keys, entity.columns, strict=True))
-        self._key_by_column = {column: key for key, column in self._columns.items()}
-        self.keys = entity.keys
+        self.columns = dict(zip(entity.keys, entity.columns, strict=True))
+        self._name_by_column = {column: key for key, column in self.columns.items()}
         self.pk_keys = tuple(entity.keys[position] for position in entity.pk_index)
-        self.local_key = tuple(entity.columns[position] for position in entity.pk_index)
-        self._wanted = frozenset(entity.published) | frozenset(self.pk_keys)
+        self.wanted = frozenset(entity.published) | frozenset(self.pk_keys)
 
-    @property
-    def table(self) -> Table:
-        return self._entity.table  # type: ignore[no-any-return]
+    def name_of(self, column: Any) -> str | None:
+        if isinstance(column, str):
+            column = self.table.columns.get(column)
+        return self._name_by_column.get(getattr(column, "_deannotate", lambda: column)())
 
-    def made(
-        self, connection: Connection, keys: Sequence[Key], given: Iterable[Mapping[str, Any]]
-    ) -> list[tuple[Entity | None, Key]]:
-        return [(self._entity, key) for key in keys]
-
-    def _select(self, columns: Sequence[Any]) -> Select[Any]:
-        return select(*columns)
-
-    def _entity_of(self, row: Mapping[str, Any]) -> Entity | None:
+    def entity_of(self, row: Mapping[str, Any]) -> Entity | None:
         return self._entity
 
 
-def literal_of(value: Any) -> Any:
-    """The value that a statement holds, MISSING where the database computes it."""
-    if isinstance(value, BindParameter):
-        return MISSING if value.required else value.effective_value
-    return MISSING if isinstance(value, ClauseElement) else value
+def values_of(entity: Entity, hit: Hit, key: Key, row: Mapping[str, Any]) -> Values:
+    """The row as a frame holds it: MISSING for what was not read."""
+    held = {**row, **dict(zip(hit.pk_keys, key, strict=True))}
+    return tuple([held.get(name, MISSING) for name in entity.keys])
 
 
-def parameter_sets(state: ORMExecuteState) -> list[Mapping[str, Any]]:
-    """The parameters beside the statement: none, one set, or many."""
-    parameters = state.parameters
-    if not parameters:
-        return []
-    return [parameters] if isinstance(parameters, Mapping) else list(parameters)
+def _part(row: Row, entity: Any) -> Row:
+    """Columns that only another class of the same table has are no part of this record."""
+    return {name: value for name, value in row.items() if name in entity.positions}
 
 
-def _family(mapper: Mapper[Any]) -> list[Mapper[Any]]:
-    """The mapper and those of its subclasses whose rows are rows of its table too."""
-    return [each for each in mapper.self_and_descendants if each is mapper or not each.concrete]
+# reading
 
 
-def _single(mapper: Mapper[Any]) -> bool:
-    return mapper.inherits is not None and mapper.local_table is mapper.inherits.local_table
+class Lock:
+    """How hard a look holds the rows it sees until the statement runs."""
+
+    NONE: Final = "none"
+    UPDATE: Final = "update"
+    """As an UPDATE of the statement's own table would; other transactions' foreign keys may still refer to the rows."""
 
 
-def _is_column(prop: Any) -> bool:
-    return isinstance(getattr(prop.columns[0], "table", None), Table)
+def look(
+    connection: Connection,
+    hit: Hit,
+    names: Sequence[str],
+    criteria: Iterable[Any],
+    *,
+    lock: str = Lock.NONE,
+    named: Any = None,
+    schemas: Any = None,
+) -> list[Row]:
+    """The rows of the table that match; `named`: the alias of it that the criteria are about, if any."""
+    source = hit.table if named is None else named
+    columns = [hit.columns[name] for name in names]
+    if source is not hit.table:
+        columns = [source.corresponding_column(column) for column in columns]
+    query = select(*map(stored, columns)).select_from(source).where(*criteria)
+    if lock == Lock.UPDATE:
+        query = _locked(connection.dialect, query, source)
+    return [dict(zip(names, row, strict=True)) for row in _execute(connection, query, schemas)]
 
 
-def _unread(entity: Entity, key: Key) -> Values:
-    values: list[Any] = [MISSING] * len(entity.keys)
-    for position, part in zip(entity.pk_index, key, strict=True):
-        values[position] = part
-    return tuple(values)
+def look_by(
+    connection: Connection,
+    hit: Hit,
+    names: Sequence[str],
+    by: Sequence[str],
+    tuples: Sequence[Any],
+    schemas: Any = None,
+    *,
+    lock: str = Lock.NONE,
+) -> list[Row]:
+    """The rows whose columns `by` have one of these combinations of values."""
+    columns = [hit.columns[name] for name in by]
+    query = select(*(stored(hit.columns[name]) for name in names)).select_from(hit.table)
+    if lock == Lock.UPDATE:
+        query = _locked(connection.dialect, query, hit.table)
+    found = _by_keys(connection, query, columns, tuples, schemas)
+    return [dict(zip(names, row, strict=True)) for row in found]
 
 
-def _listed(values: Sequence[Any], type_: Any, *, literal: bool) -> Any:
-    """Of the column's type: what the values alone tell may be another one, which binds them otherwise."""
-    return bindparam(None, list(values), type_=type_, expanding=True, literal_execute=literal)
+def hold_file(connection: Connection, table: Table, verb: str, schemas: Any) -> None:
+    """Have SQLite lock its file as the statement of this verb is about to.
+
+    pysqlite begins no transaction for a SELECT: without this another process could commit between our look and the
+    statement.
+    """
+    quote = connection.dialect.identifier_preparer.quote
+    schema = (schemas or {}).get(table.schema, table.schema)
+    name = quote(table.name) if schema is None else f"{quote(schema)}.{quote(table.name)}"
+    column = quote(next(iter(table.columns)).name)
+    nothing = {
+        "update": f"UPDATE {name} SET {column} = {column} WHERE 0",  # noqa: S608 - quoted names
+        "delete": f"DELETE FROM {name} WHERE 0",  # noqa: S608
+        "insert": f"INSERT INTO {name} ({column}) SELECT {column} FROM {name} WHERE 0",  # noqa: S608
+    }
+    connection.exec_driver_sql(nothing[verb])
 
 
-def _any_of(columns: Sequence[Any], tuples: Iterable[tuple[Any, ...]]) -> Any:
-    return or_(*(and_(*(c == part for c, part in zip(columns, each, strict=True))) for each in tuples))
+def _locked(dialect: Dialect, query: Select[Any], source: Any) -> Select[Any]:
+    if dialect.name == "sqlite":
+        return query
+    return query.with_for_update(key_share=True, of=source)
 
 
-def _chunks(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    for start in range(0, len(items), _CHUNK):
-        yield items[start : start + _CHUNK]
+def _by_keys(
+    connection: Connection, query: Select[Any], columns: Sequence[Any], keys: Sequence[Any], schemas: Any = None
+) -> Iterator[Any]:
+    for start in range(0, len(keys), _CHUNK):
+        yield from _execute(
+            connection, query.where(_among(connection.dialect, columns, keys[start : start + _CHUNK])), schemas
+        )
+
+
+def _execute(connection: Connection, query: Select[Any], schemas: Any) -> Iterator[Any]:
+    options = {} if schemas is None else {"schema_translate_map": schemas}
+    yield from connection.execute(query, execution_options=options)
+
+
+def _among(dialect: Dialect, columns: Sequence[Any], keys: Sequence[Any]) -> Any:
+    if len(columns) == 1:
+        return columns[0].in_([key[0] for key in keys])
+    if dialect.name in ("sqlite", "postgresql", "mysql", "mariadb"):
+        return tuple_(*columns).in_(keys)
+    return or_(*(and_(*(column == part for column, part in zip(columns, key, strict=True))) for key in keys))

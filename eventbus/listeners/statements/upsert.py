@@ -1,26 +1,29 @@
-"""Upserts: which rows an INSERT … ON CONFLICT (or ON DUPLICATE KEY) finds in its way, and what becomes of them."""
+"""Upserts: which rows an INSERT … ON CONFLICT (or ON DUPLICATE KEY) may find in its way."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Column, Connection, Engine, Insert, Table, UniqueConstraint, select, text
+from sqlalchemy import (
+    BindParameter,
+    ClauseElement,
+    Column,
+    Connection,
+    Engine,
+    Insert,
+    Table,
+    UniqueConstraint,
+    select,
+    text,
+)
 
-from eventbus.errors import CaptureError
 from eventbus.events.change import MISSING, Key
-from eventbus.listeners.statements.rows import Hit, Known
+from eventbus.listeners.statements.rows import Hit, Row, look_by
+from eventbus.listeners.statements.sent import Sent
 
 Given = Sequence[Mapping[str, Any]]
-
-
-class Outcome(NamedTuple):
-    """What an upsert did: the keys of new rows, and the others as they were before."""
-
-    created: list[Key]
-    updated: Known
-    deleted: Known
 
 
 class Telling:
@@ -29,82 +32,80 @@ class Telling:
     def __init__(self) -> None:
         self._known: WeakKeyDictionary[Engine, dict[Table, bool]] = WeakKeyDictionary()
 
-    def __call__(self, connection: Connection, table: Table) -> bool:
+    def __call__(self, connection: Connection, sent: Sent) -> bool:
         """Asks the database once a table."""
         if connection.dialect.name != "postgresql":
             return False
         known = self._known.setdefault(connection.engine, {})
-        if table not in known:
-            known[table] = self._ask(connection, table)
-        return known[table]
+        if sent.table not in known:
+            known[sent.table] = self._ask(connection, sent.table, sent.schemas)
+        return known[sent.table]
 
-    def _ask(self, connection: Connection, table: Table) -> bool:
-        schemas = connection.get_execution_options().get("schema_translate_map") or {}
+    def _ask(self, connection: Connection, table: Table, schemas: Any) -> bool:
         quote = connection.dialect.identifier_preparer.quote
-        schema = schemas.get(table.schema, table.schema)
+        schema = (schemas or {}).get(table.schema, table.schema)
         name = quote(table.name) if schema is None else f"{quote(schema)}.{quote(table.name)}"
         kind = select(text("relkind")).select_from(text("pg_catalog.pg_class"))
         found: Any = connection.scalar(kind.where(text("oid = to_regclass(:name)").bindparams(name=name)))
         return found in ("r", b"r")
 
 
-def rows_in_conflict(connection: Connection, statement: Insert, hit: Hit, given: Given, *, tells_new: bool) -> Known:
-    """The rows that share a primary or unique key with one that is to be inserted, locked; perhaps some more.
+def set_on_conflict(statement: Insert, hit: Hit) -> Iterator[str]:
+    """The attribute keys that the upsert sets in a row that it meets, as far as it names them."""
+    clause: Any = statement._post_values_clause
+    sets = getattr(clause, "update_values_to_set", None) or getattr(clause, "update", None) or ()
+    for column in dict(sets):
+        name = hit.name_of(column)
+        if name is not None:
+            yield name
 
-    Raises CaptureError where the new rows come from a SELECT: what they conflict with cannot be told. So it is, unless
-    the database tells afterwards what is new, where a unique key is computed from what the statement holds. A key that
-    is made for a new row (a sequence, a function as default) conflicts with nothing we know of.
+
+def rows_in_conflict(connection: Connection, sent: Sent, hit: Hit) -> dict[Key, Row]:
+    """The rows that share a primary or unique key with one that is to be inserted; perhaps some more; not locked.
+
+    What the database computes (a sequence, a SELECT, an index of expressions) is not foreseen.
     """
-    if statement.select is not None:
-        raise CaptureError(
-            f"INSERT … SELECT into {hit.name} with an upsert clause: which rows it makes and which it changes cannot "
-            "be told. Insert values, or split it into an UPDATE and an INSERT"
-        )
-    defaults = {hit.key_of_column(column): _default(column) for column in hit.table.columns}
-    known: Known = {}
+    given = rows_given(sent, hit)
+    defaults = {hit.name_of(column): _default(column) for column in hit.table.columns}
+    known: dict[Key, Row] = {}
     for names in _unique_keys(hit):
-        computed = None in names or any(_is_computed(row, names) for row in given)
-        if computed and not tells_new and _may_meet(statement, hit, names):
-            raise CaptureError(
-                f"INSERT into {hit.name} with an upsert clause: the database computes a unique key of it "
-                f"({', '.join(name or 'an expression' for name in names)}), so what it conflicts with cannot be told. "
-                "Name other columns in its ON CONFLICT, give values, or split it into an UPDATE and an INSERT"
-            )
-        if None not in names:
-            for definite, tuples in _by_shape(names, given, defaults).items():
-                known.update(hit.read_where(connection, definite, list(tuples), {}))
+        for definite, tuples in _by_shape(names, given, defaults).items():
+            found = look_by(connection, hit, hit.names(), definite, list(tuples), sent.schemas)
+            known.update({hit.key_of(row): row for row in found})
     return known
 
 
-def outcome(connection: Connection, hit: Hit, earlier: Known, rows: Mapping[Key, bool | None]) -> Outcome:
-    """What became of the rows that were in the way, and of those that the statement gave back.
-
-    A row that is not new and was not foreseen has another key now, if one that was foreseen is gone. Else it got in the
-    way since (another transaction committed it), or by a key of which we could not know.
-    """
-    passed = [key for key in earlier if key not in rows]
-    # Left alone; or replaced (OR REPLACE), or given another key.
-    left = hit.read_keys(connection, passed, {}) if passed else {}
-    gone = {key: earlier[key] for key in passed if key not in left}
-    met = [key for key, new in rows.items() if new is False and key not in earlier]
-    if gone and met:
-        if len(met) != len(gone):
-            raise CaptureError(
-                f"INSERT into {hit.name} gives new keys to rows that could not be foreseen: which is which?"
-            )
-        met = []
-    unforeseen = {
-        key: (entity, dict.fromkeys(row, MISSING)) for key, (entity, row) in hit.read_keys(connection, met, {}).items()
-    }
-    return Outcome(
-        created=[key for key in rows if key not in earlier and key not in unforeseen],
-        updated={**{key: earlier[key] for key in rows if key in earlier}, **unforeseen},
-        deleted=gone,
-    )
+def rows_given(sent: Sent, hit: Hit) -> list[dict[str, Any]]:
+    """The values of the rows to insert, by attribute key; MISSING for what the database is to compute."""
+    statement = sent.statement
+    if statement.select is not None:
+        return []
+    several = [row for rows in statement._multi_values or () for row in rows]
+    if several:
+        return [_by_name(row, hit) for row in several]
+    named = [hit.name_of(column) for column in sent.state._dict_parameters or {}]
+    expressions: dict[str, Any] = {name: MISSING for name in named if name is not None}
+    keyed = {column.key: name for column in hit.table.columns if (name := hit.name_of(column)) is not None}
+    return [
+        {**expressions, **{keyed[key]: value for key, value in each.items() if key in keyed}}
+        for each in sent.parameters
+    ]
 
 
-def _unique_keys(hit: Hit) -> Iterator[tuple[str | None, ...]]:
-    """The attribute keys of the primary key and of each unique constraint and index; None for what is no attribute."""
+def _by_name(row: Any, hit: Hit) -> dict[str, Any]:
+    pairs = row.items() if isinstance(row, Mapping) else zip(hit.table.columns, row, strict=False)
+    named = ((hit.name_of(column), _value(value)) for column, value in pairs)
+    return {name: value for name, value in named if name is not None}
+
+
+def _value(value: Any) -> Any:
+    if isinstance(value, BindParameter):
+        return MISSING if value.required else value.effective_value
+    return MISSING if isinstance(value, ClauseElement) else value
+
+
+def _unique_keys(hit: Hit) -> Iterator[tuple[str, ...]]:
+    """The attribute keys of the primary key and of each unique constraint and index of plain columns."""
     yield hit.pk_keys
     table = hit.table
     constraints: list[Iterable[Any]] = [
@@ -112,11 +113,13 @@ def _unique_keys(hit: Hit) -> Iterator[tuple[str | None, ...]]:
     ]
     constraints += [each.expressions for each in table.indexes if each.unique]
     for columns in constraints:
-        yield tuple(None if _is_made(column) else hit.key_of_column(column) for column in columns)
+        names = [hit.name_of(column) if _is_plain(column) else None for column in columns]
+        if None not in names:
+            yield tuple(name for name in names if name is not None)
 
 
-def _is_made(column: Any) -> bool:
-    return not isinstance(column, Column) or column.computed is not None
+def _is_plain(column: Any) -> bool:
+    return isinstance(column, Column) and column.computed is None
 
 
 def _default(column: Column[Any]) -> Any:
@@ -124,11 +127,6 @@ def _default(column: Column[Any]) -> Any:
     if column.default is not None:
         return getattr(column.default, "arg", MISSING) if column.default.is_scalar else MISSING
     return None if column.server_default is None else MISSING
-
-
-def _is_computed(row: Mapping[str, Any], names: Collection[str | None]) -> bool:
-    """Whether the statement has the database compute this whole key from what it holds."""
-    return all(row.get(name) is MISSING for name in names if name is not None)
 
 
 def _by_shape(
@@ -144,12 +142,3 @@ def _by_shape(
         if definite:
             shapes.setdefault(tuple(definite), {})[tuple(definite.values())] = None
     return shapes
-
-
-def _may_meet(statement: Insert, hit: Hit, names: Collection[str | None]) -> bool:
-    """Whether the upsert does something about a conflict on this key; others are errors."""
-    target = getattr(statement._post_values_clause, "inferred_target_elements", None)
-    if target is None:
-        return True
-    chosen = [hit.key_of_column(each) if isinstance(each, str | Column) else None for each in target]
-    return None in chosen or set(chosen) == set(names)

@@ -1,0 +1,172 @@
+"""One UPDATE, DELETE or INSERT from before it is sent until it is recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from sqlalchemy import Connection
+from sqlalchemy.engine.interfaces import ExecuteStyle
+
+from eventbus.errors import CaptureError
+from eventbus.events.change import MISSING, Entity, Key, Values
+from eventbus.listeners.frame import Frame
+from eventbus.listeners.statements.returning import Returning
+from eventbus.listeners.statements.rows import Hit, Known, Lock, Row, hold_file, look, look_by, values_of
+from eventbus.listeners.statements.sent import Sent
+
+Record = Callable[[Callable[[Frame], None]], None]
+"""Has a note written into the frame of the transaction."""
+
+
+class Execution:
+    """Base of the three. `has_run` may be called for several batches, `finish` once all went well."""
+
+    def __init__(self, connection: Connection, sent: Sent, hit: Hit, record: Record) -> None:
+        self.context = sent.context
+        self.connection = connection
+        self.sent = sent
+        self.hit = hit
+        self.record = record
+        self.returning: Returning | None = None
+        self._in_batches = self.context.execute_style is ExecuteStyle.INSERTMANYVALUES
+
+    def text(self, statement: str) -> str:
+        """The statement as it is to be sent."""
+        return statement if self.returning is None else self.returning.added_to(statement, self.context)
+
+    def has_run(self, cursor: Any) -> None:
+        if self.returning is None or self._in_batches:
+            return
+        self.returning.take(cursor, self.context)
+        if self.connection.dialect.name in ("mysql", "mariadb") and not self.context.compiled.effective_returning:
+            # The driver tells this only where no rows are given back.
+            last = self.last_id()
+            self.context.get_lastrowid = lambda: last
+
+    def last_id(self) -> int:
+        """What the driver would tell as the last id of an INSERT (MySQL)."""
+        return 0
+
+    def finish(self) -> None:
+        raise NotImplementedError
+
+    def ask(self, names: Iterable[str], expressions: Iterable[str] = ()) -> None:
+        """Have the statement give back these columns of each row."""
+        self.returning = Returning(self.hit, tuple(names), self.sent.alias, tuple(expressions))
+        if self._in_batches:
+            self.returning.in_batches(self.context)
+
+    def given_back(self) -> Known:
+        """The rows as the statement left them (or took them away)."""
+        assert self.returning is not None
+        rows, _ = self.returning.read(self.context)
+        return self.hit.known(self.connection, rows)
+
+    def hold(self, verb: str) -> None:
+        """On SQLite nobody else writes from here on."""
+        if self.connection.dialect.name == "sqlite":
+            hold_file(self.connection, self.sent.table, verb, self.sent.schemas)
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether what an unlocked look sees is what the statement finds."""
+        return self.connection.dialect.name == "sqlite"
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether this statement alone goes to another schema, where nothing can be read at the commit."""
+        own = self.connection.get_execution_options().get("schema_translate_map")
+        return self.sent.schemas is not None and self.sent.schemas != own
+
+    def look(self, names: Iterable[str], criteria: Iterable[Any], *, lock: str = Lock.NONE) -> list[Row]:
+        """The rows that match, under the name that the statement gives its table."""
+        return look(
+            self.connection, self.hit, tuple(names), criteria, lock=lock, named=self.sent.named,
+            schemas=self.sent.schemas,
+        )  # fmt: skip
+
+    def rows_by_key(self, names: Iterable[str], keys: Iterable[Key]) -> list[Row]:
+        return look_by(self.connection, self.hit, tuple(names), self.hit.pk_keys, list(keys), self.sent.schemas)
+
+    def by_key(self, rows: Iterable[Row]) -> dict[Key, Row]:
+        return {self.hit.key_of(row): row for row in rows}
+
+    @property
+    def count(self) -> int:
+        """How many rows it hit; -1 where the driver does not tell."""
+        return int(self.context.rowcount)
+
+    def check_count(self, seen: int) -> None:
+        """Raise CaptureError if more rows were hit than were seen before: another transaction's came in between."""
+        if self.count > seen:
+            raise CaptureError(
+                f"{self.hit.name}: the statement changed {self.count} rows where {seen} were seen just before, since "
+                "another transaction committed in between, and this database does not tell which. Nothing is wrong "
+                "with the data: roll back and run the transaction again, or use REPEATABLE READ for it"
+            )
+
+
+def of_entity(entity: Entity, row: Mapping[str, Any]) -> Row:
+    """What of a row is the record's: columns that only another class of its table has are not."""
+    return {name: value for name, value in row.items() if name in entity.positions}
+
+
+def note_created(frame: Frame, hit: Hit, rows: Known) -> None:
+    """These rows are new."""
+    for key, (entity, row) in rows.items():
+        if entity is not None:
+            frame.created(entity, key, values_of(entity, hit, key, row))
+
+
+def note_deleted(frame: Frame, rows: Known) -> None:
+    """These rows have gone."""
+    for key, (entity, row) in rows.items():
+        if entity is not None:
+            frame.deleted(entity, key, row)
+
+
+def note_updated(frame: Frame, hit: Hit, rows: Known, before: Mapping[Key, Row]) -> None:
+    """`before`: of each row the old values of what was set, or may have changed; MISSING where they are not known."""
+    for key, (entity, row) in rows.items():
+        if entity is not None:
+            frame.updated(entity, key, of_entity(entity, before[key]), values_of(entity, hit, key, row), certain=True)
+
+
+def within_a_flush(note: Callable[[Frame], None]) -> Callable[[Frame], None]:
+    """The same note, without values: what the flush writes after the statement is not in them. They are read later."""
+
+    def noted(frame: Frame) -> None:
+        note(frame)
+        for entity, records in frame.records.items():
+            frame.partial.add(entity)
+            for key, record in records.items():
+                if isinstance(record, tuple):
+                    records[key] = unread(entity, key)
+                elif record.after is not None:
+                    record.after = unread(entity, key)
+
+    return noted
+
+
+def unread(entity: Entity, key: Key) -> Values:
+    """A row of which the key alone is known."""
+    held = dict(zip(entity.pk_index, key, strict=True))
+    return tuple([held.get(position, MISSING) for position in range(len(entity.keys))])
+
+
+def differing(old: Row, new: Mapping[str, Any], sets: Iterable[str]) -> Row:
+    """Of what was set the old values as they were seen without a lock.
+
+    MISSING where they are the new ones: another transaction may have changed the row after it was seen.
+    """
+    return {
+        name: old[name] if name in old and name in new and _differ(old[name], new[name]) else MISSING for name in sets
+    }
+
+
+def _differ(old: Any, new: Any) -> bool:
+    try:
+        return type(old) is type(new) and bool(old != new)
+    except Exception:  # noqa: BLE001 - a value that cannot be compared may be any other
+        return False
