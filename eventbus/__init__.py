@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from eventbus.errors import EventBusError
     from eventbus.events.change import Change
     from eventbus.events.context import acting_as, current_author
+    from eventbus.events.notes import annotate
     from eventbus.listeners.base import Listener
     from eventbus.listeners.hooks import listens_for, stop_listening
     from eventbus.muting import is_muted, muted
@@ -32,6 +33,7 @@ __all__ = [
     "Listener",
     "Settings",
     "acting_as",
+    "annotate",
     "current_author",
     "drain_on_sigterm",
     "install",
@@ -49,6 +51,7 @@ _HOMES = {
     "Listener": "listeners.base",
     "Settings": "settings",
     "acting_as": "events.context",
+    "annotate": "events.notes",
     "current_author": "events.context",
     "drain_on_sigterm": "delivery.lifetime",
     "install": "bus",

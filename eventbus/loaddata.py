@@ -30,6 +30,7 @@ from eventbus.dumps.slices import Slice, slices
 from eventbus.dumps.targets import Targets
 from eventbus.dumps.writer import TooEarlyError
 from eventbus.errors import ConfigurationError
+from eventbus.moments import Moment, moment_options, paths_of
 from eventbus.muting import muted
 from eventbus.outbox import Entry
 
@@ -192,12 +193,14 @@ What is in the database and not in the files stays as it is, unless --existing r
   eventbus-dumpdata | gzip > dump.json.gz ;  zcat dump.json.gz | eventbus-loaddata -
   eventbus-loaddata data/crm --existing keep
   eventbus-loaddata dump.json --existing replace --dry-run
+  eventbus-loaddata --at 2026-11-23T08:00:00Z data --database sqlite:///then.db
 """
 
 
 @click.command(help=_HELP, context_settings={**commands.HELP_OPTIONS, "max_content_width": 100})
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @cli.model_options
+@moment_options
 @click.option(
     "--existing",
     type=click.Choice(["update", "keep", "fail", "replace"]),
@@ -257,6 +260,9 @@ What is in the database and not in the files stays as it is, unless --existing r
 def command(
     *,
     paths: tuple[str, ...],
+    at: str | None,
+    tx: str | None,
+    position: int | None,
     models: str | None,
     database: str | None,
     service: str | None,
@@ -283,10 +289,14 @@ def command(
     found, engine = cli.models_or_tables(models, database)
     bus = None if publish is None else _bus(publish)
     closing = contextlib.nullcontext() if bus is None else contextlib.closing(bus)
-    with cli.disposing(engine), closing, cli.ending(), cli.Progress() as progress:
+    with contextlib.ExitStack() as stack:
+        for each in (cli.disposing(engine), closing, cli.ending()):
+            stack.enter_context(each)
+        chosen = stack.enter_context(paths_of(paths, Moment(at, tx, position)))
+        progress = stack.enter_context(cli.Progress())
         loaded = loaddata(
             engine,
-            paths,
+            chosen,
             models=found,
             service=service,
             existing=existing,

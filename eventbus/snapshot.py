@@ -30,6 +30,7 @@ from eventbus.events.change import Key
 from eventbus.events.context import current_author
 from eventbus.events.envelope import Batch
 from eventbus.events.ids import uuid7
+from eventbus.events.notes import current_notes
 from eventbus.listeners.encoding import envelope_of, key_values
 from eventbus.listeners.frame import Net, Recorded
 from eventbus.outbox import Entry
@@ -176,7 +177,7 @@ class _Rows:
 
     def _write(self, connection: Connection, rows: Sequence[Any]) -> list[Entry]:
         entity = self._entity
-        shared = envelope_of(uuid7(), current_author(), len(rows))
+        shared = envelope_of(uuid7(), current_author(), len(rows), current_notes())
         read: list[Net] = [(Recorded("r", entity, self._key_of(row), {}, tuple(row)), ()) for row in rows]
         keys, bodies = self._bus.encoder.events(read, shared, connection.dialect)
         return self._bus.sink.write(connection, Batch(0, shared.transaction, keys, bodies))

@@ -7,7 +7,7 @@ from typing import Final
 
 import click
 
-from consumers.history.commands import asking, keeping
+from consumers.history.commands import asking, changing, keeping
 from eventbus.commands import HELP_OPTIONS, run
 
 PROGRAM: Final = "python -m consumers.history"
@@ -22,10 +22,12 @@ def command() -> None:
     """
 
 
-for each in (
-    asking.log, asking.why, asking.show, asking.diff, asking.at, asking.path,
-    keeping.follow, keeping.follow_git, keeping.git, keeping.status, keeping.verify, keeping.export, keeping.prune,
-):  # fmt: skip
+_COMMANDS: Final[tuple[click.Command, ...]] = (
+    *(asking.log, asking.why, asking.show, asking.diff, asking.at, asking.path),
+    *(changing.restore, changing.erase, keeping.prune),
+    *(keeping.follow, keeping.follow_git, keeping.git, keeping.status, keeping.verify, keeping.export),
+)
+for each in _COMMANDS:
     command.add_command(each)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from hashlib import sha256
 from typing import Final
 
 from consumers.history import baseline
@@ -13,6 +12,7 @@ from consumers.history.assembly.fact import Fact
 from consumers.history.assembly.transaction import Open
 from consumers.history.journal.reader import Entry, JournalReader, decode
 from consumers.history.store.archive import Archive, Waiting
+from consumers.json_mirror.state.erasing import hashed
 
 STEP: Final = 1_000
 """Events read at a time."""
@@ -113,8 +113,3 @@ class Historian:
             fact = decode(body, -number)
             if fact is not None and not self._is_erased(fact):
                 self._assembly.take(fact, first, known=self._archive.known)
-
-
-def hashed(path: str) -> str:
-    """What stands for a record that was erased."""
-    return sha256(path.encode()).hexdigest()

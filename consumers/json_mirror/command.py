@@ -136,6 +136,7 @@ def _run(settings: MirrorSettings, *, drain: bool) -> int:
 
         watch = _historian(settings, stack)
         mirror = stack.enter_context(open_mirror(settings, fatal=fatal, progress=Progress("applied"), watch=watch))
+        watch()  # also a mirror that ends at once has its history taken over
         data_dir = str(settings.data_dir.absolute())
         log.info("mirroring to %s", data_dir, extra={"event": "mirroring", "data_dir": data_dir})
         code = run(settings.consumer, mirror, drain=drain, stop=stop, observer=mirror)

@@ -20,6 +20,7 @@ from eventbus import failpoints
 from eventbus.errors import CaptureError
 from eventbus.events.change import MISSING, Entity, Key, Values
 from eventbus.events.context import author_of, current_author, told
+from eventbus.events.notes import current_notes
 from eventbus.listeners.base import Listener
 from eventbus.listeners.cascades import warn_of_conflicts
 from eventbus.listeners.doubt import DOUBTED, Doubted, is_doubted
@@ -76,8 +77,11 @@ class Capture(Listener):
         if MUTED in session.info:
             return None
         ledger = open_ledger(session, self)
-        if ledger is not None and (author := self.author(session)) is not None:
-            ledger.author = author
+        if ledger is not None:
+            if (author := self.author(session)) is not None:
+                ledger.author = author
+            if notes := current_notes():
+                ledger.notes = {**(ledger.notes or {}), **notes}
         return ledger
 
     def needed(self, entity: Entity) -> Sequence[int]:

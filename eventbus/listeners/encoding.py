@@ -41,13 +41,14 @@ class Envelope(NamedTuple):
     size: int
     time: str
     traceparent: str | None
+    notes: Mapping[str, str] | None = None
 
 
-def envelope_of(transaction: str, author: str | None, size: int) -> Envelope:
+def envelope_of(transaction: str, author: str | None, size: int, notes: Mapping[str, str] | None = None) -> Envelope:
     """The envelope of a transaction that commits now."""
     seconds, microseconds = divmod(time.time_ns() // 1000, 1_000_000)
     return Envelope(
-        transaction, author, size, f"{_to_the_second(seconds)}.{microseconds:06}Z", created(transaction, size)
+        transaction, author, size, f"{_to_the_second(seconds)}.{microseconds:06}Z", created(transaction, size), notes
     )
 
 
@@ -243,9 +244,11 @@ class _Kind:
         return naming.subject(self._name, self._serializer.pk(key_values(self._entity, record.pk)))
 
     def _encode(self, data: dict[str, Any], shared: Envelope, index: int) -> bytes:
-        transaction, author, size, time, traceparent = shared
+        transaction, author, size, time, traceparent, notes = shared
         data["author"] = author
         data["transaction"] = {"id": transaction, "index": index, "size": size}
+        if notes:
+            data["transaction"]["notes"] = notes
         pk = data["pk"]
         return envelope.encode(
             id=f"{transaction}-{index}",

@@ -6,7 +6,7 @@ nothing of a dead transaction is left for the next one of a reused Session.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
 from sqlalchemy import Connection
@@ -68,7 +68,9 @@ class Ledger:
     `is_guest`: the Session is bound to a Connection, whose owner may commit it without the Session.
     """
 
-    __slots__ = ("author", "connections", "flushed", "is_guest", "nested", "owner", "root", "size", "transaction")
+    __slots__ = (
+        "author", "connections", "flushed", "is_guest", "nested", "notes", "owner", "root", "size", "transaction",
+    )  # fmt: skip
 
     def __init__(self, owner: Owner) -> None:
         self.owner = owner
@@ -76,6 +78,7 @@ class Ledger:
         self.nested: dict[SessionTransaction, TransactionFrame] = {}
         self.connections: dict[Entity, Connection] = {}
         self.author: str | None = None
+        self.notes: Mapping[str, str] | None = None
         self.flushed: SessionTransaction | None = None
         self.size = 0
         self.is_guest = False

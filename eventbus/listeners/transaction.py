@@ -196,7 +196,7 @@ class Transactions(Listener):
             index = ledger.size
             if not ledger.transaction:
                 ledger.transaction = uuid7()
-            shared = envelope_of(ledger.transaction, ledger.author, index + len(net))
+            shared = envelope_of(ledger.transaction, ledger.author, index + len(net), ledger.notes)
             parts = _by_connection(ledger, net)
             entries: list[Any] = []
             for connection, part in parts:

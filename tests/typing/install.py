@@ -144,6 +144,8 @@ def authors(session: Session) -> None:
         assert_type(eventbus.current_author(), str | None)
     with eventbus.acting_as(None), eventbus.muted(session):
         assert_type(eventbus.is_muted(session), bool)
+    with eventbus.annotate(reason="import 7", ticket=12):
+        session.commit()
 
 
 async def muted_async(session: AsyncSession) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import subprocess
-from typing import Final
+from contextlib import suppress
+from typing import Final, NoReturn
 
 from consumers.history.errors import GitFailed
 from consumers.history.git.commits import Commit
@@ -44,12 +45,11 @@ class FastImport:
             self._fail()
 
     def close(self) -> None:
-        """End it; what was not published is made again by the next."""
+        """End it; what was not published may be, or is made again by the next."""
         assert self._process.stdin is not None
-        if self._process.poll() is None:
+        with suppress(OSError, ValueError):
             self._process.stdin.write(b"done\n")
-            self._process.stdin.close()
-        self._process.wait()
+        self._process.communicate()
 
     def _send(self, data: bytes) -> None:
         assert self._process.stdin is not None
@@ -58,8 +58,9 @@ class FastImport:
         except OSError:
             self._fail()
 
-    def _fail(self) -> None:
+    def _fail(self) -> NoReturn:
         self._process.kill()
-        said = self._process.stderr.read() if self._process.stderr else b""
-        self._process.wait()
+        with suppress(OSError, ValueError):
+            self._process.stdin.close()  # type: ignore[union-attr]
+        _, said = self._process.communicate()
         raise GitFailed(f"git fast-import in {self._repository.path}: {said.decode(errors='replace').strip()[:500]}")

@@ -22,6 +22,10 @@ _CONFIG: Final = {
 }
 
 
+_STALE: Final = ("refs/heads/*.lock", "objects/pack/tmp_*", "objects/pack/*.keep")
+"""What a writer leaves that was killed; only one writes at a time."""
+
+
 class Tip(NamedTuple):
     """The newest commit: its id, the position it is of, and the identity of the history it was made of."""
 
@@ -47,7 +51,7 @@ class Repository:
             self._run("init", "--quiet", "--bare", f"--initial-branch={BRANCH}", str(self.path), inside=False)
         for key, value in _CONFIG.items():
             self.run("config", key, value)
-        for stale in [*self.path.glob("refs/heads/*.lock"), *self.path.glob("objects/pack/tmp_*")]:
+        for stale in (each for pattern in _STALE for each in self.path.glob(pattern)):
             stale.unlink(missing_ok=True)
 
     def remove(self) -> None:
@@ -68,6 +72,16 @@ class Repository:
             return Tip(id, int(position), identity.strip())
         except ValueError:
             raise GitFailed(f"the newest commit of {self.path} is not one of the history: {id}") from None
+
+    def rewind(self, position: int) -> None:
+        """Go back to the commit of this position, or the last one before it."""
+        form = f"--format=%H %(trailers:key={POSITION},valueonly,separator=)"
+        for line in self.run("log", form, REF).splitlines():
+            id, _, number = line.partition(" ")
+            if int(number or 0) <= position:
+                self.run("update-ref", REF, id)
+                return
+        self.run("update-ref", "-d", REF)
 
     def run(self, *arguments: str, check: bool = True, **options: Any) -> str:
         """git's standard output."""

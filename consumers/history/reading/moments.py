@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
+from consumers.history.reading import past
 from consumers.history.reading.history import History
+from consumers.json_mirror.disk.directories import PRIVATE
+from consumers.json_mirror.settings import HISTORY_FILE
 from eventbus.errors import ConfigurationError
 
 
@@ -25,6 +31,24 @@ def at_transaction(history: History, id: str) -> int:
 def at_position(history: History, position: int) -> int:
     """The log up to this number."""
     return history.transaction(position).position if position else 0
+
+
+def records(
+    data_dir: Path, at: str | None = None, tx: str | None = None, position: int | None = None
+) -> Iterator[dict[str, Any]]:
+    """All records of a mirror as they were, as a dump has them: at a time, after a transaction, or at a position.
+
+    For `eventbus-loaddata`. Raises HistoryUnavailable, NotInHistory, ConfigurationError.
+    """
+    with History(data_dir / PRIVATE / HISTORY_FILE) as history:
+        if at is not None:
+            found = at_time(history, parse(at))
+        elif tx is not None:
+            found = at_transaction(history, tx)
+        else:
+            found = at_position(history, position or 0)
+        for record in past.records(history, found):
+            yield record.dumped()
 
 
 def parse(text: str) -> int:

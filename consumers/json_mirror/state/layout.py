@@ -18,7 +18,8 @@ STATE_FILE: Final = "state.sqlite3"
 BESIDE: Final = ("", "-wal", "-shm", "-journal")
 """The state is one file and those that SQLite keeps beside it."""
 FORMAT: Final = 2
-"""1 was without the journal and without `record.rest`; a mirror that opens such a file makes it one of this format."""
+"""1 was without the journal, the floors of erased records and `record.rest`; a mirror that opens such a file makes it
+one of this format."""
 BUSY_TIMEOUT: Final = 10.0
 """Seconds a reader or writer waits for another process (a backup, a checkpoint)."""
 
@@ -51,6 +52,7 @@ CREATE TABLE IF NOT EXISTS record (
 CREATE INDEX IF NOT EXISTS tombstone ON record (applied) WHERE document IS NULL;
 CREATE TABLE IF NOT EXISTS pending (batch INTEGER PRIMARY KEY, paths TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS journal (id INTEGER PRIMARY KEY, time REAL NOT NULL, body BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS erased (key TEXT PRIMARY KEY, floor INTEGER NOT NULL) WITHOUT ROWID;
 """
 _ADDITIONS: Final = {1: "ALTER TABLE record ADD COLUMN rest BLOB;"}
 """What tables of older formats lack. Their records' fields count as vouched for by the record's version."""

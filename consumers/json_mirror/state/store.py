@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from consumers.json_mirror.errors import StateUnavailable
+from consumers.json_mirror.state import erasing
+from consumers.json_mirror.state.erasing import hashed
 from consumers.json_mirror.state.journal import IDLE_TRIM, Journal
 from consumers.json_mirror.state.reading import Reader
 from consumers.json_mirror.state.values import Change, Written
@@ -20,6 +22,7 @@ class State(Reader):
 
     journal: Journal | None = None
     """Where the events go as they came, for the history; None where there is none."""
+    _known_floors: Mapping[str, int] | None = None
 
     def apply(
         self, changes: Iterable[Change], settled: int = 0, events: Sequence[bytes] = ()
@@ -32,6 +35,8 @@ class State(Reader):
         """
         if self.journal is not None and self.journal.full:
             raise StateUnavailable(self.journal.full)
+        if self._floors:
+            changes, events = self._above_floors(changes, events)
         with self._transaction() as db, self._journalled(db, events):
             written = write(db, changes)
             paths = "\n".join(f"{record.directory}/{record.filename}" for record in written)
@@ -39,6 +44,45 @@ class State(Reader):
                 db.execute("DELETE FROM pending WHERE batch BETWEEN 1 AND ?", (settled,))
             batch = _note(db, paths) if written else 0
         return batch, written
+
+    @property
+    def _floors(self) -> Mapping[str, int]:
+        """Of records that were erased, by the hash of their path: nothing up to this version comes in again."""
+        if self._known_floors is None:
+            with self._translated():
+                self._known_floors = dict(self._db.execute("SELECT key, floor FROM erased").fetchall())
+        return self._known_floors
+
+    def _above_floors(self, changes: Iterable[Change], events: Sequence[bytes]) -> tuple[list[Change], list[bytes]]:
+        found = list(changes)
+        kept = [
+            (change, event)
+            for change, event in zip(found, events or [b""] * len(found), strict=True)
+            if change.version > self._floors.get(hashed(f"{change.directory}/{change.filename}"), 0)
+        ]
+        return [change for change, _ in kept], [event for _, event in kept if event]
+
+    def erase(self, paths: Iterable[str], floor: int, events: Iterable[int] = ()) -> int:
+        """Forget these records for good, and these rows of the journal; tell how many records there were.
+
+        Up to version `floor` they do not come back. The file is written anew, so that nothing of them stays in it: that
+        takes some seconds for each 100 MB. Only for who holds the lock of the directory.
+        """
+        with self._transaction() as db:
+            gone = erasing.erase(db, list(paths), floor, list(events))
+        self._known_floors = None
+        with self._translated():
+            self._db.execute("VACUUM")
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return gone
+
+    def rewrite_events(self, bodies: Iterable[tuple[int, bytes]]) -> None:
+        """Put other bodies into these rows of the journal; nothing of the old ones stays in the file."""
+        with self._transaction() as db:
+            db.executemany("UPDATE journal SET body = ? WHERE id = ?", [(body, id) for id, body in bodies])
+        with self._translated():
+            self._db.execute("VACUUM")
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     @contextmanager
     def _journalled(self, db: sqlite3.Connection, events: Sequence[bytes]) -> Iterator[None]:

@@ -1,0 +1,181 @@
+"""`restore` and `erase`: what changes records, or forgets them."""
+
+from __future__ import annotations
+
+import getpass
+from contextlib import ExitStack
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from consumers.history import following
+from consumers.history.commands.asking import one_record
+from consumers.history.commands.options import (
+    KEY,
+    MODEL,
+    data_dir,
+    json_text,
+    opened,
+    path_of,
+    position_of,
+    settings_of,
+)
+from consumers.history.errors import NotInHistory
+from consumers.history.git.follower import Follower
+from consumers.history.git.packs import PackWriter
+from consumers.history.git.repository import NOTHING, Repository
+from consumers.history.reading.history import History
+from consumers.history.settings import HistorySettings
+from consumers.history.upkeep import erasing
+from consumers.json_mirror import cache
+from consumers.json_mirror.disk.files import Files
+from consumers.json_mirror.lock import Lock
+from consumers.json_mirror.settings import MirrorSettings
+from consumers.json_mirror.state import Record, State
+from eventbus.errors import ConfigurationError, counted
+
+WRITERS: Final = "eventbus.writers"
+"""Entry points that write a record into a database through the ORM, with events."""
+
+
+@click.command()
+@MODEL
+@KEY
+@click.option("--at", "moment", required=True, metavar="TIME", help="As it was then; #12 is position 12 of the log.")
+@click.option(
+    "--apply",
+    "session",
+    metavar="SESSION",
+    help="Write it, with events: what eventbus.install() was called for, myapp.db:Session.",
+)
+@click.option("--models", help="With --apply: package.module:Base. [EVENTBUS_MODELS]")
+@data_dir
+def restore(model: str, key: str, moment: str, session: str | None, models: str | None, data_dir: Path | None) -> None:
+    """Print a record as it was at TIME, as a fixture; or, with --apply, write it back.
+
+    The write is a change as any other: it has an author ("restore by …"), its events are published, and the history
+    goes on from it.
+    """
+    with opened(data_dir) as history:
+        record = one_record(history, model, key, position_of(history, moment)).dumped()
+    if session is None:
+        click.echo(json_text([record]))
+        return
+    author = f"restore by {getpass.getuser()}"
+    _writer()(record, session=session, models=models, author=author, reason=f"as it was at {moment}")
+    click.echo(f"{model} {key} is as it was at {moment}")
+
+
+def _writer() -> Any:
+    for entry in entry_points(group=WRITERS):
+        if entry.name == "sqlalchemy":
+            return entry.load()
+    raise ConfigurationError("nothing can write records: install sqlalchemy-eventbus again, with its entry points")
+
+
+@click.command()
+@click.argument("model", metavar="[MODEL]", required=False)
+@click.argument("keys", metavar="[KEY]...", nargs=-1)
+@click.option("--author", help="Forget a name as the author of transactions, instead of records.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@data_dir
+def erase(model: str | None, keys: tuple[str, ...], author: str | None, yes: bool, data_dir: Path | None) -> None:
+    """Forget records, or an author, for good: in files, state, cache, journal, history and git.
+
+    Stop the mirror first: its queue waits. No older event brings a forgotten record back, also not out of the dead
+    letters. What was copied cannot be reached: backups, clones, remotes, other consumers, records that tell of it.
+    """
+    if bool(author) == bool(model and keys):
+        raise click.UsageError("name a MODEL and its KEYs, or an --author")
+    settings = settings_of(data_dir)
+    with ExitStack() as stack:
+        mirror = MirrorSettings.from_env()
+        lock = settings.private_dir / mirror.lock_file.name
+        stack.enter_context(Lock(lock))
+        stack.enter_context(following.lock(settings))
+        stack.enter_context(following.lock_git(settings))
+        if author:
+            _confirm(f"Forget {author} as an author?", yes)
+            first = _forget_author(settings, author)
+        else:
+            assert model is not None
+            with History(settings.history_file) as history:
+                paths = [path_of(model, key, history if _knows(history, model, key) else None) for key in keys]
+            _confirm(f"Forget {counted(len(paths), 'record')} of {model}?", yes)
+            first = _forget_records(settings, mirror, paths)
+        _rewrite_git(settings, first)
+    _tell_what_is_left(settings, author)
+
+
+def _confirm(question: str, yes: bool) -> None:
+    if not yes:
+        click.confirm(question, abort=True)
+
+
+def _knows(history: History, model: str, key: str) -> bool:
+    try:
+        path_of(model, key, history)
+    except NotInHistory:
+        return False
+    return True
+
+
+def _forget_records(settings: HistorySettings, mirror: MirrorSettings, paths: list[str]) -> int:
+    floor = erasing.floor_now()
+    with State(settings.state_file) as state, Files(settings.data_dir) as files:
+        files.begin()
+        for path in paths:
+            files.put(*_split(path), None)
+        files.sync_all()
+        gone = state.erase(paths, floor, erasing.events_of(state, paths))
+    click.echo(f"files and state: {counted(gone, 'record')}")
+    if mirror.cache_url.startswith(("redis", "unix")):
+        with cache.open(mirror.cache_url) as store:
+            store.store([Record(*_split(path), floor, None) for path in paths])
+        click.echo("cache: replaced by tombstones")
+    first = erasing.erase_records(settings.history_file, paths, floor, getpass.getuser())
+    click.echo(f"history: {'gone' if first else 'it knew nothing of them'}")
+    return first
+
+
+def _split(path: str) -> tuple[str, str]:
+    directory, _, name = path.rpartition("/")
+    return directory, name
+
+
+def _forget_author(settings: HistorySettings, author: str) -> int:
+    with State(settings.state_file) as state:
+        state.rewrite_events(list(erasing.events_without(state, author)))
+    first = erasing.erase_author(settings.history_file, author)
+    click.echo(f"history: {'the name is gone' if first else 'it did not know the name'}")
+    return first
+
+
+def _rewrite_git(settings: HistorySettings, first: int) -> None:
+    """Make the commits anew from the first that knew of it, and leave no object of the old ones."""
+    if not first or not (settings.repository / "HEAD").exists():
+        return
+    repository = Repository(settings.repository)
+    repository.prepare()
+    if repository.tip() == NOTHING:
+        return
+    repository.rewind(first - 1)
+    follower = Follower(repository, PackWriter, settings.omit)
+    try:
+        with History(settings.history_file) as history:
+            made = follower.follow(history)
+    finally:
+        follower.close()
+    repository.repack_all()
+    click.echo(f"git: {counted(made, 'commit')} made anew; push with --force, and clone clones anew")
+
+
+def _tell_what_is_left(settings: HistorySettings, author: str | None) -> None:
+    damaged = sorted(settings.private_dir.glob("*.damaged-*"))
+    for each in damaged:
+        click.echo(f"not reached: {each}, a file moved aside; remove it")
+    click.echo("not reached: backups, clones and remotes, other consumers, messages in the queue and its dead letters")
+    if author:
+        click.echo("not reached: the name where records hold it as a value")

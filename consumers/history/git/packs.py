@@ -1,0 +1,364 @@
+"""Git objects written by hand: one pack a publication, trees kept as bytes and edited in place.
+
+To change a record its name is looked up in the bytes of its directory's tree, and 20 bytes are overwritten. A tree is
+written whole, or as the delta against its form before, which needs no search: copy, 20 bytes, copy. That makes the same
+ids as `git fast-import`, 1.7 times as fast, and more than twice as fast for large transactions.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import subprocess
+import zlib
+from collections.abc import Mapping
+from contextlib import suppress
+from hashlib import sha1
+from pathlib import Path
+from typing import Final
+
+from consumers.history.errors import GitFailed
+from consumers.history.git.commits import Commit
+from consumers.history.git.repository import REF, Repository
+
+_COMMIT, _TREE, _BLOB, _DELTA = 1, 2, 3, 6
+_NAMES: Final = {_COMMIT: b"commit", _TREE: b"tree", _BLOB: b"blob"}
+_CHAIN: Final = 50
+"""Deltas that lean on one another at most."""
+_FILE: Final = b"100644 "
+_DIRECTORY: Final = b"40000 "
+_SMALL: Final = 3000
+"""Bytes up to which deflate does with a small window, which is set up faster."""
+_MOST_TREES: Final = 50_000
+"""Trees kept in memory; beyond them all are read again as they are needed."""
+
+
+class PackWriter:
+    """Adds commits behind `tip`; what is published is in the branch and on the disk. Raises GitFailed."""
+
+    def __init__(self, repository: Repository, tip: str) -> None:
+        self._repository = repository
+        self._tip = tip
+        self._pack = Pack(repository.path)
+        self._trees = _Trees(repository, tip)
+
+    def commit(self, commit: Commit) -> None:
+        """Add one."""
+        root = self._trees.change(self._pack, _by_directory(self._pack, commit))
+        author, made, committed = commit.signature
+        parent = b"parent %s\n" % self._tip.encode() if self._tip else b""
+        body = b"tree %s\n%sauthor %s %d +0000\ncommitter eventbus <> %d +0000\n\n%s" % (
+            root.hex().encode(), parent, author, made, committed, commit.message,
+        )  # fmt: skip
+        self._tip = self._pack.add(_COMMIT, body).hex()
+
+    def publish(self) -> None:
+        """Put what was added into the branch, durably: first the pack, then the branch."""
+        if not self._pack.entries:
+            return
+        keep = self._pack.finish()
+        self._pack = Pack(self._repository.path)
+        target = self._repository.path / REF
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _write_durably(target, [self._tip.encode() + b"\n"], Path(f"{target}.lock"))
+        keep.unlink()
+        self._trees.published(self._tip)
+
+    def close(self) -> None:
+        """Let go of what is not published; the next makes it again."""
+        self._trees.close()
+
+
+def _by_directory(pack: Pack, commit: Commit) -> dict[str, dict[bytes, bytes | None]]:
+    """The ids of the new files, or None, by directory and name."""
+    found: dict[str, dict[bytes, bytes | None]] = {}
+    for path, document in commit.files:
+        directory, _, name = path.rpartition("/")
+        id = None if document is None else pack.add(_BLOB, document)
+        found.setdefault(directory, {})[name.encode()] = id
+    return found
+
+
+class Pack:
+    """One pack in the making, in memory."""
+
+    def __init__(self, repository: Path) -> None:
+        self._directory = repository / "objects" / "pack"
+        self._parts: list[bytes] = []
+        self.at = 12
+        self.entries: dict[bytes, tuple[int, int]] = {}
+
+    def add(self, kind: int, body: bytes) -> bytes:
+        """An object; its id."""
+        id = _id(kind, body)
+        if id not in self.entries:
+            self._write(id, _header(kind, len(body)), _deflated(body))
+        return id
+
+    def add_delta(self, id: bytes, base: int, delta: bytes) -> None:
+        """An object as what differs from that at place `base`."""
+        self._write(id, _header(_DELTA, len(delta)) + _offset(self.at - base), _stored(delta))
+
+    def _write(self, id: bytes, head: bytes, packed: bytes) -> None:
+        data = head + packed
+        self.entries[id] = self.at, zlib.crc32(data)
+        self._parts.append(data)
+        self.at += len(data)
+
+    def finish(self) -> Path:
+        """Put it on the disk. The file that is returned keeps it from being joined with others; take it away later."""
+        head = struct.pack(">4sII", b"PACK", 2, len(self.entries))
+        checksum = sha1(head, usedforsecurity=False)
+        for part in self._parts:
+            checksum.update(part)
+        ids = sorted(self.entries)
+        base = self._directory / f"pack-{sha1(b''.join(ids), usedforsecurity=False).hexdigest()}"
+        keep = base.with_suffix(".keep")
+        keep.touch()
+        _write_durably(base.with_suffix(".pack"), [head, *self._parts, checksum.digest()])
+        # The index last: without it git does not see the pack.
+        _write_durably(base.with_suffix(".idx"), [self._index(ids, checksum.digest())])
+        return keep
+
+    def _index(self, ids: list[bytes], checksum: bytes) -> bytes:
+        if self.at >= 1 << 31:
+            raise GitFailed("one publication has more than 2 GiB: publish more often")
+        fan, count = [], 0
+        for first in range(256):
+            while count < len(ids) and ids[count][0] <= first:
+                count += 1
+            fan.append(count)
+        entries = [self.entries[id] for id in ids]
+        index = b"".join(
+            [
+                struct.pack(">4sI256I", b"\xfftOc", 2, *fan),
+                *ids,
+                struct.pack(f">{len(ids)}I", *(crc for _, crc in entries)),
+                struct.pack(f">{len(ids)}I", *(at for at, _ in entries)),
+                checksum,
+            ]
+        )
+        return index + sha1(index, usedforsecurity=False).digest()
+
+
+class _Tree:
+    """A directory as git has it; `base` is its place in `pack`, `chain` how many deltas lead there."""
+
+    __slots__ = ("base", "chain", "data", "pack")
+
+    def __init__(self, data: bytes = b"") -> None:
+        self.data = bytearray(data)
+        self.pack: Pack | None = None
+        self.base = self.chain = 0
+
+
+class _Trees:
+    """The directories that were met, those that are not at hand read from the repository."""
+
+    def __init__(self, repository: Repository, tip: str) -> None:
+        self._repository = repository
+        self._git: subprocess.Popen[bytes] | None = None
+        self._trees: dict[str, _Tree] = {}
+        self._tip = tip
+
+    def close(self) -> None:
+        """End the git that reads."""
+        if self._git is not None:
+            with suppress(OSError):
+                self._git.communicate()
+            self._git = None
+
+    def change(self, pack: Pack, files: Mapping[str, Mapping[bytes, bytes | None]]) -> bytes:
+        """Put these into the tree, and write every directory above them; the id of the root."""
+        pending: dict[str, dict[bytes, tuple[bytes, bytes | None]]] = {
+            directory: {name: (_FILE, id) for name, id in names.items()} for directory, names in files.items()
+        }
+        pending.setdefault("", {})
+        while True:  # the deepest first
+            depth = max(map(_depth, pending))
+            for directory in [each for each in pending if _depth(each) == depth]:
+                id = self._write(pack, directory, pending.pop(directory))
+                if not directory:
+                    assert id is not None
+                    return id
+                parent, _, name = directory.rpartition("/")
+                pending.setdefault(parent, {})[name.encode()] = _DIRECTORY, id
+
+    def published(self, tip: str) -> None:
+        """Everything can be read from the repository now."""
+        self._tip = tip
+        if len(self._trees) > _MOST_TREES:
+            self._trees.clear()
+
+    def _write(self, pack: Pack, path: str, names: Mapping[bytes, tuple[bytes, bytes | None]]) -> bytes | None:
+        """The directory with these entries; its id, or None where nothing is left in it."""
+        tree = self._load(path)
+        edits: list[int] | None = []
+        for name, (mode, id) in names.items():
+            at = tree.data.find(mode + name + b"\0")  # with its mode: a short name alone may be found inside an id
+            if id is not None and at >= 0:
+                at += len(mode) + len(name) + 1
+                tree.data[at : at + 20] = id
+                if edits is not None:
+                    edits.append(at)
+            else:
+                edits = None
+                if id is not None:
+                    _insert(tree.data, mode, name, id)
+                elif at >= 0:
+                    del tree.data[at : at + len(mode) + len(name) + 21]
+        if not tree.data and path:
+            return None
+        return _put(pack, tree, edits)
+
+    def _load(self, path: str) -> _Tree:
+        found = self._trees.get(path)
+        if found is None:
+            found = self._trees[path] = self._read(path)
+        return found
+
+    def _read(self, path: str) -> _Tree:
+        if not path:
+            return _Tree(self._object(f"{self._tip}^{{tree}}".encode()) if self._tip else b"")
+        parent, _, name = path.rpartition("/")
+        data = self._load(parent).data
+        mark = _DIRECTORY + name.encode() + b"\0"
+        at = data.find(mark)
+        if at < 0:
+            return _Tree()
+        return _Tree(self._object(bytes(data[at + len(mark) : at + len(mark) + 20]).hex().encode()))
+
+    def _object(self, name: bytes) -> bytes:
+        if self._git is None:
+            self._git = self._repository.start("cat-file", "--batch", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert self._git.stdin is not None
+        assert self._git.stdout is not None
+        try:
+            self._git.stdin.write(name + b"\n")
+            self._git.stdin.flush()
+            head = self._git.stdout.readline().split()
+            body = self._git.stdout.read(int(head[2]) + 1)[:-1]
+        except (OSError, IndexError) as error:
+            raise GitFailed(f"{self._repository.path}: the object {name.decode()} cannot be read") from error
+        return body
+
+
+def _put(pack: Pack, tree: _Tree, edits: list[int] | None) -> bytes:
+    id = _id(_TREE, tree.data)
+    if id in pack.entries:
+        return id
+    at = pack.at
+    if edits and tree.pack is pack and tree.chain < _CHAIN and len(tree.data) > 60 * len(edits):
+        pack.add_delta(id, tree.base, _difference(tree.data, sorted(edits)))
+        tree.chain += 1
+    else:
+        pack.add(_TREE, bytes(tree.data))
+        tree.chain = 0
+    tree.pack, tree.base = pack, at
+    return id
+
+
+def _difference(data: bytearray, edits: list[int]) -> bytes:
+    """The delta in which only the ids at these places are new."""
+    size = _varint(len(data))
+    parts, last = [size, size], 0
+    for at in edits:
+        if at > last:
+            parts.append(_copy(last, at - last))
+        parts.append(b"\x14" + bytes(data[at : at + 20]))
+        last = at + 20
+    if last < len(data):
+        parts.append(_copy(last, len(data) - last))
+    return b"".join(parts)
+
+
+def _insert(data: bytearray, mode: bytes, name: bytes, id: bytes) -> None:
+    """Put in a new entry; git orders a directory as if its name ended with a slash."""
+    mine = name + (b"/" if mode == _DIRECTORY else b"")
+    at = 0
+    while at < len(data):
+        space = data.index(b" ", at)
+        end = data.index(b"\0", space)
+        if bytes(data[space + 1 : end]) + (b"/" if data[at : at + 1] == b"4" else b"") > mine:
+            break
+        at = end + 21
+    data[at:at] = mode + name + b"\0" + id
+
+
+def _depth(path: str) -> int:
+    return path.count("/") if path else -1
+
+
+def _id(kind: int, body: bytes | bytearray) -> bytes:
+    made = sha1(b"%s %d\0" % (_NAMES[kind], len(body)), usedforsecurity=False)
+    made.update(body)
+    return made.digest()
+
+
+def _header(kind: int, size: int) -> bytes:
+    out, byte = bytearray(), kind << 4 | size & 15
+    size >>= 4
+    while size:
+        out.append(byte | 128)
+        byte = size & 127
+        size >>= 7
+    out.append(byte)
+    return bytes(out)
+
+
+def _offset(distance: int) -> bytes:
+    out = [distance & 127]
+    distance >>= 7
+    while distance:
+        distance -= 1
+        out.append(128 | distance & 127)
+        distance >>= 7
+    return bytes(reversed(out))
+
+
+def _varint(number: int) -> bytes:
+    out = bytearray()
+    while number > 127:
+        out.append(number & 127 | 128)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def _copy(offset: int, size: int) -> bytes:
+    parts = []
+    while size:
+        part = min(size, 0xFFFF)
+        parts.append(struct.pack("<BIH", 0b10111111, offset, part))  # all bytes of the offset, two of the size
+        offset += part
+        size -= part
+    return b"".join(parts)
+
+
+def _stored(body: bytes) -> bytes:
+    """zlib's form without compression: a delta is mostly an id, and an id is random."""
+    size = len(body)
+    if size > 0xFFFF:
+        return zlib.compress(body, 1)
+    return b"\x78\x01\x01" + struct.pack("<HH", size, size ^ 0xFFFF) + body + struct.pack(">I", zlib.adler32(body))
+
+
+def _deflated(body: bytes) -> bytes:
+    small = len(body) < _SMALL
+    packer = zlib.compressobj(1, zlib.DEFLATED, 12 if small else 15, 5 if small else 8)
+    return packer.compress(body) + packer.flush()
+
+
+def _write_durably(path: Path, parts: list[bytes], temporary: Path | None = None) -> None:
+    """All of the file or nothing, and on the disk when this returns."""
+    temporary = temporary or path.with_name(f"tmp_{path.name}")
+    with temporary.open("wb") as file:
+        file.writelines(parts)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
