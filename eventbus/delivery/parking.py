@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
+import time
 from collections.abc import Callable
 from typing import Final, final
 
@@ -14,9 +15,12 @@ from eventbus.outbox import clock
 from eventbus.outbox.parked_rows import NEVER, ParkedRow
 from eventbus.outbox.store import Row, Store
 from eventbus.outbox.turns import Occupied
+from eventbus.publishers.base import Outcome
 
 _TURNS: Final = 10
 _MOST_MINE: Final = 100_000
+_SCOUT: Final = 3.0
+"""Seconds between two tries of the one row that finds out whether a queue takes events by now."""
 
 logger = logging.getLogger("eventbus.outbox")
 
@@ -40,6 +44,7 @@ class Parking:
         self._every = tempo.parked
         # A look now and then, and rows that are put off for less: together never longer than `tempo.parked`.
         self._check = Timer(tempo.parked / 4)
+        self._scout: int | None = None
         self._more: bool | None = None
         self._mine: dict[int, int] = {}
         self._checked_at = 0.0
@@ -74,7 +79,13 @@ class Parking:
         """The broker does not take this row."""
         if len(self._mine) < _MOST_MINE:
             self._mine[parcel.version] = len(parcel)
-        self.waiting[parcel.version] = self._row(parcel, 0)
+        row = self._row(parcel, 0)
+        if self._scout is None and parcel.outcome is Outcome.UNROUTABLE:
+            # A service may run before its first consumer: one row looks often, and the others follow it.
+            self._scout = parcel.version
+            row = self._soon(row)
+            self._check.due = min(self._check.due, time.monotonic() + self._pause)
+        self.waiting[parcel.version] = row
 
     def add_unreadable(self, row: Row, error: Exception) -> None:
         """Nobody can send this row; a person has to look at it."""
@@ -90,6 +101,8 @@ class Parking:
         """Parked rows whose time has come, if it is time to look; no other process gets them meanwhile."""
         if not self._check.ready(at) or not self._store.exists():
             return []
+        if self._scout is not None:
+            self._check.due = min(self._check.due, at + self._pause)
         if not self._more:
             self.rows = self._store.parked.count()
         rows = self._store.parked.claim(clock.now(), self._retry_at()) if self.rows else []
@@ -117,6 +130,8 @@ class Parking:
             self.rows -= len(delivered)
             for row_id in delivered:
                 self._mine.pop(row_id, None)
+            if self._scout in delivered:
+                self._scout = None
             self._look_on(more=bool(delivered or unknown))
 
     @staticmethod
@@ -150,9 +165,20 @@ class Parking:
         )
 
     def _again(self, row: ParkedRow, parcel: Parcel) -> ParkedRow:
+        if row.id == self._scout and parcel.outcome is Outcome.UNROUTABLE:
+            return self._soon(row)._replace(payload=parcel.payload)
+        if row.id == self._scout:
+            self._scout = None
         return self._row(parcel, row.created_at)._replace(
             parked_at=row.parked_at, attempts=row.attempts + 1, reason=parcel.reason or row.reason
         )
+
+    @property
+    def _pause(self) -> float:
+        return min(_SCOUT, self._every)
+
+    def _soon(self, row: ParkedRow) -> ParkedRow:
+        return row._replace(retry_at=clock.now() + int(self._pause * 900_000))
 
     def _retry_at(self) -> int:
         return clock.now() + int(self._every * 1_000_000 * _CHANCE.uniform(0.5, 0.7))

@@ -7,7 +7,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import kombu
 import pytest
@@ -19,7 +21,7 @@ from consumers.base.broker.line import Line
 from consumers.base.errors import Lost
 from eventbus.errors import ConfigurationError
 from tests.conftest import StartRabbitNode
-from tests.support.consuming import Collector, Running, event_body, fresh, publish, ready, wait_for
+from tests.support.consuming import Collector, Running, event_body, fresh, publish, ready, remove, wait_for
 from tests.support.discovery import Unavailable
 from tests.support.nodes.rabbitmq import RabbitNode
 from tests.support.tcp_proxy import Mode, TcpProxy
@@ -259,3 +261,75 @@ def test_a_handler_slower_than_the_heartbeats_keeps_its_connection(settings: Con
         wait_for(lambda: consumer.moments.settled == 1, timeout=40)
         assert consumer.moments.losses == []
     assert ready(settings, settings.queue) == 0
+
+
+@pytest.mark.parametrize("browse", [None, "dead letters"])
+def test_a_network_that_falls_silent_while_a_connection_is_opened_is_noticed(
+    settings: ConsumerSettings,
+    tcp_proxy: Callable[[str], TcpProxy],
+    monkeypatch: pytest.MonkeyPatch,
+    browse: str | None,
+) -> None:
+    """At each question in turn. py-amqp has no limit of its own there: a hang ends this test by its time."""
+    proxy = tcp_proxy(settings.url)
+    through = replace(settings, url=proxy.url, patience=0.3)
+    assert run(settings, Collector(), drain=True) == 0
+    real, silent_at = Line.channel, iter(range(1, 100))
+    asked = 0
+
+    def channel(line: Line) -> Any:
+        nonlocal asked
+        asked += 1
+        if asked == turn:
+            proxy.mode = Mode.SILENT
+        return real(line)
+
+    monkeypatch.setattr(Line, "channel", channel)
+    for turn in silent_at:
+        asked, proxy.mode = 0, Mode.PASS
+        try:
+            AmqpInbox(through, browse=settings.queue if browse else None).drop()
+        except Lost:
+            assert asked >= turn
+            continue
+        assert asked < turn
+        break
+    monkeypatch.undo()
+    assert turn > 2
+
+
+@pytest.mark.parametrize("broker", ["rabbitmq", "sqlite"])
+@pytest.mark.parametrize("gone", ["exchange", "binding"])
+def test_an_exchange_or_binding_that_somebody_deleted_is_made_again(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    unique: str,
+    monkeypatch: pytest.MonkeyPatch,
+    broker: str,
+    gone: str,
+) -> None:
+    monkeypatch.setattr("consumers.base.broker.amqp_inbox.LOOK_EVERY", 0.5)
+    monkeypatch.setattr("consumers.base.broker.virtual_inbox._LOOK_EVERY", 0.5)
+    url = request.getfixturevalue("rabbitmq_url") if broker == "rabbitmq" else f"sqlite:///{tmp_path / 'b.sqlite3'}"
+    made = ConsumerSettings(url=url, exchange=f"{unique}-events", queue=unique)
+    collector = Collector()
+    with Running(made, collector):
+        publish(made, [event_body(version=1)])
+        line = Line(made)
+        if gone == "exchange":
+            line.channel().exchange_delete(made.exchange)
+        else:
+            line.channel().queue_unbind(unique, made.exchange, "#")
+        line.drop()
+        wait_for(lambda: routed(made))
+        wait_for(lambda: collector.versions == [1, 2])
+    remove(made)
+
+
+def routed(settings: ConsumerSettings) -> bool:
+    """Whether an event finds a queue by now."""
+    try:
+        publish(settings, [event_body(version=2)])
+    except Lost:
+        return False
+    return True

@@ -17,6 +17,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
 
 from eventbus.delivery import account as account_module
+from eventbus.delivery import parking
 from eventbus.delivery.account import Account
 from eventbus.delivery.dispatcher import Dispatcher
 from eventbus.delivery.intake import Intake
@@ -363,6 +364,28 @@ def test_all_parked_events_are_tried_once_some_get_through(app: Committer, broke
     another.submit(app.commit())
     broker.wait_for(251)
     eventually(lambda: (app.parked(), another.stats().parked) == (0, 0))
+
+
+def test_what_no_queue_took_goes_out_soon_after_the_first_consumer_came(
+    app: Committer, broker: MemoryPublisher, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One row looks often whether a queue takes events by now; an hour would be the time of the others."""
+    monkeypatch.setattr(parking, "_SCOUT", 0.1)
+    broker.answer = lambda _: Outcome.UNROUTABLE
+    dispatcher = make(tries=1, tempo=Tempo(delete=0.02, parked=3600))
+    dispatcher.submit([app.commit()[0] for _ in range(150)])
+    eventually(lambda: app.parked() == 150)
+    looked: list[str] = []
+
+    def still_nobody(message: Message) -> Outcome:
+        looked.append(message.id)
+        return Outcome.UNROUTABLE
+
+    broker.answer = still_nobody
+    eventually(lambda: len(looked) >= 5)
+    assert len(set(looked)) == 1
+    broker.answer = lambda _: Outcome.CONFIRMED
+    eventually(lambda: app.parked() == 0)
 
 
 def test_parked_events_of_an_idle_process_are_tried_again_after_the_broker_was_away(
@@ -1002,6 +1025,7 @@ _ENDS_AT_ONCE = """
 import sys
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
+from eventbus.delivery import parking
 from eventbus.delivery.dispatcher import Dispatcher
 from eventbus.publishers.virtual import VirtualPublisher
 from tests.support.committing import Committer
