@@ -361,10 +361,11 @@ class _Flush:
         known.update(before)
         old = {key: value for key, value in known.items() if value is not MISSING}
         self._gone(entity, plan.mapper, state.key[1], old)  # type: ignore[index]
+        # The new record is told of as a whole, and the object may be stale: what was not written is read at the commit.
         if now is plan:
-            self._came(plan, entity, pk, values)
+            self._came(plan, entity, pk, _written(entity, plan, values, before))
         elif now.entity is not None:
-            self._came(now, now.entity, pk, now.loaded(state.dict)[0])
+            self._came(now, now.entity, pk, _written(now.entity, now, now.loaded(state.dict)[0], before))
 
     def _delete(self, plan: Plan, entity: Entity, state: State) -> None:
         plan.cascades.row_deleted()
@@ -444,6 +445,14 @@ def _overwritten(plan: Plan, state: State) -> Overwritten:
         expressions.update(_set_columns(plan, {counter: state.committed_state[counter]}, dict_))
     volatile = {key: dict_[key] for key in plan.volatile if key in dict_}
     return Overwritten(expressions, volatile, frozenset(state.expired_attributes))
+
+
+def _written(entity: Entity, plan: Plan, values: Values, written: Collection[str]) -> Values:
+    """The row as far as it is its key, or was written."""
+    keys = entity.keys
+    return tuple(
+        [value if key in written or key in plan.pk_keys else MISSING for key, value in zip(keys, values, strict=True)]
+    )
 
 
 def _is_expression(value: Any) -> bool:

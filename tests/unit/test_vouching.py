@@ -177,6 +177,22 @@ def test_a_statement_and_a_flush_are_whole_in_either_order(place: Place) -> None
         assert (event.whole, event.after["name"], event.after["phone"]) == (True, name, phone)
 
 
+def test_a_record_under_a_new_key_is_what_the_row_holds(place: Place) -> None:
+    session = place.maker()
+    stale = session.get_one(Doc, 1)
+    session.commit()
+    place.data(lambda _, doc: setattr(doc, "phone", "2"))
+    with place.maker.begin() as other:
+        other.execute(update(Doc).values(name="Bob"))
+    place.recording.take()
+    stale.id, stale.notes = 2, "moved"
+    session.commit()
+    gone, came = place.recording.take()
+    assert (gone.op, gone.pk, came.op, came.whole) == ("d", 1, "c", True)
+    assert came.after is not None
+    assert [came.after[name] for name in ("id", "name", "phone", "notes")] == [2, "Bob", "2", "moved"]
+
+
 def test_what_is_read_at_the_commit_is_vouched_for(place: Place) -> None:
     def change(session: Session, doc: Doc) -> None:
         session.expire(doc, ["notes"])
