@@ -195,7 +195,9 @@ class Mirror(Observer):
     def _as_it_should_be(self, path: str) -> _File | None:
         directory, _, filename = path.rpartition("/")
         record = self._state.get(directory, filename)
-        return None if record is None else _File(directory, filename, record.document, existed=True)
+        if record is None or record.sound is False:
+            return None  # --verify tells of what is damaged
+        return _File(directory, filename, record.document, existed=True)
 
     def _put(self, file: _File | None) -> OSError | None:
         """Write the file; an obstacle in its place is returned, any other trouble raised."""

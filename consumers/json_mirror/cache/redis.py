@@ -98,7 +98,7 @@ class RedisCache(Cache):
     def store(self, records: Sequence[Record]) -> None:
         with self._translated():
             pipeline = self._client.pipeline(transaction=False)
-            for directory, filename, version, document in records:
+            for directory, filename, version, document, *_ in records:
                 newest = max(version, time.time_ns() // 1000 + _AHEAD)
                 arguments: list[bytes | str] = [f"{number:0{VERSION_DIGITS}d}" for number in (version, newest)]
                 if document is not None:

@@ -106,7 +106,8 @@ class StateFile:
             yield
         except sqlite3.DatabaseError as error:
             self.close()
-            if error.sqlite_errorcode & 0xFF in _PASSING:
+            # Python's own, of a text that is no UTF-8, has no code.
+            if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF in _PASSING:
                 raise StateUnavailable(f"{self.path}: {error}") from error
             raise StateDamaged(f"{self.path}: {error}; run the mirror with --rebuild") from error
 

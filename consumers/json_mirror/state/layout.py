@@ -18,15 +18,20 @@ STATE_FILE: Final = "state.sqlite3"
 BESIDE: Final = ("", "-wal", "-shm", "-journal")
 """The state is one file and those that SQLite keeps beside it."""
 FORMAT: Final = 2
-"""1 was without the journal, the floors of erased records and `record.rest`; a mirror that opens such a file makes it
-one of this format."""
+"""1 was without the journal, the floors of erased records, `record.rest` and `record.checksum`; a mirror that opens such
+a file makes it one of this format."""
 BUSY_TIMEOUT: Final = 10.0
 """Seconds a reader or writer waits for another process (a backup, a checkpoint)."""
 
 log = logging.getLogger(__name__)
 
 _APPLICATION_ID: Final = 0x65766D72
+_BEYOND_ALL_FORMATS: Final = 1000
 _PAGE_SIZE: Final = 8192
+_HEAD: Final = 100
+_MAGIC: Final = b"SQLite format 3\0"
+_READABLE: Final = (1, 2)
+"""What the head of a file says of who may write and read it: this SQLite."""
 # `record` has a row of its own with an index beside it, not WITHOUT ROWID: with documents of 700 bytes that is 2-4
 # times as fast.
 _SCHEMA: Final = """
@@ -47,6 +52,7 @@ CREATE TABLE IF NOT EXISTS record (
     applied INTEGER NOT NULL,
     document BLOB,
     rest BLOB,
+    checksum INTEGER,
     UNIQUE (entity, name)
 );
 CREATE INDEX IF NOT EXISTS tombstone ON record (applied) WHERE document IS NULL;
@@ -54,7 +60,7 @@ CREATE TABLE IF NOT EXISTS pending (batch INTEGER PRIMARY KEY, paths TEXT NOT NU
 CREATE TABLE IF NOT EXISTS journal (id INTEGER PRIMARY KEY, time REAL NOT NULL, body BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS erased (key TEXT PRIMARY KEY, floor INTEGER NOT NULL) WITHOUT ROWID;
 """
-_ADDITIONS: Final = {1: "ALTER TABLE record ADD COLUMN rest BLOB;"}
+_ADDITIONS: Final = {1: "ALTER TABLE record ADD COLUMN rest BLOB; ALTER TABLE record ADD COLUMN checksum INTEGER;"}
 """What tables of older formats lack. Their records' fields count as vouched for by the record's version."""
 
 
@@ -102,6 +108,18 @@ def connect_to_read(path: Path) -> sqlite3.Connection:
 def _require_own(path: Path) -> None:
     for beside in BESIDE:
         require_own(path.with_name(path.name + beside))
+    _require_head(path)
+
+
+def _require_head(path: Path) -> None:
+    """A spoilt head may read as a file that only a later SQLite can write, which would be waited for."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+    except OSError:
+        return  # as SQLite will say
+    if head and not (head.startswith(_MAGIC) and head[18] in _READABLE and head[19] in _READABLE):
+        raise StateDamaged(f"{path}: it does not begin as a database does; run the mirror with --rebuild")
 
 
 def require(path: Path) -> None:
@@ -122,8 +140,11 @@ def _format(connection: sqlite3.Connection) -> int:
     """The number of the file's format; 0 where nothing is in it yet."""
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (number,) = connection.execute("PRAGMA user_version").fetchone()
-    if application != (_APPLICATION_ID if number else 0) or number < 0:
-        raise StateDamaged(f"the state is of format {number}, application {application:#x}: not one of this mirror")
+    if application != (_APPLICATION_ID if number else 0) or not 0 <= number < _BEYOND_ALL_FORMATS:
+        raise StateDamaged(
+            f"the state is of format {number}, application {application:#x}: not one of this mirror; "
+            "run the mirror with --rebuild"
+        )
     if number > FORMAT:
         raise StateTooNew(
             f"the state is of format {number}, made by a later version of eventbus; this one knows {FORMAT} and older. "

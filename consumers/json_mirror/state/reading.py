@@ -8,26 +8,46 @@ from typing import Any, Final
 
 from consumers.base.merging import Merged
 from consumers.json_mirror.errors import StateDamaged
+from consumers.json_mirror.state.checksum import is_sound
 from consumers.json_mirror.state.file import StateFile
 from consumers.json_mirror.state.stored import restored
 from consumers.json_mirror.state.values import Figures, Noted, Record
 
 _FIND: Final = "SELECT version, document IS NULL FROM record WHERE entity = ? AND name = ?"
 _SLICE: Final = 1 << 20
+_MUST_WORK: Final = (
+    "SELECT key, value FROM meta LIMIT 1",
+    "SELECT id, directory, live, deleted, version, time FROM entity LIMIT 1",
+    "SELECT id, entity, name, version, applied, document, rest, checksum FROM record LIMIT 1",
+    "SELECT batch, paths FROM pending LIMIT 1",
+    "SELECT id, time, body FROM journal LIMIT 1",
+)
+_MUST_BE_EMPTY: Final = {
+    "PRAGMA foreign_key_check": "records of no entity",
+    "SELECT 1 FROM record WHERE typeof(version) != 'integer' OR typeof(name) != 'text' "
+    "OR typeof(document) NOT IN ('blob', 'null') LIMIT 1": "values of a wrong kind",
+}
 _READ: Final = "FROM record JOIN entity ON entity.id = record.entity"
 
 
 class Reader(StateFile):
     """A state that is read."""
 
+    _sound_columns: str | None = None
+
     def get(self, directory: str, filename: str) -> Record | None:
         """The record as it stands, a tombstone too; None where it was never seen."""
         with self._translated():
-            row = self._db.execute(
-                f"SELECT record.version, document {_READ} WHERE directory = ? AND name = ?",
-                (directory, filename),
-            ).fetchone()
-        return None if row is None else Record(directory, filename, *row)
+            query = f"SELECT {self._columns()} {_READ} WHERE directory = ? AND name = ?"
+            row = self._db.execute(query, (directory, filename)).fetchone()
+        return None if row is None else _record(row)
+
+    def _columns(self) -> str:
+        """What `_record` is made of; a file of an older format, read beside its mirror, has less."""
+        if self._sound_columns is None:
+            there = {name for _, name, *_ in self._db.execute("PRAGMA table_info(record)")}
+            self._sound_columns = ", ".join(name if name in there else "NULL" for name in ("rest", "checksum"))
+        return f"record.id, directory, record.entity, name, record.version, document, {self._sound_columns}"
 
     def merged(self, directory: str, filename: str) -> Merged | None:
         """The record as it can be merged with others' events; None where it was never seen."""
@@ -62,20 +82,20 @@ class Reader(StateFile):
         last = 0
         while rows := self._some_records(last, chunk, directory):
             last = rows[-1][0]
-            yield [Record(*row[1:]) for row in rows]
+            yield [_record(row) for row in rows]
 
     def _some_records(self, after: int, chunk: int, directory: str | None) -> list[Any]:
         rows, size = [], 0
         with self._translated():
             cursor = self._db.execute(
-                f"SELECT record.id, directory, name, record.version, document {_READ} "
+                f"SELECT {self._columns()} {_READ} "
                 "WHERE record.id > ? AND (? IS NULL OR directory = ?) ORDER BY record.id LIMIT ?",
                 (after, directory, directory, chunk),
             )
             with closing(cursor):
                 for row in cursor:
                     rows.append(row)
-                    size += len(row[-1] or b"")
+                    size += len(row[5] or b"")
                     if size > _SLICE:
                         break
         return rows
@@ -120,7 +140,10 @@ class Reader(StateFile):
     @property
     def last_batch(self) -> int:
         """The number of the last batch that changed something."""
-        return int(self._recall("batch"))
+        try:
+            return int(self._recall("batch"))
+        except ValueError:
+            raise StateDamaged(f"{self.path}: its notes are lost; run the mirror with --rebuild") from None
 
     @property
     def half_mended(self) -> bool:
@@ -128,8 +151,20 @@ class Reader(StateFile):
         return bool(self._recall("mending"))
 
     def check(self) -> None:
-        """Read all pages. Raises StateDamaged where they do not fit together."""
+        """Read all pages. Raises StateDamaged where they do not fit together, or something is not there."""
         with self._translated():
             (answer,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
+            for query in _MUST_WORK if answer == "ok" else ():
+                self._db.execute(query).fetchone()
+            for query, complaint in _MUST_BE_EMPTY.items() if answer == "ok" else ():
+                if self._db.execute(query).fetchone():
+                    answer = complaint
             if answer != "ok":
                 raise StateDamaged(f"{self.path}: {answer}; run the mirror with --rebuild")
+        if not self.identity or self.last_batch < 0:
+            raise StateDamaged(f"{self.path}: its notes are lost; run the mirror with --rebuild")
+
+
+def _record(row: Any) -> Record:
+    _, directory, entity, name, version, document, rest, noted = row
+    return Record(directory, name, version, document, is_sound(entity, name, version, document, rest, noted))

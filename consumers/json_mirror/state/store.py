@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from consumers.json_mirror.errors import StateUnavailable
 from consumers.json_mirror.state import erasing
@@ -15,6 +16,12 @@ from consumers.json_mirror.state.journal import IDLE_TRIM, Journal
 from consumers.json_mirror.state.reading import Reader
 from consumers.json_mirror.state.values import Change, Written
 from consumers.json_mirror.state.writing import write
+
+_RECOUNT: Final = """
+UPDATE entity SET
+    live = (SELECT count(*) FROM record WHERE record.entity = entity.id AND document IS NOT NULL),
+    deleted = (SELECT count(*) FROM record WHERE record.entity = entity.id AND document IS NULL)
+"""
 
 
 class State(Reader):
@@ -129,6 +136,17 @@ class State(Reader):
                 (not deleted, deleted, entity, entity),
             )
         return True
+
+    def replace(self, spoilt: Iterable[Sequence[str]], changes: Iterable[Change]) -> None:
+        """Forget what stands under these names (directory, file name), and take these changes in its stead."""
+        with self._transaction() as db:
+            db.executemany(
+                "DELETE FROM record WHERE entity = (SELECT id FROM entity WHERE directory = ?) AND name = ?", spoilt
+            )
+            written = write(db, changes)
+            db.execute(_RECOUNT)
+            if written:
+                _note(db, "\n".join(f"{record.directory}/{record.filename}" for record in written))
 
     def settle(self, batch: int, blocked: Iterable[str] = ()) -> None:
         """The files of all batches up to this one are on the disk, but for the blocked paths.

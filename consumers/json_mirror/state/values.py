@@ -26,12 +26,16 @@ class Change(NamedTuple):
 
 
 class Record(NamedTuple):
-    """A record as it stands in the state; `document` is None for a tombstone."""
+    """A record as it stands in the state; `document` is None for a tombstone.
+
+    `sound` is False where it is not what was written: a bit has flipped. None where nothing can tell.
+    """
 
     directory: str
     filename: str
     version: int
     document: bytes | None
+    sound: bool | None = None
 
     @property
     def path(self) -> str:

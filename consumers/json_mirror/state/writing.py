@@ -9,12 +9,16 @@ from typing import Any, Final
 
 from consumers.base.merging import Merged, merge
 from consumers.json_mirror.disk import documents
+from consumers.json_mirror.errors import StateDamaged
+from consumers.json_mirror.state.checksum import checksum
 from consumers.json_mirror.state.stored import restored
 from consumers.json_mirror.state.values import Change, Written
 
 _FIND: Final = "SELECT id, version, document, rest FROM record WHERE entity = ? AND name = ?"
-_INSERT: Final = "INSERT INTO record (entity, name, version, applied, document, rest) VALUES (?, ?, ?, ?, ?, ?)"
-_UPDATE: Final = "UPDATE record SET version = ?, applied = ?, document = ?, rest = ? WHERE id = ?"
+_INSERT: Final = (
+    "INSERT INTO record (entity, name, version, applied, document, rest, checksum) VALUES (?, ?, ?, ?, ?, ?, ?)"
+)
+_UPDATE: Final = "UPDATE record SET version = ?, applied = ?, document = ?, rest = ?, checksum = ? WHERE id = ?"
 _COUNT: Final = "UPDATE entity SET live = live + ?, deleted = deleted + ?, version = ?, time = ? WHERE id = ?"
 _ENTITY: Final = "SELECT id, version, time FROM entity WHERE directory = ?"
 
@@ -97,6 +101,8 @@ def write(db: sqlite3.Connection, changes: Iterable[Change]) -> list[Written]:
             if entity is None:
                 entity = entities[key[0]] = _entity(db, key[0])
             row = db.execute(_FIND, (entity.id, key[1])).fetchone()
+            if row is not None and type(row[1]) is not int:
+                raise StateDamaged("a version in the state is no number; run the mirror with --rebuild")
             found = records[key] = _Record(entity, row), change
         found[0].take(change)
     written = _store(db, records.values())
@@ -107,8 +113,8 @@ def write(db: sqlite3.Connection, changes: Iterable[Change]) -> list[Written]:
 
 
 def _store(db: sqlite3.Connection, records: Iterable[tuple[_Record, Change]]) -> list[Written]:
-    inserts: list[tuple[int, str, int, int, bytes | None, bytes | None]] = []
-    updates: list[tuple[int, int, bytes | None, bytes | None, int]] = []
+    inserts: list[tuple[int, str, int, int, bytes | None, bytes | None, int]] = []
+    updates: list[tuple[int, int, bytes | None, bytes | None, int, int]] = []
     written: list[Written] = []
     now = int(time.time())
     for record, change in records:
@@ -117,11 +123,12 @@ def _store(db: sqlite3.Connection, records: Iterable[tuple[_Record, Change]]) ->
             continue
         version, document, rest = result
         row, entity, existed = record.row, record.entity, False
+        noted = checksum(entity.id, change.filename, version, document, rest)
         if row is None:
-            inserts.append((entity.id, change.filename, version, now, document, rest))
+            inserts.append((entity.id, change.filename, version, now, document, rest, noted))
         else:
             existed = row[2] is not None
-            updates.append((version, now, document, rest, row[0]))
+            updates.append((version, now, document, rest, noted, row[0]))
             entity.live -= existed
             entity.deleted -= not existed
         entity.live += document is not None

@@ -43,6 +43,8 @@ class Fault(StrEnum):
     NEWER = "newer than the state"
     UNKNOWN = "unknown to the state"
     FOREIGN = "foreign"
+    SPOILT = "damaged in the state"
+    LOST = "damaged in the state, and no good file"
 
 
 HARMLESS: Final = frozenset({Fault.FOREIGN})
@@ -55,6 +57,8 @@ REMEDIES: Final = {
     Fault.NEWER: "taken into the state",
     Fault.UNKNOWN: "taken into the state",
     Fault.FOREIGN: "left alone",
+    Fault.SPOILT: "taken from the file",
+    Fault.LOST: "forgotten; a snapshot by its service brings it back",
 }
 """What `repair` does about each."""
 
@@ -108,8 +112,10 @@ def _still(finding: Finding, state: State, files: Files) -> bool:
 def examine(record: Record, files: Files) -> Fault | None:
     """How the record's file differs from it; None where it does not."""
     content = files.read(record.directory, record.filename, len(record.document or b""))
-    if content == record.document:
+    if record.sound is not False and content == record.document:
         return None
+    if not is_trustworthy(record):
+        return Fault.LOST if files.document(record.directory, record.filename) is None else Fault.SPOILT
     if content is None:
         return Fault.MISSING
     found = files.document(record.directory, record.filename)
@@ -118,6 +124,17 @@ def examine(record: Record, files: Files) -> Fault | None:
     if record.document is None:
         return Fault.LEFT_OVER if found is not None else Fault.FOREIGN
     return Fault.DIFFERENT if found is not None else Fault.BROKEN
+
+
+def is_trustworthy(record: Record) -> bool:
+    """Whether it may be put over a file: it is what was written, and the document of this file."""
+    if record.sound is False or record.document is None:
+        return record.sound is not False
+    try:
+        found = documents.decode(record.document)
+    except ValueError:
+        return False
+    return (found.directory, found.filename, found.version) == (record.directory, record.filename, record.version)
 
 
 def _unknown_files(state: State, files: Files, directory: str, progress: Progress | None) -> Iterator[Finding]:
@@ -162,10 +179,18 @@ def repair(findings: Iterable[Finding], state: State, files: Files) -> Repaired:
 def _repair(findings: Sequence[Finding], state: State, files: Files) -> Iterator[str]:
     """A chunk, so that files to be taken into the state are few commits."""
     _take_in((where for fault, *where in findings if fault in (Fault.NEWER, Fault.UNKNOWN)), state, files)
+    _take_back([where for fault, *where in findings if fault in (Fault.SPOILT, Fault.LOST)], state, files)
     for finding in findings:
         record = None if finding.fault is Fault.FOREIGN else state.get(finding.directory, finding.filename)
-        if record is not None and not _put(record, files):
+        if record is not None and is_trustworthy(record) and not _put(record, files):
             yield finding.path
+
+
+def _take_back(places: Sequence[Sequence[str]], state: State, files: Files) -> None:
+    """What is damaged in the state comes from its file, however old that is; without one it is forgotten."""
+    for place in places:
+        document = files.document(*place)
+        state.replace([place], [] if document is None else [_adopt(document)])
 
 
 def _take_in(places: Iterable[Sequence[str]], state: State, files: Files) -> None:
