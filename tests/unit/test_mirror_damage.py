@@ -183,7 +183,10 @@ def test_a_spoilt_head_is_mended_by_a_rebuild(head: str, data_dir: Path) -> None
 
 
 LOSSES: dict[str, list[str]] = {
-    **{f"no table {name}": [f"DROP TABLE {name}"] for name in ("meta", "entity", "record", "pending", "journal")},
+    **{
+        f"no table {name}": [f"DROP TABLE {name}"]
+        for name in ("meta", "entity", "record", "pending", "journal", "erased")
+    },
     **{
         f"table {name} of another kind": [f"DROP TABLE {name}", f"CREATE TABLE {name} (x)"]
         for name in ("meta", "record")

@@ -21,6 +21,7 @@ _MUST_WORK: Final = (
     "SELECT id, entity, name, version, applied, document, rest, checksum FROM record LIMIT 1",
     "SELECT batch, paths FROM pending LIMIT 1",
     "SELECT id, time, body FROM journal LIMIT 1",
+    "SELECT key, floor FROM erased LIMIT 1",
 )
 _MUST_BE_EMPTY: Final = {
     "PRAGMA foreign_key_check": "records of no entity",
