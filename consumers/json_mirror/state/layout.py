@@ -18,8 +18,8 @@ STATE_FILE: Final = "state.sqlite3"
 BESIDE: Final = ("", "-wal", "-shm", "-journal")
 """The state is one file and those that SQLite keeps beside it."""
 FORMAT: Final = 2
-"""1 was without the journal, the floors of erased records, `record.rest` and `record.checksum`; a mirror that opens such
-a file makes it one of this format."""
+"""1 was without the journal, the floors of erased records, `record.rest` and `record.checksum`; a mirror that opens
+such a file makes it one of this format."""
 BUSY_TIMEOUT: Final = 10.0
 """Seconds a reader or writer waits for another process (a backup, a checkpoint)."""
 
