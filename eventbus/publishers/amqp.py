@@ -171,6 +171,8 @@ class AmqpPublisher(Publisher):
                 "queues anew, or choose another name with EVENTBUS_EXCHANGE",
                 outcomes=flight.outcomes,
             )
+        if getattr(error, "reply_code", None) == 403:
+            reason += f". What to do: let the login write on exchange {self._sender.exchange!r} (docs/security.md)"
         return BrokerUnavailable(f"broker {where}: {reason}", outcomes=flight.outcomes)
 
     def _refuse_culprit(self, flight: Flight, error: Exception) -> None:

@@ -22,6 +22,7 @@ from eventbus.publishers.base import Outcome, Publisher
 from eventbus.publishers.headers import headers_for
 from eventbus.redaction import redact, redact_url
 from eventbus.transports.mirror_queue import declare_if_missing
+from eventbus.transports.sqlite.neighbours import warn_of_others
 
 _LOST: Final = (AMQPError, KombuError, OSError)
 
@@ -93,6 +94,8 @@ class VirtualPublisher(Publisher):
         channel.exchange_declare(exchange=self._exchange, type="topic", durable=True, auto_delete=False)
         declare_if_missing(channel, self._exchange, self._queue)
         where = redact_url(self._url)
+        if self._url.startswith("sqlite:"):
+            warn_of_others(self._url)
         logger.info(
             "opened the broker %s, exchange %s", where, self._exchange, extra={"url": where, "exchange": self._exchange}
         )

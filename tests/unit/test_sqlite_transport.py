@@ -31,6 +31,7 @@ from hypothesis import strategies as st
 from eventbus import transports
 from eventbus.transports.sqlite import channel as channels
 from eventbus.transports.sqlite.doorbell import Doorbell, is_attended, ring, sweep
+from eventbus.transports.sqlite.neighbours import warn_of_others
 from eventbus.transports.sqlite.routing import topic_matches
 
 Connect = Callable[[], kombu.Connection]
@@ -709,3 +710,17 @@ def _reference(pattern: str, key: str) -> bool:
     parts = {"*": r"(?:[^.]*\.)", "#": r"(?:[^.]*\.)*"}
     expression = "".join(parts.get(word, re.escape(word) + r"\.") for word in pattern.split(".")) if pattern else ""
     return re.fullmatch(expression, f"{key}." if key else "") is not None
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="Linux tells which files are open")
+def test_two_embedded_brokers_of_one_name_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def url(directory: str) -> str:
+        (tmp_path / directory).mkdir(exist_ok=True)
+        return f"sqlite:///{tmp_path / directory / 'own-broker.sqlite3'}"
+
+    with transports.connection(url("service")) as line:
+        line.default_channel.queue_declare("q", durable=True, auto_delete=False)
+        warn_of_others(url("service"))
+        assert caplog.messages == []
+        warn_of_others(url("mirror"))
+    assert f"embedded broker {tmp_path}/mirror/own-broker.sqlite3, another one {tmp_path}/service/" in caplog.text

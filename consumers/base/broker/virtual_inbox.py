@@ -16,6 +16,7 @@ from consumers.base.reading.delivery import Delivery
 from consumers.base.settings import ConsumerSettings
 from consumers.base.working.tally import Tally
 from eventbus.transports.raw import RawMessage
+from eventbus.transports.sqlite.neighbours import warn_of_others
 
 _TAG: Final = "eventbus"
 _LOOK_EVERY: Final = 3.0
@@ -43,6 +44,8 @@ class VirtualInbox(Inbox):
         try:
             if not browse:
                 topology.declare(self._line, settings)
+                if settings.broker_file is not None:
+                    warn_of_others(settings.url)
             with setting_up():
                 self._start()
         except BaseException:
