@@ -46,6 +46,7 @@ def commands(directory: Path) -> list[tuple[str, list[str]]]:
             (f"the mirror: commit to file, {name}", ["benchmarks.mirror", "latency", "--database", url])
             for name, url in databases.items()
         ),
+        ("the history", ["benchmarks.history"]),
         ("loaddata", ["benchmarks.loaddata"]),
     ]
     return listed

@@ -29,7 +29,7 @@ from eventbus import transports
 from eventbus.errors import ConfigurationError
 from eventbus.events import naming
 from eventbus.redaction import redact, redact_url
-from examples import atlas
+from examples import atlas, past
 from examples.comparison import count_files, count_rows, equal
 from examples.stage import PATIENCE, Mirror, Progress, TroubleError, say, show_difference, show_file, title, wait_for
 
@@ -69,6 +69,7 @@ def run() -> int:
     data_dir = Path(os.environ.get("DATA_DIR", HOME / "files"))
     own = [name for name in ("EVENTBUS_QUEUE", "EVENTBUS_EXCHANGE") if default(name, NAME)]
     default("EVENTBUS_URL", f"sqlite:///{HOME / 'broker.sqlite3'}")
+    default("EVENTBUS_HISTORY", past.kind())
     settings = eventbus.Settings.from_env()
     broker = broker_of(settings)
     title("A service, a broker, a mirror")
@@ -82,6 +83,7 @@ def run() -> int:
             play(factory, bus, mirror, data_dir)
         finally:
             bus.close()
+    past.show_past(data_dir, f"{SERVICE}.country", "BE", "name")
     title("The end")
     try:
         return 0 if compare(engine, data_dir) else 1

@@ -11,14 +11,15 @@ from typing import Final
 
 from consumers.base.companion import Companion
 from consumers.history.errors import HistoryUnavailable
-from consumers.history.git.fastimport import FastImport
 from consumers.history.git.follower import Follower
+from consumers.history.git.packs import PackWriter
 from consumers.history.git.repository import Repository
 from consumers.history.historian import Historian
 from consumers.history.journal.reader import JournalReader
 from consumers.history.reading.history import History
 from consumers.history.settings import HistorySettings
 from consumers.history.store.archive import Archive
+from consumers.history.upkeep import pruning
 from consumers.json_mirror.errors import StateUnavailable
 from consumers.json_mirror.lock import Lock
 
@@ -26,6 +27,7 @@ MODULE: Final = "consumers.history"
 LOOK: Final = 0.2
 """Seconds between two looks at what may have come."""
 _AGAIN: Final = 1.0
+_DAY: Final = 24 * 3600.0
 
 log = logging.getLogger(__name__)
 
@@ -62,15 +64,27 @@ def _done(settings: HistorySettings, stop: threading.Event, alone: threading.Eve
     """Whether all is done; False where the disk does not play along now."""
     try:
         with JournalReader(settings.state_file) as journal, Archive(settings.history_file) as archive:
-            _take(Historian(journal, archive, settings.tempo), journal, stop, alone, _watch(settings, git))
+            _take(Historian(journal, archive, settings.tempo), journal, stop, alone, _tended(settings, git))
     except (StateUnavailable, HistoryUnavailable) as error:
         log.warning("the history waits", extra={"reason": str(error)})
         return stop.is_set() or alone.is_set()
     return stop.is_set() or alone.is_set()
 
 
-def _watch(settings: HistorySettings, git: Companion) -> Callable[[], object]:
-    return git.check if settings.kind == "git" else lambda: None
+def _tended(settings: HistorySettings, git: Companion) -> Callable[[], None]:
+    """What is done while nothing comes: look after git, and once a day forget what is too old."""
+    next_prune = 0.0
+
+    def tend() -> None:
+        nonlocal next_prune
+        if settings.kind == "git":
+            git.check()
+        if settings.days and time.monotonic() >= next_prune:
+            next_prune = time.monotonic() + _DAY
+            gone = pruning.prune(settings.history_file, int((time.time() - settings.days * _DAY) * 10**6))
+            log.info("forgot %d versions", gone, extra={"event": "pruned", "versions": gone})
+
+    return tend
 
 
 def _take(
@@ -78,14 +92,14 @@ def _take(
     journal: JournalReader,
     stop: threading.Event,
     alone: threading.Event,
-    watch: Callable[[], object],
+    tend: Callable[[], None],
 ) -> None:
     end = 0.0
     while not stop.is_set():
         now = time.time()
         if historian.step(now):
             continue
-        watch()
+        tend()
         if journal.replaced():
             return
         if alone.is_set():
@@ -101,7 +115,7 @@ def follow_git(settings: HistorySettings, stop: threading.Event, alone: threadin
     with lock_git(settings):
         repository.prepare()
         while not stop.is_set():
-            follower = Follower(repository, FastImport, settings.omit)
+            follower = Follower(repository, PackWriter, settings.omit)
             try:
                 _follow(follower, settings, stop, alone)
                 return

@@ -104,6 +104,7 @@ def test_the_demo_ends_by_itself_with_a_file_a_row_and_again(tmp_path: Path) -> 
     for _ in range(2):
         output = run_demo(tmp_path)
         assert "Files and tables are equal." in output
+        assert "set by editor" in output
         rows = [int(line.split()[1]) for line in output.splitlines() if line.endswith(" files")]
         assert len(rows) == 4
         assert files(tmp_path / "files") == sum(rows) > 5000

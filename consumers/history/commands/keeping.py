@@ -14,8 +14,8 @@ from consumers.history import following
 from consumers.history.commands.options import data_dir, json_text, opened, settings_of
 from consumers.history.errors import HistoryUnavailable
 from consumers.history.git import stream
-from consumers.history.git.fastimport import FastImport
 from consumers.history.git.follower import Follower
+from consumers.history.git.packs import PackWriter
 from consumers.history.git.repository import Repository
 from consumers.history.reading.history import History
 from consumers.history.settings import HistorySettings, require_on
@@ -59,7 +59,7 @@ def git(data_dir: Path | None, fresh: bool) -> None:
         if fresh:
             repository.remove()
         repository.prepare()
-        follower = Follower(repository, FastImport, settings.omit)
+        follower = Follower(repository, PackWriter, settings.omit)
         try:
             made = follower.follow(history)
         finally:
