@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, event
 from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction, UOWTransaction
 
 from eventbus.events.change import Change
+from eventbus.listeners.last_flush import on_clean
+from eventbus.listeners.ledger import LEDGER, Ledger, open_ledgers
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +78,7 @@ def register(
     auto_fields: Listener | None,
     capture: Listener,
     bulk: Listener | None,
-    transaction: Listener,
+    transaction: Any,
     others: Sequence[Listener] = (),
 ) -> Callable[[], None]:
     """Hook everything to the Sessions of one class, in firing order; returns what takes it all away again.
@@ -90,42 +93,76 @@ def register(
     for listener in (*ours, *theirs):
         hooks.install(listener)
 
-    # A transaction begins.
-    hooks.add("after_begin", "begin", transaction, bulk, *theirs)
-    # Objects are written: fields are filled in, then SQL runs, then what it did is noted.
-    hooks.add("before_flush", "before_flush", *theirs, auto_fields, capture)
-    # What another listener does to the objects after the flush is not in the rows.
-    hooks.add("after_flush", "after_flush", capture, *theirs, first=True)
-    # A statement is executed.
-    hooks.add("do_orm_execute", "execute", *theirs, bulk)
-    # The commit: one change a record, to bytes, into the outbox.
-    hooks.add("before_commit", "before_commit", *theirs, transaction)
-    # Committed. Ours goes first: what another listener raises here must not hide from us that the rows are there.
-    hooks.add("after_commit", "after_commit", transaction, *theirs, first=True)
-    hooks.add("after_rollback", "after_rollback", *theirs)
-    # The end, whichever it was: publish or forget, then hooks.
-    hooks.add("after_transaction_end", "transaction_end", transaction, *theirs)
+    moments = _Moments(theirs, auto_fields, capture, bulk, transaction)
+    moments.add_to(hooks)
 
-    return hooks.remove
+    def remove() -> None:
+        hooks.remove()
+        # A transaction that has changed something is captured to its end: its rows will be committed all the same.
+        for session, ledger in open_ledgers(capture):
+            ledger.outlives = True
+            moments.add_to(_Hooks(session, while_=partial(_goes_on, session, ledger)))
+            on_clean(session, partial(_call_while, partial(_goes_on, session, ledger), transaction.is_clean))
+
+    return remove
+
+
+def _goes_on(session: Session, ledger: Ledger) -> bool:
+    return session.info.get(LEDGER) is ledger
+
+
+def _call_while(goes_on: Callable[[], bool], function: Callable[..., Any], *args: Any) -> Any:
+    return function(*args) if goes_on() else None
+
+
+class _Moments(NamedTuple):
+    """The listeners of one installation, and the moments each is told of, in firing order."""
+
+    theirs: Sequence[Any]
+    auto_fields: Listener | None
+    capture: Listener
+    bulk: Listener | None
+    transaction: Any
+
+    def add_to(self, hooks: _Hooks) -> None:
+        theirs, auto_fields, capture, bulk, transaction = self
+        # A transaction begins.
+        hooks.add("after_begin", "begin", transaction, bulk, *theirs)
+        # Objects are written: fields are filled in, then SQL runs, then what it did is noted.
+        hooks.add("before_flush", "before_flush", *theirs, auto_fields, capture)
+        # What another listener does to the objects after the flush is not in the rows.
+        hooks.add("after_flush", "after_flush", capture, *theirs, first=True)
+        # A statement is executed.
+        hooks.add("do_orm_execute", "execute", *theirs, bulk)
+        # The commit: one change a record, to bytes, into the outbox.
+        hooks.add("before_commit", "before_commit", *theirs, transaction)
+        # Committed. Ours goes first: what another listener raises here must not hide from us that the rows are there.
+        hooks.add("after_commit", "after_commit", transaction, *theirs, first=True)
+        hooks.add("after_rollback", "after_rollback", *theirs)
+        # The end, whichever it was: publish or forget, then hooks.
+        hooks.add("after_transaction_end", "transaction_end", transaction, *theirs)
 
 
 class _Hooks:
-    """What was registered for one class, and how to take it back."""
+    """What was registered for one class, or for one Session `while_` that says so, and how to take it back."""
 
-    def __init__(self, session_class: type[Session]) -> None:
-        self._session_class = session_class
+    def __init__(self, target: type[Session] | Session, *, while_: Callable[[], bool] | None = None) -> None:
+        self._target = target
+        self._while = while_
         self._undo: list[Callable[[], None]] = []
 
     def install(self, listener: Any) -> None:
-        listener.installed(self._session_class)
-        self._undo.append(lambda: listener.uninstalled(self._session_class))
+        listener.installed(self._target)
+        self._undo.append(lambda: listener.uninstalled(self._target))
 
     def add(self, moment: str, method: str, *listeners: Any, first: bool = False) -> None:
         """Register `method` of each listener that overrides it, in this order, at the end or the front of the queue."""
         chosen = [getattr(each, method) for each in listeners if each is not None and _overrides(each, method)]
+        if self._while is not None:
+            chosen = [partial(_call_while, self._while, function) for function in chosen]
         for function in reversed(chosen) if first else chosen:
-            event.listen(self._session_class, moment, function, insert=first)
-            self._undo.append(lambda function=function: event.remove(self._session_class, moment, function))  # type: ignore[misc]
+            event.listen(self._target, moment, function, insert=first)
+            self._undo.append(lambda function=function: event.remove(self._target, moment, function))  # type: ignore[misc]
 
     def remove(self) -> None:
         while self._undo:

@@ -11,6 +11,7 @@ from typing import Any, Final, Protocol
 
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session, SessionTransaction, SessionTransactionOrigin
+from sqlalchemy.orm.session import _sessions
 
 from eventbus.events.change import Change, Entity
 from eventbus.listeners.frame import Frame
@@ -65,11 +66,13 @@ class Ledger:
     captured by one of them, never twice.
     `connections`: where each entity's rows were written, as the flush chose it (a Session may route reads elsewhere).
     `flushed`: the transaction of the last flush that was recorded.
+    `outlives`: it goes on to be captured though its installation has ended.
     `is_guest`: the Session is bound to a Connection, whose owner may commit it without the Session.
     """
 
     __slots__ = (
-        "author", "connections", "flushed", "is_guest", "nested", "notes", "owner", "root", "size", "transaction",
+        "author", "connections", "flushed", "is_guest", "nested", "notes", "outlives", "owner", "root", "size",
+        "transaction",
     )  # fmt: skip
 
     def __init__(self, owner: Owner) -> None:
@@ -82,6 +85,7 @@ class Ledger:
         self.flushed: SessionTransaction | None = None
         self.size = 0
         self.is_guest = False
+        self.outlives = False
         self.transaction = ""
 
     def frames(self) -> list[TransactionFrame]:
@@ -124,6 +128,13 @@ def open_ledger(session: Session, owner: Owner) -> Ledger | None:
     """The session's ledger, made now if need be; None where another installation captures this session."""
     info = session.info
     ledger: Ledger | None = info.get(LEDGER)
-    if ledger is None or ledger.owner.ended:
+    if ledger is None or (ledger.owner.ended and not ledger.outlives):
         ledger = info[LEDGER] = Ledger(owner)
     return ledger if ledger.owner is owner else None
+
+
+def open_ledgers(owner: Any) -> list[tuple[Session, Ledger]]:
+    """The Sessions of the process whose open transaction this installation has recorded something of."""
+    sessions = [session for session in list(_sessions.values()) if "info" in session.__dict__]
+    found = [(session, session.info.get(LEDGER)) for session in sessions]
+    return [(session, ledger) for session, ledger in found if ledger is not None and ledger.owner is owner]

@@ -94,7 +94,7 @@ class Transactions(Listener):
 
     def installed(self, session_class: type[Session]) -> None:
         """Be told of the end of each commit's last flush."""
-        self._undo[session_class] = on_clean(session_class, self._is_clean)
+        self._undo[session_class] = on_clean(session_class, self.is_clean)
 
     def uninstalled(self, session_class: type[Session]) -> None:
         self._undo.pop(session_class)()
@@ -120,7 +120,7 @@ class Transactions(Listener):
         if ledger is not None:
             ledger.frame(session).commits += 1
 
-    def _is_clean(self, session: Session) -> None:
+    def is_clean(self, session: Session) -> None:
         """Write the events, if this is the root's commit and its last flush is done."""
         ledger = session.info.get(LEDGER)
         if ledger is None or not ledger.root.commits or ledger.owner is not self._capture:

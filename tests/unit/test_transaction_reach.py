@@ -526,7 +526,7 @@ def test_a_class_and_its_base_class_both_installed_capture_once(world: World) ->
 
 def test_a_session_that_outlives_its_installation_is_captured_by_the_next(world: World) -> None:
     with world.maker() as session:
-        session.add(Team(id=1, title="never told of"))
+        session.add(Team(id=1, title="a"))
         session.flush()
         world.recording.uninstall()
         session.commit()
@@ -535,6 +535,34 @@ def test_a_session_that_outlives_its_installation_is_captured_by_the_next(world:
         session.commit()
         assert again.short() == [("c", "team/2")]
         again.uninstall()
+
+
+@pytest.mark.parametrize("end", ["commit", "rollback", "close"])
+@pytest.mark.parametrize("again", [False, True], ids=["closed", "closed and installed again"])
+def test_a_transaction_that_is_open_when_the_bus_is_closed_is_captured_to_its_end(
+    world: World, end: str, again: bool
+) -> None:
+    with world.maker() as session:
+        session.add(Team(id=1, title="a"))
+        session.flush()
+        world.recording.uninstall()
+        other = Recording(world.maker) if again else None
+        team = session.get_one(Team, 1)
+        team.title = "b"
+        session.execute(insert(Team).values(id=2, title="c"))
+        with session.begin_nested() as savepoint:
+            session.add(Team(id=3, title="d"))
+            session.flush()
+            savepoint.rollback()
+        getattr(session, end)()
+        told = [(event.op, event.subject, event.after and event.after["title"]) for event in world.recording.take()]
+        assert told == ([("c", "team/1", "b"), ("c", "team/2", "c")] if end == "commit" else [])
+        session.add(Team(id=4, title="e"))
+        session.commit()
+        assert world.recording.take() == []
+        if other is not None:
+            assert other.short() == [("c", "team/4")]
+            other.uninstall()
 
 
 @pytest.mark.parametrize(("reread", "seen"), [(False, "one"), (True, "ONE")])
