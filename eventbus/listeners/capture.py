@@ -27,6 +27,7 @@ from eventbus.listeners.doubt import DOUBTED, Doubted, is_doubted
 from eventbus.listeners.frame import Frame, Recorded
 from eventbus.listeners.ledger import Ledger, open_ledger
 from eventbus.listeners.links import link_rows
+from eventbus.listeners.places import Places
 from eventbus.listeners.plan import ATOMS, Plan, Plans, needed_positions
 from eventbus.listeners.transactional import AUTOCOMMIT, autocommitting, check_transactional
 from eventbus.muting import MUTED
@@ -65,6 +66,7 @@ class Capture(Listener):
     def __init__(self, entities: Entities, *, author: Callable[[], Any] | None = None) -> None:
         self.entities = entities
         self.plans = Plans(entities)
+        self.places = Places()
         self.ended = False
         self._author = author
 
@@ -126,7 +128,7 @@ class Capture(Listener):
         ledger = self.open(session)
         if ledger is None:
             return
-        flushed = _Flush(session, flush_context, self.plans, ledger)
+        flushed = _Flush(session, flush_context, self, ledger)
         flushed.read()
         flushed.record()
         ledger.flushed = session._transaction
@@ -154,13 +156,14 @@ class _Flush:
 
     __slots__ = (
         "connections", "created", "deleted", "doubted", "flush_context", "frame", "linked", "modified", "old",
-        "overwritten", "partial", "plans", "session", "unlinked",
+        "overwritten", "partial", "places", "plans", "session", "unlinked",
     )  # fmt: skip
 
-    def __init__(self, session: Session, flush_context: UOWTransaction, plans: Plans, ledger: Ledger) -> None:
+    def __init__(self, session: Session, flush_context: UOWTransaction, capture: Capture, ledger: Ledger) -> None:
         self.session = session
         self.flush_context = flush_context
-        self.plans = plans
+        self.plans = capture.plans
+        self.places = capture.places
         self.connections = ledger.connections
         self.frame = ledger.frame(session)
         self.overwritten: dict[State, Overwritten] = flush_context.attributes.get(_OVERWRITTEN, {})
@@ -403,6 +406,7 @@ class _Flush:
         if entity not in self.connections:
             connection = _connection(self.flush_context, mapper)
             check_transactional(self.session, connection)
+            self.places.check(entity, connection)
             self.connections[entity] = connection
             plan = self.plans[mapper]
             if plan.conflicts and connection.dialect.name == "sqlite":

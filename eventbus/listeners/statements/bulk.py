@@ -33,6 +33,7 @@ from eventbus.listeners.statements.updates import UpdateExecution
 from eventbus.listeners.statements.upsert import Telling
 from eventbus.listeners.statements.watch import Scope, Watches
 from eventbus.listeners.transactional import check_transactional
+from eventbus.muting import MUTED
 
 Mode = Literal["capture", "warn", "raise", "ignore"]
 MODES: Final = get_args(Mode)
@@ -164,6 +165,7 @@ class Bulk(Listener):
         check_transactional(session, connection)
         ledger = self._capture.open(session)
         for entity in hit.entities:
+            self._capture.places.check(entity, connection)
             if ledger is not None and ledger.connections.get(entity, connection) is not connection:
                 raise CaptureError(
                     f"{hit.name}: this transaction has written such rows on another connection already: use one "
@@ -262,8 +264,14 @@ class Bulk(Listener):
             self._noticed.add(what)
         return True
 
+    def _notice_path(self, state: ORMExecuteState, text: str) -> None:
+        mode = self._mode_of(state)
+        if mode != "ignore" and MUTED not in state.session.info:
+            self._capture.places.notice(text, refuse=mode == "raise")
+
     def _notice_text(self, state: ORMExecuteState, statement: TextClause) -> None:
         if not _WRITES.match(statement.text):
+            self._notice_path(state, statement.text)
             return
         mode = self._mode_of(state)
         if mode == "ignore" or self._capture.open(state.session) is None:
