@@ -7,10 +7,10 @@ CONFLICT). What SQLAlchemy does instead of the database, as its relationships sa
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, Final
 
-from sqlalchemy import Delete, ForeignKey, Table, Update
+from sqlalchemy import ForeignKey, Table
 from sqlalchemy.exc import NoReferenceError
 from sqlalchemy.orm import Mapper, RelationshipProperty
 
@@ -57,21 +57,20 @@ class StatementCascades:
         self._deletable: set[Table] = set()
         self._followed: dict[Table, list[ForeignKey]] = {}
 
-    def notice(self, statement: Any, table: Any, name: str, parameters: Any) -> None:
-        """Say once a table what a DELETE, or an UPDATE of what others refer to, does beside."""
-        if not isinstance(table, Table):
-            return
-        if isinstance(statement, Delete):
-            if table not in self._deletable:
-                self._deletable.add(table)
-                _warn(f"DELETE of {name}", _described(_referring(table), "ondelete"), _DELETED)
-        elif isinstance(statement, Update):
-            followed = self._followed.get(table)
-            if followed is None:
-                followed = self._followed[table] = [key for key in _referring(table) if _acts(key.onupdate)]
-            if followed and not _set(statement, parameters).isdisjoint(key.column.key for key in followed):
-                self._followed[table] = []
-                _warn(f"UPDATE of {name}", _described(followed, "onupdate"), _MOVED)
+    def deleted(self, table: Table, name: str) -> None:
+        """Say once a table what a DELETE does beside."""
+        if table not in self._deletable:
+            self._deletable.add(table)
+            _warn(f"DELETE of {name}", _described(_referring(table), "ondelete"), _DELETED)
+
+    def updated(self, table: Table, name: str, is_set: Callable[[Any], bool]) -> None:
+        """Say once a table what an UPDATE does beside that sets a column which others refer to."""
+        followed = self._followed.get(table)
+        if followed is None:
+            followed = self._followed[table] = [key for key in _referring(table) if _acts(key.onupdate)]
+        if any(is_set(key.column) for key in followed):
+            self._followed[table] = []
+            _warn(f"UPDATE of {name}", _described(followed, "onupdate"), _MOVED)
 
 
 def conflicts(mapper: Mapper[Any]) -> str:
@@ -138,16 +137,6 @@ def _remote_columns(relationship: RelationshipProperty[Any]) -> list[Any]:
         return []
     pairs = [*relationship.synchronize_pairs, *(relationship.secondary_synchronize_pairs or ())]
     return [remote for _, remote in pairs]
-
-
-def _set(statement: Update, parameters: Any) -> set[str]:
-    """The keys of the columns that an UPDATE sets; those of a list beside it say which rows are meant, too."""
-    values: Any = statement._values or dict(getattr(statement, "_ordered_values", None) or ())
-    given = [*values]
-    names = {str(getattr(each, "key", each)) for each in given}
-    if isinstance(parameters, Mapping):
-        names.update(parameters)
-    return names
 
 
 def _resolved(table: Table) -> Iterator[str]:

@@ -137,7 +137,10 @@ class Bulk(Listener):
         hit = self._rows.hit_sent(sent.table, scope.mapper)
         if hit is None:
             return None
-        self._cascades.notice(sent.statement, hit.table, hit.name, sent.parameters)
+        if sent.verb == "delete":
+            self._cascades.deleted(hit.table, hit.name)
+        elif sent.verb == "update":
+            self._cascades.updated(hit.table, hit.name, lambda column: hit.name_of(column) in sent.sets(hit))
         self._check_place(scope.session, hit, connection)
 
         def record(note: Callable[[Frame], None]) -> None:
