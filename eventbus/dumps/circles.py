@@ -111,6 +111,17 @@ class Circle:
         self._shelf.close()
 
 
+def belonging(references: Sequence[ForeignKeyConstraint]) -> dict[Table, int]:
+    """The tables of these references, each with a number that the tables of one circle share."""
+    found: dict[Table, int] = {}
+    for number, each in enumerate(references):
+        here, there = each.table, each.referred_table
+        old = {found[table] for table in (here, there) if table in found}
+        for table in [here, there, *(table for table, one in found.items() if one in old)]:
+            found[table] = number
+    return found
+
+
 def _key(row: Sequence[Any], places: Sequence[int]) -> str:
     """The values at these places as one text; empty where one of them is NULL."""
     values = [row[place] for place in places]

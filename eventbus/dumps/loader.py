@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+import sqlalchemy as sa
 from sqlalchemy import Connection, ForeignKeyConstraint, Table
 
 from eventbus.dumps import files
 from eventbus.dumps.blame import Blame
-from eventbus.dumps.circles import Circle
+from eventbus.dumps.circles import Circle, belonging
 from eventbus.dumps.facts import Facts
 from eventbus.dumps.failures import Failure, Failures
 from eventbus.dumps.links import Links
@@ -61,6 +62,7 @@ class Loader:
         self._paths = paths
         self._options = options
         self._selection = Selection(targets, options)
+        self._known = self._selection.known
         self.planner = Planner(targets, connection.dialect, self.facts, ignore_unknown=options.ignore_nonexistent)
         self.blame = Blame(connection, targets, self.failures, Places(paths))
         self.writer = Writer(
@@ -123,7 +125,7 @@ class Loader:
         self._number += 1
         try:
             model, pk, fields = record["model"], record.get("pk"), record["fields"]
-            target = self._selection.target(model)
+            target = self._known[model] if model in self._known else self._selection.target(model)
             names = tuple(fields.keys())
         except (TypeError, KeyError, AttributeError):
             self._fail((path, self._number, "", None), 'not a record of the form {"model", "pk", "fields"}')
@@ -136,19 +138,31 @@ class Loader:
             return
         origin = (path, self._number, model, pk)
         if len(record) > 3:
-            fields = self._more_of(record, origin, fields)
+            fields = self._more_of(record, origin, target, fields)
             if fields is None:
                 return
-        self._make_rows(origin, target, fields, names)
+        try:
+            group, row = self._plans[target, pk is not None, names].only  # type: ignore[misc]
+            group.rows.append(row(pk, fields))
+            group.origins.append(origin)
+        except Exception:  # noqa: BLE001 - no plan yet, more rows than one, or a value that does not fit: see there
+            self._make_rows(origin, target, fields, names)
         self.loaded.objects += 1
         self.loaded.models[model] += 1
 
-    def _more_of(self, record: Mapping[str, Any], origin: Origin, fields: Any) -> Any:
+    def _more_of(self, record: Mapping[str, Any], origin: Origin, target: Target, fields: Any) -> Any:
         """The fields of a record that says more than its model, pk and fields; None where it cannot be loaded."""
         if "stub" in record:
             self._fail(origin, f"a stub, of which only the key was published: {record['stub']}")
             return None
-        return self._selection.with_json_nulls(record, fields)
+        names = record.get("json_null")
+        return self._with_json_nulls(target, names, fields) if isinstance(names, list) else fields
+
+    def _with_json_nulls(self, target: Target, names: Sequence[Any], fields: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The fields, with JSON's null where the record says that it is not SQL's, in columns that know both."""
+        of_key = dict(zip(target.entity.keys, target.entity.columns, strict=True))
+        nulls = [name for name in names if name in of_key and name in fields and fields[name] is None]
+        return {**fields, **{name: sa.JSON.NULL for name in nulls if self.planner.form(of_key[name]).json}}
 
     def _fail(self, origin: Origin, reason: str, field: str | None = None, cause: BaseException | None = None) -> None:
         self.failures.add(Failure(origin, reason, field, cause))
@@ -245,17 +259,17 @@ class Loader:
 
     def _write_tables(self) -> None:
         """Table after table; those in a circle row by row."""
-        inside = {each.table for each in self._circular}
+        inside = belonging(self._circular)
         circle = Circle(self._connection, self.writer, self._spool, self._circular)
         for place, table in enumerate(self._targets.order):
             if table in inside:
                 circle.put_aside(table)
+                if not any(inside.get(each) == inside[table] for each in self._targets.order[place + 1 :]):
+                    circle.write()
             else:
                 for group, rows, origins in self._spool.take(table):
                     self.writer.write_rows(group, rows, origins)
                 self._write_partial(table)
-            if not inside.intersection(self._targets.order[place + 1 :]):
-                circle.write()
         circle.close()
 
     def _write_partial(self, table: Table) -> None:

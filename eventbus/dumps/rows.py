@@ -80,10 +80,17 @@ class Plan:
     """Fields that are lists of keys on the other side of a many-to-many relationship."""
     owner: Callable[[Any, Mapping[str, Any]], Any]
     """How the record is named in its links: by its key, or by its natural one."""
+    only: tuple[Group, MakeRow] | None
+    """Its group where a record is one row and nothing else."""
 
     def add(self, origin: Origin, values: Mapping[str, Any]) -> None:
         """Add a record's rows to the groups; all or, where a value does not fit, none. Raises whatever that raises."""
         pk = origin[3]
+        if self.only is not None:
+            group, row = self.only
+            group.rows.append(row(pk, values))
+            group.origins.append(origin)
+            return
         made = [(group, row(pk, values)) for group, row in self.groups]
         for name, group, row in self.links:
             if not isinstance(values[name], list):
@@ -140,6 +147,7 @@ class Planner:
             readers,
             [(name, *self._link(link)) for name, link in links.items()],
             self._owner(target, primary, sources, natural),
+            groups[0] if len(groups) == 1 and not links else None,
         )
 
     def _owner(

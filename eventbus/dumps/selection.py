@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Final
-
-import sqlalchemy as sa
 
 from eventbus.dumps.outcome import Options
 from eventbus.dumps.targets import Target, Targets
@@ -19,7 +16,8 @@ class Selection:
     def __init__(self, targets: Targets, options: Options) -> None:
         self._targets = targets
         self._ignore = options.ignore_nonexistent
-        self._found: dict[Any, Target | None] = {}
+        self.known: dict[Any, Target | None] = {}
+        """What model names met so far mean."""
         self._refused: set[str] = set()
         self._exclude = targets.chosen(options.exclude, "--exclude")
         self._only = targets.chosen(options.only, "--only")
@@ -27,13 +25,13 @@ class Selection:
     def target(self, model: str) -> Target | None:
         """The target of a model name, or None for one to leave out. Raises LookupError, once, for an unknown one."""
         try:
-            return self._found[model]
+            return self.known[model]
         except KeyError:
             pass
         if model in self._refused:
             return None
         found = self._meet(model)
-        self._found[model] = found
+        self.known[model] = found
         return found
 
     def _meet(self, model: str) -> Target | None:
@@ -69,10 +67,3 @@ class Selection:
         """Whether a field of a record is to be loaded."""
         fields = self._exclude.get(target, _NEVER)
         return fields is not None and name not in fields
-
-    def with_json_nulls(self, record: Mapping[str, Any], fields: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The fields, JSON's null where the record says that it is not SQL's."""
-        names = record.get("json_null")
-        if not isinstance(names, list):
-            return fields
-        return {**fields, **{name: sa.JSON.NULL for name in names if name in fields and fields[name] is None}}

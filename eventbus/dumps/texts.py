@@ -11,6 +11,7 @@ _PERIOD: Final = re.compile(
     r"(?P<sign>-?)P(?:(?P<years>-?\d+)Y)?(?:(?P<months>-?\d+)M)?(?:(?P<weeks>-?\d+)W)?(?:(?P<days>-?\d+)D)?"
     r"(?:T(?:(?P<hours>-?\d+)H)?(?:(?P<minutes>-?\d+)M)?(?:(?P<seconds>-?\d+)(?:\.(?P<fraction>\d{1,6}))?S)?)?"
 )
+_FRACTION: Final = re.compile(r"\.\d+")
 _SECOND: Final = 1_000_000
 _DAY: Final = 86_400 * _SECOND
 _CLOCK: Final = re.compile(
@@ -130,6 +131,8 @@ def is_beyond(text: object) -> bool:
 
 def iso(text: str) -> str:
     """A moment as PostgreSQL writes it (`2026-01-02 03:04:05+00`) in ISO 8601 (`2026-01-02T03:04:05+00:00`)."""
+    if "." in text:  # as Python writes fractions: six digits
+        text = _FRACTION.sub(lambda match: match[0].ljust(7, "0"), text)
     if text[10:11] == " " and text[-1] != "C":
         text = f"{text[:10]}T{text[11:]}"
     return f"{text}:00" if text[-3:-2] in ("+", "-") and ":" in text else text

@@ -101,7 +101,7 @@ def _float(type_: Any, dialect: Dialect, facts: ColumnFacts) -> Form:
         return Form(
             lambda value: base.single(_finite(value)), lambda value: base.single(float(value)), show=_all_digits
         )
-    return Form(_finite, float, dumps="float")
+    return Form(_finite, float, loads="float", dumps="float")
 
 
 def _finite(value: Any) -> float:

@@ -77,7 +77,7 @@ def _float(type_: Any, dialect: Dialect, name: str) -> Form:
         return Form(lambda value: base.single(base.number(value)), lambda value: base.number_text(base.single(value)))
     if name.startswith("numeric"):
         return _numeric(type_, dialect, name)
-    return Form(base.number, base.number_text)
+    return Form(base.number, base.number_text, loads="float")
 
 
 def _numeric(type_: Any, dialect: Dialect, name: str) -> Form:
@@ -125,7 +125,7 @@ def _date(_type: Any, _dialect: Dialect, name: str) -> Form:
         try:
             return base.day(value).isoformat()
         except ValueError:
-            if texts.is_beyond(value):
+            if texts.is_beyond(value) and ":" not in value:
                 return str(value)
             raise
 

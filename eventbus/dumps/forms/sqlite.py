@@ -18,6 +18,8 @@ from eventbus.dumps.texts import Period
 from eventbus.records import columns
 from eventbus.records.schemas import BINARY
 
+_CERTAIN: Final = 15
+"""Characters of a number, its point one of them, that a float gives back as they were."""
 _WHOLE: Final = float(1 << 62)
 
 
@@ -47,7 +49,7 @@ def _truth(_type: Any, _dialect: Dialect) -> Form:
 
 
 def _float(_type: Any, _dialect: Dialect) -> Form:
-    return Form(_number, base.number_text)
+    return Form(_number, base.number_text, loads="float")
 
 
 def _number(value: Any) -> float:
@@ -60,9 +62,20 @@ def _number(value: Any) -> float:
 def _numeric(type_: Any, dialect: Dialect) -> Form:
     """Decimals are floats in SQLite: only such as a float holds can be loaded."""
     places = columns.decimal_places(type_, dialect) or 0
+    return Form(_reading(places), _writing(places))
+
+
+def _reading(places: int) -> base.Read:
     exact = base.exact_decimal(None)
 
     def read(value: Any) -> int | float:
+        if value.__class__ is str and len(value) <= _CERTAIN and "e" not in value and "E" not in value:
+            try:
+                few_digits = float(value)
+            except ValueError:
+                raise ValueError("not a number") from None
+            if few_digits - few_digits == 0.0:  # neither infinite nor NaN
+                return few_digits
         number = exact(value)
         if number.is_nan():
             raise ValueError("NaN, which SQLite would make NULL of")
@@ -76,6 +89,10 @@ def _numeric(type_: Any, dialect: Dialect) -> Form:
             raise ValueError("has more digits than SQLite keeps, whose decimals are floats")
         return found
 
+    return read
+
+
+def _writing(places: int) -> base.Write:
     def write(value: Any) -> str:
         if isinstance(value, str):
             value = float(value)
@@ -84,7 +101,7 @@ def _numeric(type_: Any, dialect: Dialect) -> Form:
         text = f"{value:.{places}f}"
         return text if float(text) == value else repr(value)
 
-    return Form(read, write)
+    return write
 
 
 def _moment(type_: Any, dialect: Dialect) -> Form:
@@ -94,13 +111,20 @@ def _moment(type_: Any, dialect: Dialect) -> Form:
 
 
 def _moment_text(value: Any) -> str:
-    return base.naive(value).isoformat(" ", "microseconds")
+    moment = dt.datetime.fromisoformat(value)
+    if moment.tzinfo is not None:
+        moment = base.naive(value)
+    return moment.isoformat(" ", "microseconds")
 
 
 def _date(type_: Any, dialect: Dialect) -> Form:
     made = base.processed(Form(base.day, _same), type_, dialect)
     usual = _is_usual(sa.Date(), type_, dialect, dt.date(2026, 1, 2))
-    return Form(lambda value: base.day(value).isoformat(), made.write) if usual else made
+    return Form(_day_text, made.write) if usual else made
+
+
+def _day_text(value: Any) -> str:
+    return dt.date.fromisoformat(value).isoformat()
 
 
 def _is_usual(usual: TypeEngine[Any], type_: TypeEngine[Any], dialect: Dialect, sample: Any) -> bool:
