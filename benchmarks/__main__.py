@@ -31,6 +31,7 @@ def commands(directory: Path) -> list[tuple[str, list[str]]]:
             listed.append((f"capture alone, {title}, {name}", ["benchmarks.capture", "--database", url, *options]))
             whole = ["benchmarks.writer", "--database", url, "--broker", broker, *options]
             listed.append((f"everything on, {title}, {name}", whole))
+        listed.append((f"statements, {name}", ["benchmarks.statements", "--database", url, "--turns", "20"]))
     if "PostgreSQL" in databases:
         url = databases["PostgreSQL"]
         listed += [

@@ -148,6 +148,16 @@ def test_a_changed_key_is_a_deletion_and_a_creation(world: World, session: Sessi
             session.execute(computed)
 
 
+def test_a_key_changed_after_a_statement_takes_along_what_the_row_holds(world: World, session: Session) -> None:
+    have(world, session, Document(code="a", title="old"))
+    document = session.get_one(Document, "a")
+    session.execute(update(Document).values(title="new"), execution_options={"synchronize_session": False})
+    document.code = "b"
+    session.commit()
+    assert world.recording.events[-1].after == {"code": "b", "title": "new", "version": 2}
+    assert world.follow() == [("d", "document/a"), ("c", "document/b")]
+
+
 def test_rows_of_a_secondary_table(world: World, session: Session) -> None:
     have(world, session, Contact(id="a"), Team(id=1, title="t"))
     session.execute(insert(membership).values(contact_id="a", team_id=1))
