@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, and_, or_, select, tuple_
@@ -35,6 +35,7 @@ def complete(frame: Frame, entity: Entity, needed: Sequence[int], connection: Co
     if not positions:
         return
     found = dict(_read(entity, positions, list(lacking), connection))
+    _rename_texts(records, lacking, found, entity)
     strange = found.keys() - lacking.keys()
     if strange:
         raise CaptureError(
@@ -46,6 +47,25 @@ def complete(frame: Frame, entity: Entity, needed: Sequence[int], connection: Co
             _fill(records, pk, after, dict(zip(positions, found[pk], strict=True)))
         else:
             _vanish(records, entity, pk)
+
+
+def _rename_texts(records: Records, lacking: dict[Key, Any], found: Mapping[Key, Any], entity: Entity) -> None:
+    """Numbers and UUIDs whose keys were given as text go by the key that is read: of the same text."""
+    typed = {tuple(map(str, pk)): pk for pk in found.keys() - lacking.keys()}
+    for pk in [pk for pk in lacking if typed and pk not in found]:
+        now = typed.get(tuple(map(str, pk)))
+        if now is None or now in records:
+            continue
+        after = list(lacking.pop(pk))
+        for position, part in zip(entity.pk_index, now, strict=True):
+            after[position] = part
+        lacking[now] = tuple(after)
+        record = records.pop(pk)
+        if isinstance(record, Recorded):
+            record.pk, record.after = now, lacking[now]
+            records[now] = record
+        else:
+            records[now] = lacking[now]
 
 
 def forget_untouched(frame: Frame, entity: Entity) -> bool:

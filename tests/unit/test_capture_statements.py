@@ -158,6 +158,21 @@ def test_a_key_changed_after_a_statement_takes_along_what_the_row_holds(world: W
     assert world.follow() == [("d", "document/a"), ("c", "document/b")]
 
 
+@pytest.mark.parametrize("database", ["sqlite://"])
+def test_keys_given_as_text_are_the_ones_that_the_table_holds(database: str) -> None:
+    world = World(database)
+    with world.maker() as session:
+        session.execute(insert(Paper).values(id="1", title="a"))
+        session.bulk_insert_mappings(Paper, [{"id": "2", "title": "a"}, {"id": "3", "title": "a"}])  # type: ignore[arg-type]
+        session.execute(update(Paper), [{"id": "1", "title": "b"}, {"id": "2", "title": "b"}])
+        session.commit()
+        assert world.follow() == [("c", "paper/1"), ("c", "paper/2"), ("c", "paper/3")]
+        session.merge(Counter(id="7", double=1))
+        session.commit()
+        assert world.follow() == [("c", "counter/7")]
+    world.close()
+
+
 def test_rows_of_a_secondary_table(world: World, session: Session) -> None:
     have(world, session, Contact(id="a"), Team(id=1, title="t"))
     session.execute(insert(membership).values(contact_id="a", team_id=1))
