@@ -101,6 +101,23 @@ class Reader(StateFile):
                         break
         return rows
 
+    def names(self, directory: str, *, after: str = "", prefix: str = "") -> Iterator[tuple[str, bytes]]:
+        """The file names of one entity's records in their order, each with its document; tombstones are left out.
+
+        They begin behind `after`, and all begin with `prefix`.
+        """
+        entity = self._value("SELECT id FROM entity WHERE directory = ?", directory)
+        last, rows = after, [("", b"")]
+        while rows:
+            with self._translated():
+                rows = self._db.execute(
+                    "SELECT name, document FROM record WHERE entity = ? AND name > ? AND name >= ? AND name < ? "
+                    "AND document IS NOT NULL ORDER BY name LIMIT 200",
+                    (entity, last, prefix, prefix + "\U0010ffff"),
+                ).fetchall()
+            yield from rows
+            last = rows[-1][0] if rows else last
+
     def pending(self) -> list[str]:
         """The paths whose files may not be what the state says, or not on the disk yet; each once."""
         with self._translated():

@@ -1,0 +1,64 @@
+"""Whether all is well, in one sentence, and the figures behind it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, final
+
+from consumers.base.witness import BrokerWitness
+from consumers.json_mirror.state import Figures
+from consumers.json_mirror.witness import MirrorWitness
+from consumers.web.settings import WebSettings
+from eventbus.inspection.witness import Finding, Report
+
+_KEPT: Final = 2.0
+"""Seconds that an answer of the broker is good for, however many look."""
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """What the first page shows."""
+
+    findings: Sequence[Finding]
+    figures: Mapping[str, Any]
+    entities: Sequence[Figures]
+
+    @property
+    def sentence(self) -> str:
+        """Whether all is well."""
+        wrong = [finding for finding in self.findings if finding.level == "wrong"]
+        if not wrong:
+            return "All is well."
+        return wrong[0].text[:1].upper() + wrong[0].text[1:] + "."
+
+    @property
+    def remedy(self) -> str:
+        """What to do about it; empty where all is well."""
+        return next((finding.remedy for finding in self.findings if finding.level == "wrong"), "")
+
+
+@final
+class Observatory:
+    """Asks broker and mirror at most once in two seconds, for everybody."""
+
+    def __init__(self, settings: WebSettings) -> None:
+        self._broker = BrokerWitness(settings.consumer)
+        self._mirror = MirrorWitness(settings.mirror)
+        self._lock = threading.Lock()
+        self._asked = (-_KEPT, Report())
+
+    def look(self, entities: Sequence[Figures]) -> Overview:
+        """How things are."""
+        mirror, broker = self._mirror.status(), self._ask_broker()
+        return Overview([*mirror.findings, *broker.findings], {**broker.figures, **mirror.figures}, entities)
+
+    def _ask_broker(self) -> Report:
+        with self._lock:
+            at, report = self._asked
+            if time.monotonic() - at >= _KEPT:
+                report = self._broker.status()
+                self._asked = time.monotonic(), report
+            return report
