@@ -42,26 +42,10 @@ def command(data_dir: Path | None, url: str | None, host: str | None, port: int 
 
 def _serve(settings: WebSettings) -> None:
     try:
-        import uvicorn  # noqa: PLC0415  an optional package
-
-        from consumers.web.app import make_app  # noqa: PLC0415  needs Starlette and Jinja2
+        from consumers.web.server import serve  # noqa: PLC0415  needs the packages of the extra
     except ImportError as error:
         raise ConfigurationError(f"eventbus web takes {error.name}: pip install 'sqlalchemy-eventbus[web]'") from error
-    config = uvicorn.Config(
-        make_app(settings),
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        h11_max_incomplete_event_size=16_384,
-        timeout_graceful_shutdown=2,
-    )
-    server = uvicorn.Server(config)
-    click.echo(f"look at it: http://{settings.host}:{settings.port}", err=True)
-    server.run()
-    if not server.started:
-        raise ConfigurationError(f"cannot listen at {settings.host}:{settings.port}: is it in use?")
+    serve(settings)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

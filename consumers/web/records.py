@@ -20,6 +20,7 @@ ORDERED: Final = 5_000
 """Records of an entity up to which a list can be ordered by a field: there is no index for it."""
 _SUFFIX: Final = ".json"
 _COLUMNS: Final = 6
+_LONG: Final = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,13 +168,19 @@ def _matches(shown: Shown, query: Query) -> bool:
 
 
 def _columns(rows: Sequence[Shown]) -> list[str]:
-    """The first fields of the records of a page, those that say most first: names and states before long texts."""
-    names: dict[str, int] = {}
-    for shown in rows[:PAGE]:
+    """The fields that a list shows: the first few, short ones before long ones, without the key, which is there."""
+    lengths: dict[str, int] = {}
+    for shown in rows:
         for name, value in shown.document.fields.items():
-            length = len(value) if isinstance(value, str) else 8 if not isinstance(value, dict | list) else 60
-            names[name] = max(names.get(name, 0), length)
-    return sorted(names, key=lambda name: (names[name] > 40, list(names).index(name)))[:_COLUMNS]
+            lengths[name] = max(lengths.get(name, 0), _length(value))
+    keys = {name for name in lengths if all(shown.document.fields.get(name) == shown.document.pk for shown in rows)}
+    return sorted((name for name in lengths if name not in keys), key=lambda name: lengths[name] > _LONG)[:_COLUMNS]
+
+
+def _length(value: Any) -> int:
+    if isinstance(value, str):
+        return len(value)
+    return _LONG + 1 if isinstance(value, dict | list) else 8
 
 
 def _rank(value: Any) -> tuple[int, Any]:

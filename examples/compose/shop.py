@@ -51,7 +51,7 @@ def main() -> None:
         metrics.register(bus)
         start_http_server(int(os.environ.get("PORT", "9102")))
         while not stop.wait(0.5):
-            with sessions.begin() as session, eventbus.acting_as("ann"):
+            with eventbus.acting_as("ann"), sessions.begin() as session:
                 change(session)
 
 

@@ -14,6 +14,7 @@ import pytest
 import eventbus
 from consumers import base
 from eventbus import bus as buses
+from eventbus.inspection.settings import KNOWN
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -130,6 +131,7 @@ def test_every_setting_is_documented() -> None:
     assert len(settings) > 20
     page = (ROOT / "docs" / "configuration.md").read_text()
     assert {name for name in settings if f"`{name}`" not in page} == set()
+    assert {name for name in settings if name.startswith("EVENTBUS_")} <= KNOWN
 
 
 def test_every_name_of_the_package_is_documented() -> None:

@@ -472,3 +472,22 @@ def test_the_logins_may_do_what_the_documentation_says_and_no_more() -> None:
 def test_nothing_scales_the_mirror() -> None:
     objects = list(yaml.safe_load_all((K8S / "components/keda/scaledobject.yaml").read_text()))
     assert one(objects, "ScaledObject")["spec"]["scaleTargetRef"]["name"] != "json-mirror"
+
+
+def test_the_pages_run_beside_the_mirror_and_cannot_write(tmp_path: Path) -> None:
+    (tmp_path / "k8s").symlink_to(K8S)
+    overlay = tmp_path / "overlay"
+    overlay.mkdir()
+    (overlay / "kustomization.yaml").write_text(
+        "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nnamespace: eventbus\n"
+        "resources: [../k8s/base]\ncomponents: [../k8s/components/web]\n"
+    )
+    objects = kustomize(overlay)
+    for each in objects:
+        kubernetes_validate.validate(each, VERSIONS[-1], strict=True)
+    pod = one(objects, "StatefulSet")["spec"]["template"]["spec"]
+    assert [list(rule(pod)) for rule in RESTRICTED] == [[]] * len(RESTRICTED)
+    (web,) = (each for each in pod["containers"] if each["name"] == "web")
+    assert {mount["mountPath"] for mount in web["volumeMounts"] if not mount.get("readOnly")} == {"/tmp"}
+    settings = one(objects, "ConfigMap")["data"]
+    assert settings["EVENTBUS_WEB_PROXY_HEADER"]
