@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -14,14 +13,12 @@ from consumers.web.guard import Guard, Sessions
 from consumers.web.pages import Pages
 from consumers.web.settings import WebSettings, require_mirror
 
-logger = logging.getLogger("consumers.web")
-
 
 def make_app(settings: WebSettings) -> Starlette:
     """The pages of one mirror. Raises ConfigurationError where no mirror has run."""
     require_mirror(settings)
     sessions = Sessions(settings.token)
-    pages = Pages(settings, sessions, _audit)
+    pages = Pages(settings, sessions)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -34,7 +31,3 @@ def make_app(settings: WebSettings) -> Starlette:
         exception_handlers={HTTPException: pages.failed},
         lifespan=lifespan,
     )
-
-
-def _audit(what: str, who: str) -> None:
-    logger.warning("%s, by %s", what, who, extra={"user": who})

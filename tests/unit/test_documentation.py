@@ -14,7 +14,7 @@ import pytest
 import eventbus
 from consumers import base
 from eventbus import bus as buses
-from eventbus.inspection.settings import KNOWN
+from eventbus.environment import KNOWN
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
