@@ -13,13 +13,10 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple, final
 
-from consumers.base import DONE, DeadLetter, Delivery, Observer, Outcome, Retry
+from consumers.base import DONE, Delivery, Observer, Outcome
 from consumers.base.progress import Progress
-from consumers.base.reading.agreement import STALE
-from consumers.base.reading.screen import OWN_WAYS
-from consumers.json_mirror import filenames
+from consumers.json_mirror import intake
 from consumers.json_mirror.cache.feed import Feed
-from consumers.json_mirror.disk import documents
 from consumers.json_mirror.disk.files import OBSTACLES, Files
 from consumers.json_mirror.errors import DirectoryGone, StateDamaged, StateUnavailable
 from consumers.json_mirror.heartbeat import HELD, Heartbeat
@@ -27,12 +24,8 @@ from consumers.json_mirror.state import Change, State
 from consumers.json_mirror.upkeep.comparison import MAX_BLOCKED
 from consumers.json_mirror.upkeep.syncing import Syncer
 from eventbus.errors import counted
-from eventbus.events.envelope import Event
 from eventbus.monitoring.figures import LATENCIES
-from eventbus.redaction import shown
 
-_FIRST_CLOCK: Final = 10**15
-"""A version below is of no clock: as microseconds it is of 2001."""
 _OBSTACLE_PAUSE: Final = 10.0
 _PRUNE_PAUSE: Final = 60.0
 _TRIM_PAUSE: Final = 0.5
@@ -112,7 +105,7 @@ class Mirror(Observer):
     def __call__(self, batch: Sequence[Delivery]) -> list[Outcome]:
         """Take in the batch; DONE only for what no crash can lose and whose file is up to date."""
         self._is_idle = False
-        changes, outcomes = _read(batch, self._is_stale)
+        changes, outcomes = intake.read(batch, self._state, self._tombstone_age)
         try:
             self._apply(changes, self._events(batch, outcomes))
             self._write_files()
@@ -124,10 +117,10 @@ class Mirror(Observer):
                 extra={"reason": _reason(error), "deliveries": len(batch)},
             )
             self._troubles["disk"] = f"{HELD} {counted(len(batch), 'delivery')}: {_reason(error)}"
-            return _retry(outcomes, f"disk: {_reason(error)}")
+            return intake.retry(outcomes, f"disk: {_reason(error)}")
         except (StateDamaged, DirectoryGone) as error:
             self._fatal(error)
-            return _retry(outcomes, str(error))
+            return intake.retry(outcomes, str(error))
         self._troubles.pop("disk", None)
         if self._ages is not None:
             self._ages.observe(_age(batch[0].event.time))
@@ -138,19 +131,6 @@ class Mirror(Observer):
         if self._state.journal is None:
             return ()
         return [each.body for each, outcome in zip(batch, outcomes, strict=True) if outcome is DONE]
-
-    def _is_stale(self, delivery: Delivery) -> bool:
-        """Whether its record may have been deleted, and forgotten since. What operators' commands send is believed."""
-        version = delivery.event.version
-        oldest = (time.time() - self._tombstone_age) * 1_000_000
-        if not self._tombstone_age or delivery.exchange in OWN_WAYS or not _FIRST_CLOCK <= version < oldest:
-            return False
-        model, pk = delivery.event.model, delivery.event.pk
-        service, _, entity = model.partition(".")
-        try:
-            return self._state.get(filenames.directory(service, entity), filenames.filename(pk)) is None
-        except (StateUnavailable, StateDamaged):
-            return False  # found out by what follows
 
     def _apply(self, changes: Sequence[Change], events: Sequence[bytes]) -> None:
         if self._syncer.failures != self._failures:
@@ -306,52 +286,6 @@ class Mirror(Observer):
                 _reason(error),
                 extra={"reason": _reason(error)},
             )
-
-
-def _read(batch: Sequence[Delivery], is_stale: Callable[[Delivery], bool]) -> tuple[list[Change], list[Outcome]]:
-    changes: list[Change] = []
-    outcomes: list[Outcome] = [DONE] * len(batch)
-    for index, delivery in enumerate(batch):
-        event = delivery.event
-        if event.version > documents.MAX_VERSION:
-            outcomes[index] = DeadLetter("version beyond 63 bits")
-        elif is_stale(delivery):
-            outcomes[index] = DeadLetter(STALE)
-        else:
-            if event.stub:
-                log.warning(
-                    "its service could not publish %s: the file has its key alone and says why",
-                    shown(f"{event.model}/{event.record}"),
-                    extra={
-                        "record": shown(f"{event.model}/{event.record}"),
-                        "reason": shown(event.stub.get("reason")),
-                        "field": shown(event.stub.get("field")),
-                    },
-                )
-            changes.append(change(event))
-    return changes, outcomes
-
-
-def change(event: Event) -> Change:
-    """What an event tells the state."""
-    model, pk = event.model, event.pk
-    service, _, entity = model.partition(".")
-    return Change(
-        filenames.directory(service, entity),
-        filenames.filename(pk),
-        model,
-        pk,
-        event.version,
-        event.after,
-        event.written,
-        event.whole,
-        event.stub,
-        event.time,
-    )
-
-
-def _retry(outcomes: Sequence[Outcome], reason: str) -> list[Outcome]:
-    return [outcome if isinstance(outcome, DeadLetter) else Retry(reason) for outcome in outcomes]
 
 
 def _age(time_text: str) -> float:
