@@ -329,7 +329,7 @@ class Fuzzed:
             self._screen.check(delivery)
         except BadEvent:
             return True
-        (outcome,) = service._read([delivery])[1]
+        (outcome,) = service._read([delivery], lambda _: False)[1]
         return isinstance(outcome, DeadLetter)
 
 
