@@ -134,6 +134,7 @@ with eventbus.acting_as("bob"):
         "ann crm: contact 7 (phone)",
         "ann crm: company 1 (created), contact 7 (created)",
     ]
+    assert chain.history("verify", "--git") == "the history is whole\n"
 
     # Any moment goes into any database, foreign keys checked.
     (chain.home / "then.db").touch()
