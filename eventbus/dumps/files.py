@@ -59,6 +59,14 @@ def check(paths: Sequence[str | os.PathLike[str]]) -> None:
                     )
 
 
+def plain_size(paths: Sequence[str | os.PathLike[str]]) -> int:
+    """Bytes of JSON in the files; 0 where that cannot be told beforehand."""
+    names = [os.fspath(path) for path in paths]
+    if not all(name.endswith(sources.SUFFIXES) and os.path.isfile(name) for name in names):
+        return 0
+    return sum(map(os.path.getsize, names))
+
+
 def _read_directory(directory: str) -> Iterator[Batch]:
     """A mirror holds one small file a record: those are gathered, so that a batch is worth its while."""
     records: list[Any] = []

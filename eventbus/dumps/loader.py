@@ -54,7 +54,7 @@ class Loader:
         circular: Sequence[ForeignKeyConstraint] = (),
         retry: bool = False,
     ) -> None:
-        self.loaded = Loaded()
+        self.loaded = Loaded(total=files.plain_size(paths))
         self.failures = Failures(options.max_errors, Places(paths))
         self.facts = Facts(connection)
         self._connection = connection

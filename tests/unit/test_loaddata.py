@@ -435,6 +435,12 @@ def test_many_more_records_than_a_window(engine: sa.Engine, load: Load, monkeypa
     assert counted[-1] == 95
 
 
+def test_progress_tells_the_share_of_the_files_that_was_read(load: Load) -> None:
+    shares: list[Any] = []
+    load(*(record("crm.tag", n) for n in range(9)), progress=lambda loaded: shares.append(loaded.share))
+    assert 0.9 < shares[-1] <= 1
+
+
 # -- the command ---------------------------------------------------------------
 
 
