@@ -35,7 +35,7 @@ def complete(frame: Frame, entity: Entity, needed: Sequence[int], connection: Co
     if not positions:
         return
     found = dict(_read(entity, positions, list(lacking), connection))
-    _rename_texts(records, lacking, found, entity)
+    _rename_texts(frame, lacking, found, entity)
     strange = found.keys() - lacking.keys()
     if strange:
         raise CaptureError(
@@ -49,12 +49,13 @@ def complete(frame: Frame, entity: Entity, needed: Sequence[int], connection: Co
             _vanish(records, entity, pk)
 
 
-def _rename_texts(records: Records, lacking: dict[Key, Any], found: Mapping[Key, Any], entity: Entity) -> None:
+def _rename_texts(frame: Frame, lacking: dict[Key, Any], found: Mapping[Key, Any], entity: Entity) -> None:
     """Numbers and UUIDs whose keys were given as text go by the key that is read: of the same text."""
+    records = frame.records[entity]
     typed = {tuple(map(str, pk)): pk for pk in found.keys() - lacking.keys()}
     for pk in [pk for pk in lacking if typed and pk not in found]:
         now = typed.get(tuple(map(str, pk)))
-        if now is None or now in records:
+        if now is None or (now in records and not isinstance(records[pk], tuple)):
             continue
         after = list(lacking.pop(pk))
         for position, part in zip(entity.pk_index, now, strict=True):
@@ -65,7 +66,7 @@ def _rename_texts(records: Records, lacking: dict[Key, Any], found: Mapping[Key,
             record.pk, record.after = now, lacking[now]
             records[now] = record
         else:
-            records[now] = lacking[now]
+            frame.created(entity, now, lacking[now])  # of the key that was "changed" to its text: an update
 
 
 def forget_untouched(frame: Frame, entity: Entity) -> bool:

@@ -170,6 +170,10 @@ def test_keys_given_as_text_are_the_ones_that_the_table_holds(database: str) -> 
         session.merge(Counter(id="7", double=1))
         session.commit()
         assert world.follow() == [("c", "counter/7")]
+        session.expunge_all()
+        session.merge(Counter(id="7", double=2))
+        session.commit()
+        assert world.follow() == [("u", "counter/7")]
     world.close()
 
 
