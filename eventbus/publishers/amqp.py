@@ -24,6 +24,7 @@ from amqp.exceptions import (
     ContentTooLarge,
     FrameError,
     FrameSyntaxError,
+    NotAllowed,
     PreconditionFailed,
     RecoverableConnectionError,
     UnexpectedFrame,
@@ -171,7 +172,9 @@ class AmqpPublisher(Publisher):
                 "queues anew, or choose another name with EVENTBUS_EXCHANGE",
                 outcomes=flight.outcomes,
             )
-        if getattr(error, "reply_code", None) == 403:
+        if isinstance(error, NotAllowed) or (isinstance(error, AccessRefused) and "Login" in str(error.reply_text)):
+            reason = reason.rstrip(".") + ". What to do: check login, password and virtual host of EVENTBUS_URL"
+        elif getattr(error, "reply_code", None) == 403:
             reason += f". What to do: let the login write on exchange {self._sender.exchange!r} (docs/security.md)"
         return BrokerUnavailable(f"broker {where}: {reason}", outcomes=flight.outcomes)
 
