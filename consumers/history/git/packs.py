@@ -7,28 +7,21 @@ ids as `git fast-import`, 1.7 times as fast, and more than twice as fast for lar
 
 from __future__ import annotations
 
-import os
-import struct
 import subprocess
-import zlib
 from collections.abc import Mapping
 from contextlib import suppress
-from hashlib import sha1
 from pathlib import Path
 from typing import Final
 
 from consumers.history.errors import GitFailed
 from consumers.history.git.commits import Commit
+from consumers.history.git.pack import BLOB, COMMIT, TREE, Pack, copy_of, object_id, varint, write_durably
 from consumers.history.git.repository import REF, Repository
 
-_COMMIT, _TREE, _BLOB, _DELTA = 1, 2, 3, 6
-_NAMES: Final = {_COMMIT: b"commit", _TREE: b"tree", _BLOB: b"blob"}
 _CHAIN: Final = 50
 """Deltas that lean on one another at most."""
 _FILE: Final = b"100644 "
 _DIRECTORY: Final = b"40000 "
-_SMALL: Final = 3000
-"""Bytes up to which deflate does with a small window, which is set up faster."""
 _MOST_TREES: Final = 50_000
 """Trees kept in memory; beyond them all are read again as they are needed."""
 
@@ -50,7 +43,7 @@ class PackWriter:
         body = b"tree %s\n%sauthor %s %d +0000\ncommitter eventbus <> %d +0000\n\n%s" % (
             root.hex().encode(), parent, author, made, committed, commit.message,
         )  # fmt: skip
-        self._tip = self._pack.add(_COMMIT, body).hex()
+        self._tip = self._pack.add(COMMIT, body).hex()
 
     def publish(self) -> None:
         """Put what was added into the branch, durably: first the pack, then the branch."""
@@ -60,7 +53,7 @@ class PackWriter:
         self._pack = Pack(self._repository.path)
         target = self._repository.path / REF
         target.parent.mkdir(parents=True, exist_ok=True)
-        _write_durably(target, [self._tip.encode() + b"\n"], Path(f"{target}.lock"))
+        write_durably(target, [self._tip.encode() + b"\n"], Path(f"{target}.lock"))
         keep.unlink()
         self._trees.published(self._tip)
 
@@ -74,71 +67,9 @@ def _by_directory(pack: Pack, commit: Commit) -> dict[str, dict[bytes, bytes | N
     found: dict[str, dict[bytes, bytes | None]] = {}
     for path, document in commit.files:
         directory, _, name = path.rpartition("/")
-        id = None if document is None else pack.add(_BLOB, document)
+        id = None if document is None else pack.add(BLOB, document)
         found.setdefault(directory, {})[name.encode()] = id
     return found
-
-
-class Pack:
-    """One pack in the making, in memory."""
-
-    def __init__(self, repository: Path) -> None:
-        self._directory = repository / "objects" / "pack"
-        self._parts: list[bytes] = []
-        self.at = 12
-        self.entries: dict[bytes, tuple[int, int]] = {}
-
-    def add(self, kind: int, body: bytes) -> bytes:
-        """An object; its id."""
-        id = _id(kind, body)
-        if id not in self.entries:
-            self._write(id, _header(kind, len(body)), _deflated(body))
-        return id
-
-    def add_delta(self, id: bytes, base: int, delta: bytes) -> None:
-        """An object as what differs from that at place `base`."""
-        self._write(id, _header(_DELTA, len(delta)) + _offset(self.at - base), _stored(delta))
-
-    def _write(self, id: bytes, head: bytes, packed: bytes) -> None:
-        data = head + packed
-        self.entries[id] = self.at, zlib.crc32(data)
-        self._parts.append(data)
-        self.at += len(data)
-
-    def finish(self) -> Path:
-        """Put it on the disk. The file that is returned keeps it from being joined with others; take it away later."""
-        head = struct.pack(">4sII", b"PACK", 2, len(self.entries))
-        checksum = sha1(head, usedforsecurity=False)
-        for part in self._parts:
-            checksum.update(part)
-        ids = sorted(self.entries)
-        base = self._directory / f"pack-{sha1(b''.join(ids), usedforsecurity=False).hexdigest()}"
-        keep = base.with_suffix(".keep")
-        keep.touch()
-        _write_durably(base.with_suffix(".pack"), [head, *self._parts, checksum.digest()])
-        # The index last: without it git does not see the pack.
-        _write_durably(base.with_suffix(".idx"), [self._index(ids, checksum.digest())])
-        return keep
-
-    def _index(self, ids: list[bytes], checksum: bytes) -> bytes:
-        if self.at >= 1 << 31:
-            raise GitFailed("one publication has more than 2 GiB: publish more often")
-        fan, count = [], 0
-        for first in range(256):
-            while count < len(ids) and ids[count][0] <= first:
-                count += 1
-            fan.append(count)
-        entries = [self.entries[id] for id in ids]
-        index = b"".join(
-            [
-                struct.pack(">4sI256I", b"\xfftOc", 2, *fan),
-                *ids,
-                struct.pack(f">{len(ids)}I", *(crc for _, crc in entries)),
-                struct.pack(f">{len(ids)}I", *(at for at, _ in entries)),
-                checksum,
-            ]
-        )
-        return index + sha1(index, usedforsecurity=False).digest()
 
 
 class _Tree:
@@ -244,7 +175,7 @@ class _Trees:
 
 
 def _put(pack: Pack, tree: _Tree, edits: list[int] | None) -> bytes:
-    id = _id(_TREE, tree.data)
+    id = object_id(TREE, tree.data)
     if id in pack.entries:
         return id
     at = pack.at
@@ -252,7 +183,7 @@ def _put(pack: Pack, tree: _Tree, edits: list[int] | None) -> bytes:
         pack.add_delta(id, tree.base, _difference(tree.data, sorted(edits)))
         tree.chain += 1
     else:
-        pack.add(_TREE, bytes(tree.data))
+        pack.add(TREE, bytes(tree.data))
         tree.chain = 0
     tree.pack, tree.base = pack, at
     return id
@@ -260,15 +191,15 @@ def _put(pack: Pack, tree: _Tree, edits: list[int] | None) -> bytes:
 
 def _difference(data: bytearray, edits: list[int]) -> bytes:
     """The delta in which only the ids at these places are new."""
-    size = _varint(len(data))
+    size = varint(len(data))
     parts, last = [size, size], 0
     for at in edits:
         if at > last:
-            parts.append(_copy(last, at - last))
+            parts.append(copy_of(last, at - last))
         parts.append(b"\x14" + bytes(data[at : at + 20]))
         last = at + 20
     if last < len(data):
-        parts.append(_copy(last, len(data) - last))
+        parts.append(copy_of(last, len(data) - last))
     return b"".join(parts)
 
 
@@ -287,78 +218,3 @@ def _insert(data: bytearray, mode: bytes, name: bytes, id: bytes) -> None:
 
 def _depth(path: str) -> int:
     return path.count("/") if path else -1
-
-
-def _id(kind: int, body: bytes | bytearray) -> bytes:
-    made = sha1(b"%s %d\0" % (_NAMES[kind], len(body)), usedforsecurity=False)
-    made.update(body)
-    return made.digest()
-
-
-def _header(kind: int, size: int) -> bytes:
-    out, byte = bytearray(), kind << 4 | size & 15
-    size >>= 4
-    while size:
-        out.append(byte | 128)
-        byte = size & 127
-        size >>= 7
-    out.append(byte)
-    return bytes(out)
-
-
-def _offset(distance: int) -> bytes:
-    out = [distance & 127]
-    distance >>= 7
-    while distance:
-        distance -= 1
-        out.append(128 | distance & 127)
-        distance >>= 7
-    return bytes(reversed(out))
-
-
-def _varint(number: int) -> bytes:
-    out = bytearray()
-    while number > 127:
-        out.append(number & 127 | 128)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
-
-
-def _copy(offset: int, size: int) -> bytes:
-    parts = []
-    while size:
-        part = min(size, 0xFFFF)
-        parts.append(struct.pack("<BIH", 0b10111111, offset, part))  # all bytes of the offset, two of the size
-        offset += part
-        size -= part
-    return b"".join(parts)
-
-
-def _stored(body: bytes) -> bytes:
-    """zlib's form without compression: a delta is mostly an id, and an id is random."""
-    size = len(body)
-    if size > 0xFFFF:
-        return zlib.compress(body, 1)
-    return b"\x78\x01\x01" + struct.pack("<HH", size, size ^ 0xFFFF) + body + struct.pack(">I", zlib.adler32(body))
-
-
-def _deflated(body: bytes) -> bytes:
-    small = len(body) < _SMALL
-    packer = zlib.compressobj(1, zlib.DEFLATED, 12 if small else 15, 5 if small else 8)
-    return packer.compress(body) + packer.flush()
-
-
-def _write_durably(path: Path, parts: list[bytes], temporary: Path | None = None) -> None:
-    """All of the file or nothing, and on the disk when this returns."""
-    temporary = temporary or path.with_name(f"tmp_{path.name}")
-    with temporary.open("wb") as file:
-        file.writelines(parts)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
