@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, and_, or_, select, tuple_
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, or_, select, tuple_
 from sqlalchemy.sql.selectable import FromClause
 
 from eventbus.errors import CaptureError, CaptureWarning
@@ -112,7 +112,9 @@ def _read(
 
 def _among(primary: Sequence[ColumnElement[Any]], keys: Sequence[Key], dialect: str) -> ColumnElement[bool]:
     if len(primary) == 1:
-        return primary[0].in_([pk[0] for pk in keys])
+        # Of the column's type: what a value alone tells may be another one, which binds it otherwise.
+        values = [pk[0] for pk in keys]
+        return primary[0].in_(bindparam(None, values, type_=primary[0].type, expanding=True))
     if dialect in _ROW_VALUES:
         return tuple_(*primary).in_(keys)
     return or_(*(and_(*(column == part for column, part in zip(primary, pk, strict=True))) for pk in keys))

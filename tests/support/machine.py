@@ -62,6 +62,7 @@ class Machine(RuleBasedStateMachine):
         super().__init__()
         empty(self.world)
         self.session = self.world.maker()
+        self.kept: dict[int, Any] = {}
         self.populate()
         self.world.follow()
 
@@ -87,8 +88,9 @@ class Machine(RuleBasedStateMachine):
         self.world.follow()
 
     def pick(self, model: type[Any], number: int) -> Any:
-        """One of the rows there are, or None."""
+        """One of the rows there are, or None. Objects are kept from step to step, as programs do."""
         rows = self.session.scalars(select(model).order_by(*inspect(model).primary_key)).all()
+        self.kept.update((id(row), row) for row in rows)
         return rows[number % len(rows)] if rows else None
 
     @invariant()

@@ -177,3 +177,12 @@ def test_a_value_that_will_not_compare_hash_or_copy_costs_no_commit(
     assert updated.after is not None
     assert updated.after["odd"] == str(make("b"))
     assert deleted.op == "d"
+
+
+def test_a_key_that_comes_as_text_is_the_rows_own(maker: Any, recording: Recording) -> None:
+    with maker.begin() as session:
+        session.execute(sa.text("UPDATE box SET n = 7"), execution_options={"eventbus_bulk": "ignore"})
+        box = session.get_one(Box, "1", options=[sa.orm.load_only(Box.u)])
+        box.u = "x"
+    (event,) = recording.take()
+    assert (event.pk, event.after) == (1, {"id": 1, "n": 7, "u": "x", "odd": None, "data": {"a": 1}})
