@@ -60,6 +60,8 @@ def _is_collection(value: Any) -> bool:
 
 
 def _are_listeners(value: Any) -> bool:
+    if isinstance(value, str):
+        return all(part.isidentifier() for part in value.split("."))
     return isinstance(value, Sequence) and all(isinstance(each, Listener) for each in value)
 
 
@@ -101,7 +103,9 @@ _RULES: Final[Mapping[str, _Rule]] = {
     "bulk": _one_of(MODES),
     "on_unfit": _one_of(POLICIES),
     "joined": _one_of(get_args(Joined)),
-    "listeners": _Rule(_are_listeners, "give a list of objects of Listener subclasses, e.g. [Audit()]"),
+    "listeners": _Rule(
+        _are_listeners, 'give a list of objects of Listener subclasses, e.g. [Audit()], or a package, e.g. "crm.events"'
+    ),
     "settings": _Rule(
         lambda value: value is None or isinstance(value, Settings), "give an eventbus.Settings, or nothing"
     ),

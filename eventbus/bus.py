@@ -26,6 +26,7 @@ from eventbus.listeners.auto_fields import AutoFields, IdGenerator
 from eventbus.listeners.base import Listener, register
 from eventbus.listeners.capture import Capture
 from eventbus.listeners.encoding import Encoder, Policy
+from eventbus.listeners.modules import import_listeners, made
 from eventbus.listeners.statements.bulk import Bulk, Mode
 from eventbus.listeners.targets import resolve
 from eventbus.listeners.transaction import Joined, Transactions
@@ -59,7 +60,7 @@ def install(
     on_unfit: Policy = "fail",
     reread: bool = False,
     joined: Joined = "wait",
-    listeners: Sequence[Listener] = (),
+    listeners: Sequence[Listener] | str = (),
     settings: Settings | None = None,
     publisher: Callable[[], Publisher] | Publisher | None = None,
 ) -> Bus:
@@ -83,13 +84,16 @@ def install(
       left alone come from the object, which is stale if another transaction changed them after the object was loaded.
     * `joined`: a Session bound to a Connection with a transaction of its own waits for that one's commit; "deliver"
       publishes at the Session's commit, for tests that roll everything back.
-    * `listeners`: objects told of each moment of a Session (see `Listener`).
+    * `listeners`: objects told of each moment of a Session (see `Listener`); or the name of a package: all its modules
+      are imported, and the `Listener` classes and `listens_for` functions in them registered, in the order of names.
     * `publisher`: an own publisher, or what makes one, in place of the URL's.
 
     Raises InstallError for a target or models that cannot be served, ConfigurationError for wrong settings, arguments.
     """
     given = {name: value for name, value in locals().items() if name != "target"}
     arguments.check(**given)
+    # Before the lock: a module of theirs may install a bus of its own.
+    found = import_listeners(listeners) if isinstance(listeners, str) else []
     settings = _settings(settings, service=service, url=url)
     with _lock:
         resolved = resolve(target)
@@ -97,6 +101,7 @@ def install(
         if present is not None:
             _compare(target, present, given)
             return present
+        others = made(found) if isinstance(listeners, str) else listeners
         entities = Entities(settings.service, include=include, exclude=exclude, schemas=schemas)
         delivery = _delivery(settings, publisher, durable=outbox, joined=joined)
         capture = Capture(entities, author=author)
@@ -109,8 +114,8 @@ def install(
             auto_fields=auto_fields or None,
             capture=capture,
             bulk=Bulk(capture, bulk),
-            transaction=Transactions(capture, encoder, sink, listeners=listeners, reread=reread, joined=joined),
-            others=listeners,
+            transaction=Transactions(capture, encoder, sink, listeners=others, reread=reread, joined=joined),
+            others=others,
         )
         beginning = (resolved.session_class, "after_begin", begun)
         event.listen(*beginning)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
 from sqlalchemy import Table
@@ -73,6 +73,16 @@ def stop_listening(callback: Callback) -> None:
     registered[:] = [hook for hook in registered if hook.callback is not callback]
 
 
+def arrange(modules: Sequence[str]) -> None:
+    """Put the functions of these modules into the order of the modules, then of their names; others stay in place."""
+    rank = {name: index for index, name in enumerate(modules)}
+    places = [place for place, hook in enumerate(registered) if module_of(hook.callback) in rank]
+    theirs = [registered[place] for place in places]
+    theirs.sort(key=lambda hook: (rank[module_of(hook.callback)], _name(hook.callback)))
+    for place, hook in zip(places, theirs, strict=True):
+        registered[place] = hook
+
+
 def callbacks_for(entity: Entity, op: str) -> tuple[Callback, ...]:
     """The functions that want to know of this operation on this entity, in the order they were registered."""
     return tuple(hook.callback for hook in registered if op in hook.operations and hook.concerns(entity))
@@ -97,5 +107,10 @@ def call(callback: Callback, change: Change) -> None:
         )
 
 
+def module_of(callback: Callback) -> str:
+    """The name of the module that defines it."""
+    return getattr(callback, "__module__", None) or "?"
+
+
 def _name(callback: Callback) -> str:
-    return f"{getattr(callback, '__module__', '?')}.{getattr(callback, '__qualname__', repr(callback))}"
+    return f"{module_of(callback)}.{getattr(callback, '__qualname__', repr(callback))}"
