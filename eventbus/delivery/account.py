@@ -131,13 +131,19 @@ class Account:
         """Do what is due. What is read back, at most about `room()` bytes, is handed to `take` under the lock."""
         if at < self._paused_until and not hurry:
             return
+
+        def free() -> int:
+            return 0 if self.clogged else room()
+
         try:
             if hurry or self._deletion.is_ready(at):
                 self._delete(at)
             if hurry:
                 self._parking.check(at)
-            self._sources.read_back(at, lambda: 0 if self.clogged else room(), take)
-            self._sweep.work(at)
+            self._sources.read_back(at, free, take)
+            if self._sweep.work(at):
+                # At once: a process that ends after its only commit looks no second time.
+                self._sources.read_back(at, free, take)
         except Occupied:
             self._paused_until = at + _OCCUPIED
             return

@@ -65,12 +65,15 @@ class Sweep:
         self.done = False
         self._timer.due = min(self._timer.due, at)
 
-    def work(self, at: float) -> None:
-        """Look, if it is time."""
-        if self._timer.ready(at) and self._store.exists():
-            self.done = False  # until all is looked through: whom it takes over is not among the sources at once
-            self._look_at_own(at)
-            self._adopt(at)
+    def work(self, at: float) -> bool:
+        """Look, if it is time. Whether rows were taken over."""
+        if not self._timer.ready(at) or not self._store.exists():
+            return False
+        self.done = False  # until all is looked through: whom it takes over is not among the sources at once
+        before = len(self._sources.adopted)
+        self._look_at_own(at)
+        self._adopt(at)
+        return len(self._sources.adopted) > before
 
     def _look_at_own(self, at: float) -> None:
         """Find rows of ours that nobody handed over: the session was part of a transaction that others committed.

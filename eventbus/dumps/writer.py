@@ -211,7 +211,7 @@ class Writer:
             except REFUSALS as error:
                 return self._known_one_by_one(group, rows, origins, error)
         result = [key in found for key in keys]
-        return self._resolve(group, rows, origins, keys, found, result) if len(found) > sum(result) else result
+        return self._resolve(group, rows, origins, keys, result) if len(found) > sum(result) else result
 
     def _known_one_by_one(
         self, group: Group, rows: list[Row], origins: list[Origin], error: Exception
@@ -230,7 +230,6 @@ class Writer:
         rows: list[Row],
         origins: list[Origin],
         keys: list[Row],
-        found: set[Row],
         result: list[bool],
     ) -> list[bool]:
         """Rows were found by keys that are written otherwise: another form of one value, or a value that folds."""
