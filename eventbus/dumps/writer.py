@@ -241,11 +241,9 @@ class Writer:
             if result[place]:
                 continue
             row = self._connection.exec_driver_sql(statement, tuple(key)).first()
-            if row is None:
-                continue
-            if text and not _equal_but_text(tuple(row), key):
+            if row is not None and text and not _equal_but_text(tuple(row), key):
                 self._blame.folded(group, rows[place], origins[place], tuple(row))
-            result[place] = True
+            result[place] = row is not None
         return result
 
 

@@ -18,7 +18,7 @@ EXCEPTIONS: Final = {
     "eventbus/dumps/loader.py Loader": "one pass over the records, in steps that share what was met so far",
     "eventbus/listeners/capture.py": "the walk over one flush; every step knows the flush's own list of objects",
     "eventbus/listeners/capture.py _Flush": "as the module",
-    "eventbus/listeners/statements/bulk.py Bulk": "all ways in which a Session runs a statement, told apart in one place",
+    "eventbus/listeners/statements/bulk.py Bulk": "all ways in which a Session runs a statement, told apart",
     "eventbus/records/columns.py": "a table of types: what each database gives back of each",
     "eventbus/records/entities.py": "what is met with a model: its names, links, shared tables",
     "eventbus/records/entities.py Entities": "as the module",
