@@ -319,6 +319,7 @@ def test_a_class_of_the_same_base_that_waits_for_its_table_hurts_nobody() -> Non
     recording = Recording(maker)
     with maker.begin() as session:
         session.add(Tome(id=1))
+        session.flush()  # SQLAlchemy 2.0 does not before a statement on a Table
         session.execute(update(Tome.__table__).values(id=2))  # type: ignore[arg-type]
     Later.prepare(engine)
     with maker.begin() as session:
