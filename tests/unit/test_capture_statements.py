@@ -431,8 +431,11 @@ def test_an_upsert_creates_some_rows_and_updates_others(world: World, session: S
     rows = [{"code": code, "title": title, "version": 1} for code, title in (("a", "new"), ("b", "same"), ("c", "c"))]
     session.execute(upsert(session, *rows))
     session.commit()
-    assert world.recording.events[0].before == {"title": "old"}
-    assert world.follow() == [("u", "document/a"), ("c", "document/c")]
+    dialect = session.get_bind().dialect.name
+    # PostgreSQL tells no old values. What was seen without a lock, on MariaDB, may have changed before it is the same.
+    assert world.recording.events[0].before == ({} if dialect == "postgresql" else {"title": "old"})
+    same = [] if dialect == "sqlite" else [("u", "document/b")]
+    assert world.follow() == [("u", "document/a"), *same, ("c", "document/c")]
 
 
 def test_an_upsert_that_gives_another_key(world: World, session: Session) -> None:
