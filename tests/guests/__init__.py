@@ -1,0 +1,1 @@
+"""Other people's programs and test suites, run bare and with the bus on every Session."""

@@ -1,0 +1,19 @@
+"""Tests of SQLAlchemy's own that end otherwise with the bus on every Session, and why. None is a changed result.
+
+Patterns are those of `fnmatch`, for the end of a test's id without its parameters; a class's name may have the database
+appended. Tests that mind the SQL of the bus alone are not listed: they are found, and proved harmless, by each run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+DIFFERENCES: Final[Mapping[str, Sequence[str]]] = {
+    "two classes of one name are refused, with what to do (docs/capture.md)": (
+        "test_bulk_statements.py::EagerLoadTest*::test_insert_handles_implicit",
+    ),
+    "the test's own listener on the Connection sees the statement that the bus sends first": (
+        "test_orm_upd_del_basic.py::UpdateDeleteTest*::test_update_returning_eagerload_propagate",
+    ),
+}

@@ -1,0 +1,85 @@
+"""SQLAlchemy's own tests of the ORM, bare and with the bus on every Session: what fails only with the bus?
+
+    python -m tests.guests.sqlalchemy_suite                            # test/orm and test/ext: some 20 minutes
+    python -m tests.guests.sqlalchemy_suite test/orm/dml -n 2
+
+The tests come from the source package of the SQLAlchemy that is installed. Three runs: bare, with the bus, and what
+differed once more without SQLAlchemy's assertions about the SQL that was sent, since the bus sends statements of its
+own. What then still differs must be in `sqlalchemy_differences`. Ends with 1 where it is not.
+"""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Final
+
+from tests.guests.sqlalchemy_differences import DIFFERENCES
+from tests.guests.suites import LOOSE, Suite, only_with_the_bus, source
+
+_OPTIONS: Final = ("-o", "addopts=", "-p", "no:logging", "-p", "no:cacheprovider", "--tb=short")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Ids of tests: all that were run, those that mind our SQL only, those with a reason, and those without."""
+
+    run: int
+    statements: Sequence[str]
+    explained: Sequence[str]
+    unexplained: Sequence[str]
+    output: str
+
+
+def compare(paths: Sequence[str], *, workers: int = 0) -> Comparison:
+    """Run these files and directories of the suite."""
+    options = [*_OPTIONS, *(("-n", str(workers)) if workers else ())]
+    suite = Suite(source("sqlalchemy"), options)
+    bare = suite.run(paths, bus=False)
+    print(f"bare:          {bare}", flush=True)
+    bus = suite.run(paths, bus=True)
+    print(f"with the bus:  {bus}", flush=True)
+    differing = only_with_the_bus(bare, bus)
+    files = sorted({name.partition("::")[0] for name in differing})
+    again = suite.run(files, bus=True, only=differing, environment={LOOSE: "1"}) if differing else bus
+    rest = [name for name in differing if again.of.get(name) != bare.of.get(name)]
+    unexplained = [name for name in rest if reason(name) is None]
+    return Comparison(
+        run=len(bus.of),
+        statements=[name for name in differing if name not in rest],
+        explained=[name for name in rest if name not in unexplained],
+        unexplained=unexplained,
+        output=again.output,
+    )
+
+
+def reason(name: str) -> str | None:
+    """Why a test may differ, if the list knows it."""
+    bare_name = name.partition("[")[0]
+    for why, patterns in DIFFERENCES.items():
+        if any(fnmatchcase(bare_name, f"*/{pattern}") for pattern in patterns):
+            return why
+    return None
+
+
+def main(arguments: Iterable[str] | None = None) -> int:
+    parser = ArgumentParser(prog="python -m tests.guests.sqlalchemy_suite", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("paths", nargs="*", default=["test/orm", "test/ext"], help="default: test/orm test/ext")
+    parser.add_argument("-n", dest="workers", type=int, default=2, help="processes (default: 2)")
+    options = parser.parse_args(None if arguments is None else list(arguments))
+    found = compare(options.paths, workers=options.workers)
+    print(f"{found.run} tests; {len(found.statements)} mind only the statements that the bus sends")
+    for name in found.explained:
+        print(f"known    {name}: {reason(name)}")
+    for name in found.unexplained:
+        print(f"UNKNOWN  {name}")
+    if found.unexplained:
+        print(found.output)
+    return 1 if found.unexplained else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
