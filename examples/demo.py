@@ -1,6 +1,7 @@
 """The whole product on one screen: a service writes, a mirror of its own process turns every change into a file.
 
     python -m examples.demo
+    python -m examples.demo --look      at the end pages in a browser, while records go on changing until Ctrl-C
 
 Without EVENTBUS_URL the broker is a SQLite file below the demo's directory; with EVENTBUS_URL=amqp://… it is RabbitMQ.
 There queue and exchange have names of the demo's own, and are removed at the end; EVENTBUS_QUEUE and EVENTBUS_EXCHANGE
@@ -29,7 +30,7 @@ from eventbus import transports
 from eventbus.errors import ConfigurationError
 from eventbus.events import naming
 from eventbus.redaction import redact, redact_url
-from examples import atlas, past
+from examples import atlas, looking, past
 from examples.comparison import count_files, count_rows, equal
 from examples.stage import PATIENCE, Mirror, Progress, TroubleError, say, show_difference, show_file, title, wait_for
 
@@ -44,13 +45,15 @@ DATABASE = HOME / "atlas.sqlite3"
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the demo and say how it went; also when it is interrupted, no process is left behind."""
     raw = argparse.RawDescriptionHelpFormatter
-    argparse.ArgumentParser("make demo", description=__doc__, formatter_class=raw).parse_args(argv)
+    parser = argparse.ArgumentParser("make demo", description=__doc__, formatter_class=raw)
+    parser.add_argument("--look", action="store_true", help="serve the pages at the end, until Ctrl-C")
+    look = parser.parse_args(argv).look
     for signum in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, lambda number, _: sys.exit(128 + number))
     HOME.mkdir(parents=True, exist_ok=True)
     logging.basicConfig(filename=HOME / "service.log", filemode="w", level="INFO")
     try:
-        return run()
+        return run(look=look)
     except TroubleError as trouble:
         say(f"\n{trouble}")
     except ConfigurationError as error:
@@ -64,8 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1
 
 
-def run() -> int:
-    """Fill the tables, edit them, and each time see the files follow."""
+def run(*, look: bool = False) -> int:
+    """Fill the tables, edit them, and each time see the files follow; then `look` at the pages, if asked to."""
     data_dir = Path(os.environ.get("DATA_DIR", HOME / "files"))
     own = [name for name in ("EVENTBUS_QUEUE", "EVENTBUS_EXCHANGE") if default(name, NAME)]
     default("EVENTBUS_URL", f"sqlite:///{HOME / 'broker.sqlite3'}")
@@ -81,6 +84,9 @@ def run() -> int:
         say(f"The service keeps its tables in {DATABASE}; the files are in {data_dir / SERVICE}")
         try:
             play(factory, bus, mirror, data_dir)
+            if look:
+                looking.look(factory, mirror, data_dir, HOME / "web.log")
+                follow(factory, bus, mirror, data_dir)
         finally:
             bus.close()
     past.show_past(data_dir, f"{SERVICE}.country", "BE", "name")
