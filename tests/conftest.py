@@ -29,6 +29,7 @@ from tests.support.services import Services
 from tests.support.tcp_proxy import TcpProxy
 
 AnyNode = TypeVar("AnyNode", bound=Node)
+collect_ignore = ["projects"]  # their tests are run by tests of ours, in a place of their own
 _SERVICES = pytest.StashKey[Services]()
 
 

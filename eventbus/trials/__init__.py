@@ -1,0 +1,1 @@
+"""What the pytest plugin gives to tests: captured events, the whole chain, kills at failpoints."""
