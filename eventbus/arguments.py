@@ -92,6 +92,10 @@ _RULES: Final[Mapping[str, _Rule]] = {
     ),
     "include": _MODELS,
     "exclude": _MODELS,
+    "withhold": _Rule(
+        lambda value: _is_collection(value) and all(isinstance(each, str) for each in value),
+        'give a list of words, e.g. ["birth", "salary"]',
+    ),
     "author": _Rule(
         lambda value: value is None or _is_function(value), "give a plain function that returns who acts, or nothing"
     ),

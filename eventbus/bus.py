@@ -51,6 +51,7 @@ def install(
     schemas: Mapping[Any, type[Schema] | Schema] | None = None,
     include: Iterable[Any] = (),
     exclude: Iterable[Any] = (),
+    withhold: Iterable[str] = (),
     author: Callable[[], Any] | None = None,
     outbox: bool = True,
     create_outbox: bool = True,
@@ -72,6 +73,7 @@ def install(
     * `service`, `url`: win over EVENTBUS_SERVICE and EVENTBUS_URL; `settings` replaces all that the environment says.
     * `schemas`: marshmallow schemas by model, for what is published of a record; the others are derived.
     * `include`, `exclude`: models, tables or entity names; with `include` nothing else is captured.
+    * `withhold`: words in names of columns that stay home beside those that look like secrets, as `birth`, `salary`.
     * `author`: called for the author of a change where no `acting_as` says it, e.g. a framework's current user.
     * `outbox=False`: direct mode, best effort: a crash between commit and confirm loses events.
     * `create_outbox=False`: the outbox tables are made by Alembic (`eventbus.outbox.metadata`), not on first need.
@@ -102,7 +104,7 @@ def install(
             _compare(target, present, given)
             return present
         others = made(found) if isinstance(listeners, str) else listeners
-        entities = Entities(settings.service, include=include, exclude=exclude, schemas=schemas)
+        entities = Entities(settings.service, include=include, exclude=exclude, schemas=schemas, withhold=withhold)
         delivery = _delivery(settings, publisher, durable=outbox, joined=joined)
         capture = Capture(entities, author=author)
         if auto_fields is True:

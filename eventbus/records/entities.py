@@ -23,6 +23,7 @@ from sqlalchemy.sql.selectable import FromClause
 from eventbus.errors import CaptureWarning, ConfigurationError, InstallError
 from eventbus.events import naming
 from eventbus.records.schemas import RecordSchema, record_schema
+from eventbus.records.sensitive import Names
 from eventbus.records.serialization import Serializer, build_serializer
 
 log = logging.getLogger(__name__)
@@ -66,6 +67,7 @@ class Entity:
         mapper: Mapper[Any] | None,
         schema: type[Schema] | Schema | None,
         any_key: bool = False,
+        withhold: Names = Names(),
     ) -> None:
         self.name = name
         self.model = None if mapper is None else mapper.class_
@@ -77,7 +79,7 @@ class Entity:
         self.pk_index = tuple(self.positions[key] for key in primary_key)
         self.routing_keys = {op: naming.routing_key(service, name, op) for op in naming.OPERATIONS}
         self._schema: RecordSchema = record_schema(
-            name, mapper or table, self.keys, self.columns, self.pk_index, schema, any_key=any_key
+            name, mapper or table, self.keys, self.columns, self.pk_index, schema, any_key=any_key, withhold=withhold
         )
         self._serializers: dict[Dialect, Serializer] = {}
         self.quiet = frozenset(self.keys).difference(self.read)
@@ -118,8 +120,8 @@ class Entities:
     """All entities of one installation, made as their models are first met.
 
     `include` and `exclude` name models, tables or entity names; a model stands for its subclasses too. With `include`
-    nothing else is captured. `names` are those of mappers and tables that have others than usual;
-    with it a primary key may be one that has no JSON form. Raises InstallError
+    nothing else is captured. `withhold` are words of column names that stay home. `names` are those of mappers and
+    tables that have others than usual; with it a primary key may be one that has no JSON form. Raises InstallError
     where two models meet in one name.
     """
 
@@ -131,7 +133,9 @@ class Entities:
         exclude: Iterable[Any] = (),
         schemas: Mapping[Any, type[Schema] | Schema] | None = None,
         names: Mapping[Any, str] | None = None,
+        withhold: Iterable[str] = (),
     ) -> None:
+        self._withhold = Names(withhold)
         self._names = dict(names or {})
         self._any_key = names is not None
         self._service = naming.quote(service)
@@ -325,6 +329,7 @@ class Entities:
                 mapper=mapper,
                 schema=schema,
                 any_key=self._any_key,
+                withhold=self._withhold,
             )
         )
 
@@ -356,6 +361,7 @@ class Entities:
                 mapper=None,
                 schema=schema,
                 any_key=self._any_key,
+                withhold=self._withhold,
             )
         )
 

@@ -35,7 +35,7 @@ from eventbus.records.columns import (
     undecorated,
 )
 from eventbus.records.fields import Amount, Array, Base64, Choices, Decorated, Duration, Json, StoredEnum, WholeNumber
-from eventbus.records.sensitive import is_secret
+from eventbus.records.sensitive import Names, is_secret
 
 log = logging.getLogger(__name__)
 
@@ -207,7 +207,7 @@ class RecordSchema:
         column = self.columns[position]
         if position in self.pk_index or not depends_on_dialect(column.type):
             return False
-        reason = _reason_to_stay(key, column, self.source, dialect)
+        reason = _reason_to_stay(key, column, self.source, Names(), dialect)
         if reason is not None:
             log.warning("a field stays home: %s.%s on %s: %s", self.entity, key, dialect.name, reason)
         return reason is not None
@@ -222,6 +222,7 @@ def record_schema(
     schema: type[Schema] | Schema | None,
     *,
     any_key: bool = False,
+    withhold: Names = Names(),
 ) -> RecordSchema:
     """Decide what is published of an entity, with the user's schema where one is given.
 
@@ -239,7 +240,7 @@ def record_schema(
     reasons = {
         key: reason
         for position, (key, column) in enumerate(zip(keys, columns, strict=True))
-        if position not in primary and (reason := _reason_to_stay(key, column, source))
+        if position not in primary and (reason := _reason_to_stay(key, column, source, withhold))
     }
     own = None if schema is None else _own_schema(entity, schema, source, reasons)
     if own is not None:
@@ -253,7 +254,7 @@ def record_schema(
 
 
 def _reason_to_stay(
-    key: str, column: Column[Any], source: Mapper[Any] | Table, dialect: Dialect = DECLARED
+    key: str, column: Column[Any], source: Mapper[Any] | Table, withhold: Names, dialect: Dialect = DECLARED
 ) -> str | None:
     """Why a column that is not part of the primary key stays home, or None if it goes out."""
     wanted = column.info.get(INFO_KEY)
@@ -274,7 +275,7 @@ def _reason_to_stay(
     names = {key, column.key, column.name}
     if any(is_secret(name, plain, foreign_key=bool(column.foreign_keys)) for name in names):
         return "looks like a secret"
-    return None
+    return "withhold=" if any(map(withhold.hold, names)) else None
 
 
 def _own_schema(

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import itertools
 import re
-from typing import Any, Final
+from collections.abc import Iterable
+from typing import Any, Final, final
 
 import sqlalchemy as sa
 from sqlalchemy.types import TypeEngine
@@ -101,6 +102,19 @@ def looks_secret(name: str) -> bool:
     if not WORDS.isdisjoint(words) or not PAIRS.isdisjoint(itertools.pairwise(words)):
         return True
     return RUN_TOGETHER.search(name.lower()) is not None
+
+
+@final
+class Names:
+    """Names of an application's own that keep columns home: `birth` one word, `date_of_birth` several in a row."""
+
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        self._runs = [tuple(_WORD.findall(snake_case(name))) for name in names]
+
+    def hold(self, name: str) -> bool:
+        """Whether the name of a column has one of them in it."""
+        words = tuple(_WORD.findall(snake_case(name)))
+        return any(run and run == words[start : start + len(run)] for run in self._runs for start in range(len(words)))
 
 
 def is_secret(name: str, type_: TypeEngine[Any], *, foreign_key: bool = False) -> bool:

@@ -401,3 +401,18 @@ def test_a_decorator_of_pickles_has_no_field() -> None:
 
     assert field_for(Pickled(), dialect_named("sqlite")) is None
     assert isinstance(field_for(Plain(), dialect_named("sqlite")), Decorated)
+
+
+def test_words_of_an_applications_own_keep_columns_home() -> None:
+    metadata = sa.MetaData()
+    names = ("birthday", "date_of_birth", "birthPlace", "dateOfHire", "salary", "net_salary", "salaried", "phone")
+    columns = [sa.Column(name, sa.Date if name.startswith("date") else sa.String(20)) for name in names]
+    named = sa.Column("salary_band", sa.String(20), info={"eventbus": True})
+    table = sa.Table("person", metadata, sa.Column("id", sa.Integer, primary_key=True), *columns, named)
+    entity = Entities("crm", withhold=["birth", "birthday", "salary"]).for_table(table)
+    assert entity is not None
+    assert entity.published == ("id", "dateOfHire", "salaried", "phone", "salary_band")
+    assert set(entity.withheld.values()) == {"withhold="}
+    other = Entities("crm", withhold=["date of birth"]).for_table(table)
+    assert other is not None
+    assert set(other.withheld) == {"date_of_birth"}
