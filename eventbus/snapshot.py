@@ -19,6 +19,7 @@ from typing import Any, Final
 import click
 import orjson
 import sqlalchemy as sa
+from marshmallow import ValidationError
 from sqlalchemy import Connection, Engine
 
 from eventbus import cli, commands
@@ -75,7 +76,7 @@ def snapshot(
     side = engine if in_memory else side_engine(engine)
     try:
         for entity, start in to_do:
-            for key, count in _Rows(bus, side, entity).publish(start, chunk):
+            for key, count in Rows(bus, side, entity).publish(start, chunk):
                 bus.flush(timeout)  # before that, nothing says that the broker has them
                 done.objects += count
                 done.last = subject_of(entity, key, engine)
@@ -114,7 +115,7 @@ def key_of(entity: Entity, text: str, engine: Engine) -> Key:
     try:
         parts = orjson.loads(text) if len(columns) > 1 else [text]
         return tuple(_value(column, part, engine) for column, part in zip(columns, parts, strict=True))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, ValidationError) as error:
         raise ConfigurationError(f"{entity.name}/{text} is no record's name: {error}") from error
 
 
@@ -130,7 +131,7 @@ def subject_of(entity: Entity, key: Key, engine: Engine) -> str:
     return naming.subject(entity.name, entity.serializer(engine.dialect).pk(key_values(entity, key)))
 
 
-class _Rows:
+class Rows:
     """The rows of one entity, in the order of their keys."""
 
     def __init__(self, bus: Bus, engine: Engine, entity: Entity) -> None:
@@ -143,22 +144,30 @@ class _Rows:
     def publish(self, start: Key | None, size: int) -> Iterator[tuple[Key, int]]:
         """Chunk by chunk; yields after each its last key, and how many events it has."""
         for keys in self._pages(start, size):
-            chunk = ~_beyond(self._key, keys[-1])
+            chunk = ~beyond(self._key, keys[-1])
             if start is not None:
-                chunk &= _beyond(self._key, start)
+                chunk &= beyond(self._key, start)
             published = self._publish(chunk, skip_locked=True)
             for key in keys:
                 if key not in published:
                     # Locked by somebody who changes it, or gone.
-                    published |= self._publish(sa.and_(*map(sa.ColumnElement.__eq__, self._key, key)))
+                    published |= self._publish(matching(self._key, [key]))
             start = keys[-1]
             yield start, len(published)
+
+    def publish_these(self, keys: Sequence[Key]) -> set[Key]:
+        """Publish the rows with these keys; returns the keys of those that are there."""
+        published = self._publish(matching(self._key, keys), skip_locked=True)
+        for key in keys:
+            if key not in published:
+                published |= self._publish(matching(self._key, [key]))
+        return published
 
     def _pages(self, start: Key | None, size: int) -> Iterator[list[Key]]:
         keys = self._rows.with_only_columns(*self._key, maintain_column_froms=True).limit(size)
         while True:
             with self._engine.connect() as connection:
-                query = keys if start is None else keys.where(_beyond(self._key, start))
+                query = keys if start is None else keys.where(beyond(self._key, start))
                 page = [tuple(row) for row in connection.execute(query)]
             if not page:
                 return
@@ -186,12 +195,19 @@ class _Rows:
         return tuple(row[position] for position in self._entity.pk_index)
 
 
-def _beyond(columns: Sequence[sa.ColumnElement[Any]], key: Key) -> sa.ColumnElement[bool]:
+def matching(columns: Sequence[sa.ColumnElement[Any]], keys: Sequence[Key]) -> sa.ColumnElement[bool]:
+    """One of these keys; at least one has to be given, and at most some hundred."""
+    if len(columns) == 1:
+        return columns[0].in_([value for (value,) in keys])
+    return sa.or_(*(sa.and_(*map(sa.ColumnElement.__eq__, columns, key)) for key in keys))
+
+
+def beyond(columns: Sequence[sa.ColumnElement[Any]], key: Key) -> sa.ColumnElement[bool]:
     """Behind this key in the order of keys; written so that every database uses the index."""
     column, value = columns[0], key[0]
     if len(columns) == 1:
         return sa.and_(column > value)
-    return sa.and_(column >= value, sa.or_(column > value, _beyond(columns[1:], key[1:])))
+    return sa.and_(column >= value, sa.or_(column > value, beyond(columns[1:], key[1:])))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -26,7 +26,8 @@ def verdict(subject: Subject, evidence: Evidence, findings: Sequence[Finding]) -
         return Finding("unknown", "its event may be on its way; ask again in a moment")
     if evidence.row is False and evidence.document is False:
         return Finding("ok", "there is neither row nor file")
-    again = f"publish the row again: `eventbus snapshot SESSION {subject.entity}`"
+    name = subject.entity
+    again = f"publish it again: `eventbus compare --heal {name}`, or all rows: `eventbus snapshot SESSION {name}`"
     if evidence.row and evidence.document:
         names = ", ".join(sorted(_different(evidence)))
         return Finding("wrong", f"row and file differ in {names}; {_UNCAPTURED}", again)
@@ -35,7 +36,7 @@ def verdict(subject: Subject, evidence: Evidence, findings: Sequence[Finding]) -
     return Finding(
         "wrong",
         f"the row is gone and the file is still there; {_UNCAPTURED}",
-        "add the row once more through the Session, and delete it there",
+        f"publish that it is gone: `eventbus compare --heal {name}`",
     )
 
 

@@ -212,7 +212,9 @@ def test_a_file_that_somebody_spoilt(world: World, capsys: pytest.CaptureFixture
 def test_a_row_that_was_deleted_past_the_session(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     with world.engine.begin() as connection:
         connection.execute(sa.text("DELETE FROM contact"))
-    assert "the row is gone and the file is still there" in answer(capsys, "crm.contact", "first")
+    shown = answer(capsys, "crm.contact", "first")
+    assert "the row is gone and the file is still there" in shown
+    assert "eventbus compare --heal contact" in shown
 
 
 def _age_heartbeat(seconds: float) -> None:
@@ -307,3 +309,25 @@ def test_the_doctor_knows_other_databases(
     assert "the outbox's tables are there" in shown
     assert "the database's clock and this machine's agree" in shown
     engine.dispose()
+
+
+def test_compare_finds_and_heals_beside_the_running_mirror_of_the_environment(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with world.engine.begin() as connection:
+        connection.execute(sa.text("INSERT INTO contact (id) VALUES ('quiet')"))
+        connection.execute(sa.text("UPDATE contact SET phone = '+99' WHERE id = 'first'"))
+    _age_heartbeat(3600)
+    code, shown = said(capsys, "compare", "--wait", "0")
+    assert code == 1
+    assert "different  crm.contact/first: phone\n" in shown
+    assert "missing    crm.contact/quiet\n" in shown
+    code, shown = said(capsys, "compare", "contact", "--wait", "0", "--heal", "--json")
+    assert code == 1, "published, and the mirror that takes it in is stopped"
+    assert json.loads(shown.splitlines()[-1])["published"] == 2
+    world.mirrored()
+    _age_heartbeat(3600)
+    code, shown = said(capsys, "compare", "--against", "files", "--wait", "0")
+    assert (code, shown) == (0, "2 rows compared: equal\n")
+    assert said(capsys, "compare", "--against", "nowhere")[0] == 2
+    assert said(capsys, "compare", "spaceship")[0] == 2

@@ -29,6 +29,7 @@ OPTIONAL = {
 WIRE_SIDE = {
     "backoff",
     "commands",
+    "comparison",
     "errors",
     "events",
     "failpoints",

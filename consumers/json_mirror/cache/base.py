@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -57,6 +57,17 @@ class Cache(ABC):
     @abstractmethod
     def find(self, directory: str, filename: str) -> Record | None:
         """The record whose file has this name."""
+
+    @abstractmethod
+    def documents(self, directory: str, filenames: Sequence[str]) -> Mapping[str, tuple[int, bytes]]:
+        """Of those filenames that have a record: version and document; tombstones are left out."""
+
+    @abstractmethod
+    def filenames(self, directory: str) -> Iterator[Sequence[str]]:
+        """The file names of one entity's records, some at a time, in no order, and maybe some of tombstones too.
+
+        One that comes or goes meanwhile may be told twice, or not at all.
+        """
 
     @abstractmethod
     def store(self, records: Sequence[Record]) -> None:

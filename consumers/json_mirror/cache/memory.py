@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
 from consumers.json_mirror.cache.base import Cache
@@ -26,6 +26,13 @@ class MemoryCache(Cache):
 
     def find(self, directory: str, filename: str) -> Record | None:
         return self._content.records.get((directory, filename))
+
+    def documents(self, directory: str, filenames: Sequence[str]) -> Mapping[str, tuple[int, bytes]]:
+        found = {name: self.find(directory, name) for name in filenames}
+        return {name: (each.version, each.document) for name, each in found.items() if each and each.document}
+
+    def filenames(self, directory: str) -> Iterator[Sequence[str]]:
+        yield [name for where, name in list(self._content.records) if where == directory]
 
     def store(self, records: Sequence[Record]) -> None:
         for record in records:

@@ -17,9 +17,9 @@ evicts says so in its figures: each is filled again from the state. Tombstones e
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from consumers.json_mirror.cache.base import Cache
@@ -38,6 +38,8 @@ _TIMEOUT: Final = 5.0
 _CHECKS: Final = {"ssl_cert_reqs": {"required"}, "ssl_check_hostname": {"true", "1", "yes", "y"}}
 """Parameters of redis-py that can switch checks off, and the values that do not."""
 _LARGEST_MARK: Final = 1000
+_SCANNED: Final = 1000
+"""Keys that one step of a walk over all keys looks at."""
 _AHEAD: Final = 24 * 3600 * 1_000_000
 """Microseconds by which a version may be ahead of the clock; one beyond is none that a mirror wrote."""
 _STORE: Final = f"""
@@ -91,9 +93,31 @@ class RedisCache(Cache):
         with self._translated():
             found = self._of_its_type(lambda: self._client.hmget(_key(directory, filename), "version", "document"))
         version, document = found or (None, None)
-        if version is None or not (len(version) == VERSION_DIGITS and version.isdigit()):
-            return None
-        return Record(directory, filename, int(version), document)
+        return Record(directory, filename, int(version), document) if _is_version(version) else None
+
+    def documents(self, directory: str, filenames: Sequence[str]) -> Mapping[str, tuple[int, bytes]]:
+        with self._translated():
+            pipeline = self._client.pipeline(transaction=False)
+            for filename in filenames:
+                pipeline.hmget(_key(directory, filename), "version", "document")
+            answers = pipeline.execute(raise_on_error=False)
+            found: dict[str, tuple[int, bytes]] = {}
+            for filename, answer in zip(filenames, answers, strict=True):
+                if isinstance(answer, self._refused) and str(answer).startswith("WRONGTYPE"):
+                    continue
+                if isinstance(answer, Exception):
+                    raise answer
+                version, document = answer
+                if document is not None and _is_version(version):
+                    found[filename] = (int(version), document)
+        return found
+
+    def filenames(self, directory: str) -> Iterator[Sequence[str]]:
+        prefix, cursor = f"{PREFIX}{directory}/", None
+        while cursor != 0:
+            with self._translated():
+                cursor, keys = self._client.scan(cursor or 0, match=f"{prefix}*", count=_SCANNED)
+                yield [key.decode("ascii").removeprefix(prefix) + SUFFIX for key in keys if key.isascii()]
 
     def store(self, records: Sequence[Record]) -> None:
         with self._translated():
@@ -157,6 +181,10 @@ def _unchecked(url: str) -> str | None:
                 "with EVENTBUS_INSECURE_TLS=true (insecure_tls=True)"
             )
     return None
+
+
+def _is_version(text: Any) -> TypeGuard[bytes]:
+    return text is not None and len(text) == VERSION_DIGITS and text.isdigit()
 
 
 def _key(directory: str, filename: str) -> str:

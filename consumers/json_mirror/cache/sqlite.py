@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from consumers.json_mirror.cache.base import Cache
@@ -22,10 +23,23 @@ class SqliteCache(Cache):
         self._state: State | None = None
 
     def find(self, directory: str, filename: str) -> Record | None:
+        with self._opened() as state:
+            return state.get(directory, filename)
+
+    def documents(self, directory: str, filenames: Sequence[str]) -> Mapping[str, tuple[int, bytes]]:
+        with self._opened() as state:
+            return state.documents(directory, filenames)
+
+    def filenames(self, directory: str) -> Iterator[Sequence[str]]:
+        with self._opened() as state:
+            yield from state.filenames(directory)
+
+    @contextmanager
+    def _opened(self) -> Iterator[State]:
         try:
             if self._state is None:
                 self._state = State(self.path, read_only=True)
-            return self._state.get(directory, filename)
+            yield self._state
         except (StateUnavailable, StateDamaged, StateTooNew) as error:
             raise CacheUnavailable(str(error)) from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from typing import Any, Final
@@ -74,6 +75,34 @@ class Reader(StateFile):
                 if row is not None:
                     found[filename] = (row[0], bool(row[1]))
         return found
+
+    def documents(self, directory: str, filenames: Sequence[str]) -> Mapping[str, tuple[int, bytes]]:
+        """Of those filenames that have a record: version and document; tombstones are left out."""
+        entity = self._value("SELECT id FROM entity WHERE directory = ?", directory)
+        with self._translated():
+            rows = self._db.execute(
+                "SELECT name, version, document FROM record WHERE entity = ? AND document IS NOT NULL "
+                "AND name IN (SELECT value FROM json_each(?))",
+                (entity, json.dumps(filenames)),
+            ).fetchall()
+        return {name: (version, document) for name, version, document in rows}
+
+    def filenames(self, directory: str) -> Iterator[list[str]]:
+        """The file names of one entity's records in their order, a thousand at a time; tombstones are left out."""
+        entity = self._value("SELECT id FROM entity WHERE directory = ?", directory)
+        last = ""
+        while True:
+            with self._translated():
+                rows = self._db.execute(
+                    "SELECT name FROM record WHERE entity = ? AND name > ? AND document IS NOT NULL "
+                    "ORDER BY name LIMIT 1000",
+                    (entity, last),
+                ).fetchall()
+            if not rows:
+                return
+            names = [name for (name,) in rows]
+            yield names
+            last = names[-1]
 
     def records(self, chunk: int = 500, directory: str | None = None) -> Iterator[list[Record]]:
         """All records and tombstones, or those of one directory, up to `chunk` or a mebibyte at a time.

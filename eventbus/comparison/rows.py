@@ -1,0 +1,86 @@
+"""The database's side of a comparison: rows, as the service publishes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, NamedTuple, final
+
+import orjson
+import sqlalchemy as sa
+from sqlalchemy import Engine
+
+from eventbus.comparison.mirror import STUB, content
+from eventbus.dumps.targets import primary_key, rows_of
+from eventbus.errors import SerializationError
+from eventbus.events.change import Key
+from eventbus.records.columns import stored
+from eventbus.records.entities import Entity
+from eventbus.snapshot import beyond, matching
+
+AT_ONCE: Final = 200
+"""Rows that are looked for by their keys in one statement."""
+
+
+class Row(NamedTuple):
+    """A row: its key as values and as JSON, and what the service publishes of it, as `content` writes it.
+
+    Where no event can hold it, `content` is STUB and `reason` says why.
+    """
+
+    key: Key
+    pk: Any
+    content: bytes
+    reason: str | None = None
+
+
+@final
+class Rows:
+    """The rows of one entity. Reads without locks, each page in a short transaction of its own."""
+
+    def __init__(self, engine: Engine, entity: Entity) -> None:
+        self._engine = engine
+        self._entity = entity
+        self._serializer = entity.serializer(engine.dialect)
+        self._key = primary_key(entity)
+        self._rows = rows_of(entity, entity.read, show=stored)
+
+    def pages(self, size: int) -> Iterator[list[Row]]:
+        """All of them in the order of their keys, which is the database's own."""
+        start: Key | None = None
+        while page := self._read(self._rows if start is None else self._rows.where(beyond(self._key, start)), size):
+            yield page
+            start = page[-1].key
+
+    def find(self, keys: Sequence[Key]) -> list[Row]:
+        """Those with these keys that are there, in the database's order. A collation may find other spellings too."""
+        found: list[Row] = []
+        for first in range(0, len(keys), AT_ONCE):
+            found += self._read(self._rows.where(matching(self._key, keys[first : first + AT_ONCE])), None)
+        return found
+
+    def count(self) -> int:
+        """How many there are, about: for the progress line."""
+        with self._engine.connect() as connection:
+            return int(connection.scalar(sa.select(sa.func.count()).select_from(self._rows.subquery())) or 0)
+
+    def _read(self, query: sa.Select[Any], limit: int | None) -> list[Row]:
+        with self._engine.connect() as connection:
+            rows = connection.execute(query.limit(limit)).all()
+        pk_index, pk, shown = self._entity.pk_index, self._serializer.pk, self._shown
+        found = []
+        for row in rows:
+            values = tuple(row)
+            key = tuple([values[position] for position in pk_index])
+            found.append(Row(key, pk(values), *shown(values)))
+        return found
+
+    def _shown(self, values: tuple[Any, ...]) -> tuple[bytes, str | None]:
+        try:
+            fields = self._serializer.after(values)
+            if type(fields) is not dict or orjson.Fragment in map(type, fields.values()):
+                fields = orjson.loads(orjson.dumps(fields))  # what is encoded already has its own order of names
+            return content(fields), None
+        except SerializationError as error:
+            return STUB, str(error)
+        except TypeError:
+            return STUB, str(self._serializer.blame(values))
