@@ -99,8 +99,8 @@ class _Run:
 
     def differences(self, chunk: int, progress: Callable[[Tally], None] | None) -> Iterator[Difference]:
         """Each once; counted, and published where that was asked for."""
-        scan = Scan(self._looking, self._doubts, self._key_of, self._tally)
-        for some in batches(self._counted(scan.differences(chunk), progress), AT_ONCE):
+        scan = Scan(self._looking, self._doubts, self._key_of, self._tally, progress)
+        for some in batches(self._counted(scan.differences(chunk)), AT_ONCE):
             yield from some
             if self._healer is not None:
                 self._heal(self._healer, some)
@@ -112,13 +112,9 @@ class _Run:
         if self._healer is not None:
             self._tally.problems += self._healer.problems
 
-    def _counted(
-        self, differences: Iterable[Difference], progress: Callable[[Tally], None] | None
-    ) -> Iterator[Difference]:
+    def _counted(self, differences: Iterable[Difference]) -> Iterator[Difference]:
         for each in differences:
             setattr(self._tally, each.kind, getattr(self._tally, each.kind) + 1)
-            if progress is not None:
-                progress(self._tally)
             yield each
 
     def _heal(self, healer: Healer, differences: list[Difference]) -> None:

@@ -34,13 +34,21 @@ KeyOf = Callable[[Any], Key | None]
 class Scan:
     """The comparison of one model. `tally` counts the rows that were read."""
 
-    def __init__(self, looking: Looking, doubts: Doubts, key_of: KeyOf, tally: Tally) -> None:
+    def __init__(
+        self,
+        looking: Looking,
+        doubts: Doubts,
+        key_of: KeyOf,
+        tally: Tally,
+        progress: Callable[[Tally], None] | None = None,
+    ) -> None:
         self._rows = looking.rows
         self._mirror = looking.mirror
         self._model = looking.model
         self._doubts = doubts
         self._key_of = key_of
         self._tally = tally
+        self._progress = progress
         self._sums = array("Q", bytes(8 * BUCKETS))
 
     def differences(self, chunk: int) -> Iterator[Difference]:
@@ -48,6 +56,8 @@ class Scan:
         for page in self._rows.pages(chunk):
             self._compare(page)
             self._tally.objects += len(page)
+            if self._progress is not None:
+                self._progress(self._tally)
             yield from self._doubts.settled()
         if any(self._left()):
             for names in batches(self._suspicious(), AT_ONCE):
