@@ -68,7 +68,7 @@ class Plan:
     equal: dict[str, Callable[[Any, Any], bool]]
     """For each column's key how the flush tells whether a set value differs from the old one."""
     mutable: frozenset[str]
-    """Keys whose values may be changed in place later, so they are copied."""
+    """Keys whose values may be changed in place later, so they are copied. Not a primary key's: its hash has to stay."""
     rewritten: frozenset[str]
     """Keys of columns whose type wraps values into SQL, on their way in or out: what is read is never what was set."""
     volatile: dict[str, Table]
@@ -108,7 +108,7 @@ class Plan:
         self.kind = next((prop.key for prop in mapper.column_attrs if on is not None and on in prop.columns), None)
         self.identity = self.pk_keys if self.kind is None else self.pk_keys | {self.kind}
         self.equal = {key: comparison(column) for key, column in columns.items()}
-        self.mutable = frozenset(key for key, column in columns.items() if _may_mutate(column))
+        self.mutable = frozenset(key for key, column in columns.items() if _may_mutate(column)) - self.pk_keys
         self._mutable_index = tuple(entity.positions[key] for key in self.mutable)
         self.rewritten = frozenset(key for key, column in columns.items() if _is_rewritten(column)) - self.pk_keys
         self._touched_up = bool(self.mutable or self.rewritten)

@@ -50,6 +50,32 @@ class Page(Base):
     __mapper_args__ = {"version_id_col": revision, "version_id_generator": False}  # noqa: RUF012
 
 
+class Spot(dict[str, Any]):
+    """A dict that says what it hashes to."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash((self["x"], self["y"]))
+
+
+class Spots(sa.TypeDecorator[Any]):
+    impl = sa.String(20)
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Any) -> Any:
+        return f"{value['x']},{value['y']}"
+
+    def process_result_value(self, value: Any, dialect: Any) -> Any:
+        x, y = value.split(",")
+        return Spot(x=x, y=y)
+
+
+class Place(Base):
+    __tablename__ = "place"
+
+    spot: Mapped[Any] = mapped_column(Spots, primary_key=True)
+    name: Mapped[str | None]
+
+
 @pytest.fixture
 def maker() -> Iterator[sessionmaker[Session]]:
     engine = proper_engine("sqlite://", poolclass=StaticPool)
@@ -186,3 +212,15 @@ def test_a_key_that_comes_as_text_is_the_rows_own(maker: Any, recording: Recordi
         box.u = "x"
     (event,) = recording.take()
     assert (event.pk, event.after) == (1, {"id": 1, "n": 7, "u": "x", "odd": None, "data": {"a": 1}})
+
+
+def test_a_primary_key_is_the_value_that_hashes_and_no_copy_of_it(maker: Any, recording: Recording) -> None:
+    with maker.begin() as session:
+        session.add(Place(spot=Spot(x="a", y="b"), name="here"))
+    with maker.begin() as session:
+        (place,) = session.scalars(sa.select(Place))
+        place.name = "there"
+    with maker.begin() as session:
+        (place,) = session.scalars(sa.select(Place))
+        session.delete(place)
+    assert [(event.op, event.pk) for event in recording.take()] == [("c", "a,b"), ("u", "a,b"), ("d", "a,b")]
