@@ -68,7 +68,7 @@ class Plan:
     equal: dict[str, Callable[[Any, Any], bool]]
     """For each column's key how the flush tells whether a set value differs from the old one."""
     mutable: frozenset[str]
-    """Keys whose values may be changed in place later, so they are copied. Not a primary key's: its hash has to stay."""
+    """Keys whose values may be changed in place later, so they are copied: not of a primary key, whose hash stays."""
     rewritten: frozenset[str]
     """Keys of columns whose type wraps values into SQL, on their way in or out: what is read is never what was set."""
     volatile: dict[str, Table]
