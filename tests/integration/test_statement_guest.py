@@ -488,3 +488,20 @@ def test_a_role_needs_no_more_than_its_statement_does(house: House, role: str) -
         with house.engine.begin() as connection:
             connection.exec_driver_sql(f'REVOKE ALL ON page FROM "{role}"')
     recording.uninstall()
+
+
+def test_a_session_that_routes_is_asked_as_without_the_bus() -> None:
+    engine = proper_engine("sqlite://", poolclass=sa.StaticPool)
+    Base.metadata.create_all(engine)
+
+    class Routing(Session):
+        def get_bind(self, mapper: Any = None, clause: Any = None) -> Any:  # type: ignore[override]
+            return engine
+
+    recording = Recording(maker := sessionmaker(class_=Routing))
+    for statement in (insert(Item).values(id=1, name="a"), update(Item).values(name="b"), delete(Item)):
+        with maker.begin() as session:
+            session.execute(statement)
+    assert [event.op for event in recording.take()] == ["c", "u", "d"]
+    recording.uninstall()
+    engine.dispose()

@@ -99,7 +99,7 @@ class Bulk(Listener):
         if not captures and not self._watches.is_watching(state.session):
             return None
         with self._watches.watching(state.session, captures=captures, mapper=mapper_of(statement)):
-            return state.invoke_statement()
+            return _invoke(state)
 
     def _is_captured(self, state: ORMExecuteState, statement: Update | Delete | Insert) -> bool:
         mode = self._mode_of(state)
@@ -288,6 +288,17 @@ class Bulk(Listener):
                 CaptureWarning,
                 stacklevel=2,
             )
+
+
+def _invoke(state: ORMExecuteState) -> Any:
+    """`state.invoke_statement()`, which would give `get_bind()` an argument that an application's own may not take."""
+    return state.session._execute_internal(
+        state.statement,
+        state.parameters,
+        execution_options=state.local_execution_options,
+        bind_arguments=state.bind_arguments,
+        _parent_execute_state=state,
+    )
 
 
 def _wrapped(original: Callable[..., Any], capture: Callable[..., Any]) -> Callable[..., Any]:
