@@ -7,10 +7,10 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-oldest lint format bench clean
+.PHONY: help demo test test-oldest test-frameworks lint format bench clean
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.demo  ## Run the whole chain here, without a broker (EVENTBUS_URL=amqp://... for RabbitMQ)
 	$(VENV)/bin/python -m examples.demo $(ARGS)
@@ -21,6 +21,9 @@ test: $(VENV)/.dev  ## Run all tests; ARGS="tests/unit -k naming" for some
 test-oldest: $(VENV)-oldest/.test  ## Run units, contracts and capture with the oldest versions that pyproject.toml allows
 	$(VENV)-oldest/bin/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal \
 	  tests/unit tests/contract tests/integration/test_capture_*.py $(ARGS)
+
+test-frameworks: $(VENV)-frameworks/.test  ## Run the examples for FastAPI, Flask, Litestar, Celery, ... under their real servers
+	$(VENV)-frameworks/bin/python -m pytest tests/frameworks $(ARGS)
 
 lint: $(VENV)/.dev  ## Check rules, format, types and layers
 	$(VENV)/bin/ruff check .
@@ -36,7 +39,7 @@ bench: $(VENV)/.dev  ## Measure what docs/benchmarks.md says
 	$(VENV)/bin/python -m benchmarks $(ARGS)
 
 clean:  ## Remove the virtual environment and the caches
-	rm -rf $(VENV) $(VENV)-oldest .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-oldest $(VENV)-frameworks .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
 # -- set-up: a stamp file for each set of extras ------------------------------------------------------------------------
 
@@ -63,4 +66,10 @@ $(VENV)-oldest/.test: pyproject.toml
 	@sed -n '/^dependencies/,/^]/s/^ *"\(.*\)>=\([^"]*\)".*/\1==\2/p' pyproject.toml > $(VENV)-oldest/constraints.txt
 	@$(VENV)-oldest/bin/python -m pip --disable-pip-version-check --no-input install --quiet \
 	  --constraint $(VENV)-oldest/constraints.txt --editable '.[test]'
+	@touch $@
+
+$(VENV)-frameworks/.test: pyproject.toml
+	@echo "Installing the frameworks into $(VENV)-frameworks ..."
+	@$(PYTHON) -m venv --clear $(VENV)-frameworks
+	@$(VENV)-frameworks/bin/python -m pip --disable-pip-version-check --no-input install --quiet --editable '.[frameworks]'
 	@touch $@

@@ -109,7 +109,7 @@ def rows(database: str, models: Any, exclude: Sequence[str] = ()) -> Records:
     engine = cli.make_engine(database)
     with cli.disposing(engine):
         dumpdata(engine, stream, models=found, format="jsonl", published=True, exclude=exclude)
-    records = map(orjson.loads, stream.getvalue().splitlines())
+    records = [orjson.loads(line) for line in stream.getvalue().splitlines() if line]  # nothing is one empty line
     return {_key(each["model"].rpartition(".")[2], each["pk"]): each["fields"] for each in records}
 
 

@@ -1,0 +1,1 @@
+"""One service in each of the usual frameworks; see docs/frameworks.md."""
