@@ -49,6 +49,7 @@ def commands(directory: Path) -> list[tuple[str, list[str]]]:
         ),
         ("the history", ["benchmarks.history"]),
         ("loaddata", ["benchmarks.loaddata"]),
+        ("compare", ["benchmarks.compare", "--records", "100000"]),
     ]
     return listed
 

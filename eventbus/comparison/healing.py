@@ -4,9 +4,9 @@ Both go through the outbox. A snapshot is written while its row is locked, so it
 changes. A deletion has no row to lock, and must not cover one that a running service inserts at this moment:
 
 1. It is written to the outbox, which gives it its version.
-2. Whoever may have inserted the row before that, and not committed yet, is waited for. MariaDB locks the place of the
-   key (in REPEATABLE READ), SQLite lets nobody else write; on PostgreSQL the transactions that have written to the
-   table are waited for until they end, which holds nobody up.
+2. Whoever may have inserted the row before that, and not committed yet, is waited for. MariaDB does so when the row is
+   asked for under a lock, SQLite lets nobody else write; on PostgreSQL the transactions that have written to the table
+   are waited for until they end, which holds nobody up.
 3. If the row is there now, nothing is committed. Whoever inserts it later gets a higher version.
 """
 
@@ -106,7 +106,7 @@ class Healer:
     def _bury_absent(self, differences: Sequence[Difference]) -> set[Key]:
         """Publish the deletion of all of them, or of none and tell which have a row."""
         keys = [key for each in differences if (key := self._key_of(each.pk)) is not None]
-        with self._connect() as connection, connection.begin() as transaction:
+        with self._engine.connect() as connection, connection.begin() as transaction:
             begin_immediate(connection)
             entries = self._write(connection, differences)
             there = self._present(connection, keys) if keys else set()
@@ -115,11 +115,6 @@ class Healer:
                 return there
         self._bus.sink.submit(entries)
         return set()
-
-    def _connect(self) -> Connection:
-        connection = self._engine.connect()
-        is_mysql = connection.dialect.name in ("mysql", "mariadb")
-        return connection.execution_options(isolation_level="REPEATABLE READ") if is_mysql else connection
 
     def _write(self, connection: Connection, differences: Sequence[Difference]) -> list[Entry]:
         shared = envelope_of(uuid7(), current_author(), len(differences), current_notes())

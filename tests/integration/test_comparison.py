@@ -109,6 +109,35 @@ def test_a_deletion_waits_for_a_row_that_is_being_inserted_and_leaves_it_alone(
     assert made.mirrored() == {("crm.team", "1"): {"id": 1, "title": "new"}}
 
 
+def test_a_row_that_is_inserted_after_the_last_look_has_the_higher_version(
+    made: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with made.sessions.begin() as session:
+        session.add(Team(id=1, title="old"))
+    made.deliver()
+    with made.unseen() as session:
+        session.execute(sa.delete(Team))
+    present = healing.Healer._present
+
+    def insert() -> None:
+        with made.sessions.begin() as session:
+            session.add(Team(id=1, title="new"))
+
+    with ThreadPoolExecutor(1) as pool:
+
+        def overtaken(*arguments: Any) -> Any:
+            found = present(*arguments)
+            inserted = pool.submit(insert)
+            if made.engine.dialect.name != "sqlite":  # which makes it wait
+                inserted.result(30)
+            return found
+
+        monkeypatch.setattr(healing.Healer, "_present", overtaken)
+        assert made.compare(heal=True)[0].published == 1
+    made.deliver()
+    assert made.mirrored() == {("crm.team", "1"): {"id": 1, "title": "new"}}
+
+
 @pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
 def test_a_transaction_that_does_not_end_is_told(made: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(healing, "_PATIENCE", 0.2)

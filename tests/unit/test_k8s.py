@@ -17,6 +17,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from eventbus.environment import KNOWN
 from eventbus.events import naming
 from eventbus.transports import mirror_queue
 
@@ -491,3 +492,36 @@ def test_the_pages_run_beside_the_mirror_and_cannot_write(tmp_path: Path) -> Non
     assert {mount["mountPath"] for mount in web["volumeMounts"] if not mount.get("readOnly")} == {"/tmp"}
     settings = one(objects, "ConfigMap")["data"]
     assert settings["EVENTBUS_WEB_PROXY_HEADER"]
+
+
+def test_the_comparison_runs_on_the_node_of_the_volume_and_cannot_write(tmp_path: Path) -> None:
+    (tmp_path / "k8s").symlink_to(K8S)
+    overlay = tmp_path / "overlay"
+    overlay.mkdir()
+    (overlay / "kustomization.yaml").write_text(
+        "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nnamespace: eventbus\n"
+        "resources: [../k8s/base]\ncomponents: [../k8s/components/compare]\n"
+    )
+    objects = kustomize(overlay)
+    for each in objects:
+        kubernetes_validate.validate(each, VERSIONS[-1], strict=True)
+    template = one(objects, "CronJob")["spec"]["jobTemplate"]["spec"]["template"]
+    pod = template["spec"]
+    assert [list(rule(pod)) for rule in RESTRICTED] == [[]] * len(RESTRICTED)
+    (container,) = pod["containers"]
+    assert all(mount["readOnly"] for mount in container["volumeMounts"])
+    claims = one(objects, "StatefulSet")["spec"]["volumeClaimTemplates"]
+    mirror = one(objects, "StatefulSet")["metadata"]["name"]
+    (volume,) = (each for each in pod["volumes"] if "persistentVolumeClaim" in each)
+    assert volume["persistentVolumeClaim"]["claimName"] == f"{claims[0]['metadata']['name']}-{mirror}-0"
+    (term,) = pod["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    labels = one(objects, "StatefulSet")["spec"]["template"]["metadata"]["labels"]
+    assert term["labelSelector"]["matchLabels"].items() <= labels.items()
+    (policy,) = (each for each in objects if each["kind"] == "NetworkPolicy" and "compare" in each["metadata"]["name"])
+    assert policy["spec"]["podSelector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+    assert policy["spec"]["ingress"] == []
+    settings = next(
+        each["data"] for each in objects if each["kind"] == "ConfigMap" and "compare" in each["metadata"]["name"]
+    )
+    known = KNOWN | {"DATA_DIR", "DATABASE_URL"}
+    assert settings.keys() <= known | {f"{name}_FILE" for name in known} | {"PYTHONUNBUFFERED"}
