@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,8 @@ from marshmallow import Schema, fields
 
 from consumers.json_mirror import filenames
 from eventbus.comparison import healing
-from eventbus.comparison.doubts import Patience
+from eventbus.comparison.difference import Tally
+from eventbus.comparison.doubts import Doubts, Patience
 from eventbus.comparison.mirror import STUB, content, content_of_document
 from eventbus.errors import ConfigurationError
 from eventbus.outbox.tables import outbox
@@ -143,6 +145,29 @@ def test_a_row_that_cannot_be_published_hinders_no_other(tmp_path: Path) -> None
         tally, _ = made.compare()
         assert not tally.is_equal
         assert (tally.missing, tally.found) == (1, 1)
+
+
+def test_what_arrives_after_the_second_look_is_no_difference(made: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(made, *(Team(id=number, title="t") for number in range(5)))
+    with made.sessions.begin() as session:
+        session.get_one(Team, 1).title = "on its way"
+        session.add(Team(id=7, title="on its way"))
+        session.delete(session.get_one(Team, 2))
+    made.bus.flush(30)
+    looked, look = threading.Event(), Doubts._look
+
+    def observed(doubts: Doubts) -> Iterator[Any]:
+        pending = len(doubts)
+        yield from look(doubts)
+        if pending:
+            looked.set()
+
+    monkeypatch.setattr(Doubts, "_look", observed)
+    with ThreadPoolExecutor(1) as pool:
+        comparison = pool.submit(made.compare, patience=Patience(30, 60))
+        assert looked.wait(30)
+        made.deliver()
+        assert comparison.result() == (Tally(objects=5), [])
 
 
 def test_no_false_alarm_beside_a_writer(made: Chain) -> None:
