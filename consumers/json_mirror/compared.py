@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import datetime
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -23,6 +25,8 @@ from eventbus.errors import ConfigurationError
 _CHUNK: Final = 1000
 _SILENT: Final = 10.0
 """Seconds after which a mirror that gives no sign of life, as it does about every second, is taken as stopped."""
+_LOOK: Final = 0.1
+"""Seconds between two looks at how far it is."""
 _BROKEN: Final = b"not a document of the mirror"
 """The content of what is none: equal to no row."""
 
@@ -44,6 +48,7 @@ class ComparedMirror(Mirror):
     def __init__(self, store: Store, settings: MirrorSettings | None) -> None:
         self._store = store
         self._settings = settings
+        self._reached = (0.0, 0.0)
 
     def name(self, pk: Any) -> str:
         return filenames.filename(pk)
@@ -73,17 +78,32 @@ class ComparedMirror(Mirror):
         return self._store.filenames(_directory(model))
 
     def is_behind(self, since: float) -> bool:
-        """While it runs it notes the moments at which nothing waits for it."""
-        if self._settings is None or self.is_stopped():
-            return False
-        age = Heartbeat(self._settings.caught_up_file).age()
-        return age is None or time.time() - age < since
+        """A running mirror has done what was there at a moment once nothing waits for it, or it has taken in an event
+        from after that moment: its queue is in order.
+        """
+        looked, reached = self._reached
+        if time.monotonic() - looked > _LOOK:
+            reached = _reached(self._settings) if self._settings and not self.is_stopped() else math.inf
+            self._reached = (time.monotonic(), reached)
+        return reached < since
 
     def is_stopped(self) -> bool:
         if self._settings is None:
             return False
         age = Heartbeat(self._settings.heartbeat_file).age()
         return age is None or age > min(_SILENT, self._settings.health_max_age)
+
+
+def _reached(settings: MirrorSettings) -> float:
+    """The latest moment up to which the running mirror is known to have done all, in seconds since 1970."""
+    age = Heartbeat(settings.caught_up_file).age()
+    with State(settings.state_file, read_only=True) as state:
+        last = max((figures.time for figures in state.figures()), default="")
+    try:
+        told = datetime.fromisoformat(last).timestamp()
+    except ValueError:
+        told = 0.0
+    return max(told, 0.0 if age is None else time.time() - age)
 
 
 def _content(document: bytes) -> bytes:
