@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,11 +16,11 @@ import pytest
 import sqlalchemy as sa
 from marshmallow import Schema, fields
 
-from consumers.json_mirror import filenames
+from consumers.json_mirror import compared, filenames
 from eventbus.comparison import healing
 from eventbus.comparison.difference import Tally
 from eventbus.comparison.doubts import Doubts, Patience
-from eventbus.comparison.mirror import STUB, content, content_of_document
+from eventbus.comparison.mirror import STUB, Place, content, content_of_document
 from eventbus.errors import ConfigurationError
 from eventbus.outbox.tables import outbox
 from tests.support import comparing
@@ -234,3 +236,23 @@ def test_a_document_is_cut_where_its_fields_end(shown: dict[str, Any]) -> None:
     assert content_of_document(orjson.dumps(stub, option=option)) == content_of_document(orjson.dumps(stub)) == STUB
     with pytest.raises(ValueError, match="not a document"):
         content_of_document(b"[]")
+
+
+def test_a_running_mirror_is_behind_until_it_was_idle_or_took_in_a_later_event(
+    made: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compared, "_LOOK", -1.0)
+    put(made, Team(id=1, title="t"))
+    with compared.in_state(Place(str(made.data_dir))) as mirror:
+        now = time.time()
+        assert not mirror.is_behind(now), "it gives no sign of life"
+        private = made.data_dir / ".eventbus"
+        (private / "heartbeat").touch()
+        assert mirror.is_behind(now)
+        assert not mirror.is_behind(now - 60), "an event of a moment ago is there"
+        (private / "caught-up").touch()
+        assert not mirror.is_behind(now)
+        os.utime(private / "caught-up", (now - 60, now - 60))
+        assert mirror.is_behind(now)
+        put(made, Team(id=2, title="t"))
+        assert not mirror.is_behind(now)
