@@ -20,8 +20,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, final, overload
 
-from eventbus.bus import Bus, install
-from eventbus.errors import ConfigurationError
+from eventbus.bus import Bus, install, installed
+from eventbus.errors import ConfigurationError, InstallError
 from eventbus.events.envelope import Event
 from eventbus.events.ids import uuid7
 from eventbus.publishers.memory import MemoryPublisher
@@ -86,15 +86,22 @@ def capture_events(target: Any, *, service: str = DEFAULT_SERVICE, **options: An
     `target` and `options` are those of `eventbus.install`; the environment is not read. No table is made: events go out
     directly after the commit. Raises ConfigurationError where the bus is installed on the target already.
     """
+    _require_none(target)
     publisher = MemoryPublisher()
-    settings = Settings(url=f"memory://{uuid7()}", service=service)  # a bus with these settings is this one
+    settings = Settings(url=f"memory://{uuid7()}", service=service)
     bus = install(
         target, **{"settings": settings, "outbox": False, "joined": "deliver", "publisher": publisher, **options}
     )
-    if bus.settings != settings:
-        raise ConfigurationError(
-            f"{target!r} has {bus!r} already: install that one with publisher=MemoryPublisher() in tests, and look at"
-            " it with eventbus.testing.CapturedEvents(bus, publisher)"
-        )
     with bus:
         yield CapturedEvents(bus, publisher)
+
+
+def _require_none(target: Any) -> None:
+    try:
+        bus = installed(target)
+    except InstallError:
+        return
+    raise ConfigurationError(
+        f"{target!r} has {bus!r} already: install that one with publisher=MemoryPublisher() in tests, and look at it"
+        " with eventbus.testing.CapturedEvents(bus, publisher)"
+    )

@@ -131,7 +131,9 @@ def test_a_state_of_format_1_becomes_one_of_format_2_in_place(tmp_path: Path, hi
         state.apply([change(7)])
         identity = state.identity
     with sqlite3.connect(path) as db:
-        db.executescript("DROP TABLE journal; ALTER TABLE record DROP COLUMN rest; PRAGMA user_version = 1")
+        for column in ("rest", "checksum"):
+            db.execute(f"ALTER TABLE record DROP COLUMN {column}")
+        db.executescript("DROP TABLE journal; PRAGMA user_version = 1")
     db.close()
     with State(path) as state:
         assert (state.identity, state.last_batch) == (identity, 1)
