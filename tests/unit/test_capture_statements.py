@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
+import weakref
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Insert, bindparam, case, delete, event, func, insert, literal, select, text, update
 from sqlalchemy.dialects import mysql, postgresql, sqlite
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
 from eventbus.errors import CaptureError, CaptureWarning, ConfigurationError
@@ -460,6 +463,16 @@ def test_rows_that_an_insert_leaves_alone_are_nothing(world: World, session: Ses
     session.execute(ignoring, [{"code": "a", "title": "n", "version": 1}, {"code": "b", "title": "n", "version": 1}])
     session.commit()
     assert world.follow() == [("c", "document/b")]
+
+
+def test_a_statement_that_failed_holds_on_to_nothing(world: World) -> None:
+    with world.maker() as session:
+        session.execute(insert(Team).values(id=1, title="a"))
+        connection = weakref.ref(session.connection())
+        with pytest.raises(IntegrityError):
+            session.execute(insert(Team).values(id=1, title="b"))
+    gc.collect()
+    assert connection() is None
 
 
 # -- the Session's bulk methods ---------------------------------

@@ -73,7 +73,7 @@ class Watches:
             yield
         finally:
             for watch in scope.watches:
-                watch.scopes.remove(scope)
+                watch.leave(scope)
             scopes.remove(scope)
             if not scopes:
                 session.info.pop(SCOPES, None)
@@ -111,6 +111,12 @@ class _Watch:
         event.listen(connection, "before_cursor_execute", self._before_cursor_execute, retval=True)
         event.listen(connection, "after_cursor_execute", self._after_cursor_execute)
         event.listen(connection, "after_execute", self._after_execute)
+
+    def leave(self, scope: Scope) -> None:
+        """The statement is over, or has failed: then what it began is let go of, which would hold the connection."""
+        self.scopes.remove(scope)
+        if not self.scopes:
+            self._execution = None
 
     def _scope(self) -> Scope | None:
         scope = self.scopes[-1] if self.scopes else None
