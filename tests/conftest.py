@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -17,7 +17,7 @@ import kombu
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.support.databases import fresh_mariadb, fresh_postgres
+from tests.support.databases import fresh_database, fresh_mariadb, fresh_postgres
 from tests.support.discovery import NotFound, Server, Unavailable, environment_variable
 from tests.support.nodes.base import Node
 from tests.support.nodes.mariadb import MariaNode
@@ -158,18 +158,8 @@ def database_url(
 
     `@pytest.mark.parametrize("database_url", ["sqlite", "postgres"], indirect=True)` leaves one out.
     """
-    with _fresh_database(request.param, services, unique, tmp_path) as url:
+    with fresh_database(request.param, lambda: services(request.param).url, f"eventbus_{unique}", tmp_path) as url:
         yield url
-
-
-@contextmanager
-def _fresh_database(kind: str, services: Callable[[str], Server], unique: str, directory: Path) -> Iterator[str]:
-    if kind == "sqlite":
-        yield f"sqlite:///{directory / 'database.sqlite3'}"
-    else:
-        fresh = {"postgres": fresh_postgres, "mariadb": fresh_mariadb}[kind]
-        with fresh(services(kind).url, f"eventbus_{unique}") as url:
-            yield url
 
 
 class StartPostgresNode(Protocol):

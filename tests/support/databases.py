@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import psycopg
 import pymysql
 from sqlalchemy.engine import make_url
 
 from tests.support.probes import libpq_url, mysql_arguments
+
+
+@contextmanager
+def fresh_database(kind: str, server_url: Callable[[], str], name: str, directory: Path) -> Iterator[str]:
+    """An empty database of this name: "postgres" or "mariadb", on the server at that URL, or "sqlite", in a file."""
+    if kind == "sqlite":
+        yield f"sqlite:///{directory / 'database.sqlite3'}"
+    else:
+        fresh = {"postgres": fresh_postgres, "mariadb": fresh_mariadb}[kind]
+        with fresh(server_url(), name) as url:
+            yield url
 
 
 @contextmanager
