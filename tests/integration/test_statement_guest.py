@@ -89,13 +89,14 @@ UPSERT: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.inse
 
 
 class House:
-    """A database with some rows, and Sessions on it; `recording` while there is a bus."""
+    """A database with some rows, and Sessions on it, which are captured from `record` until it is `empty` again."""
 
     def __init__(self, url: str) -> None:
         self.engine = proper_engine(url)
         self.dialect = self.engine.dialect
         Base.metadata.create_all(self.engine)
         self.sessions = sessionmaker(self.engine)
+        self.recording: Recording | None = None
 
     def fill(self) -> None:
         with self.sessions.begin() as session:
@@ -105,7 +106,14 @@ class House:
             session.flush()
             session.add_all([Clerk(name="clerk", desk="d"), Person(name="p")])
 
+    def record(self) -> Recording:
+        self.recording = Recording(self.sessions, auto_fields=False)
+        return self.recording
+
     def empty(self) -> None:
+        if self.recording is not None:
+            self.recording.uninstall()
+        self.engine.dispose()  # with what was set on its connections
         with self.engine.begin() as connection:
             for table in reversed(Base.metadata.sorted_tables):
                 connection.execute(table.delete())
@@ -150,7 +158,6 @@ def house(request: pytest.FixtureRequest, houses: Callable[[str], House]) -> Ite
     house = houses(request.param)
     house.fill()
     yield house
-    house.engine.dispose()  # with what was set on its connections
     house.empty()
     house.engine.dispose()
 
@@ -311,9 +318,8 @@ def answer(ask: Callable[[Any], Any], result: Any) -> Any:
 
 def test_statements_give_what_they_would(house: House) -> None:
     bare = {name: surface(house, name) for name in STEPS}
-    recording = Recording(house.sessions, auto_fields=False)
+    house.record()
     with_it = {name: surface(house, name) for name in STEPS}
-    recording.uninstall()
     differ = {
         (name, what): (bare[name].get(what), with_it[name].get(what))
         for name in STEPS
@@ -404,9 +410,8 @@ def waits(house: House, first: Work, second: Work) -> bool:
 @pytest.mark.parametrize("house", ["postgres", "mariadb"], indirect=True)
 def test_transactions_that_do_not_wait_for_each_other_do_not_with_the_bus(house: House) -> None:
     bare = {name: waits(house, *pair) for name, pair in PAIRS.items()}
-    recording = Recording(house.sessions, auto_fields=False)
+    house.record()
     with_it = {name: waits(house, *pair) for name, pair in PAIRS.items()}
-    recording.uninstall()
     assert {name: (bare[name], with_it[name]) for name in PAIRS if bare[name] != with_it[name]} == {}
 
 
@@ -437,18 +442,17 @@ def both(house: House, first: Work, second: Work) -> list[str]:
 
 @pytest.mark.parametrize("house", ["postgres", "mariadb"], indirect=True)
 def test_upserts_of_different_new_rows_are_no_deadlock(house: House) -> None:
-    recording = Recording(house.sessions, auto_fields=False)
+    recording = house.record()
     raised = [each for key in range(100, 120, 2) for each in both(house, _add(key), _add(key + 1))]
     assert raised == []
     assert sorted({op for op, _ in recording.short()}) == ["c"]
-    recording.uninstall()
 
 
 @pytest.mark.parametrize("house", ["postgres"], indirect=True)
 @pytest.mark.parametrize("way", ["by key", "where", "bulk", "core list"])
 def test_a_row_that_another_transaction_replaces_meanwhile_is_told_of(house: House, way: str) -> None:
     """If the statement hits the new row; SQLAlchemy minds that a list does not hit all."""
-    recording = Recording(house.sessions, auto_fields=False)
+    recording = house.record()
     work: Work = {
         "by key": lambda s, _: s.execute(update(Item), [{"id": 1, "label": "mine"}, {"id": 2, "label": "mine"}]),
         "where": lambda s, _: s.execute(update(Item).where(Item.id == 1).values(label="mine")),
@@ -471,7 +475,6 @@ def test_a_row_that_another_transaction_replaces_meanwhile_is_told_of(house: Hou
     told = [event.after["label"] for event in recording.take() if event.pk == 1 and event.after is not None]
     with house.sessions() as session:
         assert told[-1] == session.get_one(Item, 1).label
-    recording.uninstall()
 
 
 # -- privileges -------------------------------------------------
@@ -512,7 +515,7 @@ def role(house: House) -> Iterator[str]:
 
 @pytest.mark.parametrize("house", ["postgres"], indirect=True)
 def test_a_role_needs_no_more_than_its_statement_does(house: House, role: str) -> None:
-    recording = Recording(house.sessions, auto_fields=False)
+    house.record()
     for privileges, work in ALLOWED.values():
         with house.engine.begin() as connection:
             connection.exec_driver_sql(f'GRANT {privileges} ON page TO "{role}"')
@@ -523,7 +526,6 @@ def test_a_role_needs_no_more_than_its_statement_does(house: House, role: str) -
             session.rollback()
         with house.engine.begin() as connection:
             connection.exec_driver_sql(f'REVOKE ALL ON page FROM "{role}"')
-    recording.uninstall()
 
 
 def test_a_session_that_routes_is_asked_as_without_the_bus() -> None:
