@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -44,7 +45,18 @@ def resolve(target: Any) -> Target:
         raise InstallError(f"install({target!r}): this is no session factory. {_ACCEPTED}")
     if made is Session:
         raise InstallError(_BARE.format(name="Session"))
+    _refuse_shards(made)
     return Target(made, _nothing)
+
+
+def _refuse_shards(made: type[Session]) -> None:
+    """One flush of a ShardedSession writes to several databases, and each row's event belongs into its own outbox."""
+    sharding = sys.modules.get("sqlalchemy.ext.horizontal_shard")
+    if sharding is not None and issubclass(made, sharding.ShardedSession):
+        raise InstallError(
+            f"install({made.__name__}): a ShardedSession writes to several databases at once, which is not supported; "
+            "install on a sessionmaker for each of them"
+        )
 
 
 def _factory(target: Any) -> Any:

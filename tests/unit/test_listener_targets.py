@@ -193,3 +193,10 @@ def test_sessions_that_exist_already_are_captured_too() -> None:
         session.commit()
     assert len(recording.events) == 1
     assert not event.contains(maker.class_, "before_flush", recording.capture.before_flush)
+
+
+def test_a_session_over_several_databases_is_refused() -> None:
+    from sqlalchemy.ext.horizontal_shard import ShardedSession  # noqa: PLC0415  most applications do without
+
+    with pytest.raises(InstallError, match="a sessionmaker for each of them"):
+        resolve(sessionmaker(class_=ShardedSession))
