@@ -26,9 +26,13 @@ from typing import Any
 
 import orjson
 import sqlalchemy as sa
+from sqlalchemy.dialects import mysql
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from eventbus.loaddata import loaddata
+
+MOMENT = sa.DateTime().with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
+"""With its fraction of a second, which MariaDB keeps only where it is told to; a load refuses to cut it."""
 
 
 class Base(DeclarativeBase):
@@ -49,8 +53,8 @@ class Contact(Base):
     balance: Mapped[decimal.Decimal] = mapped_column(sa.Numeric(10, 2))
     rating: Mapped[float]
     born: Mapped[dt.date]
-    created_at: Mapped[dt.datetime]
-    updated_at: Mapped[dt.datetime]
+    created_at: Mapped[dt.datetime] = mapped_column(MOMENT)
+    updated_at: Mapped[dt.datetime] = mapped_column(MOMENT)
     company_id: Mapped[str | None] = mapped_column(sa.String(40))
 
 

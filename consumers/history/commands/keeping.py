@@ -49,7 +49,7 @@ def follow_git(data_dir: Path | None, watched: bool) -> None:
 
 
 @click.command("git")
-@click.option("--fresh", is_flag=True, help="Make the repository anew, in the order of versions as far as it is known.")
+@click.option("--fresh", is_flag=True, help="Make the repository anew, from the log as it is.")
 @data_dir
 def git(data_dir: Path | None, fresh: bool) -> None:
     """Bring the git repository up to date with the history, once, and put it in shape."""
