@@ -38,7 +38,8 @@ from hypothesis import strategies as st
 
 from consumers.base import ConsumerSettings, DeadLetter, Delivery
 from consumers.base.reading.screen import Screen
-from consumers.json_mirror import service
+from consumers.json_mirror import intake
+from consumers.json_mirror.state import State
 from eventbus.errors import BadEvent
 from eventbus.events.naming import dead_letter_queue
 from tests.support.consuming import STANDARD, remove, wait_for
@@ -260,6 +261,7 @@ class Fuzzed:
         self.most_processor = 0.0
         self._data_dir = directory / "data"
         self._screen = Screen.of(self.settings)
+        self._nothing_known = State(directory / "nothing-known.sqlite3")
         self._version = int(time.time() * 1e6)
 
     def __enter__(self) -> Self:
@@ -276,6 +278,7 @@ class Fuzzed:
     ) -> None:
         self._process.kill()
         self._wire.close()
+        self._nothing_known.close()
         remove(self.settings)
 
     def check(self, messages: list[Message]) -> None:
@@ -329,7 +332,7 @@ class Fuzzed:
             self._screen.check(delivery)
         except BadEvent:
             return True
-        (outcome,) = service._read([delivery], lambda _: False)[1]
+        (outcome,) = intake.read([delivery], self._nothing_known, 0)[1]
         return isinstance(outcome, DeadLetter)
 
 

@@ -92,7 +92,9 @@ class Suite:
         """Raises RuntimeError where pytest could not run the suite."""
         with TemporaryDirectory() as temporary:
             result = Path(temporary) / "result"
-            surroundings = {**os.environ, **environment, _RESULT: str(result)}
+            # Without the marks of a run this one is part of: to the plugins they would be those of an xdist worker.
+            own = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+            surroundings = {**own, **environment, _RESULT: str(result)}
             surroundings["PYTHONPATH"] = f"{ROOT}{os.pathsep}{_PLUGINS}"
             surroundings["PYTHONDONTWRITEBYTECODE"] = "1"
             if only is not None:
