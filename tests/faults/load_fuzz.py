@@ -204,8 +204,8 @@ class Loader:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._process.kill()
-        self._process.wait()
+        with self._process, self._errors:
+            self._process.kill()
         shutil.rmtree(self._directory, ignore_errors=True)
 
     @contextmanager
@@ -247,9 +247,10 @@ class Loader:
 
     def _ended(self) -> str:
         """What it said at last; another one takes its place, as a smaller example is looked for."""
-        self.__exit__(None, None, None)
+        self._process.wait()
         self._errors.seek(0)
         told = self._errors.read()[-3_000:]
+        self.__exit__(None, None, None)
         self.__enter__()
         return told
 
