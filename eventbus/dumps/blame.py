@@ -19,7 +19,6 @@ from eventbus.dumps.rows import Group, Origin
 from eventbus.dumps.statements import Statements
 from eventbus.dumps.targets import Target, Targets
 
-_NOT_THERE: Final = re.compile(r"Key \((?P<columns>.*?)\)=\((?P<values>.*)\) is not present")
 _WHOLE: Final[dict[type[Any], int]] = {sa.SmallInteger: 1 << 15, sa.Integer: 1 << 63}
 
 

@@ -190,11 +190,14 @@ class Rows:
             if getattr(column, "table", None) is table
         }
 
+    @property
+    def _source(self) -> Any:
+        return self._entity.table if self._entity.mapper is None else self._entity.mapper.persist_selectable
+
     def select(self) -> sa.Select[Any]:
         """The records of exactly this class, in the order of their keys' bytes."""
         columns = [shown.label(f"c{number}") for number, shown in enumerate(self._shown.values())]
-        source = self._entity.table if self._entity.mapper is None else self._entity.mapper.persist_selectable
-        found: sa.Select[Any] = self._of_class(sa.select(*columns).select_from(source))
+        found: sa.Select[Any] = self._of_class(sa.select(*columns).select_from(self._source))
         return found.order_by(*self._order())
 
     def _of_class(self, statement: Any) -> Any:
@@ -229,8 +232,7 @@ class Rows:
 
     def count(self) -> int:
         """How many there are."""
-        source = self._entity.table if self._entity.mapper is None else self._entity.mapper.persist_selectable
-        statement = self._of_class(sa.select(sa.func.count()).select_from(source))
+        statement = self._of_class(sa.select(sa.func.count()).select_from(self._source))
         counted: int = self._connection.execute(statement).scalar_one()
         return counted
 

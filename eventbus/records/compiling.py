@@ -64,14 +64,14 @@ def compile_record(
 def compile_part(
     steps: Sequence[Step], before: Callable[[Mapping[str, Any]], dict[str, Any]]
 ) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
-    """As `_compile`, for the old values of some columns; whatever it stumbles over is left to `before`."""
+    """As `compile_record`, for the old values of some columns; whatever it stumbles over is left to `before`."""
     reads = [f"        v{step.position} = old[{step.key!r}]" for step in steps]
     items = "".join(f"            {step.name!r}: {_expression(step, number)},\n" for number, step in enumerate(steps))
     lines = ["def part(old):", "    try:", *reads, "        return {", items + "        }"]
     lines += ["    except Exception:", "        return before(old)"]
     names: dict[str, Any] = {**_NAMES, "before": before}
     names.update({f"f{number}": step.convert for number, step in enumerate(steps)})
-    exec(compile("\n".join(lines), "<eventbus serializer>", "exec"), names)  # noqa: S102 - as in `_compile`
+    exec(compile("\n".join(lines), "<eventbus serializer>", "exec"), names)  # noqa: S102 - as above
     made: Callable[[Mapping[str, Any]], dict[str, Any]] = names["part"]
     return made
 

@@ -8,7 +8,6 @@ import io
 import json
 import lzma
 import os
-import socket
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ import pytest
 
 from eventbus.dumps import cutting, files, sources
 from eventbus.errors import LoadError
+from tests.support.planting import make_socket, make_sparse
 
 RECORD = b'{"model": "crm.contact", "pk": "a", "fields": {}}'
 
@@ -155,21 +155,6 @@ def test_streams_of_xz_may_follow_each_other(tmp_path: Path) -> None:
 
 
 # --- directories ----------------------------------------------------------------------------------------------------
-
-
-def make_socket(path: Path) -> None:
-    here = Path.cwd()
-    os.chdir(path.parent)  # the whole path may be too long for a socket
-    try:
-        with socket.socket(socket.AF_UNIX) as made:
-            made.bind(path.name)
-    finally:
-        os.chdir(here)
-
-
-def make_sparse(path: Path) -> None:
-    path.touch()
-    os.truncate(path, 10**12)
 
 
 PLANTED: dict[str, tuple[Callable[[Path], object], str]] = {

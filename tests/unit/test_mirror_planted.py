@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,23 +21,9 @@ from consumers.json_mirror.upkeep import comparison
 from consumers.json_mirror.upkeep.comparison import Fault, compare, confirm, repair
 from eventbus.errors import ConfigurationError
 from tests.support.mirroring import apply, contents, delivery, make_private, mirror
+from tests.support.planting import make_socket, make_sparse
 
 PRECIOUS = b"somebody else's\n" * 100
-
-
-def make_socket(path: Path) -> None:
-    here = Path.cwd()
-    os.chdir(path.parent)  # the whole path may be too long for a socket
-    try:
-        with socket.socket(socket.AF_UNIX) as made:
-            made.bind(path.name)
-    finally:
-        os.chdir(here)
-
-
-def make_sparse(path: Path) -> None:
-    path.touch()
-    os.truncate(path, 10**12)
 
 
 def victim(path: Path) -> Path:

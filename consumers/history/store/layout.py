@@ -12,6 +12,7 @@ from uuid import uuid4
 
 from consumers.history.errors import HistoryDamaged, HistoryUnavailable
 from consumers.json_mirror.disk.filesystem import FILE_MODE
+from consumers.json_mirror.disk.sqlite import is_passing
 
 FORMAT: Final = 1
 BUSY_TIMEOUT: Final = 10.0
@@ -62,19 +63,6 @@ CREATE TABLE names (id INTEGER PRIMARY KEY, names TEXT NOT NULL UNIQUE);
 CREATE TABLE waiting (id INTEGER PRIMARY KEY, first REAL NOT NULL, body BLOB NOT NULL);
 CREATE TABLE erased (key TEXT NOT NULL, floor INTEGER NOT NULL, time TEXT NOT NULL, author TEXT);
 """
-_PASSING: Final = frozenset(
-    {
-        sqlite3.SQLITE_BUSY,
-        sqlite3.SQLITE_CANTOPEN,
-        sqlite3.SQLITE_FULL,
-        sqlite3.SQLITE_IOERR,
-        sqlite3.SQLITE_LOCKED,
-        sqlite3.SQLITE_NOMEM,
-        sqlite3.SQLITE_PERM,
-        sqlite3.SQLITE_PROTOCOL,
-        sqlite3.SQLITE_READONLY,
-    }
-)
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -127,7 +115,7 @@ def translated(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.DatabaseError as error:
-        if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF in _PASSING:
+        if is_passing(error):
             raise HistoryUnavailable(f"{path}: {error}") from error
         raise HistoryDamaged(f"{path}: {error}; bring back a copy of it, or move it away to begin anew") from error
 

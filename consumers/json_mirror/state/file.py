@@ -6,25 +6,11 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Self
 
+from consumers.json_mirror.disk.sqlite import is_passing
 from consumers.json_mirror.errors import DirectoryGone, StateDamaged, StateUnavailable
 from consumers.json_mirror.state import layout
-
-_PASSING: Final = frozenset(
-    {
-        sqlite3.SQLITE_BUSY,
-        sqlite3.SQLITE_CANTOPEN,
-        sqlite3.SQLITE_FULL,
-        sqlite3.SQLITE_IOERR,
-        sqlite3.SQLITE_LOCKED,
-        sqlite3.SQLITE_NOMEM,
-        sqlite3.SQLITE_PERM,
-        sqlite3.SQLITE_PROTOCOL,
-        sqlite3.SQLITE_READONLY,
-    }
-)
-"""Primary result codes that say something about the disk or the moment, not about the file."""
 
 
 class StateFile:
@@ -106,8 +92,7 @@ class StateFile:
             yield
         except sqlite3.DatabaseError as error:
             self.close()
-            # Python's own, of a text that is no UTF-8, has no code.
-            if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF in _PASSING:
+            if is_passing(error):
                 raise StateUnavailable(f"{self.path}: {error}") from error
             raise StateDamaged(f"{self.path}: {error}; run the mirror with --rebuild") from error
 

@@ -171,9 +171,6 @@ def _hstore(_type: Any, dialect: Dialect, name: str) -> Form:
     return _text_of(name, lambda value: bind(value) if isinstance(value, dict) else base.same_text(value), result)
 
 
-_AMOUNT: Final = re.compile(r"-?\d+(?:\.\d+)?")
-
-
 def _money(_type: Any, _dialect: Dialect, _name: str) -> Form:
     """A number without the sign and the separators, which are those of a server's locale."""
     put = (

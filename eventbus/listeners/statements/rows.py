@@ -36,6 +36,7 @@ class Hit:
     table: Table
     entities: tuple[Entity, ...]
     columns: dict[str, Any]
+    _name_by_column: dict[Any, str]
     pk_keys: tuple[str, ...]
     wanted: frozenset[str]
     kind: str | None = None
@@ -55,7 +56,9 @@ class Hit:
 
     def name_of(self, column: Any) -> str | None:
         """The attribute key of a column of the table; None for what is not ours."""
-        raise NotImplementedError
+        if isinstance(column, str):
+            column = self.table.columns.get(column)
+        return self._name_by_column.get(getattr(column, "_deannotate", lambda: column)())
 
     def key_of(self, row: Mapping[str, Any]) -> Key:
         return tuple(row[name] for name in self.pk_keys)
@@ -97,7 +100,7 @@ class MappedHit(Hit):
         found = [entity for entity in self._by_mapper.values() if entity is not None]
         self.entities = tuple(sorted(found, key=lambda entity: entity is not own))
         self.columns = {}
-        self._name_by_column: dict[Any, str] = {}
+        self._name_by_column = {}
         for each in family:
             self._add_columns(each)
         self.kind = self._discriminator()
@@ -124,11 +127,6 @@ class MappedHit(Hit):
         if not isinstance(on, Column):
             self.columns.setdefault(prop.key, on)  # an expression over columns
         return prop.key
-
-    def name_of(self, column: Any) -> str | None:
-        if isinstance(column, str):
-            column = self.table.columns.get(column)
-        return self._name_by_column.get(getattr(column, "_deannotate", lambda: column)())
 
     def entity_of(self, row: Mapping[str, Any]) -> Entity | None:
         if self.kind is None:
@@ -171,11 +169,6 @@ class TableHit(Hit):
         self._name_by_column = {column: key for key, column in self.columns.items()}
         self.pk_keys = tuple(entity.keys[position] for position in entity.pk_index)
         self.wanted = frozenset(entity.published) | frozenset(self.pk_keys)
-
-    def name_of(self, column: Any) -> str | None:
-        if isinstance(column, str):
-            column = self.table.columns.get(column)
-        return self._name_by_column.get(getattr(column, "_deannotate", lambda: column)())
 
     def entity_of(self, row: Mapping[str, Any]) -> Entity | None:
         return self._entity
@@ -243,16 +236,21 @@ def look_by(
     return [dict(zip(names, row, strict=True)) for row in found]
 
 
+def quoted_name(connection: Connection, table: Table, schemas: Any) -> str:
+    """The table as SQL names it, its schema translated."""
+    quote = connection.dialect.identifier_preparer.quote
+    schema = (schemas or {}).get(table.schema, table.schema)
+    return quote(table.name) if schema is None else f"{quote(schema)}.{quote(table.name)}"
+
+
 def hold_file(connection: Connection, table: Table, verb: str, schemas: Any) -> None:
     """Have SQLite lock its file as the statement of this verb is about to.
 
     pysqlite begins no transaction for a SELECT: without this another process could commit between our look and the
     statement.
     """
-    quote = connection.dialect.identifier_preparer.quote
-    schema = (schemas or {}).get(table.schema, table.schema)
-    name = quote(table.name) if schema is None else f"{quote(schema)}.{quote(table.name)}"
-    column = quote(next(iter(table.columns)).name)
+    name = quoted_name(connection, table, schemas)
+    column = connection.dialect.identifier_preparer.quote(next(iter(table.columns)).name)
     nothing = {
         "update": f"UPDATE {name} SET {column} = {column} WHERE 0",  # noqa: S608 - quoted names
         "delete": f"DELETE FROM {name} WHERE 0",  # noqa: S608

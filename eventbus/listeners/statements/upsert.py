@@ -20,7 +20,7 @@ from sqlalchemy import (
 )
 
 from eventbus.events.change import MISSING, Key
-from eventbus.listeners.statements.rows import Hit, Row, look_by
+from eventbus.listeners.statements.rows import Hit, Row, look_by, quoted_name
 from eventbus.listeners.statements.sent import Sent
 
 Given = Sequence[Mapping[str, Any]]
@@ -42,9 +42,7 @@ class Telling:
         return known[sent.table]
 
     def _ask(self, connection: Connection, table: Table, schemas: Any) -> bool:
-        quote = connection.dialect.identifier_preparer.quote
-        schema = (schemas or {}).get(table.schema, table.schema)
-        name = quote(table.name) if schema is None else f"{quote(schema)}.{quote(table.name)}"
+        name = quoted_name(connection, table, schemas)
         kind = select(text("relkind")).select_from(text("pg_catalog.pg_class"))
         found: Any = connection.scalar(kind.where(text("oid = to_regclass(:name)").bindparams(name=name)))
         return found in ("r", b"r")
