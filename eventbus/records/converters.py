@@ -17,6 +17,7 @@ from eventbus.records import columns
 from eventbus.records.columns import Normaliser
 from eventbus.records.fields import Amount, Array, Base64, Choices, Decorated, Duration, Json, StoredEnum, WholeNumber
 from eventbus.records.json_values import UnfitError, ready
+from eventbus.records.normalising.normaliser import json_value, normaliser
 from eventbus.records.schemas import field_for
 
 Convert = Callable[[Any], Any]
@@ -49,9 +50,9 @@ def value_converter(field: Any, name: str, type_: TypeEngine[Any], dialect: Dial
     """A field of a known class: the value alone, normalised, then serialised."""
     if isinstance(field, Decorated) and isinstance(type_, TypeDecorator):
         return _decorated_converter(field, name, type_, dialect)
-    normal = columns.normaliser(type_, dialect)
+    normal = normaliser(type_, dialect)
     serialize = field._serialize
-    if normal is columns.json_value and type(field) in {Json, fields.Raw}:
+    if normal is json_value and type(field) in {Json, fields.Raw}:
         return _json_converter
     if type(field) is Amount and isinstance(type_, columns.DECIMALS) and type_.asdecimal:
         return _amount_converter(normal, serialize, columns.decimal_places(type_, dialect))

@@ -17,8 +17,8 @@ import sqlalchemy as sa
 from marshmallow import fields
 from marshmallow.exceptions import ValidationError
 
-from eventbus.records import columns
 from eventbus.records.columns import Normaliser
+from eventbus.records.decimals import CONTEXT, to_decimal
 
 _DURATION: Final = re.compile(
     r"(?P<sign>-?)P(?:(?P<days>\d+)D)?(?:T(?:(?P<hours>\d+)H)?(?:(?P<minutes>\d+)M)?(?:(?P<seconds>\d+)(?:\.(?P<fraction>\d{1,6}))?S)?)?"
@@ -45,10 +45,10 @@ class Amount(fields.Decimal):
         super().__init__(places, as_string=True, **kwargs)
 
     def _format_num(self, value: Any) -> decimal.Decimal:
-        number = columns.to_decimal(value)
+        number = to_decimal(value)
         if self.places is None or not number.is_finite():
             return number
-        return number.quantize(self.places, context=columns.CONTEXT)
+        return number.quantize(self.places, context=CONTEXT)
 
 
 class Base64(fields.Field[bytes]):

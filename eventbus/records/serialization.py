@@ -26,6 +26,7 @@ from eventbus.records.compiling import Step, compile_part, compile_record, inlin
 from eventbus.records.converters import AbsentError, asking, default_of, is_known, value_converter
 from eventbus.records.json_values import UnfitError, ready
 from eventbus.records.keys import key_converter, key_reader
+from eventbus.records.normalising.normaliser import normaliser
 from eventbus.records.record import Record, Values
 from eventbus.records.schemas import RecordSchema
 
@@ -79,7 +80,7 @@ class Serializer:
             key: columns.stored_type(column.type, dialect) if key in record_schema.stored else column.type
             for key, column in zip(record_schema.keys, record_schema.columns, strict=True)
         }
-        self._normal = {key: columns.normaliser(type_, dialect) for key, type_ in types.items()}
+        self._normal = {key: normaliser(type_, dialect) for key, type_ in types.items()}
         self.pk = key_reader(
             [
                 (position, *key_converter(types[record_schema.keys[position]], dialect))

@@ -14,8 +14,10 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, postgresql
 
-from eventbus.records.columns import dialect_named, normaliser, to_decimal
+from eventbus.records.columns import dialect_named
+from eventbus.records.decimals import to_decimal
 from eventbus.records.entities import Entities
+from eventbus.records.normalising.normaliser import normaliser
 from tests.support.column_values import Size, Word
 
 CET = dt.timezone(dt.timedelta(hours=1))

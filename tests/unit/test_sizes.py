@@ -19,7 +19,6 @@ EXCEPTIONS: Final = {
     "eventbus/listeners/capture.py": "the walk over one flush; every step knows the flush's own list of objects",
     "eventbus/listeners/capture.py _Flush": "as the module",
     "eventbus/listeners/statements/bulk.py Bulk": "all ways in which a Session runs a statement, told apart",
-    "eventbus/records/columns.py": "a table of types: what each database gives back of each",
     "eventbus/records/entities.py": "what is met with a model: its names, links, shared tables",
     "eventbus/records/entities.py Entities": "as the module",
     "eventbus/records/schemas.py": "the derived schema and a user's own, which are checked alike",

@@ -23,7 +23,9 @@ from sqlalchemy.types import TypeEngine, UserDefinedType
 
 from eventbus.dumps.numbers import json_text
 from eventbus.records import columns
+from eventbus.records.decimals import CONTEXT, to_decimal
 from eventbus.records.json_values import ready
+from eventbus.records.normalising.numbers import shortest_single, to_single
 from eventbus.records.schemas import field_for
 
 Read = Callable[[Any], Any]
@@ -183,10 +185,10 @@ def single(value: float) -> float:
     if not math.isfinite(value):
         return value
     try:
-        shortest = columns._shortest_single(value)
+        shortest = shortest_single(value)
     except OverflowError:
         raise ValueError("beyond what a number of single precision can hold") from None
-    if value not in (shortest, columns._single(value)):
+    if value not in (shortest, to_single(value)):
         raise ValueError("has more digits than a column of single precision keeps")
     return shortest
 
@@ -196,7 +198,7 @@ def exact_decimal(places: int | None) -> Read:
 
     def read(value: Any) -> decimal.Decimal:
         try:
-            found = columns.to_decimal(value)
+            found = to_decimal(value)
         except (decimal.InvalidOperation, ValueError):
             raise ValueError("not a number") from None
         if isinstance(value, bool):
@@ -207,7 +209,7 @@ def exact_decimal(places: int | None) -> Read:
             raise ValueError("not a finite number")
         exponent = found.as_tuple().exponent
         quantum = None if places is None or not isinstance(exponent, int) or -exponent <= places else _quantum(places)
-        if quantum is not None and found != found.quantize(quantum, context=columns.CONTEXT):
+        if quantum is not None and found != found.quantize(quantum, context=CONTEXT):
             raise ValueError(f"has more than the {places} digits after the point that the column keeps")
         return found
 

@@ -17,6 +17,7 @@ from eventbus.dumps.forms import base
 from eventbus.dumps.forms.base import AsIs, Form, as_is
 from eventbus.dumps.texts import Period
 from eventbus.records import columns
+from eventbus.records.decimals import to_decimal
 from eventbus.records.schemas import BINARY
 
 _GEOMETRIES: Final = frozenset(
@@ -120,7 +121,7 @@ def _numeric(type_: Any, dialect: Dialect, facts: ColumnFacts) -> Form:
     if facts.type in ("double", "float"):
         return _float(sa.Double(), dialect, facts)
     read = base.exact_decimal(columns.decimal_places(type_, dialect))
-    return Form(read, lambda value: base.decimal_text(columns.to_decimal(value)))
+    return Form(read, lambda value: base.decimal_text(to_decimal(value)))
 
 
 def _moment(_type: Any, _dialect: Dialect, facts: ColumnFacts) -> Form:

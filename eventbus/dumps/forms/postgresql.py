@@ -19,6 +19,7 @@ from eventbus.dumps.forms import arrays, base
 from eventbus.dumps.forms.base import Form, as_text
 from eventbus.dumps.texts import Period
 from eventbus.records import columns
+from eventbus.records.decimals import to_decimal
 from eventbus.records.schemas import BINARY
 
 _DIGITS: Final = re.compile(r"\((\d)\)")
@@ -85,7 +86,7 @@ def _numeric(type_: Any, dialect: Dialect, name: str) -> Form:
         return _float(type_, dialect, name)
     scale = _SCALE.match(name)
     places = int(scale[1]) if scale else None
-    return Form(_with_special(base.exact_decimal(places)), lambda value: base.decimal_text(columns.to_decimal(value)))
+    return Form(_with_special(base.exact_decimal(places)), lambda value: base.decimal_text(to_decimal(value)))
 
 
 def _with_special(read: base.Read) -> base.Read:

@@ -16,6 +16,7 @@ from eventbus.dumps.forms import base
 from eventbus.dumps.forms.base import Form, as_is
 from eventbus.dumps.texts import Period
 from eventbus.records import columns
+from eventbus.records.decimals import to_decimal
 from eventbus.records.schemas import BINARY
 
 _CERTAIN: Final = 15
@@ -84,7 +85,7 @@ def _reading(places: int) -> base.Read:
             raise ValueError("not a finite number where decimals are floats")
         if abs(found) < _WHOLE and number == number.to_integral_value():
             return int(number)
-        same = columns.to_decimal(repr(found)) == number or columns.to_decimal(f"{found:.{places}f}") == number
+        same = to_decimal(repr(found)) == number or to_decimal(f"{found:.{places}f}") == number
         if not same and number.is_finite():
             raise ValueError("has more digits than SQLite keeps, whose decimals are floats")
         return found
