@@ -25,7 +25,8 @@ from eventbus.events.change import Key
 from eventbus.listeners.encoding import key_values
 from eventbus.outbox.census import take_census
 from eventbus.outbox.side import side_engine
-from eventbus.records.entities import Entities, Entity
+from eventbus.records.entities import Entities
+from eventbus.records.entity import Entity
 from eventbus.snapshot import key_of
 
 _PAUSE: Final = 0.1

@@ -35,7 +35,7 @@ from eventbus.events.notes import current_notes
 from eventbus.listeners.encoding import Envelope, envelope_of
 from eventbus.outbox import Entry
 from eventbus.outbox.side import begin_immediate
-from eventbus.records.entities import Entity
+from eventbus.records.entity import Entity
 from eventbus.redaction import redact
 from eventbus.snapshot import Rows, matching
 

@@ -14,7 +14,7 @@ from eventbus.dumps.targets import primary_key, rows_of
 from eventbus.errors import SerializationError
 from eventbus.events.change import Key
 from eventbus.records.columns import stored
-from eventbus.records.entities import Entity
+from eventbus.records.entity import Entity
 from eventbus.snapshot import beyond, matching
 
 AT_ONCE: Final = 200

@@ -8,7 +8,7 @@ from typing import Any
 from eventbus.contract.json_schema import Describer, JsonSchema, events
 from eventbus.events import naming
 from eventbus.events.envelope import CONTENT_TYPE
-from eventbus.records.entities import Entity
+from eventbus.records.entity import Entity
 
 Document = dict[str, Any]
 

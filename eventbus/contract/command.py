@@ -16,7 +16,7 @@ from eventbus.contract.asyncapi import Document, describe
 from eventbus.contract.compatibility import breaking
 from eventbus.dumps.targets import entities_of
 from eventbus.errors import ConfigurationError, counted
-from eventbus.records.entities import Entity
+from eventbus.records.entity import Entity
 
 _HELP = """Print what a service publishes, as an AsyncAPI 3 document with the JSON Schema of every event.
 

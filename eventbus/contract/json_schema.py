@@ -10,7 +10,7 @@ from marshmallow import Schema, fields
 from eventbus.errors import ConfigurationError
 from eventbus.records import fields as own
 from eventbus.records.columns import dialect_named
-from eventbus.records.entities import Entity
+from eventbus.records.entity import Entity
 
 JsonSchema = dict[str, Any]
 

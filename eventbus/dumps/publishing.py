@@ -18,7 +18,7 @@ from eventbus.listeners.encoding import envelope_of
 from eventbus.listeners.frame import Net, Recorded
 from eventbus.outbox import Entry
 from eventbus.records.columns import stored
-from eventbus.records.entities import Entity
+from eventbus.records.entity import Entity
 
 CHUNK: Final = 500
 """Events written at a time."""

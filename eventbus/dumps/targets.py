@@ -18,7 +18,8 @@ from sqlalchemy.orm import Mapper, registry
 from eventbus.dumps.order import table_order
 from eventbus.errors import ConfigurationError
 from eventbus.events import naming
-from eventbus.records.entities import Entities, Entity
+from eventbus.records.entities import Entities
+from eventbus.records.entity import Entity
 from eventbus.settings import DEFAULT_SERVICE
 
 OUR_TABLES: Final = "eventbus_"

@@ -15,7 +15,7 @@ Values = tuple[Any, ...]
 
 
 class Entity(Protocol):
-    """What is needed to know of a kind of record; `eventbus.records.entities.Entity` is one. Compared by identity."""
+    """What is needed to know of a kind of record; `eventbus.records.entity.Entity` is one. Compared by identity."""
 
     @property
     def name(self) -> str: ...

@@ -21,7 +21,8 @@ from eventbus.outbox import metadata
 from eventbus.outbox.census import MOST, Census, take_census
 from eventbus.outbox.side import missing_file, side_connection
 from eventbus.outbox.tables import outbox, parked
-from eventbus.records.entities import Entities, Entity
+from eventbus.records.entities import Entities
+from eventbus.records.entity import Entity
 from eventbus.redaction import redact, redact_url
 from eventbus.settings import Settings, reading_environment
 from eventbus.snapshot import key_of

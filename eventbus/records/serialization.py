@@ -27,8 +27,8 @@ from eventbus.records.converters import AbsentError, asking, default_of, is_know
 from eventbus.records.json_values import UnfitError, ready
 from eventbus.records.keys import key_converter, key_reader
 from eventbus.records.normalising.normaliser import normaliser
+from eventbus.records.published import RecordSchema
 from eventbus.records.record import Record, Values
-from eventbus.records.schemas import RecordSchema
 
 log = logging.getLogger(__name__)
 

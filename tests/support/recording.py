@@ -21,7 +21,8 @@ from eventbus.listeners.encoding import Encoder
 from eventbus.listeners.statements.bulk import Bulk, Mode
 from eventbus.listeners.transaction import Transactions
 from eventbus.records.columns import stored
-from eventbus.records.entities import Entities, Entity
+from eventbus.records.entities import Entities
+from eventbus.records.entity import Entity
 
 
 class Written(NamedTuple):

@@ -17,7 +17,8 @@ from eventbus.events.change import MISSING
 from eventbus.listeners.encoding import Encoder, Envelope, envelope_of
 from eventbus.listeners.frame import Recorded
 from eventbus.records.columns import dialect_named
-from eventbus.records.entities import Entities, Entity
+from eventbus.records.entities import Entities
+from eventbus.records.entity import Entity
 
 SQLITE = dialect_named("sqlite")
 

@@ -24,7 +24,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, composite, deferred, mapped_
 from eventbus.errors import SerializationError
 from eventbus.events.change import MISSING
 from eventbus.records.columns import dialect_named
-from eventbus.records.entities import Entities, Entity
+from eventbus.records.entities import Entities
+from eventbus.records.entity import Entity
 from eventbus.records.serialization import Serializer
 from tests.support import column_values
 

@@ -12,7 +12,8 @@ from sqlalchemy.orm import Mapper, mapperlib, registry
 from eventbus.errors import CaptureWarning
 from eventbus.listeners.statements.rows import Hit, MappedHit, TableHit
 from eventbus.listeners.statements.sent import table_of
-from eventbus.records.entities import Entities, mappers_of
+from eventbus.records.entities import Entities
+from eventbus.records.mappers import mappers_of
 
 _Name = tuple[str | None, str]
 
