@@ -29,10 +29,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventbus import transports
-from eventbus.transports.sqlite import channel as channels
 from eventbus.transports.sqlite.doorbell import Doorbell, is_attended, ring, sweep
 from eventbus.transports.sqlite.neighbours import warn_of_others
 from eventbus.transports.sqlite.routing import topic_matches
+from eventbus.transports.sqlite.unsettled import ACK_DELAY
 
 Connect = Callable[[], kombu.Connection]
 
@@ -335,7 +335,7 @@ def test_an_acknowledgement_waits_for_others_but_not_for_long(connect: Connect) 
     drain(connection, messages, 3)
     messages[0].ack()
     assert held(spy) == 5
-    time.sleep(channels.ACK_DELAY)
+    time.sleep(ACK_DELAY)
     messages[1].ack()
     assert held(spy) == 3
 

@@ -1,13 +1,10 @@
-"""An AMQP channel on the embedded broker: delivery tags, and acknowledgements that are written together."""
+"""An AMQP channel on the embedded broker, as kombu wants it."""
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
-from itertools import count
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from amqp import spec
 from amqp.basic_message import Message as OutgoingMessage
@@ -23,36 +20,10 @@ from kombu.transport import base
 from kombu.utils.uuid import uuid
 
 from eventbus.transports.sqlite.broker import Broker
+from eventbus.transports.sqlite.consumer import FETCH_BYTES, Callback, Consumer
 from eventbus.transports.sqlite.message import Message
 from eventbus.transports.sqlite.messages import Item, Place, Stored
-
-FETCH: Final = 500
-"""Messages fetched at once, where the prefetch count allows more."""
-FETCH_BYTES: Final = 8 << 20
-"""Bytes of bodies fetched at once; a single larger message is fetched alone."""
-ACK_DELAY: Final = 0.05
-"""Seconds that an acknowledgement may wait for others, so that one transaction carries all of a batch."""
-
-Callback = Callable[[Message], object]
-
-
-@dataclass(slots=True, eq=False)
-class Consumer:
-    """One `basic_consume`. `held` counts its messages, from being fetched until they are acknowledged or go back."""
-
-    tag: str
-    id: int
-    queue: int
-    callback: Callback | None
-    no_ack: bool
-    prefetch: int
-    on_cancel: Callable[[str], object] | None
-    held: int = 0
-
-    @property
-    def room(self) -> int:
-        """How many messages it may be given now."""
-        return min(self.prefetch - self.held, FETCH) if self.prefetch else FETCH
+from eventbus.transports.sqlite.unsettled import Unsettled
 
 
 class Ahead(NamedTuple):
@@ -93,10 +64,7 @@ class Channel(base.StdChannel):
         self.no_ack_consumers: set[str] = set()  # type: ignore[assignment]  # None in the base, which is not typed
         self.consumers: dict[str, Consumer] = {}
         self._prefetch = 0
-        self._tags = count(1)
-        self._unacked: dict[int, tuple[Place, Consumer | None]] = {}
-        self._acked: list[Place] = []
-        self._acked_since = 0.0
+        self._unsettled = Unsettled()
 
     @property
     def is_open(self) -> bool:
@@ -301,11 +269,8 @@ class Channel(base.StdChannel):
 
     def basic_ack(self, delivery_tag: int, multiple: bool = False) -> None:
         """Acknowledge one message, or with `multiple` all up to it (all there are for tag 0)."""
-        places, now = self._pop(delivery_tag, multiple=multiple), time.monotonic()
-        if not self._acked:
-            self._acked_since = now
-        self._acked += places
-        if multiple or now - self._acked_since > ACK_DELAY or not self._outstanding:
+        waited = self._unsettled.acknowledge(delivery_tag, multiple=multiple)
+        if multiple or waited or not self._outstanding:
             self.flush()
 
     def basic_reject(self, delivery_tag: int, requeue: bool = False) -> None:
@@ -314,7 +279,7 @@ class Channel(base.StdChannel):
 
     def basic_nack(self, delivery_tag: int, multiple: bool = False, requeue: bool = True) -> None:
         """As `basic_reject`; for all up to the tag with `multiple`."""
-        places = self._pop(delivery_tag, multiple=multiple)
+        places = self._unsettled.take(delivery_tag, multiple=multiple)
         if requeue:
             # What was fetched from the same queues goes back too: it comes after the requeued messages, not before.
             queues = {queue for queue, _ in places}
@@ -348,13 +313,12 @@ class Channel(base.StdChannel):
         try:
             if connection.connected:
                 unseen = connection.take_back(lambda ahead: ahead.channel is self)
-                self._settle(returned=[place for place, _ in self._unacked.values()], unseen=unseen)
+                self._settle(returned=self._unsettled.places(), unseen=unseen)
                 for consumer in self.consumers.values():
                     connection.broker.sessions.remove_consumer(consumer.id)
         finally:
             self.consumers.clear()
-            self._unacked.clear()
-            self._acked.clear()
+            self._unsettled.clear()
             connection.channels.pop(self.channel_id, None)
             self.connection = None
 
@@ -378,35 +342,18 @@ class Channel(base.StdChannel):
     @property
     def _outstanding(self) -> bool:
         """Whether a message waits to be handed over or acknowledged."""
-        return bool(self._unacked) or any(consumer.held for consumer in self.consumers.values())
+        return bool(self._unsettled) or any(consumer.held for consumer in self.consumers.values())
 
     def _forget(self, tag: str) -> Consumer | None:
         self.no_ack_consumers.discard(tag)
         return self.consumers.pop(tag, None)
 
     def _hand_over(self, stored: Stored, consumer: Consumer | None, *, no_ack: bool, **delivery_info: Any) -> Message:
-        tag = next(self._tags)
-        self._unacked[tag] = (stored.place, consumer)
+        tag = self._unsettled.add(stored.place, consumer)
         message = Message(stored, self, tag, **delivery_info)
         if no_ack:
             self.basic_ack(tag)
         return message
-
-    def _pop(self, tag: int, *, multiple: bool) -> list[Place]:
-        """The places of the messages that the tag stands for; from now on they are no longer this channel's."""
-        if multiple:
-            tags = [held for held in self._unacked if tag == 0 or held <= tag]
-        else:
-            tags = [tag] if tag in self._unacked else []
-        if not tags and tag != 0:
-            raise PreconditionFailed(f"unknown delivery tag {tag}")
-        return [self._release(held) for held in tags]
-
-    def _release(self, tag: int) -> Place:
-        place, consumer = self._unacked.pop(tag)
-        if consumer is not None:
-            consumer.held -= 1
-        return place
 
     def _settle(
         self,
@@ -415,6 +362,6 @@ class Channel(base.StdChannel):
         unseen: Collection[Place] = (),
         rejected: Collection[Place] = (),
     ) -> None:
-        acked, self._acked = self._acked, []
+        acked = self._unsettled.take_acknowledged()
         if acked or returned or unseen or rejected:
             self._open.broker.settle(acked, returned=returned, unseen=unseen, rejected=rejected)

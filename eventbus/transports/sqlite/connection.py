@@ -12,7 +12,8 @@ from typing import Any, Final
 from amqp.exceptions import NotFound, RecoverableConnectionError
 
 from eventbus.transports.sqlite.broker import Broker
-from eventbus.transports.sqlite.channel import FETCH_BYTES, Ahead, Channel, Consumer
+from eventbus.transports.sqlite.channel import Ahead, Channel
+from eventbus.transports.sqlite.consumer import FETCH_BYTES, Consumer
 from eventbus.transports.sqlite.messages import Place
 
 POLL: Final = 0.02
