@@ -14,7 +14,8 @@ from consumers.base.bindings import fault_of_binding
 from consumers.base.complaints import Complaints
 from eventbus.errors import ConfigurationError
 from eventbus.events import naming, signing
-from eventbus.events.envelope import Limits, seal
+from eventbus.events.envelope import seal
+from eventbus.events.reading import Limits
 from eventbus.redaction import redact_url, shown
 from eventbus.settings import DEFAULT_URL, reading_environment
 from eventbus.transports.mirror_queue import DELIVERY_LIMIT
@@ -27,9 +28,13 @@ _VERSION_BYTES: Final = len(seal(b"{}", 1)) - len(b"{}")
 def limits_for(body: int) -> Limits:
     """Limits that let through what a service may send whose EVENTBUS_MAX_EVENT_BYTES is `body`.
 
-    A service measures an event before it has its version, so that comes on top.
+    A service measures an event before it has its version, so that comes on top. Who allows larger bodies allows more
+    values in them.
     """
-    return Limits(body=body + _VERSION_BYTES)
+    usual = Limits()
+    return Limits(
+        body=body + _VERSION_BYTES, containers=max(usual.containers, body // 20), values=max(usual.values, body // 4)
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -175,6 +175,7 @@ def open_mirror(settings: MirrorSettings, **options: Any) -> Iterator[Mirror]:
         state.keep_journal(settings.history_file if kept else None, int(settings.journal_mb * (1 << 20)))
         with heartbeat.beating():
             recover(state, files)
+        state.bounds = settings.bounds
         mirror = Mirror(
             state,
             files,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from eventbus.errors import EventBusError
 
 
@@ -23,6 +25,17 @@ class StateTooNew(EventBusError):
 
 class StateUnavailable(EventBusError):
     """The state cannot be written or read now (disk full, read-only, I/O error); the same call may work later."""
+
+
+class BeyondBounds(EventBusError):
+    """Nothing was taken in: with some of the changes the state would grow beyond its bounds.
+
+    `refused` has the reason of each of these, by the `id()` of the change.
+    """
+
+    def __init__(self, refused: Mapping[int, str]) -> None:
+        super().__init__(f"beyond the bounds of the state: {', '.join(sorted(set(refused.values())))}")
+        self.refused = refused
 
 
 class DirectoryGone(EventBusError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from consumers.base import DONE, DeadLetter, Delivery, Outcome, Retry
@@ -34,7 +34,7 @@ def read(batch: Sequence[Delivery], state: State, tombstone_age: float) -> tuple
     oldest = (time.time() - tombstone_age) * 1_000_000 if tombstone_age else 0
     for index, delivery in enumerate(batch):
         event = delivery.event
-        told = change(event)
+        told = change(event, len(delivery.body))
         if event.version > documents.MAX_VERSION:
             outcomes[index] = DeadLetter("version beyond 63 bits")
         elif _FIRST_CLOCK <= event.version < oldest and delivery.exchange not in OWN_WAYS and _is_unknown(told, state):
@@ -62,8 +62,8 @@ def _warn_of_stub(event: Event) -> None:
     )
 
 
-def change(event: Event) -> Change:
-    """What an event tells the state."""
+def change(event: Event, size: int = 0) -> Change:
+    """What an event of so many bytes tells the state."""
     model, pk = event.model, event.pk
     service, _, entity = model.partition(".")
     return Change(
@@ -77,7 +77,17 @@ def change(event: Event) -> Change:
         event.whole,
         event.stub,
         event.time,
+        size,
     )
+
+
+def without(refused: Mapping[int, str], changes: Sequence[Change], outcomes: list[Outcome]) -> list[Change]:
+    """The other changes; the outcomes of those refused (reasons by `id()`) become dead letters."""
+    done = [index for index, outcome in enumerate(outcomes) if outcome is DONE]
+    for index, told in zip(done, changes, strict=True):
+        if id(told) in refused:
+            outcomes[index] = DeadLetter(refused[id(told)])
+    return [told for told in changes if id(told) not in refused]
 
 
 def retry(outcomes: Sequence[Outcome], reason: str) -> list[Outcome]:

@@ -18,7 +18,7 @@ from consumers.base.progress import Progress
 from consumers.json_mirror import intake
 from consumers.json_mirror.cache.feed import Feed
 from consumers.json_mirror.disk.files import OBSTACLES, Files
-from consumers.json_mirror.errors import DirectoryGone, StateDamaged, StateUnavailable
+from consumers.json_mirror.errors import BeyondBounds, DirectoryGone, StateDamaged, StateUnavailable
 from consumers.json_mirror.heartbeat import HELD, Heartbeat
 from consumers.json_mirror.state import Change, State
 from consumers.json_mirror.upkeep.comparison import MAX_BLOCKED
@@ -107,7 +107,7 @@ class Mirror(Observer):
         self._is_idle = False
         changes, outcomes = intake.read(batch, self._state, self._tombstone_age)
         try:
-            self._apply(changes, self._events(batch, outcomes))
+            self._take_in(batch, changes, outcomes)
             self._write_files()
         except (StateUnavailable, OSError) as error:
             log.warning(
@@ -125,6 +125,13 @@ class Mirror(Observer):
         if self._ages is not None:
             self._ages.observe(_age(batch[0].event.time))
         return outcomes
+
+    def _take_in(self, batch: Sequence[Delivery], changes: list[Change], outcomes: list[Outcome]) -> None:
+        while True:
+            try:
+                return self._apply(changes, self._events(batch, outcomes))
+            except BeyondBounds as error:
+                changes = intake.without(error.refused, changes, outcomes)
 
     def _events(self, batch: Sequence[Delivery], outcomes: Sequence[Outcome]) -> Sequence[bytes]:
         """What goes into the journal, if one is kept: the bodies of what is taken in."""

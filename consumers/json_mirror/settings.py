@@ -10,7 +10,7 @@ from consumers.base import ConsumerSettings
 from consumers.base.complaints import Complaints
 from consumers.json_mirror.disk.directories import PRIVATE
 from consumers.json_mirror.heartbeat import DEFAULT_MAX_AGE
-from consumers.json_mirror.state import STATE_FILE
+from consumers.json_mirror.state import MOST_ENTITIES, STATE_FILE, Bounds
 from eventbus.errors import ConfigurationError
 from eventbus.events.naming import DEFAULT_QUEUE
 from eventbus.settings import reading_environment
@@ -21,6 +21,8 @@ DEFAULT_TOMBSTONE_DAYS: Final = 30
 HISTORY_KINDS: Final = ("off", "sqlite", "git")
 HISTORY_FILE: Final = "history.sqlite3"
 DEFAULT_JOURNAL_MB: Final = 1024
+
+_NUMBERS: Final = ("tombstone_days", "health_max_age", "journal_mb", "max_entities")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +37,8 @@ class MirrorSettings:
 
     `history` says whether the events are kept for the historian, which the mirror then starts and watches, and whether
     that makes a git repository of them. `journal_mb` is how many MiB of events may wait for it; then the queue is held.
+
+    `max_entities` bounds those of one service, and ten times as many those of all; 0 is no bound.
     """
 
     data_dir: Path = Path(DEFAULT_DATA_DIR)
@@ -44,6 +48,7 @@ class MirrorSettings:
     history: str = "off"
     journal_mb: float = DEFAULT_JOURNAL_MB
     health_max_age: float = DEFAULT_MAX_AGE
+    max_entities: int = MOST_ENTITIES
     consumer: ConsumerSettings = field(default_factory=lambda: ConsumerSettings(kind=KIND))
 
     def __post_init__(self) -> None:
@@ -51,6 +56,8 @@ class MirrorSettings:
             raise ConfigurationError(f"EVENTBUS_TOMBSTONE_DAYS is {self.tombstone_days}: use 0 (for ever) or more")
         if self.history not in HISTORY_KINDS:
             raise ConfigurationError(f"EVENTBUS_HISTORY is {self.history!r}: use {', '.join(HISTORY_KINDS)}")
+        if self.max_entities < 0:
+            raise ConfigurationError(f"EVENTBUS_MAX_ENTITIES is {self.max_entities}: use 0 (no bound) or more")
         if self.journal_mb <= 0:
             raise ConfigurationError(f"EVENTBUS_HISTORY_JOURNAL_MB is {self.journal_mb}: use more than 0")
 
@@ -82,6 +89,11 @@ class MirrorSettings:
         return self.private_dir / "caught-up"
 
     @property
+    def bounds(self) -> Bounds:
+        """How far the state may grow by ever new fields and entities."""
+        return Bounds(record=2 * self.consumer.limits.body, entities=self.max_entities)
+
+    @property
     def tombstone_age(self) -> float:
         """Seconds."""
         return self.tombstone_days * 24 * 3600
@@ -101,13 +113,12 @@ class MirrorSettings:
                 "durable_files": env.bool("EVENTBUS_DURABLE_FILES", False),
                 "history": env.str("EVENTBUS_HISTORY", "off"),
                 "journal_mb": env.float("EVENTBUS_HISTORY_JOURNAL_MB", DEFAULT_JOURNAL_MB),
+                "max_entities": env.int("EVENTBUS_MAX_ENTITIES", MOST_ENTITIES),
                 "health_max_age": env.float("EVENTBUS_HEALTH_MAX_AGE", DEFAULT_MAX_AGE),
             }
         with wrong.taken():
             # What could not be read (None or still text) is complained of already: its default stands for it.
-            unread = [
-                name for name in ("tombstone_days", "health_max_age", "journal_mb") if isinstance(values.get(name), str)
-            ]
+            unread = [name for name in _NUMBERS if isinstance(values.get(name), str)]
             made = cls(**{name: value for name, value in values.items() if value is not None and name not in unread})
         wrong.tell()
         return made

@@ -7,7 +7,6 @@ time the event is sent: a second sending, by whichever process, has the same id,
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,19 +16,16 @@ import orjson
 
 from eventbus.errors import BadEvent
 from eventbus.events import naming
+from eventbus.events.reading import DEFAULT_LIMITS, Limits, parse
 
 CONTENT_TYPE: Final = "application/cloudevents+json"
 VERSION_DIGITS: Final = 20
 
-_DIGITS_TO_ZERO: Final = bytes.maketrans(b"123456789", b"000000000")
-_LONG_NUMBER: Final = b"0" * 19
-_SEQUENCE: Final = re.compile(rb'"sequence"\s*:\s*"[0-9]{20}"')
 _VERSION: Final = re.compile(r"[0-9]{20}")
 LONGEST_TEXT: Final = 300
 """Characters of an event's `id`, `source`, `type`, `time` and `model`, which readers keep. Routing keys are shorter."""
 _TEXTS: Final = {str}
 _SCALARS: Final = (str, int, float, bool)
-_BLANKS: Final = (b" ", b"\t", b"\r", b"\n")
 
 
 class Message(NamedTuple):
@@ -111,19 +107,6 @@ SEAL_BYTES: Final = len(_head(0)) - 1
 """What sealing adds to a body."""
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a body may hold before it is refused: bytes, nesting levels, object keys, digits of an integer."""
-
-    body: int = 1 << 20
-    depth: int = 64
-    keys: int = 10_000
-    digits: int = 19
-
-
-DEFAULT_LIMITS: Final = Limits()
-
-
 class Event(NamedTuple):
     """A decoded event. `after` is None for a deletion; `version` is the integer of `sequence`.
 
@@ -177,7 +160,7 @@ def decode(body: bytes, limits: Limits = DEFAULT_LIMITS) -> Event:
     Raises BadEvent with a constant reason for whatever is not exactly an event of ours: too large, not JSON, nested too
     deep, numbers no 64-bit reader can hold, attributes missing or of the wrong kind. Never another exception.
     """
-    document = _parse(body, limits)
+    document = parse(body, limits)
     if type(document) is not dict:
         raise BadEvent("not an object")
     if document.get("specversion") != "1.0":
@@ -208,58 +191,6 @@ def decode(body: bytes, limits: Limits = DEFAULT_LIMITS) -> Event:
         # What names nothing is of a service that does not say what it wrote: take it as it stands.
         whole=op != "u" or data.get("whole") is True or not (written is not None or changed),
     )
-
-
-def _parse(body: bytes, limits: Limits) -> Any:
-    if len(body) > limits.body:
-        raise BadEvent("body too large", f"{len(body)} bytes, the limit is {limits.body}")
-    # Opening brackets and colons bound depth and keys from above, at the cost of two scans; only a body that might
-    # pass a limit is measured exactly.
-    deep = body.count(b"{") + body.count(b"[") > limits.depth
-    wide = body.count(b":") > limits.keys
-    long_numbers = body.translate(_DIGITS_TO_ZERO).count(_LONG_NUMBER)
-    if long_numbers > 1 or (long_numbers == 1 and not _SEQUENCE.search(body)):
-        # Another long number than the sequence: orjson would turn an integer beyond 64 bits into a float, silently.
-        _check_digits(body, limits.digits)
-    try:
-        # Without blanks behind the first bracket: by those orjson judges how much memory the rest may take.
-        document = orjson.loads(body if body[1:2] not in _BLANKS else body[:1] + body[1:].lstrip())
-    except orjson.JSONDecodeError as error:
-        raise BadEvent("not JSON", str(error)) from error
-    if deep or wide:
-        _measure(document, limits)
-    return document
-
-
-def _check_digits(body: bytes, limit: int) -> None:
-    def check(digits: str) -> int:
-        if len(digits.lstrip("-")) > limit or int(digits) < -(1 << 63):
-            raise BadEvent("integer too large", f"more than {limit} digits or 64 bits")
-        return 0
-
-    try:
-        json.loads(body, parse_int=check)
-    except (ValueError, RecursionError) as error:
-        raise BadEvent("not JSON", str(error)) from error
-
-
-def _measure(document: Any, limits: Limits) -> None:
-    keys, level = 0, [document]
-    for _ in range(limits.depth):
-        below: list[Any] = []
-        for value in level:
-            if type(value) is dict:
-                keys += len(value)
-                below.extend(value.values())
-            elif type(value) is list:
-                below.extend(value)
-        if keys > limits.keys:
-            raise BadEvent("too many keys", f"more than {limits.keys}")
-        if not below:
-            return
-        level = below
-    if any(type(value) in (dict, list) for value in level):
-        raise BadEvent("nested too deep", f"more than {limits.depth} levels")
 
 
 def _version(document: Mapping[str, Any]) -> int:

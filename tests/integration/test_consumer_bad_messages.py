@@ -15,7 +15,7 @@ import pytest
 
 from consumers.base import ConsumerSettings, run
 from consumers.base.broker.dead_letter_queue import DeadLetterQueue
-from eventbus.events.envelope import Limits
+from eventbus.events.reading import Limits
 from tests.support.consuming import Collector, Running, event_body, fresh, publish, ready, remove, wait_for
 from tests.support.mirror_process import MirrorProcess, drain, mirror_settings
 from tests.support.mirroring import body as mirrored

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from consumers.base import ConsumerSettings
-from eventbus.events.envelope import Limits
+from eventbus.events.reading import Limits
 from tests.conftest import StartRabbitNode
 from tests.support.consuming import Collector, Running, event_body, publish, ready, wait_for
 from tests.support.nodes.base import free_port

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any, assert_type
 
 from eventbus.errors import BadEvent, EventBusError
-from eventbus.events.envelope import Event, Limits, decode
+from eventbus.events.envelope import Event, decode
+from eventbus.events.reading import Limits
 
 
 def read(body: bytes) -> Event | None:

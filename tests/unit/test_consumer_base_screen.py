@@ -21,7 +21,7 @@ from consumers.base.reading.screen import Screen
 from consumers.trust import Trust, parse_users
 from eventbus.errors import BadEvent
 from eventbus.events import naming
-from eventbus.events.envelope import Limits
+from eventbus.events.reading import Limits
 from tests.support.consuming import STANDARD, delivery, event_body
 
 SCREEN = Screen(Limits(body=2000), Trust())

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from eventbus.errors import BadEvent
 from eventbus.events import envelope
-from eventbus.events.envelope import Batch, Limits
+from eventbus.events.envelope import Batch
+from eventbus.events.reading import Limits
 
 
 def body(version: int = 7, **changes: Any) -> bytes:

@@ -27,8 +27,9 @@ from consumers.base.reading.letter import Letter
 from consumers.base.settings import ConsumerSettings
 from consumers.trust import REASONS
 from eventbus.errors import BadEvent, ConfigurationError
-from eventbus.events.envelope import Event, Limits, decode
+from eventbus.events.envelope import Event, decode
 from eventbus.events.naming import dead_letter_queue
+from eventbus.events.reading import Limits
 
 _GROUP: Final = 1000
 _GROUP_BYTES: Final = 32 << 20

@@ -10,8 +10,9 @@ from consumers.base.reading.letter import is_resent
 from consumers.base.settings import ConsumerSettings
 from consumers.trust import Trust
 from eventbus.errors import BadEvent
-from eventbus.events.envelope import CONTENT_TYPE, Limits, decode
+from eventbus.events.envelope import CONTENT_TYPE, decode
 from eventbus.events.naming import DEAD_LETTER_EXCHANGE
+from eventbus.events.reading import Limits
 
 OWN_WAYS: Final = (None, "", DEAD_LETTER_EXCHANGE)
 """Exchanges by which operators' commands reach a queue, with keys of their own; services need not write there."""

@@ -11,8 +11,9 @@ from consumers.history.assembly.fact import Fact, fact_of
 from consumers.json_mirror.state import BASELINE, Reader
 from eventbus.errors import BadEvent
 from eventbus.events import envelope
+from eventbus.events.reading import Limits
 
-_ANY: Final = envelope.Limits(body=1 << 31, depth=1 << 10, keys=1 << 30, digits=19)
+_ANY: Final = Limits(body=1 << 31, depth=1 << 10, keys=1 << 30, containers=1 << 30, values=1 << 30)
 """The mirror has measured every event by its own limits already."""
 
 

@@ -17,11 +17,13 @@ from consumers.json_mirror.state.journal import BASELINE, Journal
 from consumers.json_mirror.state.layout import STATE_FILE, require
 from consumers.json_mirror.state.reading import Reader
 from consumers.json_mirror.state.store import State
-from consumers.json_mirror.state.values import Change, Figures, Noted, Record, Written
+from consumers.json_mirror.state.values import MOST_ENTITIES, Bounds, Change, Figures, Noted, Record, Written
 
 __all__ = [
     "BASELINE",
+    "MOST_ENTITIES",
     "STATE_FILE",
+    "Bounds",
     "Change",
     "Figures",
     "Journal",

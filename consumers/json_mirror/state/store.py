@@ -14,7 +14,7 @@ from consumers.json_mirror.state import erasing
 from consumers.json_mirror.state.erasing import hashed
 from consumers.json_mirror.state.journal import IDLE_TRIM, Journal
 from consumers.json_mirror.state.reading import Reader
-from consumers.json_mirror.state.values import Change, Written
+from consumers.json_mirror.state.values import UNBOUNDED, Bounds, Change, Written
 from consumers.json_mirror.state.writing import write
 
 _RECOUNT: Final = """
@@ -29,6 +29,8 @@ class State(Reader):
 
     journal: Journal | None = None
     """Where the events go as they came, for the history; None where there is none."""
+    bounds: Bounds = UNBOUNDED
+    """How far what is applied may let the state grow."""
     _known_floors: Mapping[str, int] | None = None
 
     def apply(
@@ -38,14 +40,14 @@ class State(Reader):
 
         Several changes of one record are one write. What says nothing new is left out. Batches up to `settled` are
         taken off the pending ones along the way. `events` go into the journal, if one is kept. Raises StateUnavailable
-        while that is full.
+        while that is full, and BeyondBounds with the changes for which there is no room.
         """
         if self.journal is not None and self.journal.full:
             raise StateUnavailable(self.journal.full)
         if self._floors:
             changes, events = self._above_floors(changes, events)
         with self._transaction() as db, self._journalled(db, events):
-            written = write(db, changes)
+            written = write(db, changes, self.bounds)
             paths = "\n".join(f"{record.directory}/{record.filename}" for record in written)
             if settled:
                 db.execute("DELETE FROM pending WHERE batch BETWEEN 1 AND ?", (settled,))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
+
+MOST_ENTITIES: Final = 2_000
 
 
 class Change(NamedTuple):
@@ -23,6 +25,8 @@ class Change(NamedTuple):
     whole: bool = True
     stub: Mapping[str, Any] | None = None
     time: str = ""
+    size: int = 0
+    """Bytes of the event; 0 where it came by no message."""
 
 
 class Record(NamedTuple):
@@ -59,6 +63,28 @@ class Noted(NamedTuple):
     id: int
     time: float
     body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What may grow by ever new events, each of them small, and how far.
+
+    `fields` and `record`, in bytes of JSON without indentation, are of one record, with what merging needs.
+    `entities` are of one service, ten times as many of all; 0 is no bound.
+    """
+
+    fields: int = 10_000
+    record: int = 2 << 20
+    entities: int = MOST_ENTITIES
+
+    @property
+    def all_entities(self) -> int:
+        """Of all services together."""
+        return 10 * self.entities
+
+
+UNBOUNDED: Final = Bounds(1 << 62, 1 << 62, 0)
+"""For what comes from the mirror's own files."""
 
 
 @dataclass(frozen=True, slots=True)

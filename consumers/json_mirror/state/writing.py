@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, final
+
+import orjson
 
 from consumers.base.merging import Merged, merge
 from consumers.json_mirror.disk import documents
-from consumers.json_mirror.errors import StateDamaged
+from consumers.json_mirror.errors import BeyondBounds, StateDamaged
 from consumers.json_mirror.state.checksum import checksum
 from consumers.json_mirror.state.stored import restored
-from consumers.json_mirror.state.values import Change, Written
+from consumers.json_mirror.state.values import UNBOUNDED, Bounds, Change, Written
 
 _FIND: Final = "SELECT id, version, document, rest FROM record WHERE entity = ? AND name = ?"
 _INSERT: Final = (
@@ -20,6 +23,11 @@ _INSERT: Final = (
 )
 _UPDATE: Final = "UPDATE record SET version = ?, applied = ?, document = ?, rest = ?, checksum = ? WHERE id = ?"
 _COUNT: Final = "UPDATE entity SET live = live + ?, deleted = deleted + ?, version = ?, time = ? WHERE id = ?"
+_USED: Final = (
+    "SELECT substr(directory, 1, instr(directory, '/')), count(*) FROM entity WHERE live + deleted > 0 GROUP BY 1"
+)
+TOO_LARGE: Final = "record grows beyond its bound"
+TOO_MANY: Final = "more entities than allowed"
 _ENTITY: Final = "SELECT id, version, time FROM entity WHERE directory = ?"
 
 
@@ -48,15 +56,17 @@ class _Record:
     `told` is the one change that tells it all; once others have to be merged with it, `merged` is set instead.
     """
 
-    __slots__ = ("entity", "merged", "row", "told")
+    __slots__ = ("_size", "entity", "merged", "row", "told")
 
     def __init__(self, entity: _Entity, row: Any) -> None:
         self.entity = entity
         self.row = row
         self.told: Change | None = None
         self.merged: Merged | None = None
+        self._size = 0 if row is None else sum(len(part) for part in row[2:] if part is not None)
 
-    def take(self, change: Change) -> None:
+    def take(self, change: Change, bounds: Bounds) -> bool:
+        """False where the record would grow beyond the bounds: then it is as it was."""
         known = self.merged
         if known is None:
             if self.told is not None:
@@ -64,17 +74,37 @@ class _Record:
             elif self.row is not None:
                 _, version, document, rest = self.row
                 if change.version <= version and rest is None:
-                    return  # its version vouches for all that the row has
+                    return True  # its version vouches for all that the row has
                 if change.version <= version or not change.whole:
                     known = restored(version, document, rest)
             if known is None and change.whole:
-                self.told = change
+                self.told, self._size = change, change.size
                 self.entity.see(change)
-                return
+                return True
         merged = merge(known, change)
         if merged is not known:
+            if not self._has_room(merged, change, bounds):
+                return False
             self.merged = merged
             self.entity.see(change)
+        return True
+
+    def _has_room(self, merged: Merged, change: Change, bounds: Bounds) -> bool:
+        """What is one event's alone has the bounds of a body. What many leave behind is measured where it might be
+        too much.
+        """
+        if merged.base == merged.version:
+            self._size = change.size
+            return True
+        if len(merged.vouched) > bounds.fields or len(merged.parts) > bounds.fields:
+            return False
+        size = self._size + change.size
+        if size > bounds.record:
+            size = len(orjson.dumps(merged.fields)) + len(merged.rest or b"")
+        if size > bounds.record:
+            return False
+        self._size = size
+        return True
 
     def result(self, change: Change) -> tuple[int, bytes | None, bytes | None] | None:
         """Version, document and rest of the row to be; None where nothing was new. `change` is any of the record's."""
@@ -89,26 +119,69 @@ def _document(change: Change, version: int, fields: Mapping[str, Any] | None, st
     return None if fields is None else documents.encode(change.model, change.pk, version, fields, stub)
 
 
-def write(db: sqlite3.Connection, changes: Iterable[Change]) -> list[Written]:
-    """Put in what the changes say that the state does not know; tell whose files change, each once."""
-    entities: dict[str, _Entity] = {}
+@final
+class _Entities:
+    """Those that a transaction touches; new ones as long as there is room."""
+
+    def __init__(self, db: sqlite3.Connection, bounds: Bounds) -> None:
+        self._db = db
+        self._bounds = bounds
+        self._found: dict[str, _Entity | None] = {}
+        self._used: Counter[str] | None = None
+
+    def __getitem__(self, directory: str) -> _Entity | None:
+        if directory not in self._found:
+            row = self._db.execute(_ENTITY, (directory,)).fetchone()
+            if row is None and self._has_room(directory):
+                self._db.execute("INSERT INTO entity (directory) VALUES (?)", (directory,))
+                row = self._db.execute(_ENTITY, (directory,)).fetchone()
+            self._found[directory] = None if row is None else _Entity(*row)
+        return self._found[directory]
+
+    def _has_room(self, directory: str) -> bool:
+        if not self._bounds.entities:
+            return True
+        if self._used is None:
+            self._used = Counter(dict(self._db.execute(_USED).fetchall()))
+        service = directory.partition("/")[0] + "/"
+        if self._used[service] >= self._bounds.entities or self._used.total() >= self._bounds.all_entities:
+            return False
+        self._used[service] += 1
+        return True
+
+    def count(self) -> None:
+        """Note the figures of those that have changed."""
+        changed = [each for each in self._found.values() if each is not None and each.changed]
+        self._db.executemany(_COUNT, [(e.live, e.deleted, e.version, e.time, e.id) for e in changed])
+
+
+def write(db: sqlite3.Connection, changes: Iterable[Change], bounds: Bounds = UNBOUNDED) -> list[Written]:
+    """Put in what the changes say that the state does not know; tell whose files change, each once.
+
+    Raises BeyondBounds with all changes for which there is no room; then the transaction is to be rolled back.
+    """
+    entities = _Entities(db, bounds)
+    refused: dict[int, str] = {}
     records: dict[tuple[str, str], tuple[_Record, Change]] = {}
     for change in changes:
         key = change[:2]
         found = records.get(key)
         if found is None:
-            entity = entities.get(key[0])
+            entity = entities[key[0]]
             if entity is None:
-                entity = entities[key[0]] = _entity(db, key[0])
+                refused[id(change)] = TOO_MANY
+                continue
             row = db.execute(_FIND, (entity.id, key[1])).fetchone()
             if row is not None and type(row[1]) is not int:
                 raise StateDamaged("a version in the state is no number; run the mirror with --rebuild")
             found = records[key] = _Record(entity, row), change
-        found[0].take(change)
+        if not found[0].take(change, bounds):
+            refused[id(change)] = TOO_LARGE
+    if refused:
+        raise BeyondBounds(refused)
     written = _store(db, records.values())
     # A batch of nothing but duplicates writes nothing, and so waits for no disk.
-    counts = [(e.live, e.deleted, e.version, e.time, e.id) for e in entities.values() if e.changed]
-    db.executemany(_COUNT, counts)
+    entities.count()
     return written
 
 
@@ -138,11 +211,3 @@ def _store(db: sqlite3.Connection, records: Iterable[tuple[_Record, Change]]) ->
     db.executemany(_INSERT, inserts)
     db.executemany(_UPDATE, updates)
     return written
-
-
-def _entity(db: sqlite3.Connection, directory: str) -> _Entity:
-    row = db.execute(_ENTITY, (directory,)).fetchone()
-    if row is None:
-        db.execute("INSERT INTO entity (directory) VALUES (?)", (directory,))
-        row = db.execute(_ENTITY, (directory,)).fetchone()
-    return _Entity(*row)
