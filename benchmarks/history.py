@@ -25,7 +25,7 @@ from consumers.history.git.repository import Repository
 from consumers.history.reading import past
 from consumers.history.reading.history import History
 from consumers.history.reading.why import causes
-from consumers.json_mirror.intake import change
+from consumers.json_mirror.handling.intake import change
 from consumers.json_mirror.state import Change, State
 from eventbus.events import envelope
 

@@ -20,8 +20,8 @@ from consumers.history.reading.history import History
 from consumers.history.settings import HistorySettings
 from consumers.history.store.archive import Archive
 from consumers.history.upkeep import pruning
+from consumers.json_mirror.disk.lock import Lock
 from consumers.json_mirror.errors import StateUnavailable
-from consumers.json_mirror.lock import Lock
 
 MODULE: Final = "consumers.history"
 LOOK: Final = 0.2

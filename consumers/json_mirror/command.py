@@ -20,10 +20,10 @@ from consumers.json_mirror import cache, health
 from consumers.json_mirror.cache.feed import Feed
 from consumers.json_mirror.cache.sqlite import SqliteCache
 from consumers.json_mirror.disk.files import Files
+from consumers.json_mirror.disk.lock import Lock
 from consumers.json_mirror.disk.private import require_own
 from consumers.json_mirror.errors import DirectoryUnusable
 from consumers.json_mirror.heartbeat import Heartbeat
-from consumers.json_mirror.lock import Lock
 from consumers.json_mirror.service import Mirror
 from consumers.json_mirror.settings import MirrorSettings
 from consumers.json_mirror.state import State, require

@@ -14,7 +14,7 @@ from consumers.base import ConsumerSettings
 from consumers.base.broker import topology
 from consumers.base.broker.line import Line, require_broker
 from consumers.base.errors import Lost, talking
-from consumers.json_mirror import lock
+from consumers.json_mirror.disk import lock
 from consumers.json_mirror.heartbeat import HELD, Heartbeat
 from consumers.json_mirror.settings import MirrorSettings
 from consumers.json_mirror.state import Figures, State

@@ -38,7 +38,7 @@ from hypothesis import strategies as st
 
 from consumers.base import ConsumerSettings, DeadLetter, Delivery
 from consumers.base.reading.screen import Screen
-from consumers.json_mirror import intake
+from consumers.json_mirror.handling import intake
 from consumers.json_mirror.state import State
 from eventbus.errors import BadEvent
 from eventbus.events.naming import dead_letter_queue

@@ -156,7 +156,8 @@ def test_a_flushed_cache_is_filled_again(tmp_path: Path, troubled: Troubled) -> 
 
 
 def test_a_cache_that_comes_back_is_told_what_it_missed(tmp_path: Path, troubled: Troubled) -> None:
-    with mirror(tmp_path, heartbeat=Heartbeat(tmp_path / "heartbeat")) as handle:
+    heartbeat = Heartbeat(tmp_path / "heartbeat")
+    with mirror(tmp_path, heartbeat=heartbeat) as handle:
         feed = handle._feed = Feed(troubled, reader(tmp_path), look=0.02)
         handle([delivery("a", 1, {})])
         wait(lambda: troubled.find("crm/contact", "a.json") is not None)
@@ -164,8 +165,7 @@ def test_a_cache_that_comes_back_is_told_what_it_missed(tmp_path: Path, troubled
         handle([delivery("b", 2, {})])
         wait(lambda: feed.trouble == "no cache: away")
         handle.turned()
-        assert handle._heartbeat is not None
-        assert handle._heartbeat.trouble() == "no cache: away"
+        assert heartbeat.trouble() == "no cache: away"
         troubled.away = False
         wait(lambda: troubled.find("crm/contact", "b.json") is not None)
         wait(lambda: not feed.trouble)

@@ -13,8 +13,8 @@ from consumers.base import DONE, ConsumerSettings
 from consumers.json_mirror import command
 from consumers.json_mirror.disk import files as disk
 from consumers.json_mirror.disk.files import Files
+from consumers.json_mirror.disk.lock import Lock
 from consumers.json_mirror.heartbeat import Heartbeat
-from consumers.json_mirror.lock import Lock
 from consumers.json_mirror.settings import MirrorSettings
 from consumers.json_mirror.state import STATE_FILE, State
 from consumers.json_mirror.upkeep import comparison

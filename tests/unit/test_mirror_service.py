@@ -17,9 +17,9 @@ from consumers.base import DONE, DeadLetter, Retry
 from consumers.json_mirror.command import open_mirror
 from consumers.json_mirror.disk.directories import PRIVATE
 from consumers.json_mirror.disk.files import Files
+from consumers.json_mirror.disk.lock import Lock
 from consumers.json_mirror.errors import DirectoryGone
 from consumers.json_mirror.heartbeat import Heartbeat
-from consumers.json_mirror.lock import Lock
 from consumers.json_mirror.service import Mirror
 from consumers.json_mirror.settings import MirrorSettings
 from consumers.json_mirror.state import STATE_FILE, State

@@ -14,7 +14,6 @@ MODULE, CLASS, FUNCTION, MEDIAN = 350, 200, 40, 7
 """Lines at most; of a function those after its signature and docstring."""
 
 EXCEPTIONS: Final = {
-    "consumers/json_mirror/service.py Mirror": "its figures and its handler read the same fields",
     "eventbus/dumps/loader.py Loader": "one pass over the records, in steps that share what was met so far",
     "eventbus/listeners/capture.py": "the walk over one flush; every step knows the flush's own list of objects",
     "eventbus/listeners/capture.py _Flush": "as the module",

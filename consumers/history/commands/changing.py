@@ -31,7 +31,7 @@ from consumers.history.settings import HistorySettings
 from consumers.history.upkeep import erasing
 from consumers.json_mirror import cache
 from consumers.json_mirror.disk.files import Files
-from consumers.json_mirror.lock import Lock
+from consumers.json_mirror.disk.lock import Lock
 from consumers.json_mirror.settings import MirrorSettings
 from consumers.json_mirror.state import Record, State
 from eventbus.errors import ConfigurationError, counted

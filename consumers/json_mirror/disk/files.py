@@ -26,6 +26,8 @@ OBSTACLES: Final = frozenset(
     {errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG}
 )
 """Errors that say something about one path, not about the disk: something foreign stands in a file's place."""
+MAX_BLOCKED: Final = 10_000
+"""Files that may be kept waiting by something foreign in their place before the mirror stops taking in more."""
 LARGEST_FILE: Final = 16 << 20
 """Bytes of a file that is read; one that is larger, by twice what the state has for it, is none of the mirror's."""
 

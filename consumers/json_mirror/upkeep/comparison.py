@@ -18,14 +18,12 @@ from typing import Final, NamedTuple
 from consumers.base.progress import Progress
 from consumers.json_mirror.disk import documents
 from consumers.json_mirror.disk.documents import Document
-from consumers.json_mirror.disk.files import OBSTACLES, Files, is_possible
+from consumers.json_mirror.disk.files import MAX_BLOCKED, OBSTACLES, Files, is_possible
 from consumers.json_mirror.errors import DirectoryUnusable
 from consumers.json_mirror.state import Change, Record, State
 from eventbus.redaction import shown
 
 _CHUNK: Final = 500
-MAX_BLOCKED: Final = 10_000
-"""Files that may be kept waiting by something foreign in their place before the mirror stops taking in more."""
 _SLICE: Final = 1 << 20
 _TOLD: Final = 20
 _CONFIRMATION: Final = 0.05
