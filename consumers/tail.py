@@ -26,12 +26,12 @@ from consumers.base.reading.delivery import Delivery
 from consumers.base.reading.screen import Screen
 from consumers.base.settings import ConsumerSettings
 from consumers.base.working.session import Stop
-from eventbus import logs
 from eventbus.backoff import Backoff
 from eventbus.commands import HELP_OPTIONS, run
 from eventbus.errors import BadEvent
 from eventbus.events.envelope import Event
-from eventbus.stopping import stop_on_signals
+from eventbus.monitoring import logs
+from eventbus.process.stopping import stop_on_signals
 
 _WAIT: Final = 0.2
 """Seconds without an event before it is looked whether to stop."""

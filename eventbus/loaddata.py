@@ -22,6 +22,7 @@ from eventbus import cli, commands
 from eventbus.bus import Bus, installed
 from eventbus.dumps import checks, constraints, files, sequences, surroundings
 from eventbus.dumps.loader import Loader
+from eventbus.dumps.moments import Moment, moment_options, paths_of
 from eventbus.dumps.outcome import MAX_ERRORS, Loaded, Options
 from eventbus.dumps.places import Places
 from eventbus.dumps.publishing import write_events
@@ -30,7 +31,6 @@ from eventbus.dumps.slices import Slice, slices
 from eventbus.dumps.targets import Targets
 from eventbus.dumps.writer import TooEarlyError
 from eventbus.errors import ConfigurationError
-from eventbus.moments import Moment, moment_options, paths_of
 from eventbus.muting import muted
 from eventbus.outbox import Entry
 

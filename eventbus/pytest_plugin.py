@@ -37,7 +37,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """With --eventbus-chaos, a test that uses `eventbus_chaos` runs once a failpoint."""
     if _CHAOS in metafunc.fixturenames and metafunc.config.getoption("--eventbus-chaos"):
-        metafunc.parametrize(_CHAOS, import_module("eventbus.failpoints").NAMES, indirect=True)
+        metafunc.parametrize(_CHAOS, import_module("eventbus.process.failpoints").NAMES, indirect=True)
 
 
 @pytest.fixture

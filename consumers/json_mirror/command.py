@@ -31,12 +31,12 @@ from consumers.json_mirror.status import read_status
 from consumers.json_mirror.upkeep.comparison import HARMLESS, REMEDIES, Finding, Repaired, compare, confirm, repair
 from consumers.json_mirror.upkeep.forgetting import forget
 from consumers.json_mirror.upkeep.recovery import open_or_renew, rebuild, recover
-from eventbus import logs
 from eventbus.commands import HELP_OPTIONS
 from eventbus.commands import run as run_command
 from eventbus.errors import ConfigurationError, counted
+from eventbus.monitoring import logs
+from eventbus.process.stopping import stop_on_signals
 from eventbus.redaction import shown
-from eventbus.stopping import stop_on_signals
 
 PROGRAM: Final = "python -m consumers.json_mirror"
 LONGEST_PATH: Final = 1000

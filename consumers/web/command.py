@@ -10,9 +10,9 @@ from pathlib import Path
 import click
 
 from consumers.web.settings import DEFAULT_HOST, DEFAULT_PORT, WebSettings, require_mirror
-from eventbus import logs
 from eventbus.commands import HELP_OPTIONS, run
 from eventbus.errors import ConfigurationError
+from eventbus.monitoring import logs
 
 
 @click.command(context_settings=HELP_OPTIONS)

@@ -16,13 +16,13 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from eventbus.backoff import Backoff
 from eventbus.delivery.deletion import Deletion
+from eventbus.delivery.news import News
 from eventbus.delivery.parcel import Parcel
 from eventbus.delivery.parking import Claimed, Parking
 from eventbus.delivery.sign import Sign
 from eventbus.delivery.sources import Sources
 from eventbus.delivery.sweep import Sweep
 from eventbus.delivery.tempo import Tempo
-from eventbus.news import News
 from eventbus.outbox.queries import brief
 from eventbus.outbox.store import Store
 from eventbus.outbox.turns import Occupied

@@ -7,11 +7,11 @@ import time
 from contextlib import AbstractContextManager
 from typing import Final, final
 
-from eventbus import failpoints
 from eventbus.delivery.parking import Parking
 from eventbus.delivery.sources import LONG_AGO
 from eventbus.delivery.tempo import Tempo
 from eventbus.outbox.store import Store
+from eventbus.process import failpoints
 
 _DELETE_ROWS: Final = 1000
 _MISSED: Final = 3

@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final, Literal, final
 
-from eventbus import forks
 from eventbus.delivery import lifetime
 from eventbus.delivery.courier import Courier
 from eventbus.delivery.desk import Desk, Options
@@ -25,6 +24,7 @@ from eventbus.delivery.stats import KEPT, Stats, Watcher
 from eventbus.delivery.tempo import Tempo
 from eventbus.errors import FlushTimeout, counted
 from eventbus.outbox import Entry, Store
+from eventbus.process import forks
 from eventbus.publishers.base import Publisher
 
 _LOST: Final = "without an outbox they are lost"

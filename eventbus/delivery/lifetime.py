@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any, Protocol
 
-from eventbus import forks
+from eventbus.process import forks
 
 
 class Mortal(Protocol):

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from typing import Final, final
 
 from eventbus.backoff import Backoff
+from eventbus.delivery.news import News
 from eventbus.delivery.parcel import Parcel, deliver, insist
 from eventbus.errors import BrokerUnavailable
-from eventbus.news import News
 from eventbus.publishers.base import Publisher
 from eventbus.redaction import redact
 

@@ -8,9 +8,9 @@ from typing import Any, Final, Self
 
 import orjson
 
-from eventbus import failpoints
 from eventbus.errors import BrokerUnavailable
 from eventbus.events.envelope import Batch, Message, seal
+from eventbus.process import failpoints
 from eventbus.publishers.base import Outcome, Publisher
 
 _Head = tuple[str, str, str, str]  # routing key, id, correlation id, subject

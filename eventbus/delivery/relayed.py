@@ -11,11 +11,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import Final, final
 
-from eventbus import forks
 from eventbus.delivery import lifetime
 from eventbus.delivery.stats import KEPT, Stats
 from eventbus.errors import EventBusError, FlushTimeout, counted
 from eventbus.outbox import Entry, Store
+from eventbus.process import forks
 
 _POLL: Final = 0.02
 _MOST: Final = 100_000

@@ -13,7 +13,7 @@ import threading
 import time
 from typing import Final
 
-from eventbus import forks
+from eventbus.process import forks
 
 SHORT_ID_ALPHABET: Final = "23456789abcdefghjkmnpqrstuvwxyz"
 """31 characters without look-alikes (0/o, 1/l/i); all safe in names and URLs."""

@@ -16,7 +16,6 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import ClauseElement, Connection
 from sqlalchemy.orm import InstanceState, LoaderCallableStatus, Mapper, Session, UOWTransaction, object_mapper
 
-from eventbus import failpoints
 from eventbus.errors import CaptureError
 from eventbus.events.change import MISSING, Entity, Key, Values
 from eventbus.events.context import author_of, current_author, told
@@ -31,6 +30,7 @@ from eventbus.listeners.places import Places
 from eventbus.listeners.plan import ATOMS, Plan, Plans, needed_positions
 from eventbus.listeners.transactional import AUTOCOMMIT, autocommitting, check_transactional
 from eventbus.muting import MUTED
+from eventbus.process import failpoints
 from eventbus.records.entities import Entities
 
 _OVERWRITTEN: Final = "eventbus.overwritten"

@@ -16,8 +16,8 @@ from eventbus.errors import EventTooLarge, SerializationError
 from eventbus.events import envelope, naming
 from eventbus.events.change import MISSING, Entity, Key, Values
 from eventbus.listeners.frame import Net, Recorded
+from eventbus.monitoring.tracing import created
 from eventbus.records.serialization import Serializer
-from eventbus.tracing import created
 
 Policy = Literal["fail", "stub"]
 """What becomes of a record that cannot be published: the commit fails, or an event goes out that says so."""

@@ -18,7 +18,6 @@ from typing import Any, Literal, Protocol
 from sqlalchemy import Connection, NestedTransaction
 from sqlalchemy.orm import Session, SessionTransaction
 
-from eventbus import failpoints
 from eventbus.events.change import MISSING, Change, Entity
 from eventbus.events.envelope import Batch
 from eventbus.events.ids import uuid7
@@ -34,6 +33,7 @@ from eventbus.listeners.ledger import LEDGER, Ledger, TransactionFrame, open_led
 from eventbus.listeners.outer import Deliver, OuterTransactions
 from eventbus.listeners.transactional import autocommits, note_autocommit, warn_of_hidden_commit
 from eventbus.muting import MUTED
+from eventbus.process import failpoints
 
 log = logging.getLogger(__name__)
 

@@ -1,1 +1,1 @@
-"""How a running process is seen from outside: probes and figures over HTTP, where EVENTBUS_HTTP says so."""
+"""How a running process is seen from outside: log lines, spans, probes and figures over HTTP."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from eventbus import forks
+from eventbus.process import forks
 
 
 def now() -> int:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from eventbus import forks
+from eventbus.process import forks
 
 _PATIENCE: Final = 2.0
 """Seconds; longer than our own connections wait for a lock of the file."""

@@ -13,7 +13,7 @@ import os
 import secrets
 import socket
 
-from eventbus import forks
+from eventbus.process import forks
 
 
 def _scope() -> str:

@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary
 from sqlalchemy import Connection, Dialect, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from eventbus import forks
+from eventbus.process import forks
 
 PATIENCE: Final = 0.3
 """Seconds to wait for a moment in which no transaction is open."""

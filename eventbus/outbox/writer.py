@@ -8,7 +8,6 @@ from typing import Final, NamedTuple
 from sqlalchemy import Connection, Engine
 from sqlalchemy.orm import Session, SessionTransaction
 
-from eventbus import forks
 from eventbus.errors import ConfigurationError
 from eventbus.events.envelope import Batch
 from eventbus.outbox.clock import VersionClock
@@ -19,6 +18,7 @@ from eventbus.outbox.sqlite import SqliteWriter, is_in_memory
 from eventbus.outbox.store import Store
 from eventbus.outbox.table_writer import NoWriter, TableWriter, Writer
 from eventbus.outbox.turns import turns_of
+from eventbus.process import forks
 
 CHUNK_EVENTS: Final = 256
 CHUNK_BYTES: Final = 1 << 20

@@ -30,10 +30,11 @@ from amqp.exceptions import (
     UnexpectedFrame,
 )
 
-from eventbus import failpoints, transports
+from eventbus import transports
 from eventbus.errors import BrokerUnavailable, ExchangeRefused
 from eventbus.events.envelope import Message
 from eventbus.events.signing import Key
+from eventbus.process import failpoints
 from eventbus.publishers.base import Outcome, Publisher
 from eventbus.publishers.flight import Flight
 from eventbus.publishers.headers import headers_for

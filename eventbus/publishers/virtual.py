@@ -14,10 +14,11 @@ from typing import Any, Final, final
 from amqp.exceptions import AMQPError
 from kombu.exceptions import KombuError
 
-from eventbus import failpoints, transports
+from eventbus import transports
 from eventbus.errors import BrokerUnavailable
 from eventbus.events.envelope import CONTENT_TYPE, Message
 from eventbus.events.signing import Key
+from eventbus.process import failpoints
 from eventbus.publishers.base import Outcome, Publisher
 from eventbus.publishers.headers import headers_for
 from eventbus.redaction import redact, redact_url

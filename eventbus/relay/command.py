@@ -17,19 +17,19 @@ import click
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from eventbus import logs
 from eventbus.cli import make_engine
 from eventbus.commands import HELP_OPTIONS, run
 from eventbus.delivery.tempo import Tempo
 from eventbus.errors import BrokerUnavailable, ConfigurationError, EventBusError, counted
+from eventbus.monitoring import logs
 from eventbus.outbox import ParkedRow, Store
 from eventbus.outbox.side import missing_file
+from eventbus.process.stopping import stop_on_signals
 from eventbus.publishers import publisher_for
 from eventbus.redaction import redact_url
 from eventbus.relay.monitoring import watched
 from eventbus.relay.service import Progress, Relay
 from eventbus.settings import DEFAULT_URL, Settings, reading_environment
-from eventbus.stopping import stop_on_signals
 
 T = TypeVar("T")
 

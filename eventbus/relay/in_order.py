@@ -9,11 +9,11 @@ from typing import Final, Literal, final
 
 from eventbus.backoff import Backoff
 from eventbus.delivery.account import DATABASE_ERRORS
+from eventbus.delivery.news import News
 from eventbus.delivery.parcel import Parcel, deliver
 from eventbus.delivery.parking import unreadable
 from eventbus.delivery.tempo import Tempo
 from eventbus.errors import BrokerUnavailable
-from eventbus.news import News
 from eventbus.outbox import Row, Store
 from eventbus.outbox.queries import brief
 from eventbus.publishers.base import Outcome, Publisher

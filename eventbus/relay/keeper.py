@@ -10,8 +10,8 @@ from typing import Final, final
 from sqlalchemy import Engine
 
 from eventbus.delivery.account import DATABASE_ERRORS
+from eventbus.delivery.news import News
 from eventbus.delivery.watch import Watch
-from eventbus.news import News
 from eventbus.outbox.queries import brief
 from eventbus.outbox.store import Store
 

@@ -13,9 +13,10 @@ from typing import Any, Final, final
 import orjson
 from sqlalchemy import inspect
 
-from eventbus import cli, failpoints
+from eventbus import cli
 from eventbus.dumpdata import dumpdata
 from eventbus.outbox.tables import outbox
+from eventbus.process import failpoints
 from eventbus.trials.chain import Filed, Mirror
 
 _SHOWN: Final = 20

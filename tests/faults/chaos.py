@@ -35,8 +35,8 @@ from sqlalchemy import create_engine, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from eventbus.events.envelope import Event, decode
-from eventbus.failpoints import NAMES, VARIABLE
 from eventbus.outbox import tables
+from eventbus.process.failpoints import NAMES, VARIABLE
 from tests.faults.chaos_worker import RECORDS, Base, Counter, History
 from tests.support.tcp_proxy import Mode, TcpProxy
 

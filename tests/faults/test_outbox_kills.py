@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, create_engine
 
-from eventbus.failpoints import NAMES, VARIABLE
+from eventbus.process.failpoints import NAMES, VARIABLE
 from eventbus.relay import main as relay
 from tests.faults import chaos
 from tests.faults.chaos import Inbox, Plan, Verdict, check, prepare, remove

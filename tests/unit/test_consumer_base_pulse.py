@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from consumers.base.broker.pulse import Pulse
-from eventbus.stopping import stop_on_signals
+from eventbus.process.stopping import stop_on_signals
 
 
 class Beats:

@@ -32,14 +32,11 @@ WIRE_SIDE = {
     "comparison",
     "errors",
     "events",
-    "failpoints",
     "inspection",
-    "logs",
     "monitoring",
+    "process",
     "redaction",
     "settings",
-    "stopping",
-    "tracing",
     "transports",
 }
 """The modules of eventbus that a consumer may know; a program of yours that reads the events needs no more."""
@@ -159,7 +156,7 @@ def test_only_settings_and_entry_points_read_the_environment() -> None:
         "consumers/dead_letters.py",
         "consumers/json_mirror/health.py",
         "eventbus/trials/chain.py",  # hands it on to the processes that a test starts
-        "eventbus/failpoints.py",  # the one exception, with its reason there
+        "eventbus/process/failpoints.py",  # the one exception, with its reason there
     }
     allowed = entry_points | {path for path in readers if path.endswith(("/settings.py", "/__main__.py"))}
     assert readers <= allowed

@@ -7,8 +7,8 @@ import logging
 
 import pytest
 
-from eventbus import logs
 from eventbus.errors import ConfigurationError
+from eventbus.monitoring import logs
 
 
 def test_json_lines_are_the_default_away_from_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from consumers.base import progress
 from consumers.base.progress import Progress
-from eventbus.logs import JsonFormatter, TextFormatter
+from eventbus.monitoring.logs import JsonFormatter, TextFormatter
 
 
 class Terminal(io.StringIO):

@@ -13,9 +13,10 @@ from sqlalchemy import create_engine, func, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, sessionmaker
 
 import eventbus
-from eventbus import failpoints, transports
+from eventbus import transports
 from eventbus.errors import ConfigurationError
 from eventbus.outbox import metadata, tables
+from eventbus.process import failpoints
 
 ROOT = Path(__file__).parents[2]
 

@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, sessionmaker
 
-from eventbus import tracing
+from eventbus.monitoring import tracing
 from eventbus.testing import capture_events
 from tests.support.consuming import Collector, Running, event_body, fresh, publish, wait_for
 
@@ -104,7 +104,7 @@ def test_without_a_tracer_the_current_span_is_passed_on() -> None:
 
 def test_without_opentelemetry_nothing_of_it_is_imported() -> None:
     code = (
-        "import sys; from eventbus import tracing\n"
+        "import sys; from eventbus.monitoring import tracing\n"
         "assert tracing.created('t', 1) is None\n"
         "with tracing.processed('q', [None]): pass\n"
         "assert not any(name.startswith('opentelemetry') for name in sys.modules)"

@@ -23,7 +23,7 @@ from consumers.base.working.session import FIRST_RETRY, LONGEST_RETRY, Parts, Se
 from consumers.base.working.worklist import Handler, Worklist
 from eventbus.backoff import Backoff
 from eventbus.errors import BrokerUnavailable, ConfigurationError, counted
-from eventbus.stopping import stop_on_signals
+from eventbus.process.stopping import stop_on_signals
 
 EXIT_OK: Final = 0
 EXIT_FAILED: Final = 1

@@ -19,8 +19,8 @@ from consumers.base.working.dead_letter_box import DeadLetterBox
 from consumers.base.working.worklist import Handler, Worklist
 from eventbus.backoff import Backoff
 from eventbus.errors import BadEvent, counted
+from eventbus.monitoring.tracing import processed
 from eventbus.redaction import shown
-from eventbus.tracing import processed
 
 _IDLE: Final = 0.5
 """Seconds to wait for a delivery before looking whether to stop."""

@@ -21,9 +21,9 @@ from consumers.history.reading.history import History
 from consumers.history.settings import HistorySettings, require_on
 from consumers.history.upkeep import checking, pruning
 from consumers.json_mirror.state import Reader
-from eventbus import logs
 from eventbus.errors import counted
-from eventbus.stopping import stop_on_signals
+from eventbus.monitoring import logs
+from eventbus.process.stopping import stop_on_signals
 
 _DAY = 24 * 3600
 

@@ -14,7 +14,7 @@ import weakref
 from pathlib import Path
 from typing import Final
 
-from eventbus import forks
+from eventbus.process import forks
 
 _MARK: Final = "-bell-"
 _OWNED: weakref.WeakSet[Doorbell] = weakref.WeakSet()

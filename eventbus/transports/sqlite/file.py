@@ -13,7 +13,7 @@ from typing import Final
 
 from amqp.exceptions import RecoverableConnectionError
 
-from eventbus import forks
+from eventbus.process import forks
 from eventbus.transports.sqlite.layout import open_database
 
 MAX_WAL: Final = 8 << 20
