@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from eventbus.listeners.base import Listener
     from eventbus.listeners.hooks import listens_for, stop_listening
     from eventbus.muting import is_muted, muted
-    from eventbus.records.schemas import Converter
+    from eventbus.records.schemas.derived import Converter
     from eventbus.settings import Settings
 
 __all__ = [
@@ -46,7 +46,7 @@ __all__ = [
 _HOMES = {
     "Bus": "bus",
     "Change": "events.change",
-    "Converter": "records.schemas",
+    "Converter": "records.schemas.derived",
     "EventBusError": "errors",
     "Listener": "listeners.base",
     "Settings": "settings",

@@ -36,9 +36,9 @@ from eventbus.listeners.encoding import envelope_of, key_values
 from eventbus.listeners.frame import Net, Recorded
 from eventbus.outbox import Entry
 from eventbus.outbox.side import begin_immediate, side_engine
-from eventbus.records.column_types import field_for
 from eventbus.records.columns import stored
 from eventbus.records.entity import Entity
+from eventbus.records.schemas.column_types import field_for
 
 CHUNK: Final = 500
 """Rows that are locked together, for some milliseconds."""

@@ -8,9 +8,9 @@ from typing import Any, Final
 from marshmallow import Schema, fields
 
 from eventbus.errors import ConfigurationError
-from eventbus.records import fields as own
 from eventbus.records.columns import dialect_named
 from eventbus.records.entity import Entity
+from eventbus.records.schemas import fields as own
 
 JsonSchema = dict[str, Any]
 

@@ -17,7 +17,7 @@ from eventbus.events import envelope, naming
 from eventbus.events.change import MISSING, Entity, Key, Values
 from eventbus.listeners.frame import Net, Recorded
 from eventbus.monitoring.tracing import created
-from eventbus.records.serialization import Serializer
+from eventbus.records.serializing.serializer import Serializer
 
 Policy = Literal["fail", "stub"]
 """What becomes of a record that cannot be published: the commit fails, or an event goes out that says so."""

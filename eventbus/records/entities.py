@@ -14,11 +14,11 @@ from sqlalchemy.orm import Mapper, registry
 
 from eventbus.errors import ConfigurationError, InstallError
 from eventbus.records.entity import Entity
-from eventbus.records.making import Maker
-from eventbus.records.mappers import configure, mappers_of, name_of
-from eventbus.records.remarks import warn_of_shared_tables, warn_of_unknown_names, warn_of_unseen_keys
-from eventbus.records.secondary_tables import Link, SecondaryTables
-from eventbus.records.selection import Selection
+from eventbus.records.meeting.making import Maker
+from eventbus.records.meeting.mappers import configure, mappers_of, name_of
+from eventbus.records.meeting.remarks import warn_of_shared_tables, warn_of_unknown_names, warn_of_unseen_keys
+from eventbus.records.meeting.secondary_tables import Link, SecondaryTables
+from eventbus.records.meeting.selection import Selection
 
 
 class Entities:

@@ -11,9 +11,9 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import Mapper
 
 from eventbus.events import naming
-from eventbus.records.published import RecordSchema, record_schema
+from eventbus.records.schemas.published import RecordSchema, record_schema
 from eventbus.records.sensitive import Names
-from eventbus.records.serialization import Serializer, build_serializer
+from eventbus.records.serializing.serializer import Serializer, build_serializer
 
 _DIALECTS: Final = 64
 """Engines may be made for a moment each."""

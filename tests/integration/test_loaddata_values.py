@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from eventbus.dumpdata import dumpdata
 from eventbus.loaddata import loaddata
 from eventbus.records.entities import Entities
-from eventbus.records.serialization import Serializer
+from eventbus.records.serializing.serializer import Serializer
 from tests.support import column_values
 
 

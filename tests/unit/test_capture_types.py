@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, sessionmaker
 
-from eventbus.records.column_types import field_for
+from eventbus.records.schemas.column_types import field_for
 from tests.support.recording import Recording
 from tests.support.world import proper_engine
 

@@ -20,12 +20,12 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, deferred, mapped_column, rel
 from sqlalchemy.types import TypeDecorator
 
 from eventbus.errors import ConfigurationError
-from eventbus.records.column_types import field_for
 from eventbus.records.columns import dialect_named
 from eventbus.records.entities import Entities
 from eventbus.records.entity import Entity
-from eventbus.records.fields import Amount, Base64, Decorated, Duration, StoredEnum, WholeNumber
-from eventbus.records.schemas import Converter
+from eventbus.records.schemas.column_types import field_for
+from eventbus.records.schemas.derived import Converter
+from eventbus.records.schemas.fields import Amount, Base64, Decorated, Duration, StoredEnum, WholeNumber
 from eventbus.records.sensitive import is_secret, looks_secret
 
 

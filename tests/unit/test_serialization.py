@@ -26,7 +26,7 @@ from eventbus.events.change import MISSING
 from eventbus.records.columns import dialect_named
 from eventbus.records.entities import Entities
 from eventbus.records.entity import Entity
-from eventbus.records.serialization import Serializer
+from eventbus.records.serializing.serializer import Serializer
 from tests.support import column_values
 
 UTC = dt.UTC

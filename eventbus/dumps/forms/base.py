@@ -23,10 +23,10 @@ from sqlalchemy.types import TypeEngine, UserDefinedType
 
 from eventbus.dumps.numbers import json_text
 from eventbus.records import columns
-from eventbus.records.column_types import field_for
 from eventbus.records.decimals import CONTEXT, to_decimal
-from eventbus.records.json_values import ready
 from eventbus.records.normalising.numbers import shortest_single, to_single
+from eventbus.records.schemas.column_types import field_for
+from eventbus.records.serializing.json_values import ready
 
 Read = Callable[[Any], Any]
 """A JSON value to a parameter for the driver; raises ValueError, TypeError or ValidationError."""

@@ -17,8 +17,8 @@ from eventbus.dumps.forms import base
 from eventbus.dumps.forms.base import AsIs, Form, as_is
 from eventbus.dumps.texts import Period
 from eventbus.records import columns
-from eventbus.records.column_types import BINARY
 from eventbus.records.decimals import to_decimal
+from eventbus.records.schemas.column_types import BINARY
 
 _GEOMETRIES: Final = frozenset(
     {"geometry", "point", "linestring", "polygon", "multipoint", "multilinestring", "multipolygon"}

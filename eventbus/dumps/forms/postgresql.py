@@ -19,8 +19,8 @@ from eventbus.dumps.forms import arrays, base
 from eventbus.dumps.forms.base import Form, as_text
 from eventbus.dumps.texts import Period
 from eventbus.records import columns
-from eventbus.records.column_types import BINARY
 from eventbus.records.decimals import to_decimal
+from eventbus.records.schemas.column_types import BINARY
 
 _DIGITS: Final = re.compile(r"\((\d)\)")
 _SCALE: Final = re.compile(r"numeric\(\d+,(-?\d+)\)")

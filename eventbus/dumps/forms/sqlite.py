@@ -16,8 +16,8 @@ from eventbus.dumps.forms import base
 from eventbus.dumps.forms.base import Form, as_is
 from eventbus.dumps.texts import Period
 from eventbus.records import columns
-from eventbus.records.column_types import BINARY
 from eventbus.records.decimals import to_decimal
+from eventbus.records.schemas.column_types import BINARY
 
 _CERTAIN: Final = 15
 """Characters of a number, its point one of them, that a float gives back as they were."""

@@ -13,7 +13,7 @@ from eventbus.errors import CaptureWarning
 from eventbus.listeners.statements.rows import Hit, MappedHit, TableHit
 from eventbus.listeners.statements.sent import table_of
 from eventbus.records.entities import Entities
-from eventbus.records.mappers import mappers_of
+from eventbus.records.meeting.mappers import mappers_of
 
 _Name = tuple[str | None, str]
 

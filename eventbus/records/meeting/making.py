@@ -13,9 +13,9 @@ from sqlalchemy.orm import Mapper
 from eventbus.errors import InstallError
 from eventbus.events import naming
 from eventbus.records.entity import Entity, describe
-from eventbus.records.mappers import is_sentinel, name_of
-from eventbus.records.secondary_tables import SecondaryTables
-from eventbus.records.selection import Selection
+from eventbus.records.meeting.mappers import is_sentinel, name_of
+from eventbus.records.meeting.secondary_tables import SecondaryTables
+from eventbus.records.meeting.selection import Selection
 from eventbus.records.sensitive import Names
 
 log = logging.getLogger(__name__)

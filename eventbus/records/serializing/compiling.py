@@ -18,9 +18,9 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeEngine
 
 from eventbus.records import columns
-from eventbus.records.converters import Convert, is_plain_text
-from eventbus.records.fields import WholeNumber
-from eventbus.records.record import Record, Values
+from eventbus.records.schemas.fields import WholeNumber
+from eventbus.records.serializing.converters import Convert, is_plain_text
+from eventbus.records.serializing.record import Record, Values
 
 
 @dataclass(frozen=True, slots=True)

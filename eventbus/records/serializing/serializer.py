@@ -22,13 +22,13 @@ from eventbus.errors import SerializationError
 from eventbus.events import naming
 from eventbus.events.change import MISSING
 from eventbus.records import columns
-from eventbus.records.compiling import Step, compile_part, compile_record, inline
-from eventbus.records.converters import AbsentError, asking, default_of, is_known, value_converter
-from eventbus.records.json_values import UnfitError, ready
-from eventbus.records.keys import key_converter, key_reader
 from eventbus.records.normalising.normaliser import normaliser
-from eventbus.records.published import RecordSchema
-from eventbus.records.record import Record, Values
+from eventbus.records.schemas.published import RecordSchema
+from eventbus.records.serializing.compiling import Step, compile_part, compile_record, inline
+from eventbus.records.serializing.converters import AbsentError, asking, default_of, is_known, value_converter
+from eventbus.records.serializing.json_values import UnfitError, ready
+from eventbus.records.serializing.keys import key_converter, key_reader
+from eventbus.records.serializing.record import Record, Values
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,6 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import Mapper
 
 from eventbus.errors import ConfigurationError
-from eventbus.records.column_types import BINARY, field_for
 from eventbus.records.columns import (
     DECLARED,
     depends_on_dialect,
@@ -27,8 +26,9 @@ from eventbus.records.columns import (
     stored_type,
     undecorated,
 )
-from eventbus.records.own_schemas import own_schema, warn_of_lost_fields
-from eventbus.records.schemas import derive_schema
+from eventbus.records.schemas.column_types import BINARY, field_for
+from eventbus.records.schemas.derived import derive_schema
+from eventbus.records.schemas.own import own_schema, warn_of_lost_fields
 from eventbus.records.sensitive import Names, is_secret
 
 log = logging.getLogger(__name__)

@@ -11,9 +11,9 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from eventbus.errors import SerializationError
 from eventbus.records import columns
-from eventbus.records.column_types import field_for
-from eventbus.records.converters import AbsentError, Convert, is_plain_text, value_converter
-from eventbus.records.record import Values
+from eventbus.records.schemas.column_types import field_for
+from eventbus.records.serializing.converters import AbsentError, Convert, is_plain_text, value_converter
+from eventbus.records.serializing.record import Values
 
 
 def key_reader(parts: Sequence[tuple[int, type[Any] | None, Convert]], entity: str) -> Callable[[Values], Any]:

@@ -13,7 +13,17 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.types import NullType, TypeDecorator, TypeEngine
 
 from eventbus.records import columns
-from eventbus.records.fields import Amount, Array, Base64, Choices, Decorated, Duration, Json, StoredEnum, WholeNumber
+from eventbus.records.schemas.fields import (
+    Amount,
+    Array,
+    Base64,
+    Choices,
+    Decorated,
+    Duration,
+    Json,
+    StoredEnum,
+    WholeNumber,
+)
 
 _Maker = Callable[[Any, Dialect, dict[str, Any]], fields.Field[Any] | None]
 """Column type, dialect and the field's options to a field."""

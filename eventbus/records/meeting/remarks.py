@@ -13,9 +13,9 @@ from sqlalchemy.orm import Mapper, registry
 from eventbus.errors import CaptureWarning
 from eventbus.events import naming
 from eventbus.records.entity import Entity, describe
-from eventbus.records.mappers import mappers_of, name_of
-from eventbus.records.secondary_tables import Link
-from eventbus.records.selection import Selection
+from eventbus.records.meeting.mappers import mappers_of, name_of
+from eventbus.records.meeting.secondary_tables import Link
+from eventbus.records.meeting.selection import Selection
 
 log = logging.getLogger(__name__)
 

@@ -14,11 +14,21 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from eventbus.events.change import MISSING
 from eventbus.records import columns
-from eventbus.records.column_types import field_for
 from eventbus.records.columns import Normaliser
-from eventbus.records.fields import Amount, Array, Base64, Choices, Decorated, Duration, Json, StoredEnum, WholeNumber
-from eventbus.records.json_values import UnfitError, ready
 from eventbus.records.normalising.normaliser import json_value, normaliser
+from eventbus.records.schemas.column_types import field_for
+from eventbus.records.schemas.fields import (
+    Amount,
+    Array,
+    Base64,
+    Choices,
+    Decorated,
+    Duration,
+    Json,
+    StoredEnum,
+    WholeNumber,
+)
+from eventbus.records.serializing.json_values import UnfitError, ready
 
 Convert = Callable[[Any], Any]
 KNOWN_FIELDS: Final[frozenset[type[Any]]] = frozenset(

@@ -12,8 +12,8 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import Mapper
 
 from eventbus.errors import ConfigurationError
-from eventbus.records.column_types import field_for
 from eventbus.records.columns import DECLARED
+from eventbus.records.schemas.column_types import field_for
 
 
 class Converter(ModelConverter):

@@ -1,0 +1,1 @@
+"""A model is met for the first time: whether it is captured, and what its entity is made of."""
