@@ -95,7 +95,7 @@ class Mirror(Observer):
             self._fatal(error)
             return intake.retry(outcomes, str(error))
         self._standing.trouble("disk", "")
-        self._standing.written(batch[0].event.time)
+        self._standing.written(batch)
         return outcomes
 
     def _take_in(self, batch: Sequence[Delivery], changes: list[Change], outcomes: list[Outcome]) -> None:

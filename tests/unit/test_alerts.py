@@ -16,7 +16,7 @@ import sqlalchemy as sa
 import yaml
 
 from consumers.base.monitoring import Figures
-from consumers.json_mirror.service import Mirror
+from consumers.json_mirror.handling.standing import Standing
 from eventbus import metrics
 from eventbus.delivery.stats import Stats
 from eventbus.relay.monitoring import Probe, pages
@@ -40,7 +40,7 @@ def shown() -> set[str]:
     metrics.register(_Bus(), registry)  # type: ignore[arg-type]
     observer = Figures(registry)
     observer.handled(1, 0.1)
-    Mirror.served(Mirror.__new__(Mirror), registry)
+    Standing(tuple).served(registry)
     text = prometheus_client.generate_latest(_without_troubles(registry)).decode()
     text += pages(Probe(), sa.create_engine("sqlite://"))["/metrics"]().body.decode()
     names = set(NAME.findall("\n".join(line for line in text.splitlines() if not line.startswith("#"))))

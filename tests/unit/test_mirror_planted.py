@@ -176,13 +176,13 @@ def test_a_start_goes_on_without_the_files_that_something_stands_in_the_place_of
     obstacle.write_bytes(b"")
     with mirror(data_dir) as handle:
         assert handle([delivery("y", 1, {}, model="billing.invoice")]) == [DONE]
-        assert "crm/contact/a.json" in handle._blocked
+        assert "crm/contact/a.json" in handle._unwritten._blocked
         handle.turned()
     with mirror(data_dir) as handle:
         obstacle.unlink()
         handle._next_try = 0
         handle.turned()
-        assert not handle._blocked
+        assert not handle._unwritten._blocked
     assert before.items() <= contents(data_dir).items()
     assert not findings(data_dir)
 
@@ -212,10 +212,10 @@ def test_what_is_blocked_is_remembered_by_name_alone(data_dir: Path) -> None:
     with mirror(data_dir) as handle:
         handle([delivery("a", 1, {"text": "x" * 10_000})])
         handle([delivery("a", 2, {"text": "y"})])
-        held: Any = handle._blocked
+        held: Any = handle._unwritten._blocked
         assert held == {"crm/contact/a.json": None}
     with mirror(data_dir) as handle:
-        assert handle._blocked == {"crm/contact/a.json": None}, "the next start knows of it"
+        assert handle._unwritten._blocked == {"crm/contact/a.json": None}, "the next start knows of it"
         (data_dir / "crm/contact/a.json").rmdir()
         handle._next_try = 0
         handle.turned()

@@ -53,7 +53,7 @@ def test_a_crash_after_the_commit_loses_no_file(tmp_path: Path) -> None:
     """The messages may be acknowledged by then: the next start writes what the last one did not."""
     with State(state_file(tmp_path)) as state, Files(tmp_path, QuickFileSystem()) as files:
         crashing = Mirror(state, files)
-        crashing._write_files = lambda: None  # type: ignore[method-assign]
+        crashing._unwritten.write = lambda: None  # type: ignore[method-assign]
         crashing([delivery("a", 1, {"n": 1}), delivery("b", 1, {}), delivery("b", 2)])
     assert contents(tmp_path) == {}
     with mirror(tmp_path):

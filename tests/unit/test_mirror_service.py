@@ -237,7 +237,7 @@ def test_trouble_while_blocked_files_are_tried_again_forgets_none(tmp_path: Path
             handle.turned()
         filesystem.nth = handle._next_try = 0
         handle.turned()
-        assert handle._blocked == {}
+        assert handle._unwritten._blocked == {}
     assert len(contents(tmp_path)) == 3
 
 
@@ -257,7 +257,7 @@ def test_what_is_blocked_stays_noted_while_other_batches_reach_the_disk(tmp_path
     with State(make_private(tmp_path) / "state.sqlite3") as state, Files(tmp_path, FailingFileSystem()) as files:
         handle = Mirror(state, files)
         handle([delivery("a", 1, {}), delivery("b", 1, {})])
-        wait(lambda: handle._syncer.synced == 1)
+        wait(lambda: handle._unwritten._syncer.synced == 1)
         handle([delivery("c", 1, {})])
         handle.turned()
         assert "crm/contact/a.json" in state.pending()
@@ -344,7 +344,7 @@ def test_files_are_pending_until_they_were_flushed(tmp_path: Path) -> None:
         handle.turned()
         assert state.pending() == ["crm/contact/a.json"]
         flushes.release()
-        wait(lambda: handle._syncer.synced == 1)
+        wait(lambda: handle._unwritten._syncer.synced == 1)
         handle.turned()
         assert state.pending() == []
         handle.close()
@@ -365,13 +365,13 @@ def test_after_a_failed_flush_the_files_are_written_anew(tmp_path: Path) -> None
         handle([delivery("a", 1, {})])
         inode = (tmp_path / "crm/contact/a.json").stat().st_ino
         filesystem.nth, filesystem.times = filesystem.calls + 1, 3
-        wait(lambda: handle._syncer.failures == 1)
+        wait(lambda: handle._unwritten._syncer.failures == 1)
         filesystem.times = 0
         with (tmp_path / "crm/contact/a.json").open() as _keeps_the_inode_from_being_used_again:
             handle.turned()
             assert (tmp_path / "crm/contact/a.json").stat().st_ino != inode
         assert state.pending() == ["crm/contact/a.json"]
-        wait(lambda: handle._syncer.synced == 1)
+        wait(lambda: handle._unwritten._syncer.synced == 1)
         handle.turned()
         assert state.pending() == []
         handle.close()

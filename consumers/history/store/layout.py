@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 from uuid import uuid4
 
 from consumers.history.errors import HistoryDamaged, HistoryUnavailable
-from consumers.json_mirror.disk.filesystem import FILE_MODE
-from consumers.json_mirror.disk.sqlite import is_passing
+from consumers.json_mirror.disk import sqlite
 
 FORMAT: Final = 1
-BUSY_TIMEOUT: Final = 10.0
-"""Seconds a reader or writer waits for another process."""
 
 _APPLICATION_ID: Final = 0x65766869
-_PAGE_SIZE: Final = 8192
 # `change` lies in the order of positions, so that it grows at its end; what is asked by record goes through its index.
 _SCHEMA: Final = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID;
@@ -68,23 +63,13 @@ CREATE TABLE erased (key TEXT NOT NULL, floor INTEGER NOT NULL, time TEXT NOT NU
 def connect(path: Path) -> sqlite3.Connection:
     """The history to be written, made if there is none. Raises HistoryDamaged, HistoryUnavailable."""
     path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-    with suppress(FileExistsError):
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, FILE_MODE))
-    with translated(path):
-        connection = sqlite3.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT)
-        try:
-            is_new = _is_new(connection, path)
-            connection.execute(f"PRAGMA page_size = {_PAGE_SIZE}")
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
-            connection.execute("PRAGMA cache_size = -32000")
-            # What is erased is to be gone from the file, not only from its tables.
-            connection.execute("PRAGMA secure_delete = ON")
-            if is_new:
-                _prepare(connection)
-        except BaseException:
-            connection.close()
-            raise
+    with translated(path), sqlite.opening(path) as connection:
+        is_new = _is_new(connection, path)
+        sqlite.make_durable(connection)
+        # What is erased is to be gone from the file, not only from its tables.
+        connection.execute("PRAGMA secure_delete = ON")
+        if is_new:
+            _prepare(connection)
     return connection
 
 
@@ -94,18 +79,9 @@ def connect_to_read(path: Path) -> sqlite3.Connection:
         raise HistoryUnavailable(
             f"there is no history: no {path}. The mirror keeps one where EVENTBUS_HISTORY is sqlite or git"
         )
-    with translated(path):
-        connection = sqlite3.connect(
-            f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=BUSY_TIMEOUT
-        )
-        try:
-            is_new = _is_new(connection, path)
-        except BaseException:
-            connection.close()
-            raise
-    if is_new:
-        connection.close()
-        raise HistoryUnavailable(f"the history at {path} is being made: nothing is in it yet")
+    with translated(path), sqlite.opening_to_read(path) as connection:
+        if _is_new(connection, path):
+            raise HistoryUnavailable(f"the history at {path} is being made: nothing is in it yet")
     return connection
 
 
@@ -115,7 +91,7 @@ def translated(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.DatabaseError as error:
-        if is_passing(error):
+        if sqlite.is_passing(error):
             raise HistoryUnavailable(f"{path}: {error}") from error
         raise HistoryDamaged(f"{path}: {error}; bring back a copy of it, or move it away to begin anew") from error
 
@@ -133,8 +109,7 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 def _is_new(connection: sqlite3.Connection, path: Path) -> bool:
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    application, version = sqlite.mark_of(connection)
     if (application, version) not in ((0, 0), (_APPLICATION_ID, FORMAT)):
         raise HistoryDamaged(f"{path} is of format {version}, application {application:#x}: not a history of ours")
     return not version
@@ -147,6 +122,5 @@ def _prepare(connection: sqlite3.Connection) -> None:
         "('horizon', 0)",
         (uuid4().hex,),
     )
-    connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-    connection.execute(f"PRAGMA user_version = {FORMAT}")
+    sqlite.mark(connection, _APPLICATION_ID, FORMAT)
     connection.execute("COMMIT")

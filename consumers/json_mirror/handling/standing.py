@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any, final
 
+from consumers.base import Delivery
 from consumers.base.progress import Progress
 from consumers.json_mirror.heartbeat import Heartbeat
 from eventbus.monitoring.figures import LATENCIES
@@ -70,10 +71,10 @@ class Standing:
         if self._progress:
             self._progress.show(self.applied)
 
-    def written(self, time_text: str) -> None:
-        """The files of a batch are written, whose first event was committed then."""
-        if self._ages is not None:
-            self._ages.observe(_age(time_text))
+    def written(self, batch: Sequence[Delivery]) -> None:
+        """The files of a batch are written."""
+        if self._ages is not None and batch:
+            self._ages.observe(_age(batch[0].event.time))
 
     def end(self) -> None:
         """The last word."""

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
 import sqlite3
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
 from uuid import uuid4
 
-from consumers.json_mirror.disk.filesystem import FILE_MODE
+from consumers.json_mirror.disk import sqlite
 from consumers.json_mirror.disk.private import require_own
 from consumers.json_mirror.errors import StateDamaged, StateTooNew, StateUnavailable
 
@@ -20,14 +18,11 @@ BESIDE: Final = ("", "-wal", "-shm", "-journal")
 FORMAT: Final = 2
 """1 was without the journal, the floors of erased records, `record.rest` and `record.checksum`; a mirror that opens
 such a file makes it one of this format."""
-BUSY_TIMEOUT: Final = 10.0
-"""Seconds a reader or writer waits for another process (a backup, a checkpoint)."""
 
 log = logging.getLogger(__name__)
 
 _APPLICATION_ID: Final = 0x65766D72
 _BEYOND_ALL_FORMATS: Final = 1000
-_PAGE_SIZE: Final = 8192
 _HEAD: Final = 100
 _MAGIC: Final = b"SQLite format 3\0"
 _READABLE: Final = (1, 2)
@@ -71,20 +66,11 @@ def connect(path: Path) -> sqlite3.Connection:
     ConfigurationError where it is a link, or another file's second name.
     """
     _require_own(path)
-    with suppress(FileExistsError):  # SQLite would let everybody read it; what it keeps beside it has the same mode
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, FILE_MODE))
-    connection = sqlite3.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT)
-    try:
+    with sqlite.opening(path) as connection:
         found = _format(connection)
-        connection.execute(f"PRAGMA page_size = {_PAGE_SIZE}")
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA cache_size = -32000")
+        sqlite.make_durable(connection)
         if found != FORMAT:
             _prepare(connection, found)
-    except BaseException:
-        connection.close()
-        raise
     return connection
 
 
@@ -95,13 +81,8 @@ def connect_to_read(path: Path) -> sqlite3.Connection:
     """
     require(path)
     _require_own(path)
-    uri = f"{path.absolute().as_uri()}?mode=ro"
-    connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=BUSY_TIMEOUT)
-    try:
+    with sqlite.opening_to_read(path) as connection:
         _format(connection)
-    except BaseException:
-        connection.close()
-        raise
     return connection
 
 
@@ -138,8 +119,7 @@ def require(path: Path) -> None:
 
 def _format(connection: sqlite3.Connection) -> int:
     """The number of the file's format; 0 where nothing is in it yet."""
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
-    (number,) = connection.execute("PRAGMA user_version").fetchone()
+    application, number = sqlite.mark_of(connection)
     if application != (_APPLICATION_ID if number else 0) or not 0 <= number < _BEYOND_ALL_FORMATS:
         raise StateDamaged(
             f"the state is of format {number}, application {application:#x}: not one of this mirror; "
@@ -150,7 +130,7 @@ def _format(connection: sqlite3.Connection) -> int:
             f"the state is of format {number}, made by a later version of eventbus; this one knows {FORMAT} and older. "
             "Run that version, or begin in an empty DATA_DIR and publish a snapshot"
         )
-    return int(number)
+    return number
 
 
 def _prepare(connection: sqlite3.Connection, found: int) -> None:
@@ -159,6 +139,5 @@ def _prepare(connection: sqlite3.Connection, found: int) -> None:
         log.info("the state becomes one of format %d", FORMAT, extra={"format": FORMAT, "found": found})
     connection.executescript(f"BEGIN IMMEDIATE; {_ADDITIONS.get(found, '')} {_SCHEMA}")
     connection.execute("INSERT OR IGNORE INTO meta VALUES ('identity', ?), ('batch', '0')", (uuid4().hex,))
-    connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-    connection.execute(f"PRAGMA user_version = {FORMAT}")
+    sqlite.mark(connection, _APPLICATION_ID, FORMAT)
     connection.execute("COMMIT")
