@@ -119,6 +119,14 @@ def private_rabbitmq() -> Iterator[StartRabbitNode]:
         yield lambda *, config=(), plugins=(): _enter(stack, lambda: RabbitNode(config, plugins))
 
 
+@pytest.fixture(params=["sqlite", "rabbitmq"])
+def broker_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A broker, once of each kind: a file of this test, and RabbitMQ, where all names are to be after `unique`."""
+    if request.param == "rabbitmq":
+        return str(request.getfixturevalue("rabbitmq_url"))
+    return f"sqlite:///{tmp_path / 'broker.sqlite3'}"
+
+
 # -- databases --------------------------------------------------
 
 

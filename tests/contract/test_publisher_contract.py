@@ -15,6 +15,7 @@ from eventbus import transports
 from eventbus.events.envelope import CONTENT_TYPE, Message
 from eventbus.publishers import MemoryPublisher, Outcome, Publisher, publisher_for
 from eventbus.settings import Settings
+from tests.support.messages import messages
 
 CONFIRMED, UNROUTABLE = Outcome.CONFIRMED, Outcome.UNROUTABLE
 
@@ -93,10 +94,6 @@ def setup(request: pytest.FixtureRequest, tmp_path: Path, unique: str) -> Iterat
     over.close()
 
 
-def messages(count: int, key: str = "crm.contact.updated", size: int = 20) -> list[Message]:
-    return [Message(key, f"tx-{index}", b'{"n":%d,"x":"%s"}' % (index, b"y" * size), "tx") for index in range(count)]
-
-
 def test_what_a_queue_takes_is_confirmed_and_arrives_in_order(setup: Setup) -> None:
     sent = messages(50)
     assert setup.publisher.publish(sent) == [CONFIRMED] * 50
@@ -111,7 +108,7 @@ def test_calls_follow_one_another_in_order(setup: Setup) -> None:
 
 
 def test_what_no_queue_takes_is_unroutable_and_nowhere(setup: Setup) -> None:
-    assert setup.publisher.publish(messages(3, "shop.order.created")) == [UNROUTABLE] * 3
+    assert setup.publisher.publish(messages(3, key="shop.order.created")) == [UNROUTABLE] * 3
     assert setup.received() == []
 
 

@@ -15,12 +15,9 @@ from tests.support.mirror_process import mirror_settings
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(params=["sqlite", "rabbitmq"])
-def settings(request: pytest.FixtureRequest, tmp_path: Path, unique: str) -> Iterator[ConsumerSettings]:
-    url = f"sqlite:///{tmp_path / 'broker.sqlite3'}"
-    if request.param == "rabbitmq":
-        url = request.getfixturevalue("rabbitmq_url")
-    made = mirror_settings(url, unique)
+@pytest.fixture
+def settings(broker_url: str, unique: str) -> Iterator[ConsumerSettings]:
+    made = mirror_settings(broker_url, unique)
     yield made
     remove(made)
 

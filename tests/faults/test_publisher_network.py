@@ -20,19 +20,13 @@ from eventbus.events.envelope import Message
 from eventbus.publishers import AmqpPublisher, Outcome
 from eventbus.publishers.link import Timeouts
 from tests.conftest import Remove
+from tests.support.messages import messages
 from tests.support.tcp_proxy import Mode, TcpProxy
 
 CONFIRMED, UNROUTABLE = Outcome.CONFIRMED, Outcome.UNROUTABLE
 SHORT = Timeouts(connect=1, write=1, confirm=1, close=0.5)
 BOUND = 4.0
 """Seconds within which a call must end with SHORT timeouts, on a busy machine."""
-
-
-def messages(count: int, size: int = 20, start: int = 0) -> list[Message]:
-    return [
-        Message("crm.contact.updated", f"tx-{number}", b'{"n":%d,"x":"%s"}' % (number, b"y" * size), "tx")
-        for number in range(start, start + count)
-    ]
 
 
 class Bench:

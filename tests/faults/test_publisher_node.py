@@ -20,6 +20,7 @@ from eventbus.events.envelope import Message
 from eventbus.publishers import AmqpPublisher, Outcome
 from eventbus.publishers.link import Timeouts
 from tests.support.discovery import Unavailable
+from tests.support.messages import messages
 from tests.support.nodes.base import free_port, wait_until
 from tests.support.nodes.rabbitmq import RabbitNode
 
@@ -120,13 +121,6 @@ def delivers(publisher: AmqpPublisher, sent: list[Message]) -> bool:
         return publisher.publish(sent) == [CONFIRMED] * len(sent)
     except BrokerUnavailable:
         return False
-
-
-def messages(count: int, size: int = 20, start: int = 0) -> list[Message]:
-    return [
-        Message("crm.contact.updated", f"tx-{number}", b'{"n":%d,"x":"%s"}' % (number, b"y" * size), "tx")
-        for number in range(start, start + count)
-    ]
 
 
 # -- queues and exchanges ---------------------------------------

@@ -18,12 +18,10 @@ from consumers.base.errors import Lost
 from tests.support.consuming import Collector, event_body, fresh, publish, ready, wait_for
 
 
-@pytest.fixture(params=["rabbitmq", "sqlite"])
-def settings(request: pytest.FixtureRequest, tmp_path: Path, unique: str) -> Iterator[ConsumerSettings]:
+@pytest.fixture
+def settings(broker_url: str, unique: str) -> Iterator[ConsumerSettings]:
     """A queue whose dead letters are: ten events of two kinds in falling versions, and two that are none."""
-    rabbitmq = request.param == "rabbitmq"
-    url = str(request.getfixturevalue("rabbitmq_url")) if rabbitmq else f"sqlite:///{tmp_path}/b.sqlite3"
-    with fresh(url, unique) as made:
+    with fresh(broker_url, unique) as made:
         assert run(made, Collector(), drain=True) == 0
         publish(made, [event_body(f"r{version}", version) for version in range(10, 5, -1)])
         publish(made, [event_body(f"r{version}", version, entity="order") for version in range(5, 0, -1)])

@@ -17,11 +17,9 @@ from tests.support.consuming import Collector, fresh
 from tests.support.mirroring import apply, contents, delivery, fields, mirror
 
 
-@pytest.fixture(params=["rabbitmq", "sqlite"])
-def settings(request: pytest.FixtureRequest, tmp_path: Path, unique: str) -> Iterator[ConsumerSettings]:
-    rabbitmq = request.param == "rabbitmq"
-    url = str(request.getfixturevalue("rabbitmq_url")) if rabbitmq else f"sqlite:///{tmp_path}/b.sqlite3"
-    with fresh(url, unique) as made:
+@pytest.fixture
+def settings(broker_url: str, unique: str) -> Iterator[ConsumerSettings]:
+    with fresh(broker_url, unique) as made:
         yield made
 
 

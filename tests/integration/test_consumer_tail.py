@@ -22,12 +22,9 @@ from tests.support.consuming import Collector, Running, event_body, fresh, publi
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(params=["rabbitmq", "sqlite"])
-def settings(request: pytest.FixtureRequest, tmp_path: Path, unique: str) -> Iterator[ConsumerSettings]:
-    url = f"sqlite:///{tmp_path}/broker.sqlite3"
-    if request.param == "rabbitmq":
-        url = str(request.getfixturevalue("rabbitmq_url"))
-    with fresh(url, unique) as made:
+@pytest.fixture
+def settings(broker_url: str, unique: str) -> Iterator[ConsumerSettings]:
+    with fresh(broker_url, unique) as made:
         yield made
 
 

@@ -26,12 +26,9 @@ from tests.support.mirror_process import COMMAND, MirrorProcess, drain, environm
 from tests.support.mirroring import body, contents, delivery, fields, mirror, unfinished
 
 
-@pytest.fixture(params=["sqlite", "rabbitmq"])
-def settings(request: pytest.FixtureRequest, tmp_path: Path, unique: str) -> Iterator[ConsumerSettings]:
-    url = f"sqlite:///{tmp_path / 'broker.sqlite3'}"
-    if request.param == "rabbitmq":
-        url = request.getfixturevalue("rabbitmq_url")
-    made = mirror_settings(url, unique)
+@pytest.fixture
+def settings(broker_url: str, unique: str) -> Iterator[ConsumerSettings]:
+    made = mirror_settings(broker_url, unique)
     yield made
     remove(made)
 

@@ -365,15 +365,30 @@ def test_the_image_runs_as_the_pods_do(pod: Spec, any_pod: Spec) -> None:
     assert f"\nENTRYPOINT [{command}]\n" in dockerfile
 
 
-def test_the_overlay_in_the_readme_works(tmp_path: Path) -> None:
-    (example,) = re.findall(r"```yaml\n(.*?)```", (K8S / "README.md").read_text(), re.DOTALL)
-    (tmp_path / "k8s").symlink_to(K8S)
-    overlay = tmp_path / "my-overlay"
+def overlaid(place: Path, kustomization: str) -> list[Spec]:
+    """The objects of an overlay of a user's own, beside `k8s`; they are valid."""
+    (place / "k8s").symlink_to(K8S)
+    overlay = place / "my-overlay"
     overlay.mkdir()
-    (overlay / "kustomization.yaml").write_text(example)
+    (overlay / "kustomization.yaml").write_text(kustomization)
     objects = kustomize(overlay)
     for each in objects:
         kubernetes_validate.validate(each, VERSIONS[-1], strict=True)
+    return objects
+
+
+def with_component(place: Path, name: str) -> list[Spec]:
+    """The objects of the base with this component."""
+    return overlaid(
+        place,
+        "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nnamespace: eventbus\n"
+        f"resources: [../k8s/base]\ncomponents: [../k8s/components/{name}]\n",
+    )
+
+
+def test_the_overlay_in_the_readme_works(tmp_path: Path) -> None:
+    (example,) = re.findall(r"```yaml\n(.*?)```", (K8S / "README.md").read_text(), re.DOTALL)
+    objects = overlaid(tmp_path, example)
     pod = one(objects, "StatefulSet")["spec"]["template"]["spec"]
     assert pod["containers"][0]["image"] == "registry.example/eventbus-json-mirror:0.1.0"
     assert one(objects, "ConfigMap")["data"]["EVENTBUS_BINDINGS"] == "crm.#"
@@ -476,16 +491,7 @@ def test_nothing_scales_the_mirror() -> None:
 
 
 def test_the_pages_run_beside_the_mirror_and_cannot_write(tmp_path: Path) -> None:
-    (tmp_path / "k8s").symlink_to(K8S)
-    overlay = tmp_path / "overlay"
-    overlay.mkdir()
-    (overlay / "kustomization.yaml").write_text(
-        "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nnamespace: eventbus\n"
-        "resources: [../k8s/base]\ncomponents: [../k8s/components/web]\n"
-    )
-    objects = kustomize(overlay)
-    for each in objects:
-        kubernetes_validate.validate(each, VERSIONS[-1], strict=True)
+    objects = with_component(tmp_path, "web")
     pod = one(objects, "StatefulSet")["spec"]["template"]["spec"]
     assert [list(rule(pod)) for rule in RESTRICTED] == [[]] * len(RESTRICTED)
     (web,) = (each for each in pod["containers"] if each["name"] == "web")
@@ -495,16 +501,7 @@ def test_the_pages_run_beside_the_mirror_and_cannot_write(tmp_path: Path) -> Non
 
 
 def test_the_comparison_runs_on_the_node_of_the_volume_and_cannot_write(tmp_path: Path) -> None:
-    (tmp_path / "k8s").symlink_to(K8S)
-    overlay = tmp_path / "overlay"
-    overlay.mkdir()
-    (overlay / "kustomization.yaml").write_text(
-        "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nnamespace: eventbus\n"
-        "resources: [../k8s/base]\ncomponents: [../k8s/components/compare]\n"
-    )
-    objects = kustomize(overlay)
-    for each in objects:
-        kubernetes_validate.validate(each, VERSIONS[-1], strict=True)
+    objects = with_component(tmp_path, "compare")
     template = one(objects, "CronJob")["spec"]["jobTemplate"]["spec"]["template"]
     pod = template["spec"]
     assert [list(rule(pod)) for rule in RESTRICTED] == [[]] * len(RESTRICTED)
