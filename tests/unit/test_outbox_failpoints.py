@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 def survive(points: str, passes: int) -> int:
     """How many passes of `after_commit` a process survives; all of them: `passes`."""
     code = (
-        "import sys\nfrom eventbus import failpoints\n"
+        "import sys\nfrom eventbus.process import failpoints\n"
         f"for number in range({passes}):\n"
         "    failpoints.hit('after_flush'); failpoints.hit('after_commit')\n"
         "    print(number, flush=True)\n"
