@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ from eventbus.transports.mirror_queue import DELIVERY_LIMIT
 
 DEFAULT_BODY: Final = 1 << 20
 DEFAULT_VERSION_AHEAD: Final = 24 * 3600.0
+_KIND: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _VERSION_BYTES: Final = len(seal(b"{}", 1)) - len(b"{}")
 
 
@@ -86,8 +88,8 @@ class ConsumerSettings:
     shard: Shard | None = None
     hmac_keys: tuple[signing.Key, ...] = ()
     trusted_users: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    kind: str = ""
-    """What the consumer is; `json-mirror` for the mirror, which alone may have the queue of this name."""
+    kind: str = "consumer"
+    """What the consumer is; its queue is refused to consumers of another kind. `json-mirror` is the mirror."""
     max_version_ahead: float = DEFAULT_VERSION_AHEAD
     """Seconds that an event's version may be ahead of this machine's clock; 0 is no bound."""
     http: str = ""
@@ -97,6 +99,8 @@ class ConsumerSettings:
         wrong = Complaints()
         if not self.queue or not self.exchange:
             wrong.add("EVENTBUS_QUEUE and EVENTBUS_EXCHANGE need a name each")
+        if not _KIND.fullmatch(self.kind):
+            wrong.add(f"kind={self.kind!r}: use a-z, 0-9, _ and -, 64 characters at most")
         if not 1 <= self.prefetch <= 65_535:
             wrong.add(f"EVENTBUS_PREFETCH is {self.prefetch}: use 1 to 65535")
         if self.heartbeat < 5:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from amqp.exceptions import ChannelError
 
-from eventbus.events.naming import DEAD_LETTER_EXCHANGE, dead_letter_queue
+from eventbus.events.naming import DEAD_LETTER_EXCHANGE, DEFAULT_QUEUE, dead_letter_queue
 
 DELIVERY_LIMIT: Final = 100
 """How often a message may come back before it is dead-lettered."""
@@ -19,8 +19,22 @@ _NEVER: Final = 1_000_000
 """Deliveries of a dead letter: looking at it counts as one, and since RabbitMQ 4.0 the default of 20 would drop it."""
 
 
-def queue_arguments(queue: str, delivery_limit: int = DELIVERY_LIMIT) -> dict[str, Any]:
-    """Arguments of a consumer's queue; `queue` is the name its dead letters go by.
+_LONGEST_KEY: Final = 255
+"""Bytes of a routing key."""
+
+
+def mark(queue: str, kind: str) -> str:
+    """The routing key of the dead letters that the broker itself makes; it says as well what kind of consumer it is.
+
+    Of the arguments that brokers compare when a queue is declared again, this one alone means nothing to others.
+    The mirror's own queue is known by its name, and a name that leaves no room stays without.
+    """
+    marked = f"{queue}@{kind}"
+    return marked if kind and queue != DEFAULT_QUEUE and len(marked.encode()) <= _LONGEST_KEY else queue
+
+
+def queue_arguments(queue: str, delivery_limit: int = DELIVERY_LIMIT, kind: str = "") -> dict[str, Any]:
+    """Arguments of the queue of a consumer of this kind; `queue` is the name its dead letters go by.
 
     What exceeds the delivery limit is dead-lettered at least once: the broker keeps it until the dead-letter queue has
     it. That strategy needs the overflow behaviour `reject-publish`, which has no effect without a length limit.
@@ -30,7 +44,7 @@ def queue_arguments(queue: str, delivery_limit: int = DELIVERY_LIMIT) -> dict[st
         "x-single-active-consumer": True,
         "x-delivery-limit": delivery_limit,
         "x-dead-letter-exchange": DEAD_LETTER_EXCHANGE,
-        "x-dead-letter-routing-key": queue,
+        "x-dead-letter-routing-key": mark(queue, kind),
         "x-dead-letter-strategy": "at-least-once",
         "x-overflow": "reject-publish",
     }

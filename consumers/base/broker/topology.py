@@ -13,11 +13,12 @@ With shards, each record's events go to one of several queues, whichever service
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from typing import Any, Final
 
 import amqp
-from amqp.exceptions import AccessRefused, NotFound
+from amqp.exceptions import AccessRefused, NotFound, PreconditionFailed
 
 from consumers.base.broker.line import Line, is_amqp
 from consumers.base.errors import Refused, lacking, needing, setting_up, talking
@@ -25,13 +26,15 @@ from consumers.base.reading.letter import retry_key
 from consumers.base.settings import ConsumerSettings
 from eventbus.errors import ConfigurationError
 from eventbus.events.naming import DEAD_LETTER_EXCHANGE, dead_letter_queue
-from eventbus.transports.mirror_queue import dead_letter_arguments, queue_arguments
+from eventbus.transports.mirror_queue import dead_letter_arguments, mark, queue_arguments
 
 PARTITION_HEADER: Final = "partitionkey"
 """The message header that the hash exchange looks at: the event's attribute of this name, `contact/ab12`. Messages
 without it all go to one shard: right, but not spread."""
 
 _GLANCE: Final = 2.0
+
+_MARK: Final = re.compile(r"['\"]([^'\"]+)@([a-z0-9_-]+)['\"]")
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +54,7 @@ def declare(line: Line, settings: ConsumerSettings) -> None:
     with setting_up():
         _exchange(line, settings.exchange, "topic")
         if settings.shard is None:
-            may = _queue(line, settings.queue, queue_arguments(settings.queue, settings.delivery_limit))
-            _bind_for_retry(line, settings.queue, may=may)
+            may = _own_queue(line, settings.queue, settings)
             for binding in settings.bindings:
                 _bind(line, settings.queue, settings.exchange, binding, may=may)
         else:
@@ -108,8 +110,32 @@ def declare_dead_letters(line: Line, queue: str) -> None:
         _bind(line, dead_letter_queue(queue), DEAD_LETTER_EXCHANGE, queue, may=may)
 
 
-def _bind_for_retry(line: Line, queue: str, *, may: bool) -> None:
-    _bind(line, queue, DEAD_LETTER_EXCHANGE, retry_key(queue), may=may, quiet=True)
+def _own_queue(line: Line, name: str, settings: ConsumerSettings) -> bool:
+    """Whether this login may make it. It bears the mark of this kind of consumer, or none: then others made it, or an
+    older version. Raises ConfigurationError where it is another kind's.
+    """
+    queue, limit = settings.queue, settings.delivery_limit
+    try:
+        may = _queue(line, name, queue_arguments(queue, limit, settings.kind))
+    except PreconditionFailed as refused:
+        _demand_own_kind(settings, str(refused))
+        try:
+            may = _queue(line, name, queue_arguments(queue, limit))
+        except PreconditionFailed:
+            raise refused from None
+    _bind(line, dead_letter_queue(queue), DEAD_LETTER_EXCHANGE, mark(queue, settings.kind), may=may, quiet=True)
+    _bind(line, name, DEAD_LETTER_EXCHANGE, retry_key(name), may=may, quiet=True)
+    return may
+
+
+def _demand_own_kind(settings: ConsumerSettings, refusal: str) -> None:
+    """Brokers tell how the queue that is there differs."""
+    kinds = {kind for queue, kind in _MARK.findall(refusal) if queue == settings.queue} - {settings.kind}
+    if kinds:
+        raise ConfigurationError(
+            f"queue {settings.queue} is of a consumer of kind {kinds.pop()}, and this one is of kind {settings.kind}: "
+            "one would eat what the other should have. Give this consumer a queue of its own name with EVENTBUS_QUEUE"
+        )
 
 
 def _demand_way_out(settings: ConsumerSettings) -> None:
@@ -138,8 +164,7 @@ def _declare_shards(line: Line, settings: ConsumerSettings, count: int) -> None:
     _exchange(line, shards, "x-consistent-hash", {"hash-header": PARTITION_HEADER})
     for index in range(count):
         name = f"{settings.queue}.{index}"
-        may = _queue(line, name, queue_arguments(settings.queue, settings.delivery_limit))
-        _bind_for_retry(line, name, may=may)
+        may = _own_queue(line, name, settings)
         _bind(line, name, shards, "1", may=may)  # here the routing key is the queue's weight
     for binding in settings.bindings:
         with (

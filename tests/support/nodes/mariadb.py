@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pymysql
+
 from tests.support import probes
 from tests.support.nodes.base import Node, binary
 
@@ -23,6 +25,15 @@ class MariaNode(Node):
     def url(self) -> str:
         """As root, over TCP."""
         return f"mysql+pymysql://root@127.0.0.1:{self.port}?charset=utf8mb4"
+
+    def database_url(self, name: str) -> str:
+        """The same, in a database."""
+        return f"mysql+pymysql://root@127.0.0.1:{self.port}/{name}?charset=utf8mb4"
+
+    def make_database(self, name: str) -> None:
+        """Make an empty one."""
+        with pymysql.connect(host="127.0.0.1", port=self.port, user="root") as admin, admin.cursor() as cursor:
+            cursor.execute(f"CREATE DATABASE `{name}` CHARACTER SET utf8mb4")
 
     def prepare(self) -> None:
         """Make the system tables."""

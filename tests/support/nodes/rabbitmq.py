@@ -26,7 +26,7 @@ class RabbitNode(Node):
         super().__init__()
         self._config = config
         self._plugins = plugins
-        self._name = f"eventbus-{uuid.uuid4().hex[:8]}@localhost"
+        self.name = f"eventbus-{uuid.uuid4().hex[:8]}@localhost"
         self._dist_port = free_port()
         self._epmd_port = free_port()
         self._epmd: subprocess.Popen[bytes] | None = None
@@ -56,7 +56,7 @@ class RabbitNode(Node):
         return {
             "ERL_EPMD_PORT": str(self._epmd_port),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
-            "RABBITMQ_NODENAME": self._name,
+            "RABBITMQ_NODENAME": self.name,
             "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
             "RABBITMQ_NODE_PORT": str(self.port),
             "RABBITMQ_DIST_PORT": str(self._dist_port),
@@ -73,7 +73,7 @@ class RabbitNode(Node):
 
     def rabbitmqctl(self, *arguments: str) -> str:
         """Output of `rabbitmqctl` on this node. Raises Unavailable when it fails."""
-        return self.run([self._ctl, "--quiet", "--node", self._name, *arguments])
+        return self.run([self._ctl, "--quiet", "--node", self.name, *arguments])
 
     def destroy(self) -> None:
         """Also ends the port mapper."""
