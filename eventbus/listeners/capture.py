@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import ClauseElement, Connection
+from sqlalchemy import Connection
 from sqlalchemy.orm import InstanceState, LoaderCallableStatus, Mapper, Session, UOWTransaction, object_mapper
 
 from eventbus.errors import CaptureError
@@ -28,10 +28,12 @@ from eventbus.listeners.ledger import Ledger, open_ledger
 from eventbus.listeners.links import link_rows
 from eventbus.listeners.places import Places
 from eventbus.listeners.plan import ATOMS, Plan, Plans, needed_positions
+from eventbus.listeners.present import Present
 from eventbus.listeners.transactional import AUTOCOMMIT, autocommitting, check_transactional
 from eventbus.muting import MUTED
 from eventbus.process import failpoints
 from eventbus.records.entities import Entities
+from eventbus.records.expressions import is_expression
 
 _OVERWRITTEN: Final = "eventbus.overwritten"
 _MODIFIED: Final = "eventbus.modified"
@@ -67,6 +69,7 @@ class Capture(Listener):
         self.entities = entities
         self.plans = Plans(entities)
         self.places = Places()
+        self.present = Present()
         self.ended = False
         self._author = author
 
@@ -86,9 +89,10 @@ class Capture(Listener):
                 ledger.notes = {**(ledger.notes or {}), **notes}
         return ledger
 
-    def needed(self, entity: Entity) -> Sequence[int]:
-        """The positions of an entity's rows that are published, so that they have to be known."""
-        return needed_positions(entity)
+    def needed(self, entity: Entity, connection: Connection) -> Sequence[int]:
+        """The positions of an entity's rows that are published, so that they have to be known; if they are there."""
+        positions, absent = needed_positions(entity), self.present.absent_of(connection, entity.columns)
+        return [each for each in positions if entity.columns[each] not in absent] if absent else positions
 
     def author(self, session: Session | None = None) -> str | None:
         """Who acts now: `acting_as` wins over the installation's `author`."""
@@ -442,7 +446,7 @@ def _overwritten(plan: Plan, state: State) -> Overwritten:
     expressions: dict[str, Any] = {}
     for key, old in state.committed_state.items():
         new = dict_.get(key)
-        if type(new) not in ATOMS and key in equal and _is_expression(new):
+        if type(new) not in ATOMS and key in equal and is_expression(new):
             expressions[key] = MISSING if type(old) is LoaderCallableStatus else old
     counter = plan.counter
     if counter is not None and counter in state.committed_state and counter not in expressions:
@@ -457,10 +461,6 @@ def _written(entity: Entity, plan: Plan, values: Values, written: Collection[str
     return tuple(
         [value if key in written or key in plan.pk_keys else MISSING for key, value in zip(keys, values, strict=True)]
     )
-
-
-def _is_expression(value: Any) -> bool:
-    return isinstance(value, ClauseElement) or hasattr(value, "__clause_element__")
 
 
 def _connection(flush_context: UOWTransaction, mapper: Mapper[Any]) -> Connection:

@@ -13,6 +13,7 @@ from eventbus.errors import CaptureError, CaptureWarning
 from eventbus.events.change import MISSING, Entity, Key, Values
 from eventbus.listeners.frame import Frame, Recorded
 from eventbus.records.columns import stored
+from eventbus.records.expressions import is_expression
 
 _CHUNK: Final = 500
 """Rows a SELECT: keeps bound parameters below every database's limit."""
@@ -85,6 +86,39 @@ def forget_untouched(frame: Frame, entity: Entity) -> bool:
                 [value if key in kept else MISSING for key, value in zip(entity.keys, record.after, strict=True)]
             )
     return any_updated
+
+
+def holds_expressions(record: Recorded) -> bool:
+    """Whether an object has left SQL expressions in the place of values."""
+    return any(map(is_expression, (*record.before.values(), *(record.after or ()))))
+
+
+def forget_expressions(frame: Frame) -> bool:
+    """Make values unknown that are SQL expressions, so that `complete` reads them; whether there was any.
+
+    SQLAlchemy expires an attribute that was set to one, but not if that was a bound parameter. Nobody looks for those
+    before an event cannot be written: they are rare, and rows are many.
+    """
+    found = False
+    for entity, records in frame.records.items():
+        for pk, record in records.items():
+            if isinstance(record, tuple):
+                if any(map(is_expression, record)):
+                    records[pk] = _without_expressions(record)
+                    frame.partial.add(entity)
+                    found = True
+            elif holds_expressions(record):
+                record.exact = False
+                record.before = {key: MISSING if is_expression(old) else old for key, old in record.before.items()}
+                if record.after is not None:
+                    record.after = _without_expressions(record.after)
+                frame.partial.add(entity)
+                found = True
+    return found
+
+
+def _without_expressions(values: Values) -> Values:
+    return tuple([MISSING if is_expression(value) else value for value in values])
 
 
 def _lacks(record: Recorded | Values, needed: Sequence[int]) -> bool:

@@ -15,6 +15,7 @@ from sqlalchemy.engine import Dialect
 from eventbus.errors import EventTooLarge, SerializationError
 from eventbus.events import envelope, naming
 from eventbus.events.change import MISSING, Entity, Key, Values
+from eventbus.listeners.completion import holds_expressions
 from eventbus.listeners.frame import Net, Recorded
 from eventbus.monitoring.tracing import created
 from eventbus.records.serializing.serializer import Serializer
@@ -28,6 +29,10 @@ _MOST_COMBINATIONS: Final = 10_000
 """Combinations of columns that are remembered: they are few, but nobody says so."""
 _MOST_KINDS: Final = 10_000
 """Of an entity and a dialect: engines may be made for a moment each."""
+
+
+class UnreadError(Exception):
+    """What a row holds is not known: the object holds an SQL expression."""
 
 
 class Envelope(NamedTuple):
@@ -76,7 +81,8 @@ class Encoder:
     ) -> tuple[list[str], list[bytes]]:
         """Routing keys and unsealed events of one transaction's changes on one kind of database, in their order.
 
-        The first has index `first`. Raises SerializationError as the policy says.
+        The first has index `first`. Raises SerializationError as the policy says; UnreadError where a row has to be
+        read first.
         """
         kinds, limit = self._kinds, self._limit
         keys, bodies = [], []
@@ -87,6 +93,8 @@ class Encoder:
                 if len(body) > limit:
                     raise self._too_large(kind, record, len(body))
             except SerializationError as error:
+                if holds_expressions(record):
+                    raise UnreadError from error
                 body = kind.stub(record, self._refused(error), shared, index)
             keys.append(kind.routing_keys[record.op])
             # Of many a copy of the right size. orjson's buffer was larger and gave back its end, which many times in a

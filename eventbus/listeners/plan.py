@@ -108,9 +108,9 @@ class Plan:
         self.kind = next((prop.key for prop in mapper.column_attrs if on is not None and on in prop.columns), None)
         self.identity = self.pk_keys if self.kind is None else self.pk_keys | {self.kind}
         self.equal = {key: comparison(column) for key, column in columns.items()}
-        self.mutable = frozenset(key for key, column in columns.items() if _may_mutate(column)) - self.pk_keys
+        self.mutable = frozenset(key for key, column in columns.items() if may_mutate(column)) - self.pk_keys
         self._mutable_index = tuple(entity.positions[key] for key in self.mutable)
-        self.rewritten = frozenset(key for key, column in columns.items() if _is_rewritten(column)) - self.pk_keys
+        self.rewritten = frozenset(key for key, column in columns.items() if is_rewritten(column)) - self.pk_keys
         self._touched_up = bool(self.mutable or self.rewritten)
         self.counter = _own_counter(mapper)
         self.volatile = _volatile(mapper, columns)
@@ -236,11 +236,13 @@ def comparison(column: Column[Any]) -> Callable[[Any, Any], bool]:
     return column.type.compare_values
 
 
-def _is_rewritten(column: Column[Any]) -> bool:
+def is_rewritten(column: Column[Any]) -> bool:
+    """Whether its type wraps values into SQL, on their way in or out."""
     return column.type._has_bind_expression or column.type._has_column_expression
 
 
-def _may_mutate(column: Column[Any]) -> bool:
+def may_mutate(column: Column[Any]) -> bool:
+    """Whether its values may be changed in place."""
     return not isinstance(column.type, _IMMUTABLE_TYPES)
 
 

@@ -11,7 +11,7 @@ the rows changed are locked; so one write folds whatever other listeners did in 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, Literal, Protocol
 
@@ -24,9 +24,9 @@ from eventbus.events.ids import uuid7
 from eventbus.listeners import hooks
 from eventbus.listeners.base import Listener
 from eventbus.listeners.capture import Capture
-from eventbus.listeners.completion import complete, forget_untouched
+from eventbus.listeners.completion import complete, forget_expressions, forget_untouched
 from eventbus.listeners.doubt import doubt
-from eventbus.listeners.encoding import Encoder, Envelope, envelope_of
+from eventbus.listeners.encoding import Encoder, Envelope, UnreadError, envelope_of
 from eventbus.listeners.frame import Net, Recorded
 from eventbus.listeners.last_flush import on_clean
 from eventbus.listeners.ledger import LEDGER, Ledger, TransactionFrame, open_ledger
@@ -34,6 +34,7 @@ from eventbus.listeners.outer import Deliver, OuterTransactions
 from eventbus.listeners.transactional import autocommits, note_autocommit, warn_of_hidden_commit
 from eventbus.muting import MUTED
 from eventbus.process import failpoints
+from eventbus.records.expressions import is_expression
 
 log = logging.getLogger(__name__)
 
@@ -193,24 +194,26 @@ class Transactions(Listener):
         net, quiet = frame.net()
         told = self._told or hooks.registered
         if net or (quiet and told):
-            index = ledger.size
             if not ledger.transaction:
                 ledger.transaction = uuid7()
-            shared = envelope_of(ledger.transaction, ledger.author, index + len(net), ledger.notes)
+            shared = envelope_of(ledger.transaction, ledger.author, ledger.size + len(net), ledger.notes)
             parts = _by_connection(ledger, net)
+            try:
+                batches = _batches(self._encoder, parts, shared, ledger.size)
+            except UnreadError:
+                forget_expressions(frame)
+                self._write(ledger, frame, commits)
+                return
             entries: list[Any] = []
-            for connection, part in parts:
-                keys, bodies = self._encoder.events(part, shared, connection.dialect, index)
-                batch = Batch(0, shared.transaction, keys, bodies, index)
+            for connection, batch in batches:
                 entries += self._sink.write(connection, batch, committing=commits(connection))
                 frame.written_on.add(connection)
-                index += len(part)
             frame.entries += entries
             if told:
                 frame.written_on.update(ledger.connections[record.entity] for record, _ in quiet)
                 written = [each for _, part in parts for each in part]
                 frame.told += _changes([*written, *quiet], shared, ledger.size)
-            ledger.size = index
+            ledger.size += len(net)
         frame.clear()
 
     def _complete(self, ledger: Ledger, frame: TransactionFrame) -> None:
@@ -219,7 +222,8 @@ class Transactions(Listener):
             lacking = lacking | {entity for entity in frame.records if forget_untouched(frame, entity)}
         for entity in lacking:
             if frame.records.get(entity):
-                complete(frame, entity, self._capture.needed(entity), ledger.connections[entity])
+                connection = ledger.connections[entity]
+                complete(frame, entity, self._capture.needed(entity, connection), connection)
 
     def _publish(self, frame: TransactionFrame) -> None:
         for connection in frame.written_on if self._joined == "wait" else ():
@@ -248,6 +252,18 @@ class Transactions(Listener):
             hooks.call(callback, change)
         for listener in self._told:
             hooks.call(listener.changed, change)
+
+
+def _batches(
+    encoder: Encoder, parts: Sequence[tuple[Connection, list[Net]]], shared: Envelope, index: int
+) -> list[tuple[Connection, Batch]]:
+    """The events of each database. Raises UnreadError where a row has to be read first."""
+    batches = []
+    for connection, part in parts:
+        keys, bodies = encoder.events(part, shared, connection.dialect, index)
+        batches.append((connection, Batch(0, shared.transaction, keys, bodies, index)))
+        index += len(part)
+    return batches
 
 
 def _commits(root: SessionTransaction, connection: Connection) -> bool:
@@ -285,8 +301,8 @@ def _changes(net: Sequence[Net], shared: Envelope, first: int) -> Iterator[tuple
                 entity=entity.name,
                 model=entity.model,
                 pk=record.pk,
-                before={key: value for key, value in _old(record, changed).items() if value is not MISSING},
-                after=None if after is None else _known(entity, after),
+                before=_told(_old(record, changed).items()),
+                after=None if after is None else _told(zip(entity.keys, after, strict=True)),
                 changed=tuple(record.changed()),
                 author=shared.author,
                 transaction=shared.transaction,
@@ -300,5 +316,6 @@ def _old(record: Recorded, changed: Sequence[str]) -> dict[str, Any]:
     return record.before if record.op == "d" else {key: record.before[key] for key in changed}
 
 
-def _known(entity: Entity, after: Sequence[Any]) -> dict[str, Any]:
-    return {key: value for key, value in zip(entity.keys, after, strict=True) if value is not MISSING}
+def _told(values: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """What is known of these."""
+    return {key: value for key, value in values if value is not MISSING and not is_expression(value)}

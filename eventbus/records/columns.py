@@ -13,6 +13,8 @@ from sqlalchemy.engine import Dialect, make_url
 from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
+from eventbus.records.expressions import refuse_expression
+
 Normaliser = Callable[[Any], Any]
 """Takes any value but None that SQLAlchemy accepts for the column; raises TypeError or ValueError for others."""
 
@@ -97,7 +99,12 @@ def bound(type_: TypeDecorator[Any], dialect: Dialect) -> Normaliser:
     """The decorator's way in: the application's value (None too) to the value of the type below."""
     if type(type_).process_bind_param is TypeDecorator.process_bind_param:
         return same
-    return lambda value: type_.process_bind_param(value, dialect)
+
+    def bind(value: Any) -> Any:
+        refuse_expression(value)
+        return type_.process_bind_param(value, dialect)
+
+    return bind
 
 
 def returned(type_: TypeDecorator[Any], dialect: Dialect) -> Normaliser:

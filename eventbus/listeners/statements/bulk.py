@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, get_args
 
 from sqlalchemy import Connection, Delete, Insert, TextClause, Update
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import FromStatement, Mapper, ORMExecuteState, Session, SessionTransaction
 from sqlalchemy.orm.attributes import instance_state
 
@@ -65,7 +66,7 @@ class Bulk(Listener):
         self._rows = Rows(capture.entities)
         self._telling = Telling()
         self._cascades = StatementCascades()
-        self._watches = Watches(self._begin_execution, self._prepare_insert)
+        self._watches = Watches(self._begin_execution, self._prepare_insert, self._forget)
         self._noticed: set[str] = set()
         self._overridden: dict[tuple[type[Session], str], Any] = {}
 
@@ -137,6 +138,7 @@ class Bulk(Listener):
         hit = self._rows.hit_sent(sent.table, scope.mapper)
         if hit is None:
             return None
+        hit = hit.without(self._capture.present.absent(connection, hit.table, sent.schemas))
         if sent.verb == "delete":
             self._cascades.deleted(hit.table, hit.name)
         elif sent.verb == "update":
@@ -154,8 +156,15 @@ class Bulk(Listener):
         else:
             self._check_columns(sent, hit)
             execution = UpdateExecution(connection, sent, hit, record)
-        execution.prepare()
+        try:
+            execution.prepare()
+        except DBAPIError:
+            self._forget(execution)
+            raise
         return execution
+
+    def _forget(self, failed: Execution) -> None:
+        self._capture.present.forget(failed.connection.dialect, failed.hit.table)
 
     def _check_columns(self, sent: Sent, hit: Hit) -> None:
         """A column that the class does not map may be left out, but not one of another table (MySQL sets these too)."""

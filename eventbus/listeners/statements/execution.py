@@ -126,11 +126,16 @@ def note_deleted(frame: Frame, rows: Known) -> None:
             frame.deleted(entity, key, row)
 
 
-def note_updated(frame: Frame, hit: Hit, rows: Known, before: Mapping[Key, Row]) -> None:
-    """`before`: of each row the old values of what was set, or may have changed; MISSING where they are not known."""
+def note_updated(frame: Frame, hit: Hit, rows: Known, before: Mapping[Key, Row], *, certain: bool = True) -> None:
+    """`before`: of each row the old values of what was set, or may have changed; MISSING where they are not known.
+
+    `certain`: the values are the row's under lock; else of what was not set they were seen before.
+    """
     for key, (entity, row) in rows.items():
         if entity is not None:
-            frame.updated(entity, key, of_entity(entity, before[key]), values_of(entity, hit, key, row), certain=True)
+            frame.updated(
+                entity, key, of_entity(entity, before[key]), values_of(entity, hit, key, row), certain=certain
+            )
 
 
 def within_a_flush(note: Callable[[Frame], None]) -> Callable[[Frame], None]:

@@ -7,7 +7,8 @@ is involved.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from typing import Any, Final
 
 from sqlalchemy import Column, Connection, Dialect, Select, Table, and_, or_, select, tuple_
@@ -53,6 +54,14 @@ class Hit:
     def names(self, sets: Iterable[str] = ()) -> tuple[str, ...]:
         """The attribute keys to read of a row when these are set, in the class's order."""
         return tuple(name for name in self.columns if name in self.wanted or name in sets)
+
+    def without(self, absent: Collection[Any]) -> Hit:
+        """The same, of a table that lacks these columns."""
+        if not absent:
+            return self
+        narrow = copy(self)
+        narrow.wanted = self.wanted.difference(self.name_of(column) for column in absent)
+        return narrow
 
     def name_of(self, column: Any) -> str | None:
         """The attribute key of a column of the table; None for what is not ours."""
@@ -250,7 +259,7 @@ def hold_file(connection: Connection, table: Table, verb: str, schemas: Any) -> 
     statement.
     """
     name = quoted_name(connection, table, schemas)
-    column = connection.dialect.identifier_preparer.quote(next(iter(table.columns)).name)
+    column = connection.dialect.identifier_preparer.quote(next(iter(table.primary_key or table.columns)).name)
     nothing = {
         "update": f"UPDATE {name} SET {column} = {column} WHERE 0",  # noqa: S608 - quoted names
         "delete": f"DELETE FROM {name} WHERE 0",  # noqa: S608

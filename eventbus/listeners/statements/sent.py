@@ -108,13 +108,16 @@ class Sent:
                 sets.setdefault(name, MISSING)
         return sets
 
-    def new_values(self, hit: Hit, number: int) -> dict[str, Any]:
-        """What one of many sets of parameters sets, by attribute key, where it is given as a value."""
-        given = self.parameters[number]
+    def new_values(self, hit: Hit) -> list[dict[str, Any]]:
+        """What each of many sets of parameters sets, by attribute key, where it is given as a value."""
         bound = {column: self._bound(value) for column, value in (self.state._dict_parameters or {}).items()}
         bound |= {key: key for key in self._compiled.column_keys or ()}
-        named = {hit.name_of(column): given[name] for column, name in bound.items() if name in given}
-        return {name: value for name, value in named.items() if name is not None}
+        key_of = self._compiled._within_exec_param_key_getter
+        bound |= {column: key_of(column) for column in self._compiled.update_prefetch}
+        pairs = [(hit.name_of(column), name) for column, name in bound.items()]
+        return [
+            {key: given[name] for key, name in pairs if key is not None and name in given} for given in self.parameters
+        ]
 
     def set_in_others(self) -> Iterator[Any]:
         """The columns of other tables that it sets too (MySQL)."""

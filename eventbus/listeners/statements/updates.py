@@ -8,6 +8,7 @@ from typing import Any
 from eventbus.errors import CaptureError
 from eventbus.events.change import MISSING, Key
 from eventbus.listeners.frame import Frame
+from eventbus.listeners.plan import is_rewritten, may_mutate
 from eventbus.listeners.statements.execution import (
     Execution,
     differing,
@@ -31,6 +32,8 @@ class UpdateExecution(Execution):
         self._names = self.hit.names(self._sets)
         self._moves = not self._sets.keys().isdisjoint(self.hit.pk_keys)
         self._keys = self.sent.keys(self.hit) if self.sent.many else None
+        self._unknown = dict.fromkeys(self._sets, MISSING)
+        self._plain = {name for name in self._sets if _is_plain(self.hit.columns[name])}
         self._seen: dict[Key, Row] = {}
         self._hits = 0
         if self.sent.gives_back():
@@ -87,8 +90,7 @@ class UpdateExecution(Execution):
 
     def _finish_told(self) -> None:
         rows = self.given_back()
-        unknown = dict.fromkeys(self._sets, MISSING)
-        self._note_changed(rows, {key: self._seen.get(key, unknown) for key in rows})
+        self._note_changed(rows, {key: self._seen.get(key, self._unknown) for key in rows})
 
     def _finish_by_key(self) -> None:
         """All keys were hit, but those that are not there."""
@@ -96,23 +98,38 @@ class UpdateExecution(Execution):
         if len(rows) < len(set(self._keys or ())):
             unseen = self.rows_by_key(self.hit.pk_keys, set(self._keys or ()) - rows.keys())
             rows |= {key: row for key, row in self.by_key(unseen).items() if key not in rows}
-        news = {key: self.sent.new_values(self.hit, number) for number, key in enumerate(self._keys or ())}
+        news = dict(zip(self._keys or (), self.sent.new_values(self.hit), strict=True))
         before = {key: differing(row, news.get(key, {}), self._sets) for key, row in rows.items()}
-        self._note_changed(self._now(rows), before)
+        if self._each_hit() and not self._has_to_be_read():
+            now = [self._set(row, news.get(key, {})) for key, row in rows.items()]
+            self._note_changed(self.hit.known(self.connection, now), before, certain=False)
+        else:
+            self._note_changed(self._now(rows), before)
+
+    def _each_hit(self) -> bool:
+        """Whether each key hit a row: none has gone since it was seen."""
+        return bool(self.connection.dialect.supports_sane_multi_rowcount) and self.count == len(self._keys or ())
+
+    def _set(self, seen: Row, new: Row) -> Row:
+        """A row as it was seen, with what was set; where that is not what the row holds it is read at the commit."""
+        return {**seen, **self._unknown, **{name: value for name, value in new.items() if name in self._plain}}
 
     def _now(self, rows: dict[Key, Row]) -> Known:
         """These rows as they are now, as far as that has to be known at once; the rest is read at the commit."""
-        if self._may_reclassify() or self.is_elsewhere:
+        if self._has_to_be_read():
             return self.hit.known(self.connection, self.rows_by_key(self._names, rows))
         kept = {*self.hit.pk_keys, self.hit.kind}
         bare = [{name: value for name, value in row.items() if name in kept} for row in rows.values()]
         return self.hit.known(self.connection, bare)
 
+    def _has_to_be_read(self) -> bool:
+        return self._may_reclassify() or self.is_elsewhere
+
     def _may_reclassify(self) -> bool:
         kind = self.hit.kind
         return kind is not None and kind in self.hit.columns and (kind in self._sets or not self.hit.kind_is_column)
 
-    def _note_changed(self, rows: Known, before: dict[Key, Row]) -> None:
+    def _note_changed(self, rows: Known, before: dict[Key, Row], *, certain: bool = True) -> None:
         was: Known = rows
         if self._may_reclassify():
             was = self.hit.known(self.connection, [self._seen[key] for key in rows if key in self._seen])
@@ -122,7 +139,7 @@ class UpdateExecution(Execution):
         def note(frame: Frame) -> None:
             note_deleted(frame, {key: was[key] for key in others})
             note_created(frame, self.hit, {key: rows[key] for key in rows if key in others})
-            note_updated(frame, self.hit, changed, before)
+            note_updated(frame, self.hit, changed, before, certain=certain)
 
         self.record(note)
 
@@ -161,3 +178,8 @@ class UpdateExecution(Execution):
                 )
             moved.append(new)
         return self.hit.known(self.connection, moved), left
+
+
+def _is_plain(column: Any) -> bool:
+    """Whether a column holds what it is given, and that stays what it is."""
+    return not is_rewritten(column) and not may_mutate(column)

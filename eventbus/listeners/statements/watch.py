@@ -49,14 +49,17 @@ Begin = Callable[[Scope, Connection, Any], Execution | None]
 """Prepares for what a context is about to send; None where nothing of it is captured."""
 Prepare = Callable[[Scope, Connection, Insert, Sequence[Any]], Insert]
 """An INSERT of many rows, made to give back their keys if nothing else tells these."""
+Failed = Callable[[Execution], None]
+"""Is told of one that the database has refused."""
 
 
 class Watches:
     """All watched connections of one installation."""
 
-    def __init__(self, begin: Begin, prepare: Prepare) -> None:
+    def __init__(self, begin: Begin, prepare: Prepare, failed: Failed) -> None:
         self._begin = begin
         self._prepare = prepare
+        self._failed = failed
         self._watches: WeakKeyDictionary[Connection, _Watch] = WeakKeyDictionary()
 
     @contextmanager
@@ -89,7 +92,7 @@ class Watches:
     def _join(self, scope: Scope, connection: Connection) -> None:
         watch = self._watches.get(connection)
         if watch is None:
-            watch = self._watches[connection] = _Watch(self._begin, self._prepare)
+            watch = self._watches[connection] = _Watch(self._begin, self._prepare, self._failed)
             watch.listen(connection)
         if watch not in scope.watches:
             scope.watches.append(watch)
@@ -99,10 +102,11 @@ class Watches:
 class _Watch:
     """The listeners on one connection."""
 
-    def __init__(self, begin: Begin, prepare: Prepare) -> None:
+    def __init__(self, begin: Begin, prepare: Prepare, failed: Failed) -> None:
         self.scopes: list[Scope] = []
         self._begin = begin
         self._prepare = prepare
+        self._failed = failed
         self._execution: Execution | None = None
         self._made_to_tell = False
 
@@ -116,7 +120,12 @@ class _Watch:
         """The statement is over, or has failed: then what it began is let go of, which would hold the connection."""
         self.scopes.remove(scope)
         if not self.scopes:
-            self._execution = None
+            self._let_go()
+
+    def _let_go(self) -> None:
+        failed, self._execution = self._execution, None
+        if failed is not None:
+            self._failed(failed)
 
     def _scope(self) -> Scope | None:
         scope = self.scopes[-1] if self.scopes else None
@@ -126,7 +135,7 @@ class _Watch:
         self, connection: Connection, statement: Any, many: Any, parameters: Any, options: Any
     ) -> tuple[Any, Any, Any]:
         if isinstance(statement, UpdateBase):
-            self._execution = None  # what was left by one that failed
+            self._let_go()
             scope = self._scope()
             given = statement
             if scope is not None and many and isinstance(statement, Insert):

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Dialect
 
 from eventbus.records.columns import MYSQL, Normaliser, enum_members
+from eventbus.records.expressions import refuse_expression
 
 
 def text(type_: Any, dialect: Dialect) -> Normaliser:
@@ -27,6 +28,7 @@ def plain_text(value: Any) -> str:
         return str.__str__(value)
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value).decode()
+    refuse_expression(value)
     return str(int(value) if isinstance(value, bool) else value)
 
 

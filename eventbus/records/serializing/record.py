@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy.orm import Mapper, QueryableAttribute
 
 from eventbus.records.columns import Normaliser
+from eventbus.records.expressions import refuse_expression
 
 Values = Sequence[Any]
 """Captured values aligned with an entity's keys; MISSING where a column was not loaded."""
@@ -32,6 +33,7 @@ class Record:
         row, mapper = self._eventbus_row, self._eventbus_model
         if name in row:
             value = row[name]
+            refuse_expression(value)
             return value if value is None else self._eventbus_normal[name](value)
         if mapper is None or name.startswith("__"):
             raise AttributeError(name)
