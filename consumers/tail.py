@@ -9,8 +9,8 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from datetime import datetime
 from itertools import islice
 from typing import Any, Final, final
 
@@ -23,6 +23,7 @@ from consumers.base.broker.line import Line, is_amqp
 from consumers.base.broker.virtual_inbox import VirtualInbox
 from consumers.base.errors import Lost, setting_up
 from consumers.base.reading.delivery import Delivery
+from consumers.base.reading.moments import moment
 from consumers.base.reading.screen import Screen
 from consumers.base.settings import ConsumerSettings
 from consumers.base.working.session import Stop
@@ -32,6 +33,7 @@ from eventbus.errors import BadEvent
 from eventbus.events.envelope import Event
 from eventbus.monitoring import logs
 from eventbus.process.stopping import stop_on_signals
+from eventbus.redaction import printable, shown
 
 _WAIT: Final = 0.2
 """Seconds without an event before it is looked whether to stop."""
@@ -42,6 +44,8 @@ _EXPIRES: Final = 60_000
 """Milliseconds after which RabbitMQ deletes a queue that nobody came to read."""
 _WIDTH: Final = 60
 """Characters of one value; the rest is cut."""
+_FIELDS: Final = 100
+"""Fields of one event; how many more there are is told."""
 
 logger = logging.getLogger(__name__)
 
@@ -141,7 +145,7 @@ def command(bindings: tuple[str, ...], url: str | None, as_json: bool, count: in
 def _json_line(each: Delivery | BadEvent) -> str:
     if isinstance(each, BadEvent):
         return orjson.dumps({"refused": each.reason}).decode()
-    return orjson.dumps(orjson.loads(each.body)).decode()
+    return printable(orjson.dumps(orjson.loads(each.body)).decode())
 
 
 _MARKS: Final[Mapping[str, tuple[str, str]]] = {
@@ -166,36 +170,40 @@ class _Lines:
         event = each.event
         mark, colour = _MARKS[event.op]
         time_text, late = self._times(event)
-        record = self._paint(f"{mark} {printable(event.model)} {printable(event.record)}", colour)
+        record = self._paint(f"{mark} {shown(event.model)} {shown(event.record)}", colour)
         parts = [time_text, record, *self._fields(event)]
         if event.author is not None:
-            parts.append(f"by {printable(event.author)}")
+            parts.append(f"by {shown(event.author)}")
         return "  ".join([*parts, late])
 
     def _paint(self, text: str, colour: str) -> str:
         return click.style(text, fg=colour) if self._colour else text
 
     def _times(self, event: Event) -> tuple[str, str]:
-        try:
-            then = datetime.fromisoformat(event.time)
-        except ValueError:
-            return printable(event.time), ""
+        then = moment(event.time)
+        if then is None:
+            return shown(event.time), ""
         late = max(0.0, self._now() - then.timestamp())
-        return f"{then.astimezone():%H:%M:%S}.{then.microsecond // 1000:03}", duration(late)
+        with suppress(ValueError, OverflowError):  # at the edges of the calendar the local time is of no year
+            then = then.astimezone()
+        return f"{then:%H:%M:%S}.{then.microsecond // 1000:03}", duration(late)
 
     def _fields(self, event: Event) -> list[str]:
         before, after = event.before or {}, event.after or {}
+        whole = before if event.op == "d" else after
+        names = event.changed if event.op == "u" else list(whole)
         if event.op == "u":
-            return [f"{printable(name)}: {value(before, name)} → {value(after, name)}" for name in event.changed]
-        shown = before if event.op == "d" else after
-        return [f"{printable(name)}={value(shown, name)}" for name in shown]
+            told = [f"{shown(name)}: {value(before, name)} → {value(after, name)}" for name in names[:_FIELDS]]
+        else:
+            told = [f"{shown(name)}={value(whole, name)}" for name in names[:_FIELDS]]
+        return [*told, f"and {len(names) - _FIELDS:,} more"] if len(names) > _FIELDS else told
 
 
 def value(values: Mapping[str, Any], name: str) -> str:
     """A field's value as JSON, cut, and safe for a terminal; `?` where it is not known."""
     if name not in values:
         return "?"
-    text = printable(json.dumps(values[name], ensure_ascii=False))
+    text = printable(json.dumps(values[name], ensure_ascii=False)[: _WIDTH + 1])
     return text if len(text) <= _WIDTH else f"{text[: _WIDTH - 1]}…"
 
 
@@ -206,11 +214,6 @@ def duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.1f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"
-
-
-def printable(text: str) -> str:
-    """Text that cannot drive a terminal: whatever is not printable is shown as its escape."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -200,10 +200,10 @@ def redis_url(services: Callable[[str], Server]) -> str:
 
 
 @pytest.fixture
-def private_redis() -> Iterator[Callable[[], RedisNode]]:
-    """Starts Redis servers of the test's own, to be flushed and killed at will."""
+def private_redis() -> Iterator[Callable[..., RedisNode]]:
+    """Starts Redis servers of the test's own, to be flushed and killed at will; what is given are their arguments."""
     with ExitStack() as stack:
-        yield lambda: _enter(stack, RedisNode)
+        yield lambda *arguments: _enter(stack, lambda: RedisNode(*arguments))
 
 
 # -- faults -----------------------------------------------------

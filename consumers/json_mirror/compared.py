@@ -7,12 +7,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import datetime
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Protocol, final
 
+from consumers.base.reading.moments import moment
 from consumers.json_mirror import cache, filenames
 from consumers.json_mirror.disk import documents
 from consumers.json_mirror.disk.files import Files, is_possible
@@ -99,10 +99,8 @@ def _reached(settings: MirrorSettings) -> float:
     age = Heartbeat(settings.caught_up_file).age()
     with State(settings.state_file, read_only=True) as state:
         last = max((figures.time for figures in state.figures()), default="")
-    try:
-        told = datetime.fromisoformat(last).timestamp()
-    except ValueError:
-        told = 0.0
+    then = moment(last)
+    told = then.timestamp() if then else 0.0
     return max(told, 0.0 if age is None else time.time() - age)
 
 

@@ -14,6 +14,7 @@ from consumers.base import ConsumerSettings
 from consumers.base.broker import topology
 from consumers.base.broker.line import Line, require_broker
 from consumers.base.errors import Lost, talking
+from consumers.base.reading.moments import moment
 from consumers.json_mirror.disk import lock
 from consumers.json_mirror.heartbeat import HELD, Heartbeat
 from consumers.json_mirror.settings import MirrorSettings
@@ -167,10 +168,8 @@ def _lag(entities: Sequence[Figures], waiting: int | None, caught_up: float | No
 
 
 def _age(time: str) -> float | None:
-    try:
-        return max(0.0, (datetime.now(UTC) - datetime.fromisoformat(time)).total_seconds())
-    except (ValueError, TypeError):
-        return None
+    then = moment(time)
+    return max(0.0, (datetime.now(UTC) - then).total_seconds()) if then else None
 
 
 def _line(row: Sequence[str], widths: Sequence[int]) -> str:

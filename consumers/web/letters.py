@@ -100,6 +100,9 @@ def _letter(entry: Entry) -> Letter:
 
 
 def _text(body: bytes) -> str:
+    """Indented, where it is JSON of a size that a page shows whole; what is larger is cut as it stands."""
+    if len(body) > _BODY:
+        return f"{body[:_BODY].decode('utf-8', 'backslashreplace')}\n… and {len(body) - _BODY:,} more bytes"
     try:
         text = orjson.dumps(orjson.loads(body), option=orjson.OPT_INDENT_2).decode()
     except ValueError:

@@ -120,9 +120,9 @@ def _message(delivery: Delivery) -> dict[str, Any]:
         "op": event.op,
         "model": event.model,
         "record": event.record[:_LONGEST],
-        "pk": event.pk,
+        "pk": event.pk if len(event.record) <= _LONGEST else None,
         "time": event.time,
-        "author": event.author,
+        "author": event.author and event.author[:_LONGEST],
         "fields": [
             {"name": name[:_LONGEST], "old": _short(before, name), "new": _short(after, name)}
             for name in names[:_FIELDS]

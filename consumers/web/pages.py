@@ -20,6 +20,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from consumers.base.errors import Lost
+from consumers.base.reading.moments import moment as read_moment
 from consumers.json_mirror.errors import StateDamaged, StateUnavailable
 from consumers.web.actions import Actions
 from consumers.web.guard import LOGIN, Sessions, user_of
@@ -128,15 +129,14 @@ class Pages:
         return self._render(request, "trouble.html", {"sentence": error.detail}, error.status_code)
 
 
-def ago(moment: str | float | None) -> str:
+def ago(said: str | float | None) -> str:
     """`3 s ago`, `5 min ago`, `2 h ago`, `4 d ago`; a dash where nobody knows."""
-    if not moment:
+    if not said:
         return _UNKNOWN
-    try:
-        then = datetime.fromisoformat(moment).timestamp() if isinstance(moment, str) else float(moment)
-    except ValueError:
+    then = read_moment(said) if isinstance(said, str) else datetime.fromtimestamp(said, UTC)
+    if then is None:
         return _UNKNOWN
-    seconds = max(0.0, datetime.now(UTC).timestamp() - then)
+    seconds = max(0.0, (datetime.now(UTC) - then).total_seconds())
     for limit, unit, name in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
         if seconds < limit:
             return f"{seconds / unit:.0f} {name} ago"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -16,6 +17,9 @@ from consumers.history.reading.transaction import COLUMNS, Transaction
 from consumers.history.store.rows import Version
 
 PAGE: Final = 50
+VERSIONS: Final = 500
+_BYTES: Final = 4 << 20
+"""Versions of a record that a page shows at most, the newest, and characters of what differs between them."""
 _MINUTE: Final = 60_000_000
 _SUFFIX: Final = ".json"
 
@@ -90,20 +94,24 @@ def touched(history: History, transaction: Transaction, most: int = PAGE) -> lis
 
 
 def of_record(history: History, path: str) -> list[Entry]:
-    """A record's versions, newest first; empty where the history has none of it."""
+    """A record's newest versions, newest first; empty where the history has none of it."""
     if history.stored(path + _SUFFIX) is None:
         return []
-    versions = history.versions(path + _SUFFIX)
-    older: list[Version | None] = [*versions[1:], None]
-    return [
-        Entry(
+    found = []
+    size = 0
+    for version, before in pairwise(chain(history.walk(path + _SUFFIX), [None])):
+        assert version is not None
+        entry = Entry(
             history.transaction(version.step.position),
             version.step.version,
             version.step.op,
             list(_differences(before, version)),
         )
-        for version, before in zip(versions, older, strict=True)
-    ]
+        found.append(entry)
+        size += sum(len(each.old or "") + len(each.new or "") for each in entry.differences)
+        if len(found) == VERSIONS or size > _BYTES:
+            break
+    return found
 
 
 def at(history: History, path: str, text: str) -> tuple[Mapping[str, Any] | None, int]:

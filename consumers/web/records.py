@@ -18,6 +18,8 @@ SCANNED: Final = 20_000
 """Records that one page looks through for a value; a link goes on behind them."""
 ORDERED: Final = 5_000
 """Records of an entity up to which a list can be ordered by a field: there is no index for it."""
+SCANNED_BYTES: Final = 32 << 20
+"""The same in bytes of their files: a page of large records is short, and what would need more is not ordered."""
 _SUFFIX: Final = ".json"
 _COLUMNS: Final = 6
 _LONG: Final = 40
@@ -102,23 +104,34 @@ class Records:
             if ordered is not None:
                 return ordered
         rows: list[Shown] = []
-        looked, last = 0, query.after
+        looked, size, last = 0, 0, query.after
         for shown in self._from(directory, query):
-            looked, last = looked + 1, shown.name
+            looked, size, last = looked + 1, size + len(shown.raw), shown.name
             if _matches(shown, query):
                 rows.append(shown)
-            if len(rows) == PAGE or looked == SCANNED:
+            if len(rows) == PAGE or looked == SCANNED or size > SCANNED_BYTES:
                 return Listing(rows, _columns(rows), last, looked, self._note(query))
         return Listing(rows, _columns(rows), None, looked, self._note(query))
 
     def _note(self, query: Query) -> str:
-        return f"too many records to order them by {query.by}: they stand by their keys" if query.by else ""
+        return (
+            f"too many records, or too large ones, to order them by {query.by}: they stand by their keys"
+            if query.by
+            else ""
+        )
 
     def _ordered(self, directory: str, query: Query) -> Listing | None:
         entity = self.entity(directory)
         if entity is None or entity.live > ORDERED:
             return None
-        rows = [shown for shown in self._from(directory, query) if _matches(shown, query)]
+        rows: list[Shown] = []
+        size = 0
+        for shown in self._from(directory, query):
+            if _matches(shown, query):
+                rows.append(shown)
+                size += len(shown.raw)
+            if size > SCANNED_BYTES:
+                return None
         rows.sort(key=lambda shown: _rank(shown.document.fields.get(query.by)), reverse=query.down)
         return Listing(rows[:PAGE], _columns(rows[:PAGE]), None, len(rows), "the first of them" * (len(rows) > PAGE))
 

@@ -22,7 +22,7 @@ from eventbus.comparison.mirror import Place, opened
 from eventbus.comparison.scan import CHUNK
 from eventbus.errors import counted
 from eventbus.records.entities import Entities
-from eventbus.redaction import shown
+from eventbus.redaction import printable, shown
 from eventbus.settings import Settings
 
 _HELP: Final = """Compare the rows of a database with a mirror, and publish again what differs.
@@ -120,7 +120,7 @@ def _publishing(session: str | None, *, heal: bool) -> Iterator[tuple[Entities, 
 def _telling(*, as_json: bool, quiet: bool) -> Callable[[Difference], None] | None:
     def tell(difference: Difference) -> None:
         if as_json:
-            click.echo(orjson.dumps(asdict(difference)).decode())
+            click.echo(printable(orjson.dumps(asdict(difference)).decode()))
         else:
             click.echo(_line(difference))
 
@@ -143,7 +143,7 @@ def _summary(tally: Tally, *, as_json: bool, heal: bool) -> None:
         click.echo(orjson.dumps({"rows": told.pop("objects"), **told, "equal": tally.is_equal}).decode())
         return
     for problem in tally.problems:
-        click.echo(f"not published: {problem}", err=True)
+        click.echo(f"not published: {printable(str(problem))}", err=True)
     what = f"{counted(tally.objects, 'row')} compared: "
     what += f"{tally.missing} missing, {tally.extra} extra, {tally.different} different" if tally.found else "equal"
     if heal and tally.found:

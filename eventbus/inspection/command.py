@@ -14,6 +14,7 @@ from eventbus.errors import ConfigurationError
 from eventbus.inspection.settings import examine_environment
 from eventbus.inspection.verdict import verdict
 from eventbus.inspection.witness import Absent, Evidence, Finding, Options, Report, Subject, Witness, witnesses
+from eventbus.redaction import printable, shown
 
 _MARKS: Final[Mapping[str, tuple[str, str]]] = {
     "ok": ("ok", "green"),
@@ -47,7 +48,8 @@ def status(*, as_json: bool, **places: str | None) -> int:
     with witnesses(Options(**places)) as found:
         reports = {name: _report(witness) for name, witness in found.items()}
     if as_json:
-        click.echo(json.dumps({name: _as_json(report) for name, report in reports.items()}, ensure_ascii=False))
+        told = {name: _as_json(report) for name, report in reports.items()}
+        click.echo(printable(json.dumps(told, ensure_ascii=False)))
     else:
         for name, report in reports.items():
             _section(name, report.figures, report.findings)
@@ -108,8 +110,8 @@ def _key(text: str) -> Any:
         return text
     try:
         return json.loads(text)
-    except ValueError as error:
-        raise ConfigurationError(f"the key {text[:80]} is no JSON list: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigurationError(f"the key {shown(text, 80)} is no JSON list: {error}") from error
 
 
 def _report(witness: Witness | Absent) -> Report:
@@ -133,14 +135,14 @@ def _section(name: str, figures: Mapping[str, Any], findings: Iterable[Finding])
 def _figures(figures: Mapping[str, Any]) -> Iterator[str]:
     width = max(map(len, figures), default=0)
     for name, value in figures.items():
-        shown = "-" if value is None else f"{value:,}" if isinstance(value, int | float) else str(value)
-        yield f"{name.replace('_', ' '):<{width}}  {shown}"
+        text = "-" if value is None else f"{value:,}" if isinstance(value, int | float) else printable(str(value))
+        yield f"{name.replace('_', ' '):<{width}}  {text}"
 
 
 def _line(finding: Finding) -> str:
     mark, colour = _MARKS[finding.level]
-    remedy = f"\n     -> {finding.remedy}" if finding.remedy else ""
-    return f"{click.style(mark, fg=colour)} {finding.text}{remedy}"
+    remedy = f"\n     -> {printable(finding.remedy)}" if finding.remedy else ""
+    return f"{click.style(mark, fg=colour)} {printable(finding.text)}{remedy}"
 
 
 def _code(findings: Iterable[Finding]) -> int:

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import logging
+import socket
+import sys
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Final, NamedTuple, final
+from typing import Any, Final, NamedTuple, final
 
 from eventbus.errors import ConfigurationError
 
 TEXT: Final = "text/plain; charset=utf-8"
 _PATIENCE: Final = 5.0
-"""Seconds that a client may take over its request."""
+"""Seconds that a client may take over a part of its request."""
+MOST_CLIENTS: Final = 32
+"""Connections at a time. Who comes when there are more is served, and the oldest is hung up on: a probe is answered
+within milliseconds, and who holds a connection longer only costs threads and descriptors.
+"""
 
 logger = logging.getLogger(__name__)
 
@@ -80,11 +87,35 @@ class _Server(ThreadingHTTPServer):
 
     def __init__(self, host: str, port: int, pages: Mapping[str, Page]) -> None:
         self.pages = pages
+        self._clients: OrderedDict[int, socket.socket] = OrderedDict()
+        self._guard = threading.Lock()
         if ":" in host:
-            import socket  # noqa: PLC0415  one name of it, in one case
-
             self.address_family = socket.AF_INET6
         super().__init__((host, port), _Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """In a thread of its own, of which there are not too many."""
+        with self._guard:
+            self._clients[id(request)] = request
+            surplus = [self._clients.popitem(last=False)[1] for _ in range(len(self._clients) - MOST_CLIENTS)]
+        for oldest in surplus:
+            with suppress(OSError):
+                oldest.shutdown(socket.SHUT_RDWR)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """At the end of its thread."""
+        with self._guard:
+            self._clients.pop(id(request), None)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that hangs up is no error of ours; the server's own way is a traceback on standard error."""
+        error = sys.exception()
+        if isinstance(error, OSError):
+            logger.debug("a client of the probes went away")
+        else:
+            logger.error("a request for a probe could not be answered", exc_info=error)
 
 
 @final

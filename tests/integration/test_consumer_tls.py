@@ -2,37 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from pathlib import Path
-
-import pytest
 
 from consumers.base import ConsumerSettings
 from eventbus.events.reading import Limits
 from tests.conftest import StartRabbitNode
+from tests.support.certificates import self_signed
 from tests.support.consuming import Collector, Running, event_body, publish, ready, wait_for
 from tests.support.nodes.base import free_port
-
-
-def certificate(directory: Path) -> tuple[Path, Path]:
-    """A certificate of its own authority, made out to localhost, and its key."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("openssl is not installed")
-    made, key = directory / "server.pem", directory / "server.key"
-    new = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
-    names = ["-addext", "subjectAltName=DNS:localhost"]
-    subprocess.run([openssl, *new, *names, "-keyout", key, "-out", made], check=True, capture_output=True)
-    for path in (made, key, directory):
-        path.chmod(0o755)
-    return made, key
 
 
 def test_small_and_large_messages_arrive_over_tls(
     private_rabbitmq: StartRabbitNode, tmp_path: Path, unique: str
 ) -> None:
-    made, key = certificate(tmp_path)
+    made, key = self_signed(tmp_path, "localhost")
     port = free_port()
     files = [
         f"ssl_options.{name} = {path}" for name, path in (("cacertfile", made), ("certfile", made), ("keyfile", key))

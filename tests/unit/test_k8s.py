@@ -481,7 +481,45 @@ def test_the_logins_may_do_what_the_documentation_says_and_no_more() -> None:
     }
     assert allowed == {
         "json-mirror": {"configure": "", "write": r"^eventbus\.dlx$", "read": "^json-mirror$"},
+        "eventbus-relay": {"configure": "", "write": "^eventbus$", "read": ""},
         "crm": {"configure": "", "write": "^eventbus$", "read": ""},
+    }
+
+
+def documented_permissions() -> dict[tuple[str, str], list[str]]:
+    """The rows of the README: by Secret and process, the patterns for configure, write and read."""
+    rows, secret = {}, ""
+    for line in (K8S / "README.md").read_text().splitlines():
+        first, process, *patterns = (cell.strip().strip("`") for cell in re.split(r"(?<!\\)\|", line)[1:-1] or ["", ""])
+        if len(patterns) == 3 and patterns[0].startswith("^"):
+            secret = secret if first == "the same" else first
+            rows[secret, process] = [pattern.replace("\\|", "|") for pattern in patterns]
+    return rows
+
+
+def test_mirror_and_relay_have_a_secret_each_whose_login_is_documented_and_declared() -> None:
+    secrets = {}
+    for base, kind in (("base", "StatefulSet"), ("relay", "Deployment")):
+        pod = one(kustomize(K8S / base), kind)["spec"]["template"]["spec"]
+        (secrets[base],) = (each["secret"]["secretName"] for each in pod["volumes"] if each["name"] == "broker")
+    assert secrets == {"base": "eventbus-broker", "relay": "eventbus-relay-broker"}
+    documented = documented_permissions()
+    assert {secret for secret, _ in documented} == set(secrets.values())
+    names = ["json-mirror", "json-mirror.dlq", "eventbus", "eventbus.dlx", "json-mirror-of-others", "amq.default", ""]
+    granted = {
+        process: [{name for name in names if re.search(pattern, name)} - {""} for pattern in patterns]
+        for (_, process), patterns in documented.items()
+    }
+    # docs/security.md has the table that says what each needs; tests/integration/test_permissions.py tries it.
+    assert granted == {
+        "mirror": [
+            {"json-mirror", "json-mirror.dlq", "eventbus", "eventbus.dlx"},
+            {"json-mirror", "json-mirror.dlq", "eventbus.dlx"},
+            {"json-mirror", "eventbus", "eventbus.dlx"},
+        ],
+        "mirror, all being declared (`components/rabbitmq`)": [set(), {"eventbus.dlx"}, {"json-mirror"}],
+        "relay": [{"eventbus"}, {"eventbus"}, set()],
+        "relay, the exchange being declared": [set(), {"eventbus"}, set()],
     }
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import socket
+import struct
+import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from http import HTTPStatus
 from http.client import HTTPConnection
 
@@ -14,8 +18,9 @@ from consumers.base import monitoring
 from consumers.base.monitoring import Figures, Probe
 from consumers.base.observer import Observer, Observers
 from eventbus.errors import ConfigurationError
-from eventbus.monitoring import figures
-from eventbus.monitoring.http import Answer, parse_address, serving, verdict
+from eventbus.monitoring import figures, http
+from eventbus.monitoring.http import MOST_CLIENTS, Answer, parse_address, serving, verdict
+from tests.support.consuming import wait_for
 
 
 def get(port: int, path: str, method: str = "GET") -> tuple[int, str]:
@@ -69,6 +74,33 @@ def test_a_page_that_fails_is_an_error_of_that_page_alone(port: int) -> None:
 def test_a_client_that_says_nothing_holds_up_nobody(port: int) -> None:
     with socket.create_connection(("127.0.0.1", port)):
         assert get(port, "/livez") == (200, "ok\n")
+
+
+def test_clients_that_hold_their_connections_give_way_to_those_that_ask(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http._Handler, "timeout", 300)  # they would go by themselves, and others come
+    before = threading.active_count()
+    with ExitStack() as stack:
+        held = []
+        for _ in range(4 * MOST_CLIENTS):
+            held.append(stack.enter_context(socket.create_connection(("127.0.0.1", port))))
+            held[-1].sendall(b"GET /livez HT")
+        assert get(port, "/livez") == (200, "ok\n")
+        wait_for(lambda: threading.active_count() - before <= MOST_CLIENTS)
+        held[0].settimeout(10)
+        assert held[0].recv(100) == b""
+
+
+def test_a_client_that_resets_its_connection_leaves_no_traceback(
+    port: int, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.sendall(b"GET /livez HT")
+    wait_for(lambda: "went away" in caplog.text)
+    assert "Traceback" not in capfd.readouterr().err + caplog.text
 
 
 def test_an_address_in_use_is_a_configuration_error(port: int) -> None:

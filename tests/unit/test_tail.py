@@ -65,3 +65,27 @@ def test_json_is_the_event_on_one_line() -> None:
     body = event_body("ab12", 7)
     assert envelope.decode(_json_line(read(body)).encode()) == envelope.decode(body)
     assert "\n" not in _json_line(read(body.replace(b",", b",\n")))
+
+
+def test_a_large_event_is_one_short_line() -> None:
+    body = event_body("x" * 100_000, 7, op="c").replace(
+        b'"phone":"+32"', b",".join(b'"f%d":"%s"' % (n, b"\\n" * 300) for n in range(500))
+    )
+    told = line(body.replace(b'"author":"u1"', b'"author":"' + b"u" * 50_000 + b'"'))
+    assert len(told) < 20_000
+    assert "and 401 more" in told
+    assert told.isprintable()
+
+
+@pytest.mark.parametrize(
+    "moment", ["0001-01-01T00:00:00", "9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00Z", "x" * 300]
+)
+def test_a_time_may_be_anything(moment: str) -> None:
+    body = event_body("ab12", 7).replace(b"2026-11-23T08:00:00.123456Z", moment.encode())
+    assert "crm.contact ab12" in _Lines(colour=False)(read(body))
+
+
+def test_json_for_other_programs_does_not_drive_the_terminal_either() -> None:
+    told = _json_line(read(event_body("\u009b31m\u202e", 7)))
+    assert told.isprintable()
+    assert envelope.decode(told.encode()).pk == "\u009b31m\u202e"

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from itertools import islice
+from typing import Any, Final, NamedTuple
+
+import orjson
 
 from consumers.json_mirror import filenames
-from eventbus.events.envelope import Event
+from eventbus.events.envelope import LONGEST_TEXT, Event
+from eventbus.events.notes import MAX_NOTE, MAX_NOTES
+
+_LARGEST: Final = 1_000_000_000
+"""Events of a transaction; what says more says nothing."""
 
 
 class Fact(NamedTuple):
@@ -55,14 +62,20 @@ def fact_of(event: Event, source: int = 0) -> Fact:
         stub=event.stub,
         changed=frozenset(event.changed).union(event.written),
         whole=event.whole,
-        transaction=id if isinstance(id, str) and id else event.id,
-        size=size if type(size) is int and size > 0 else 1,
-        author=event.author,
+        transaction=id if isinstance(id, str) and 0 < len(id) <= LONGEST_TEXT else event.id,
+        size=size if type(size) is int and 0 < size <= _LARGEST else 1,
+        author=event.author and event.author[:LONGEST_TEXT],
         time=event.time,
-        trace=event.traceparent,
-        notes=notes if isinstance(notes, Mapping) and notes else None,
+        trace=event.traceparent and event.traceparent[:LONGEST_TEXT],
+        notes=_noted(notes) if isinstance(notes, Mapping) and notes else None,
         source=source,
     )
+
+
+def _noted(notes: Mapping[str, Any]) -> dict[str, Any]:
+    """As much as `eventbus.annotate` would have taken; of what is no text, its JSON."""
+    texts = ((name, text if isinstance(text, str) else orjson.dumps(text).decode()) for name, text in notes.items())
+    return {name[:MAX_NOTE]: text[:MAX_NOTE] for name, text in islice(texts, MAX_NOTES)}
 
 
 def folded(earlier: Fact, later: Fact) -> Fact:

@@ -22,6 +22,7 @@ from consumers.history.commands.options import (
     opened,
     path_of,
     position_of,
+    say,
 )
 from consumers.history.errors import NotInHistory
 from consumers.history.git.layout import path_of as path_in_git
@@ -50,9 +51,9 @@ def log(data_dir: Path | None, as_json: bool, limit: int | None, **asked: str | 
             touches = history.touches(transaction.position)
             if as_json:
                 changes = [telling.touched(touch) for touch in touches]
-                click.echo(json_text({**telling.as_object(transaction), "changes": changes}))
+                say(json_text({**telling.as_object(transaction), "changes": changes}))
             else:
-                click.echo(telling.line(transaction, _first(touches, asked["model"], asked["key"], history)))
+                say(telling.line(transaction, _first(touches, asked["model"], asked["key"], history)))
 
 
 def _first(touches: list[Touch], model: str | None, key: str | None, history: History) -> list[Touch]:
@@ -116,7 +117,7 @@ def why(model: str, key: str, field: str, every: bool, as_json: bool, data_dir: 
     if not found:
         raise NotInHistory(f"{model} {key} has never had a field {field}, as far as the history goes back")
     for each in found:
-        click.echo(
+        say(
             json_text(telling.cause_object(each))
             if as_json
             else "\n".join([f"{field} = {telling.cause(each)[0]}", *telling.cause(each)[1:]])
@@ -130,14 +131,14 @@ def show(transaction: str, data_dir: Path | None) -> None:
     """Tell all of one transaction: its id, the beginning of it, or #POSITION; each record with old and new values."""
     with opened(data_dir) as history:
         for each in _parts(history, transaction):
-            click.echo(f"{telling.head(each)}{telling.marks(each)}")
+            say(f"{telling.head(each)}{telling.marks(each)}")
             for name, text in [("trace", each.trace), *sorted(each.notes.items())]:
                 if text:
-                    click.echo(f"  {name}: {text}")
+                    say(f"  {name}: {text}")
             for touch in history.touches(each.position):
-                click.echo(f"  {telling.named(touch)} ({telling.deed(touch.step)})")
+                say(f"  {telling.named(touch)} ({telling.deed(touch.step)})")
                 for line in _differences(history, touch):
-                    click.echo(f"    {line}")
+                    say(f"    {line}")
 
 
 def _parts(history: History, text: str) -> list[Transaction]:
@@ -147,10 +148,9 @@ def _parts(history: History, text: str) -> list[Transaction]:
 
 
 def _differences(history: History, touch: Touch) -> Iterator[str]:
-    versions = history.versions(touch.path)
-    index = next(n for n, version in enumerate(versions) if version.step.version == touch.step.version)
-    older = versions[index + 1] if index + 1 < len(versions) else None
-    now, was = _fields(versions[index]), _fields(older)
+    versions = history.walk(touch.path)
+    this = next(version for version in versions if version.step.version == touch.step.version)
+    now, was = _fields(this), _fields(next(versions, None))
     for name in sorted(now.keys() | was.keys()):
         old, new = was.get(name, NOTHING), now.get(name, NOTHING)
         if old is NOTHING or new is NOTHING or old != new:
@@ -174,7 +174,7 @@ def diff(model: str, key: str, versions: tuple[str, ...], data_dir: Path | None)
         known = history.versions(path_of(model, key, history))
     old, new = _two(known, versions)
     for line in difflib.unified_diff(_lines(old), _lines(new), _title(old), _title(new), lineterm=""):
-        click.echo(line)
+        say(line)
 
 
 def _two(known: list[Version], asked: tuple[str, ...]) -> tuple[Version | None, Version | None]:
@@ -193,7 +193,7 @@ def _lines(version: Version | None) -> list[str]:
     if version is None or version.content is None:
         return []
     shown = orjson.dumps(version.content.fields, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS)
-    return shown.decode().splitlines()
+    return shown.decode().split("\n")
 
 
 def _title(version: Version | None) -> str:
@@ -209,12 +209,12 @@ def at(moment: str, model: str | None, key: str | None, data_dir: Path | None) -
     """Print all records, those of MODEL, or one, as they were at TIME (or #POSITION): a dump, one record a line."""
     with opened(data_dir) as history:
         position = position_of(history, moment)
-        out = click.open_file("-", "wb")
+        out = click.open_file("-", "w", encoding="utf-8")
         if key and model:
-            out.write(orjson.dumps(one_record(history, model, key, position).dumped()) + b"\n")
+            out.write(json_text(one_record(history, model, key, position).dumped()) + "\n")
             return
         for record in past.records(history, position, directory_of(model) if model else ""):
-            out.write(orjson.dumps(record.dumped()) + b"\n")
+            out.write(json_text(record.dumped()) + "\n")
 
 
 def one_record(history: History, model: str, key: str, position: int) -> past.Past:
@@ -238,4 +238,4 @@ def path(model: str, key: str, data_dir: Path | None) -> None:
             found = path_of(model, key, history)
     except NotInHistory:
         found = path_of(model, key)
-    click.echo(f"{found}\n{path_in_git(found)}")
+    say(f"{found}\n{path_in_git(found)}")

@@ -20,6 +20,7 @@ from consumers.history.commands.options import (
     opened,
     path_of,
     position_of,
+    say,
     settings_of,
 )
 from consumers.history.errors import NotInHistory
@@ -65,7 +66,7 @@ def restore(model: str, key: str, moment: str, session: str | None, models: str 
         return
     author = f"restore by {getpass.getuser()}"
     _writer()(record, session=session, models=models, author=author, reason=f"as it was at {moment}")
-    click.echo(f"{model} {key} is as it was at {moment}")
+    say(f"{model} {key} is as it was at {moment}")
 
 
 def _writer() -> Any:

@@ -11,7 +11,7 @@ import click
 
 from consumers.base.companion import WATCHED, when_alone
 from consumers.history import following
-from consumers.history.commands.options import data_dir, json_text, opened, settings_of
+from consumers.history.commands.options import data_dir, json_text, opened, say, settings_of
 from consumers.history.errors import HistoryUnavailable
 from consumers.history.git import stream
 from consumers.history.git.follower import Follower
@@ -130,7 +130,7 @@ def verify(data_dir: Path | None, with_git: bool) -> int:
         for each in checks:
             for text in each:
                 found += 1
-                click.echo(text)
+                say(text)
     click.echo("the history is whole" if not found else f"{found:,} found")
     return 1 if found else 0
 

@@ -18,6 +18,7 @@ from consumers.history.settings import HistorySettings
 from consumers.json_mirror import filenames
 from eventbus.errors import ConfigurationError
 from eventbus.events import naming
+from eventbus.redaction import printable
 
 MODEL: Final = click.argument("model", metavar="MODEL")
 KEY: Final = click.argument("key", metavar="KEY")
@@ -79,5 +80,10 @@ def position_of(history: History, text: str) -> int:
 
 
 def json_text(value: Any) -> str:
-    """Compact JSON."""
-    return orjson.dumps(value).decode()
+    """Compact JSON that cannot drive a terminal."""
+    return printable(orjson.dumps(value).decode())
+
+
+def say(line: str) -> None:
+    """Print a line, or several. Much of what a history holds was said by others: nothing of it drives a terminal."""
+    click.echo("\n".join(map(printable, line.split("\n"))))

@@ -40,11 +40,14 @@ def clean(text: str) -> str:
 
 
 def sign(transaction: Transaction, committed: int) -> Signature:
-    """Whose commit it is. `committed` is the committer's time: dates there never fall, as `git log --since` needs."""
+    """Whose commit it is. `committed` is the committer's time: dates there never fall, as `git log --since` needs.
+
+    git knows no date before 1970.
+    """
     service = clean(transaction.service) or "nobody"
     author = clean(transaction.author or "")
     name = f"{author} <{author}@{service}>" if author else f"{service} <{service}>"
-    return Signature(name.encode("utf-8", "backslashreplace"), transaction.time // 10**6, committed)
+    return Signature(name.encode("utf-8", "backslashreplace"), max(0, transaction.time // 10**6), max(0, committed))
 
 
 def text(transaction: Transaction, changes: Sequence[Change], superseded: Iterable[str], identity: str) -> bytes:

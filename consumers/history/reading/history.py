@@ -63,11 +63,9 @@ class History:
             return self._db.execute(sql, values).fetchall()
 
     def rows(self, sql: str, *values: Any) -> Iterator[tuple[Any, ...]]:
-        """The rows of a query, a thousand at a time."""
+        """The rows of a query, one at a time."""
         with layout.translated(self.path):
-            cursor = self._db.execute(sql, values)
-            while found := cursor.fetchmany(1000):
-                yield from found
+            yield from self._db.execute(sql, values)
 
     def note(self, key: str) -> Any:
         """One of the file's notes: `position`, `version`, `journal`, `state`, `identity`, `horizon`."""
@@ -133,8 +131,13 @@ class History:
 
     def versions(self, path: str) -> list[Version]:
         """All versions of the record that are kept, newest first."""
+        return list(self.walk(path))
+
+    def walk(self, path: str) -> Iterator[Version]:
+        """The same, one after the other: as many as are asked for are read."""
         record = self.record(path)
-        return list(chain.versions(decode(record.document), self.steps(record.id)))
+        steps = (Step(*row) for row in self.rows(CHANGES, record.id))
+        return chain.versions(decode(record.document), steps)
 
     def content(self, path: str, position: int) -> Content | None:
         """What the record held when the log had this length; None where it was not there."""

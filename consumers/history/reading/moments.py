@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from consumers.base.reading.moments import moment
 from consumers.history.reading import past
 from consumers.history.reading.history import History
 from consumers.json_mirror.disk.directories import PRIVATE
 from consumers.json_mirror.settings import HISTORY_FILE
 from eventbus.errors import ConfigurationError
+from eventbus.redaction import shown
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def at_time(history: History, microseconds: int) -> int:
@@ -53,9 +57,7 @@ def records(
 
 def parse(text: str) -> int:
     """ISO 8601 as microseconds since 1970; without an offset it is UTC. Raises ConfigurationError."""
-    try:
-        at = datetime.fromisoformat(text.strip())
-    except ValueError:
-        raise ConfigurationError(f"{text!r} is no time: write 2026-11-23, 2026-11-23T08:00:00Z or the like") from None
-    at = at if at.tzinfo else at.replace(tzinfo=UTC)
-    return int(at.timestamp()) * 10**6 + at.microsecond
+    at = moment(text)
+    if at is None:
+        raise ConfigurationError(f"{shown(text, 80)!r} is no time: write 2026-11-23, 2026-11-23T08:00:00Z or the like")
+    return (at - _EPOCH) // timedelta(microseconds=1)

@@ -16,6 +16,9 @@ COLUMNS: Final = (
     "tx.version, tx.late"
 )
 """What `Transaction.of` makes one of."""
+_FIRST: Final = -62_135_596_800 * 10**6
+_LAST: Final = 253_402_300_800 * 10**6 - 1
+"""Microseconds of the years 1 and 9999: what a date can be."""
 
 
 class Transaction(NamedTuple):
@@ -66,5 +69,5 @@ class Touch(NamedTuple):
 
 def moment_text(microseconds: int) -> str:
     """RFC 3339 in UTC."""
-    seconds, rest = divmod(microseconds, 10**6)
+    seconds, rest = divmod(min(max(microseconds, _FIRST), _LAST), 10**6)
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:06d}Z"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain, pairwise
 from typing import Any, Final, NamedTuple
 
 from consumers.history.reading.history import History
@@ -32,10 +33,10 @@ class Cause(NamedTuple):
 
 def causes(history: History, path: str, field: str) -> Iterator[Cause]:
     """Who set this field of this record, the latest first."""
-    versions = history.versions(path)
     ignored: list[tuple[Transaction, str, Any]] = []
-    for index, version in enumerate(versions):
-        before = _value(versions[index + 1], field) if index + 1 < len(versions) else NOTHING
+    for version, older in pairwise(chain(history.walk(path), [None])):
+        assert version is not None
+        before = NOTHING if older is None else _value(older, field)
         if version.content is not None and field in version.step.strangers:
             kind, value = version.step.strangers[field]
             ignored.append((history.transaction(version.step.position), kind, value))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
 import orjson
 
+from consumers.base.reading.moments import moment
 from consumers.history.assembly.fact import Fact
 from consumers.history.assembly.transaction import Sealed
 from consumers.history.store import deltas
@@ -17,6 +18,8 @@ from consumers.history.store.chain import again, versions
 from consumers.history.store.content import Content, decode, encode, key_of, merged, strangers
 from consumers.history.store.rows import CHANGES, Step, Version
 from consumers.json_mirror.disk import documents
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 _FIND: Final = "SELECT id, version, deltas, document FROM record WHERE path = ?"
 _RECORD: Final = "INSERT INTO record (id, path, version, deltas, key, document) VALUES (?, ?, ?, ?, ?, ?)"
@@ -205,11 +208,8 @@ def text_of(id: str | bytes) -> str:
 
 def microseconds(time: str) -> int:
     """An event's `time` as microseconds since 1970; 0 where it is none."""
-    try:
-        at = datetime.fromisoformat(time)
-    except ValueError:
-        return 0
-    return int(at.timestamp()) * 10**6 + at.microsecond if at.tzinfo else 0
+    at = moment(time)
+    return (at - _EPOCH) // timedelta(microseconds=1) if at else 0
 
 
 def _row(sealed: Sealed, position: int, *, late: bool) -> tuple[Any, ...]:

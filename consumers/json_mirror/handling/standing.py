@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime
 from typing import Any, final
 
 from consumers.base import Delivery
 from consumers.base.progress import Progress
+from consumers.base.reading.moments import moment
 from consumers.json_mirror.heartbeat import Heartbeat
 from eventbus.monitoring.figures import LATENCIES
 
@@ -89,7 +89,5 @@ class Standing:
 
 
 def _age(time_text: str) -> float:
-    try:
-        return max(0.0, time.time() - datetime.fromisoformat(time_text).timestamp())
-    except ValueError:
-        return 0.0
+    then = moment(time_text)
+    return max(0.0, time.time() - then.timestamp()) if then else 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from typing import Any, Final
@@ -115,20 +116,13 @@ class Reader(StateFile):
             yield [_record(row) for row in rows]
 
     def _some_records(self, after: int, chunk: int, directory: str | None) -> list[Any]:
-        rows, size = [], 0
         with self._translated():
             cursor = self._db.execute(
                 f"SELECT {self._columns()} {_READ} "
                 "WHERE record.id > ? AND (? IS NULL OR directory = ?) ORDER BY record.id LIMIT ?",
                 (after, directory, directory, chunk),
             )
-            with closing(cursor):
-                for row in cursor:
-                    rows.append(row)
-                    size += len(row[5] or b"")
-                    if size > _SLICE:
-                        break
-        return rows
+            return _slice(cursor, 5)
 
     def names(self, directory: str, *, after: str = "", prefix: str = "") -> Iterator[tuple[str, bytes]]:
         """The file names of one entity's records in their order, each with its document; tombstones are left out.
@@ -139,11 +133,12 @@ class Reader(StateFile):
         last, rows = after, [("", b"")]
         while rows:
             with self._translated():
-                rows = self._db.execute(
+                cursor = self._db.execute(
                     "SELECT name, document FROM record WHERE entity = ? AND name > ? AND name >= ? AND name < ? "
                     "AND document IS NOT NULL ORDER BY name LIMIT 200",
                     (entity, last, prefix, prefix + "\U0010ffff"),
-                ).fetchall()
+                )
+                rows = _slice(cursor, 1)
             yield from rows
             last = rows[-1][0] if rows else last
 
@@ -210,6 +205,18 @@ class Reader(StateFile):
                 raise StateDamaged(f"{self.path}: {answer}; run the mirror with --rebuild")
         if not self.identity or self.last_batch < 0:
             raise StateDamaged(f"{self.path}: its notes are lost; run the mirror with --rebuild")
+
+
+def _slice(cursor: sqlite3.Cursor, document: int) -> list[Any]:
+    """The first rows, until their documents (the column of this number) have a mebibyte; the others are let go of."""
+    rows, size = [], 0
+    with closing(cursor):
+        for row in cursor:
+            rows.append(row)
+            size += len(row[document] or b"")
+            if size > _SLICE:
+                break
+    return rows
 
 
 def _record(row: Any) -> Record:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from tests.support import probes
 from tests.support.nodes.base import Node, binary
@@ -13,9 +14,11 @@ class RedisNode(Node):
 
     kind = "redis"
 
-    def __init__(self) -> None:
+    def __init__(self, *arguments: str | Path) -> None:
+        """`arguments` go to the server: `--tls-port`, `"6380"`."""
         self._server = binary("redis-server")
         super().__init__()
+        self._arguments = arguments
 
     @property
     def url(self) -> str:
@@ -25,7 +28,7 @@ class RedisNode(Node):
     def command(self) -> Sequence[str]:
         """The server."""
         where = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.directory)]
-        return [self._server, *where, "--save", "", "--appendonly", "no"]
+        return [self._server, *where, "--save", "", "--appendonly", "no", *map(str, self._arguments)]
 
     def probe(self) -> str:
         """The version."""

@@ -1,0 +1,119 @@
+"""A history of what strangers said: nothing stops the historian, and nothing drives the terminal of who asks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from consumers.history.command import command
+from consumers.history.git import message
+from consumers.history.reading.history import History
+from eventbus.commands import run
+from tests.support.histories import Event, keep
+
+EVIL = "\x1b[2J\u009b31m\u202e\x07 a\u2028b"
+USUAL: dict[str, Any] = {
+    "transaction": "tx-1",
+    "pk": "a",
+    "version": 1_700_000_000_000_000,
+    "op": "u",
+    "fields": {"id": "a", "n": 1},
+    "changed": ["n"],
+}
+HOSTILE: dict[str, dict[str, Any]] = {
+    "a size beyond 63 bits": {"more": {"transaction": {"id": "t", "size": 9_999_999_999_999_999_999}}},
+    "a size of 63 bits": {"size": 2**63 - 1},
+    "a size of another kind": {"more": {"transaction": {"id": "t", "size": [1]}}},
+    "an id": {"more": {"transaction": {"id": EVIL, "size": 1}}},
+    "a long id": {"more": {"transaction": {"id": "x" * 500_000, "size": 1}}},
+    "an author": {"author": EVIL},
+    "a long author": {"author": "x" * 500_000},
+    "a trace": {"trace": EVIL},
+    "a long trace": {"trace": "x" * 500_000},
+    "notes": {"notes": {EVIL: EVIL}},
+    "notes of other kinds": {"more": {"transaction": {"id": "t", "size": 1, "notes": {"a": {"b": [1]}, "c": None}}}},
+    "many notes": {"notes": {f"note{n}": "x" * 1_000 for n in range(500)}},
+    "fields": {"fields": {"id": "a", "n": EVIL, EVIL: 1}, "changed": ["n", EVIL]},
+    "a key": {"pk": EVIL},
+}
+MOMENTS = [
+    *("0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00Z", "1950-01-01T00:00:00Z"),
+    *("0001-01-01", "9999-12-31T23:59:59.999999", "20261123T080000Z", "soon", "2026-13-45T99:00:00Z"),
+]
+
+
+class Printed(list[str]):
+    """What goes to the terminal, as it stands: a test's runner would strip what drives it."""
+
+    def __call__(self, said: Any = "", **_: Any) -> None:
+        self.append(said)
+
+
+class Told:
+    """An event of these bytes."""
+
+    def __init__(self, body: bytes) -> None:
+        self.body = body
+
+
+@pytest.fixture
+def printed(monkeypatch: pytest.MonkeyPatch) -> Printed:
+    made = Printed()
+    monkeypatch.setattr(click, "echo", made)
+    return made
+
+
+def ask(data_dir: Path, body: bytes, printed: Printed, capfd: pytest.CaptureFixture[str]) -> str:
+    (data_dir / ".eventbus").mkdir()
+    keep(data_dir / ".eventbus" / "history.sqlite3", [Told(body)])  # type: ignore[list-item]
+    for arguments in (
+        ["log"],
+        ["log", "--json"],
+        ["log", "crm.contact"],
+        ["show", "#1"],
+        ["why", "crm.contact", "a", "n"],
+        ["why", "crm.contact", "a", "n", "--json"],
+        ["diff", "crm.contact", "a"],
+        ["at", "2040-01-01"],
+        ["verify"],
+    ):
+        # 1 is what it ends with where there is no such record or field.
+        assert run(command, [*arguments, "--data-dir", str(data_dir)], "eventbus history") in (0, 1), arguments
+    found = "\n".join(printed) + capfd.readouterr().out
+    assert all(line.isprintable() for line in found.split("\n"))
+    assert len(found) < 20_000
+    return found
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_whatever_an_event_says_of_itself_is_taken_in_cut_and_shown_as_escapes(
+    tmp_path: Path, printed: Printed, capfd: pytest.CaptureFixture[str], case: str
+) -> None:
+    found = ask(tmp_path, Event(**{**USUAL, **HOSTILE[case]}).body, printed, capfd)
+    assert "#1" in found
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_time_may_be_anything(
+    tmp_path: Path, printed: Printed, capfd: pytest.CaptureFixture[str], moment: str
+) -> None:
+    body = Event(**USUAL).body.replace(b"2025-11-23T12:00:00.000000Z", moment.encode())
+    assert moment.encode() in body
+    ask(tmp_path, body, printed, capfd)
+    with History(tmp_path / ".eventbus" / "history.sqlite3") as history:
+        signed = message.sign(history.transaction(1), history.transaction(1).time // 10**6)
+    assert min(signed.author_time, signed.committer_time) >= 0
+
+
+@pytest.mark.parametrize("asked", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "x" * 1_000])
+def test_a_moment_that_is_none_is_told_in_words(tmp_path: Path, capfd: pytest.CaptureFixture[str], asked: str) -> None:
+    (tmp_path / ".eventbus").mkdir()
+    keep(tmp_path / ".eventbus" / "history.sqlite3", [Event(**USUAL)])
+    for arguments in (["log", "--since", asked], ["at", asked]):
+        assert run(command, [*arguments, "--data-dir", str(tmp_path)], "eventbus history") == 2
+    told = capfd.readouterr().err
+    assert "is no time" in told
+    assert len(told) < 600
