@@ -11,7 +11,7 @@ from typing import Final, final
 
 from eventbus.delivery.parcel import Parcel
 from eventbus.delivery.tempo import Tempo, Timer
-from eventbus.outbox import clock
+from eventbus.outbox import versions
 from eventbus.outbox.parked_rows import NEVER, ParkedRow
 from eventbus.outbox.store import Row, Store
 from eventbus.outbox.turns import Occupied
@@ -105,7 +105,7 @@ class Parking:
             self._check.due = min(self._check.due, at + self._pause)
         if not self._more:
             self.rows = self._store.parked.count()
-        rows = self._store.parked.claim(clock.now(), self._retry_at()) if self.rows else []
+        rows = self._store.parked.claim(versions.now(), self._retry_at()) if self.rows else []
         claimed = self._readable(rows)
         if not claimed:
             self._look_on(more=bool(rows))
@@ -159,7 +159,7 @@ class Parking:
         return claimed
 
     def _row(self, parcel: Parcel, created_at: int) -> ParkedRow:
-        at = clock.now()
+        at = versions.now()
         return ParkedRow(
             parcel.version, created_at or at, at, self._retry_at(), parcel.tries, parcel.reason, parcel.payload
         )
@@ -178,12 +178,12 @@ class Parking:
         return min(_SCOUT, self._every)
 
     def _soon(self, row: ParkedRow) -> ParkedRow:
-        return row._replace(retry_at=clock.now() + int(self._pause * 900_000))
+        return row._replace(retry_at=versions.now() + int(self._pause * 900_000))
 
     def _retry_at(self) -> int:
-        return clock.now() + int(self._every * 1_000_000 * _CHANCE.uniform(0.5, 0.7))
+        return versions.now() + int(self._every * 1_000_000 * _CHANCE.uniform(0.5, 0.7))
 
 
 def unreadable(row: Row | ParkedRow, error: Exception) -> ParkedRow:
     """The row as one that nobody can send: it waits for a person."""
-    return ParkedRow(row.id, row.created_at, clock.now(), NEVER, 1, f"unreadable: {error}", row.payload)
+    return ParkedRow(row.id, row.created_at, versions.now(), NEVER, 1, f"unreadable: {error}", row.payload)

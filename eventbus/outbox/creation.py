@@ -9,7 +9,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.schema import CreateTable
 
 from eventbus.errors import OutboxMissing
-from eventbus.outbox import clock
+from eventbus.outbox import versions
 from eventbus.outbox.tables import lease, metadata, outbox, parked
 
 FRESH_LAG: Final = 10_000
@@ -47,7 +47,7 @@ def create_tables(connection: Connection) -> None:
         else:
             metadata.create_all(connection)
             # Only ever raised: where the table is not new, this does nothing.
-            connection.exec_driver_sql(f"ALTER TABLE {outbox.name} AUTO_INCREMENT = {clock.now()}")
+            connection.exec_driver_sql(f"ALTER TABLE {outbox.name} AUTO_INCREMENT = {versions.now()}")
     except SQLAlchemyError as error:
         raise OutboxMissing(f"Table {outbox.name} could not be made: {error}. {BOTH_WAYS}") from error
 
@@ -59,7 +59,7 @@ def raising(seen: int) -> str:
     The lock ends with the block, which is rolled back; `setval` stays. One statement, so that it takes one round trip
     and no savepoint of the client's, after whose rollback psycopg would deallocate its prepared statements.
     """
-    floor = max(seen + 1, clock.now())
+    floor = max(seen + 1, versions.now())
     return f"""DO $raise$
 DECLARE
     ids regclass := pg_get_serial_sequence('{outbox.name}', 'id');

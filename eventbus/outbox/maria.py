@@ -8,7 +8,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
-from eventbus.outbox import clock
+from eventbus.outbox import versions
 from eventbus.outbox.creation import code_of, create_tables, demand, is_missing_table
 from eventbus.outbox.owner import Owner
 from eventbus.outbox.side import side_connection
@@ -40,7 +40,7 @@ class MariaWriter(TableWriter):
         return row_id
 
     def _insert_row(self, connection: Connection, payload: bytes) -> Any:
-        parameters = (self.owner.name, clock.now(), payload)
+        parameters = (self.owner.name, versions.now(), payload)
         try:
             return self._execute(connection, self._insert, parameters)
         except DBAPIError as error:
@@ -59,14 +59,14 @@ class MariaWriter(TableWriter):
         except DBAPIError as error:
             # "Table definition has changed": the table is younger than this transaction's view, so its ids began at
             # the clock, after this transaction did.
-            if code_of(error) == _TABLE_CHANGED and row_id > seen and clock.now() - row_id < MAX_LAG:
+            if code_of(error) == _TABLE_CHANGED and row_id > seen and versions.now() - row_id < MAX_LAG:
                 return row_id
             raise
-        lifted = max(row_id, seen, clock.now())
+        lifted = max(row_id, seen, versions.now())
         while True:
             lifted += 1
             try:
-                self._execute(connection, self._explicit, (lifted, self.owner.name, clock.now(), payload)).close()
+                self._execute(connection, self._explicit, (lifted, self.owner.name, versions.now(), payload)).close()
             except DBAPIError as error:
                 if error.connection_invalidated or code_of(error) != _DUPLICATE_KEY:
                     raise

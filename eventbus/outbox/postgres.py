@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 
 from eventbus.errors import OutboxMissing
 from eventbus.events.envelope import Batch
-from eventbus.outbox import clock, pipelined
+from eventbus.outbox import pipelined, versions
 from eventbus.outbox.creation import BOTH_WAYS, TABLES, create_tables, demand, is_missing_table, raising
 from eventbus.outbox.owner import Owner
 from eventbus.outbox.side import side_connection
@@ -42,7 +42,7 @@ class PostgresWriter(TableWriter):
             pipelined.install(engine.dialect)
 
     def write(self, connection: Connection, batch: Batch, *, fresh: bool, committing: bool) -> None:
-        payload, seen, now = b"\n".join(batch.bodies), self._seen, clock.now()
+        payload, seen, now = b"\n".join(batch.bodies), self._seen, versions.now()
         if self._pipelined:
             if committing and self._ready and not fresh:
                 if now - seen > MAX_LAG:
@@ -66,7 +66,7 @@ class PostgresWriter(TableWriter):
             self._prepare(connection)
         seen = self._seen
         try:
-            cursor = self._execute(connection, self._insert, (self.owner.name, clock.now(), payload))
+            cursor = self._execute(connection, self._insert, (self.owner.name, versions.now(), payload))
         except DBAPIError as error:
             # A failed statement fails the transaction here, so the table cannot be made on the way.
             self._ready = False

@@ -7,7 +7,7 @@ import logging
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-from eventbus.outbox import clock
+from eventbus.outbox import versions
 from eventbus.outbox.creation import create_tables, demand, is_missing_table
 from eventbus.outbox.owner import Owner
 from eventbus.outbox.table_writer import TableWriter
@@ -32,7 +32,7 @@ class SqliteWriter(TableWriter):
         )
 
     def insert(self, connection: Connection, payload: bytes, *, fresh: bool) -> int:
-        now, seen = clock.now(), self._seen
+        now, seen = versions.now(), self._seen
         parameters = (now if now > seen else seen + 1, self.owner.name, now, payload)
         try:
             cursor = self._execute(connection, self._insert, parameters)

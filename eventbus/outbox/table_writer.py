@@ -15,11 +15,11 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from eventbus.events.envelope import Batch
-from eventbus.outbox import clock
-from eventbus.outbox.clock import VersionClock
+from eventbus.outbox import versions
 from eventbus.outbox.creation import FRESH_LAG
 from eventbus.outbox.owner import Owner
 from eventbus.outbox.store import Store
+from eventbus.outbox.versions import VersionClock
 
 MAX_LAG: Final = 60_000_000
 _RECHECK: Final = 60.0
@@ -90,7 +90,7 @@ class TableWriter(Writer):
         `seen`: the highest id of this process before the row was written. On a fresh connection the database may be
         another one than before, or direct mode may have been used meanwhile: then the clock is the measure.
         """
-        lag = clock.now() - row_id
+        lag = versions.now() - row_id
         if fresh and lag > FRESH_LAG and time.monotonic() - self._checked > _RECHECK:
             return True
         return row_id <= seen or lag > MAX_LAG

@@ -9,7 +9,7 @@ from typing import Final, final
 from eventbus.delivery.parcel import Parcel, insist
 from eventbus.delivery.tempo import Tempo
 from eventbus.errors import BrokerUnavailable
-from eventbus.outbox import ParkedRow, Store, clock
+from eventbus.outbox import ParkedRow, Store, versions
 from eventbus.publishers.base import Outcome, Publisher
 from eventbus.relay.rounds import rounds
 
@@ -136,7 +136,7 @@ class Parked:
         if tried.outcome is None:
             return row._replace(payload=rest.payload)
         return row._replace(
-            retry_at=clock.now() + int(self._every * 1e6),
+            retry_at=versions.now() + int(self._every * 1e6),
             attempts=row.attempts + 1,
             reason=tried.reason[:200],
             payload=rest.payload,
@@ -160,6 +160,6 @@ def _count(row: ParkedRow) -> int:
 
 
 def _parked_row(parcel: Parcel, every: float) -> ParkedRow:
-    at = clock.now()
+    at = versions.now()
     attempts = max(parcel.tries, 1)
     return ParkedRow(parcel.version, at, at, at + int(every * 1e6), attempts, parcel.reason[:200], parcel.payload)

@@ -22,7 +22,18 @@ from eventbus.delivery.dispatcher import Dispatcher
 from eventbus.delivery.tempo import Tempo
 from eventbus.errors import OutboxMissing
 from eventbus.events.envelope import Message
-from eventbus.outbox import Outbox, ParkedRow, Store, clock, creation, maria, metadata, postgres, table_writer, tables
+from eventbus.outbox import (
+    Outbox,
+    ParkedRow,
+    Store,
+    creation,
+    maria,
+    metadata,
+    postgres,
+    table_writer,
+    tables,
+    versions,
+)
 from eventbus.outbox.side import side_engine
 from eventbus.publishers.base import Outcome
 from eventbus.publishers.memory import MemoryPublisher
@@ -191,7 +202,7 @@ def test_ids_stay_above_those_of_a_fast_clock_though_another_table_was_missing(
 ) -> None:
     hour = 3_600_000_000
     with committing(postgres_db) as fast:
-        monkeypatch.setattr(clock, "now", lambda: time.time_ns() // 1000 + hour)
+        monkeypatch.setattr(versions, "now", lambda: time.time_ns() // 1000 + hour)
         before = fast.version()
         monkeypatch.undo()
         tables.lease.drop(fast.engine)

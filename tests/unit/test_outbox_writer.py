@@ -18,7 +18,7 @@ from sqlalchemy.pool import StaticPool
 from eventbus.delivery.parcel import Parcel
 from eventbus.errors import ConfigurationError, OutboxMissing
 from eventbus.events.envelope import Batch
-from eventbus.outbox import Outbox, ParkedRow, Store, VersionClock, clock, metadata
+from eventbus.outbox import Outbox, ParkedRow, Store, VersionClock, metadata, versions
 from tests.support.committing import Committer, batch, committing
 
 
@@ -91,7 +91,7 @@ def test_rows_are_bounded_in_bytes_too(url: str) -> None:
 
 def test_ids_rise_though_the_clock_stands_or_steps_back(app: Committer, monkeypatch: pytest.MonkeyPatch) -> None:
     first = app.version()
-    monkeypatch.setattr(clock, "now", lambda: first - 10_000_000)
+    monkeypatch.setattr(versions, "now", lambda: first - 10_000_000)
     assert app.version() > first
     with committing(str(app.engine.url)) as other:
         assert other.version() > first + 1, "another process, which has seen nothing"
@@ -104,7 +104,7 @@ def test_ids_stay_above_deleted_rows_though_the_clock_steps_back(
     store = store_of(app)
     store.delete([first])
     store.close()
-    monkeypatch.setattr(clock, "now", lambda: first - 10_000_000)
+    monkeypatch.setattr(versions, "now", lambda: first - 10_000_000)
     with committing(str(app.engine.url)) as other:
         assert other.rows() == 0
         assert other.version() > first
@@ -115,7 +115,7 @@ def test_ids_stay_above_parked_rows_too(app: Committer, monkeypatch: pytest.Monk
     store = store_of(app)
     store.parked.add([ParkedRow(first, 1, 1, 1, 1, "unroutable", b"{}")])
     store.close()
-    monkeypatch.setattr(clock, "now", lambda: first - 10_000_000)
+    monkeypatch.setattr(versions, "now", lambda: first - 10_000_000)
     with committing(str(app.engine.url)) as other:
         assert other.version() > first
 

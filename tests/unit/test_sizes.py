@@ -18,7 +18,6 @@ EXCEPTIONS: Final = {
     "eventbus/listeners/capture.py": "the walk over one flush; every step knows the flush's own list of objects",
     "eventbus/listeners/capture.py _Flush": "as the module",
     "eventbus/listeners/statements/bulk.py Bulk": "all ways in which a Session runs a statement, told apart",
-    "eventbus/listeners/auto_fields.py": "two lines above",
     "eventbus/transports/sqlite/channel.py": "kombu's channel has that many methods",
     "eventbus/transports/sqlite/channel.py Channel": "kombu's channel has that many methods",
 }

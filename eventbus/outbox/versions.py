@@ -1,4 +1,8 @@
-"""The host's clock, and versions by it for events that have no outbox row."""
+"""Versions of events: they begin near the host's clock, so that they never fall, whatever becomes of the tables.
+
+An event's version is the id of its outbox row, which each database draws (`postgres`, `maria`, `sqlite`). An event
+without a row has one of the clock's.
+"""
 
 from __future__ import annotations
 
