@@ -204,7 +204,8 @@ def matching(columns: Sequence[sa.ColumnElement[Any]], keys: Sequence[Key]) -> s
 
 def beyond(columns: Sequence[sa.ColumnElement[Any]], key: Key) -> sa.ColumnElement[bool]:
     """Behind this key in the order of keys; written so that every database uses the index."""
-    column, value = columns[0], key[0]
+    # As a parameter: SQLAlchemy has no order for True and False as they are.
+    column, value = columns[0], sa.bindparam(None, key[0], type_=columns[0].type, unique=True)
     if len(columns) == 1:
         return sa.and_(column > value)
     return sa.and_(column >= value, sa.or_(column > value, beyond(columns[1:], key[1:])))

@@ -1,88 +1,111 @@
-"""Other people's test suites in an environment of their own, bare and with the bus on every Session.
+"""Programs of real use of other people's packages, in environments of their own, bare and with the bus.
 
-    python -m tests.guests.programs sqlalchemy_utils optuna
+    python -m tests.guests.programs mlflow_store prefect_server
+    python -m tests.guests.programs --rounds 5
 
-Each guest's environment and source are made in the cache at the first run. Ends with 1 where a test ended otherwise
-with the bus and no reason is known. The seconds of both runs stand beside each other. Tests that need a server of the
-guest's own fail in both runs.
+What a program's user sees must be the same in both runs, and with the bus (outbox, embedded broker, mirror) every row
+of its tables must be in the mirror's files as it is in the table, and no other. Ends with 1 where it is not. Each is
+run alternately; the fewest seconds of the processor stand beside each other, of all threads of the process.
 """
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from argparse import ArgumentParser
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
-from typing import Final
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from tempfile import TemporaryDirectory
+from typing import Any, Final
 
-from tests.guests.suites import ROOT, Suite, cache, only_with_the_bus, source
+from tests.guests.environments import ROOT, python_of, versions
 
 
 @dataclass(frozen=True)
-class Guest:
-    """Which of its tests are run, what they need beside the package, and which may differ, with the reason."""
+class Program:
+    """A module of `uses`: the environment it runs in, and the packages it is about."""
 
-    paths: Sequence[str]
-    needs: Sequence[str] = ()
-    differences: Mapping[str, str] = field(default_factory=dict)
-
-    def reason(self, name: str) -> str | None:
-        return next((why for pattern, why in self.differences.items() if fnmatchcase(name, pattern)), None)
+    environment: str
+    packages: Sequence[str]
 
 
-GUESTS: Final = {
-    "sqlalchemy_utils": Guest(
-        paths=(
-            "tests/aggregate", "tests/observes", "tests/relationships", "tests/generic_relationship",
-            "tests/test_auto_delete_orphans.py", "tests/test_models.py", "tests/test_instant_defaults_listener.py",
-        ),
+PROGRAMS: Final[Mapping[str, Program]] = {
+    "optuna_study": Program("optuna", ("optuna", "SQLAlchemy")),
+    "mlflow_store": Program("mlflow", ("mlflow", "SQLAlchemy")),
+    "prefect_server": Program("prefect", ("prefect", "SQLAlchemy")),
+    "alchemy_repositories": Program("advanced-alchemy", ("advanced-alchemy", "SQLAlchemy")),
+    "flask_shop": Program("various", ("Flask-SQLAlchemy", "Flask-Security", "Flask-Admin")),
+    "layered_models": Program(
+        "various", ("SQLAlchemy-Continuum", "sqlalchemy-mixins", "sqlalchemy-json", "factory_boy")
     ),
-    "optuna": Guest(
-        paths=("tests/storages_tests/rdb_tests",),
-        differences={
-            "*::test_upgrade_*": "migrations have old models of their own, of the names and tables of the present ones",
-        },
-    ),
-}  # fmt: skip
+    "async_users": Program("various", ("fastapi-users", "fastapi-users-db-sqlalchemy")),
+    "background_work": Program("various", ("celery", "dogpile.cache", "alembic")),
+}
 
 
-def python_of(name: str, guest: Guest) -> str:
-    """The interpreter of the guest's environment."""
-    place = cache() / "environments" / name
-    python = str(place / "bin" / "python")
-    if not (place / "made").exists():
-        subprocess.run([sys.executable, "-m", "venv", place], check=True)
-        packages = ["--editable", str(ROOT), "pytest", name, *guest.needs]
-        pip = [python, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, "install", *packages], check=True)
-        (place / "made").touch()
-    return python
+@dataclass(frozen=True)
+class Compared:
+    """What a program's user saw, bare and with the bus: how much of it, where it differs; rows unlike their files."""
+
+    seen: int
+    rows: int
+    differences: Sequence[str]
+    bare: float
+    bus: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.seen} answers, {self.rows} rows, {len(self.differences)} differences; "
+            f"bare {self.bare:.2f} s, with the bus {self.bus:.2f} s: {self.bus / self.bare:.2f} times"
+        )
 
 
-def differing(name: str) -> list[str]:
-    """Run one guest bare and with the bus; the ids of what ended otherwise and should not have."""
-    guest = GUESTS[name]
-    python = python_of(name, guest)
-    suite = Suite(source(name, python), ["-p", "no:cacheprovider", "--tb=short"], python)
-    bare, bus = suite.run(guest.paths, bus=False), suite.run(guest.paths, bus=True)
-    print(f"{name}: bare {bare}; with the bus {bus}, {bus.seconds / bare.seconds:.2f} times", flush=True)
-    found = only_with_the_bus(bare, bus)
-    for each in found:
-        print(f"  {each}: {guest.reason(each) or 'UNKNOWN'}")
-    unknown = [each for each in found if guest.reason(each) is None]
-    if unknown:
-        print(bus.output)
-    return unknown
+def compared(name: str, rounds: int = 1) -> Compared:
+    """Run one program so many times bare and with the bus, alternately."""
+    python = python_of(PROGRAMS[name].environment)
+    runs = [(_run(name, python), _run(name, python, "--bus")) for _ in range(rounds)]
+    bare, bus = runs[0]
+    return Compared(
+        seen=len(bare["seen"]),
+        rows=bus["rows"],
+        differences=[*_otherwise(bare["seen"], bus["seen"]), *bus["differences"]],
+        bare=min(each["seconds"] for each, _ in runs),
+        bus=min(each["seconds"] for _, each in runs),
+    )
+
+
+def _run(name: str, python: str, *options: str) -> Any:
+    with TemporaryDirectory() as place:
+        command = [python, "-m", "tests.guests.driver", name, place, *options]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{name} {' '.join(options)} ended with {done.returncode}:\n{done.stderr[-4000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _otherwise(bare: Sequence[str], bus: Sequence[str]) -> Iterator[str]:
+    if len(bare) != len(bus):
+        yield f"{len(bare)} answers bare, {len(bus)} with the bus"
+    for each, other in zip(bare, bus, strict=False):
+        if each != other:
+            yield f"bare {each}, with the bus {other}"
 
 
 def main(arguments: Iterable[str] | None = None) -> int:
     parser = ArgumentParser(prog="python -m tests.guests.programs", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("guests", nargs="*", default=list(GUESTS), help="default: all of %(default)s")
+    parser.add_argument("programs", nargs="*", default=list(PROGRAMS), metavar="PROGRAM", help="default: %(default)s")
+    parser.add_argument("--rounds", type=int, default=3, help="default: 3")
     options = parser.parse_args(None if arguments is None else list(arguments))
-    unknown = [test for name in options.guests for test in differing(name)]
-    return 1 if unknown else 0
+    found = []
+    for name in options.programs:
+        program = PROGRAMS[name]
+        result = compared(name, options.rounds)
+        print(f"{name} ({versions(program.packages, python_of(program.environment))}): {result}", flush=True)
+        for each in result.differences:
+            print(f"  {each}")
+        found += result.differences
+    return 1 if found else 0
 
 
 if __name__ == "__main__":

@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 import tarfile
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-ROOT: Final = Path(__file__).parents[2]
+from tests.guests.environments import ROOT, cache, version
+
 _PLUGINS: Final = Path(__file__).parent / "plugins"
 _RESULT, _ONLY, LOOSE = "EVENTBUS_GUEST_RESULT", "EVENTBUS_GUEST_ONLY", "EVENTBUS_GUEST_LOOSE"
 """What the plugins read in the environment; LOOSE: no notice is taken of assertions about the SQL that was sent."""
 
 
-def cache() -> Path:
-    """Where sources and environments of guests are kept from run to run: outside the repository."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(os.environ.get("EVENTBUS_GUESTS") or base / "sqlalchemy-eventbus" / "guests")
-
-
 def source(package: str, python: str = sys.executable) -> Path:
     """The unpacked source package of what is installed, fetched with pip where it is not in the cache."""
-    installed = _version(package, python)
+    installed = version(package, python)
     place = cache() / "sources" / f"{package}-{installed}"
     if not place.exists():
         with TemporaryDirectory() as temporary:
@@ -55,16 +49,9 @@ def _copy(unpacked: Path, place: Path) -> None:
             raise
 
 
-def _version(package: str, python: str) -> str:
-    if python == sys.executable:
-        return version(package)
-    asked = f"from importlib.metadata import version; print(version({package!r}))"
-    return subprocess.run([python, "-c", asked], check=True, capture_output=True, text=True).stdout.strip()
-
-
 @dataclass(frozen=True)
 class Outcomes:
-    """What became of each test, by its id, and how many seconds it all took."""
+    """What became of each test, by its id, and how many seconds of the processor it all took."""
 
     of: Mapping[str, str]
     seconds: float
@@ -102,7 +89,7 @@ class Suite:
                 chosen.write_text("\n".join(only))
                 surroundings[_ONLY] = str(chosen)
             plugins = ["-p", "guest_outcomes", *(("-p", "guest_bus") if bus else ())]
-            begin = time.monotonic()
+            begin = _spent()
             done = subprocess.run(
                 [self.python, "-s", "-m", "pytest", "-q", *plugins, *self.options, *paths],
                 cwd=self.directory, env=surroundings, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -111,7 +98,13 @@ class Suite:
             if done.returncode not in (0, 1) or not result.exists():
                 raise RuntimeError(f"pytest ended with {done.returncode}:\n{done.stdout[-4000:]}")
             lines = (line.split(" ", 1) for line in result.read_text().splitlines())
-            return Outcomes({name: outcome for outcome, name in lines}, time.monotonic() - begin, done.stdout)
+            return Outcomes({name: outcome for outcome, name in lines}, _spent() - begin, done.stdout)
+
+
+def _spent() -> float:
+    """Seconds of the processor that children have used: on a busy machine the clock tells nothing."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def only_with_the_bus(bare: Outcomes, bus: Outcomes) -> list[str]:

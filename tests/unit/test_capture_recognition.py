@@ -92,6 +92,26 @@ def test_a_row_of_a_subclass_that_was_mapped_after_a_statement_on_the_class(libr
     assert library.recording.short() == [("c", "atlas/1"), ("d", "atlas/1")]
 
 
+def test_without_a_discriminator_rows_are_of_the_class_that_the_statement_names(library: Library) -> None:
+    """As in Celery's result backend, whose extended results are a subclass on the same table."""
+    task = library.map(library.table("task", Column("name", String(20)), Column("more", String(20))))
+    extended = type("Extended", (task,), {})
+    library.metadata.create_all(library.engine)
+    with library.maker.begin() as session:
+        session.add_all([extended(id=n) for n in range(3)])
+        session.execute(insert(extended), [{"id": 3, "more": "m"}])
+    with library.maker.begin() as session:
+        session.execute(update(extended).where(extended.id == 0).values(more="m"))
+        session.execute(update(extended), [{"id": 1, "more": "m"}])
+        session.bulk_update_mappings(extended, [{"id": 3, "name": "n"}])
+    with library.maker.begin() as session:
+        session.query(extended).filter(extended.id == 2).delete()
+    assert library.recording.short() == [
+        *(("c", f"extended/{n}") for n in range(4)),
+        ("u", "extended/0"), ("u", "extended/1"), ("u", "extended/3"), ("d", "extended/2"),
+    ]  # fmt: skip
+
+
 def test_links_of_a_class_that_was_mapped_after_the_first_commit(library: Library) -> None:
     tome = library.map(library.table("tome"))
     link = Table(

@@ -139,6 +139,28 @@ def test_what_goes_out_is_what_the_installation_says_also_of_a_database_in_memor
     engine.dispose()
 
 
+def test_a_key_may_end_with_true_or_false() -> None:
+    """As that of MLflow's metrics."""
+
+    class Models(DeclarativeBase):
+        pass
+
+    class Metric(Models):
+        __tablename__ = "metric"
+        name: Mapped[str] = mapped_column(primary_key=True)
+        is_nan: Mapped[bool] = mapped_column(primary_key=True)
+
+    engine = create_engine("sqlite://", poolclass=StaticPool)
+    Models.metadata.create_all(engine)
+    sessions = sessionmaker(engine)
+    with sessions.begin() as session:
+        session.add_all([Metric(name=name, is_nan=is_nan) for name in "ab" for is_nan in (False, True)])
+    with capture_events(sessions, service="crm") as events:
+        assert command.snapshot(events.bus, engine, models=Models, chunk=1).objects == 4
+        assert [event.pk for event in events] == [["a", False], ["a", True], ["b", False], ["b", True]]
+    engine.dispose()
+
+
 @pytest.mark.usefixtures("database")
 def test_wrong_use_is_told_from_failure(capsys: pytest.CaptureFixture[str]) -> None:
     for wrong in (

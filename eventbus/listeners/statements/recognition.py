@@ -70,11 +70,13 @@ class Rows:
     def hit_sent(self, table: Any, mapper: Mapper[Any] | None) -> Hit | None:
         """What a statement that is sent to a table writes to; `mapper`: the class that its author has named, if any.
 
-        It tells whose rows they are where two classes, other than by inheritance, are mapped to one table.
+        It tells whose rows they are where several classes are mapped to one table and no discriminator tells.
         """
         if mapper is None or mapper.local_table is not table:
             return self.hit_through(table)
-        while mapper.inherits is not None and mapper.inherits.local_table is table:
+        while (
+            mapper.polymorphic_on is not None and mapper.inherits is not None and mapper.inherits.local_table is table
+        ):
             mapper = mapper.inherits
         return self.hit_of(mapper)
 

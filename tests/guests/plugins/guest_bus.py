@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from sqlalchemy.exc import InvalidRequestError
@@ -20,24 +21,24 @@ from eventbus.publishers.memory import MemoryPublisher
 from eventbus.settings import Settings
 
 
-def installed() -> bus.Bus:
-    """The bus on `sqlalchemy.orm.Session`; its events go to the memory."""
+def installed(**options: Any) -> bus.Bus:
+    """The bus on `sqlalchemy.orm.Session`."""
     usual, bus.resolve = bus.resolve, lambda target: Target(target, lambda: None)
     try:
-        return bus.install(
-            Session,
-            settings=Settings(url="memory://", service="guest"),
-            publisher=MemoryPublisher(),
-            outbox=False,
-            auto_fields=False,
-        )
+        return bus.install(Session, auto_fields=False, **options)
     finally:
         bus.resolve = usual
 
 
+def in_memory() -> bus.Bus:
+    """The same; its events go to the memory."""
+    settings = Settings(url="memory://", service="guest")
+    return installed(settings=settings, publisher=MemoryPublisher(), outbox=False)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol() -> Iterator[None]:
-    present = installed()
+    present = in_memory()
     try:
         return (yield)
     finally:

@@ -1,0 +1,55 @@
+"""Virtual environments of guests: made at the first run, outside the repository, and kept."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).parents[2]
+
+ENVIRONMENTS: Final[Mapping[str, Sequence[str]]] = {
+    "optuna": ("optuna", "fakeredis[lua]", "moto[server]"),
+    "mlflow": ("mlflow",),
+    "prefect": ("prefect",),
+    "advanced-alchemy": ("advanced-alchemy[uuid,cli,nanoid,passlib,argon2,pwdlib,obstore,fsspec]", "aiosqlite"),
+    "sqlalchemy-utils": ("sqlalchemy-utils", "flexmock", "colour", "phonenumbers", "python-dateutil"),
+    "various": (
+        "aiosqlite", "alembic", "celery", "dogpile.cache", "factory_boy", "fastapi-users[sqlalchemy]", "flask-admin",
+        "flask-security-too", "flask-sqlalchemy", "sqlalchemy-continuum", "sqlalchemy-json", "sqlalchemy-mixins",
+    ),
+}  # fmt: skip
+"""What each holds beside the bus and pytest, in the latest releases."""
+
+
+def cache() -> Path:
+    """Where sources and environments of guests are kept from run to run."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("EVENTBUS_GUESTS") or base / "sqlalchemy-eventbus" / "guests")
+
+
+def python_of(name: str) -> str:
+    """The interpreter of this environment."""
+    place = cache() / "environments" / name
+    python = str(place / "bin" / "python")
+    if not (place / "made").exists():
+        subprocess.run([sys.executable, "-m", "venv", place], check=True)
+        packages = ["--editable", str(ROOT), "pytest", "pytest-asyncio", *ENVIRONMENTS[name]]
+        pip = [python, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*pip, "install", *packages], check=True)
+        (place / "made").touch()
+    return python
+
+
+def version(package: str, python: str) -> str:
+    """Which release of a package an environment has."""
+    asked = f"from importlib.metadata import version; print(version({package!r}))"
+    return subprocess.run([python, "-c", asked], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def versions(packages: Iterable[str], python: str) -> str:
+    """`optuna 4.5.0, …` for people to read."""
+    return ", ".join(f"{package} {version(package, python)}" for package in packages)
