@@ -37,13 +37,17 @@ def main() -> None:
     os.chdir(place)
     program = import_module(f"tests.guests.uses.{options.program}")
     url = f"sqlite:///{place}/broker.sqlite3"
-    bus = installed(settings=Settings(url=url, service="guest")) if options.bus else None
+    bus = _installed(program, url) if options.bus else None
     begin = time.process_time()
     seen = [json.dumps(each, default=str, sort_keys=True) for each in program.use()]
     told: dict[str, Any] = {"seconds": time.process_time() - begin, "seen": seen}
     if bus is not None:
         told |= mirrored(bus, program, place, url)
     print(json.dumps(told))
+
+
+def _installed(program: Any, url: str) -> Bus:
+    return installed(settings=Settings(url=url, service="guest"), exclude=getattr(program, "EXCLUDE", ()))
 
 
 def mirrored(bus: Bus, program: Any, place: Path, url: str) -> dict[str, Any]:

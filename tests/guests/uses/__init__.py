@@ -1,4 +1,5 @@
 """Programs of real use of other people's packages: each yields from `use()` what its user sees.
 
-`DATABASE` is the URL, in the working directory; `MODELS` are the classes whose rows are compared with the files.
+`DATABASE` is the URL, in the working directory; `MODELS` are the classes whose rows are compared with the files;
+`EXCLUDE`, if any, are tables without a class.
 """

@@ -35,7 +35,7 @@ class Product(db.Model):
     price: Mapped[Any] = mapped_column(Numeric(10, 2))
 
 
-MODELS: Final = [Role, User, Product]
+MODELS: Final = db.metadata
 
 
 def use() -> Iterator[Any]:

@@ -60,6 +60,7 @@ sa.Table(
     sa.Column("tag_name", sa.ForeignKey("tag.name"), primary_key=True),
 )
 configure_mappers()
+EXCLUDE: Final = [Base.metadata.tables["article_tag_version"]]
 
 
 class TeamFactory(factory.alchemy.SQLAlchemyModelFactory):
