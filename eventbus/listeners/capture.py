@@ -364,6 +364,9 @@ class _Flush:
                 f"The primary key of a {entity.name} was set to an SQL expression that this database does not return: "
                 "set it to a value, or write within eventbus.muted(session)."
             )
+        if now is plan and _is_spelt_alike(pk, state.key[1]):  # type: ignore[index]
+            self._respell(plan, entity, state, before, values)
+            return
         known = {key: value for key, value in zip(entity.keys, values, strict=True) if value is not MISSING}
         known.update(before)
         old = {key: value for key, value in known.items() if value is not MISSING}
@@ -373,6 +376,16 @@ class _Flush:
             self._came(plan, entity, pk, _written(entity, plan, values, before))
         elif now.entity is not None:
             self._came(now, now.entity, pk, _written(now.entity, now, now.loaded(state.dict)[0], before))
+
+    def _respell(self, plan: Plan, entity: Entity, state: State, before: Mapping[str, Any], values: Values) -> None:
+        """The key was set to what it is, as text: the record stays, under the key that it was read by."""
+        written = {key: old for key, old in before.items() if key not in plan.pk_keys}
+        if written:
+            key = state.key[1]  # type: ignore[index]
+            parts = dict(zip(entity.pk_index, key, strict=True))
+            after = tuple([parts.get(position, value) for position, value in enumerate(values)])
+            self._touch(entity, plan.mapper)
+            self.frame.updated(entity, key, written, after, whole=plan.is_whole(after))
 
     def _delete(self, plan: Plan, entity: Entity, state: State) -> None:
         plan.cascades.row_deleted()
@@ -416,6 +429,11 @@ class _Flush:
             if plan.conflicts and connection.dialect.name == "sqlite":
                 warn_of_conflicts(entity.name, plan.conflicts)
                 plan.conflicts = ""
+
+
+def _is_spelt_alike(pk: Key, other: Key) -> bool:
+    """Whether two keys are one in the database: a number or UUID that was given as text (`session.merge` does so)."""
+    return tuple(map(str, pk)) == tuple(map(str, other))
 
 
 def _is_another(entity: Entity, before: Mapping[str, Any], created: Values) -> bool:

@@ -32,6 +32,18 @@ from tests.support.zoo import (
 )
 
 
+def test_a_key_that_is_given_as_text_is_the_rows_key(world: World, session: Session) -> None:
+    """As MLflow does it: `merge()` sets the key of the row to its text."""
+    session.add(Team(id=7, title="a"))
+    session.commit()
+    session.merge(Team(id="7", title="b"))
+    session.commit()
+    session.expunge_all()
+    session.merge(Team(id="7", title="b"))
+    session.commit()
+    assert world.recording.short() == [("c", "team/7"), ("u", "team/7")]
+
+
 def test_an_insert_is_created_with_the_whole_row(world: World, session: Session) -> None:
     session.add(Contact(id="a", name="Ann"))
     session.commit()
