@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from argparse import ArgumentParser
+from fnmatch import fnmatchcase
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from sqlalchemy import create_engine
 
 from eventbus.bus import Bus
 from eventbus.comparison.comparing import compare
+from eventbus.comparison.difference import Difference
 from eventbus.comparison.mirror import Place, opened
 from eventbus.settings import Settings
 from tests.guests.plugins.guest_bus import installed
@@ -56,12 +58,15 @@ def mirrored(bus: Bus, program: Any, place: Path, url: str) -> dict[str, Any]:
     files = place / "files"
     command = [sys.executable, "-m", "consumers.json_mirror", "--drain", "--url", url, "--data-dir", files]
     subprocess.run(command, check=True, stdout=sys.stderr)
-    differences = []
+    differences: list[Difference] = []
     engine = create_engine(program.DATABASE)
     with opened("files", Place(str(files))) as mirror:
         tally = compare(bus.entities, engine, mirror, models=program.MODELS, told=differences.append)
     engine.dispose()
-    return {"rows": tally.objects, "differences": [str(each) for each in differences], "equal": tally.is_equal}
+    told = [f"{each.kind} {each.model}/{each.pk}: {', '.join(each.fields)}" for each in differences]
+    unseen = getattr(program, "UNSEEN", {})
+    known = {each: why for each in told for pattern, why in unseen.items() if fnmatchcase(each, pattern)}
+    return {"rows": tally.objects, "differences": [each for each in told if each not in known], "known": known}
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ PROGRAMS: Final[Mapping[str, Program]] = {
     "mlflow_store": Program("mlflow", ("mlflow", "SQLAlchemy")),
     "prefect_server": Program("prefect", ("prefect", "SQLAlchemy")),
     "alchemy_repositories": Program("advanced-alchemy", ("advanced-alchemy", "SQLAlchemy")),
-    "flask_shop": Program("various", ("Flask-SQLAlchemy", "Flask-Security", "Flask-Admin")),
+    "flask_shop": Program("various", ("Flask-SQLAlchemy", "Flask-Security-Too", "Flask-Admin")),
     "layered_models": Program(
         "various", ("SQLAlchemy-Continuum", "sqlalchemy-mixins", "sqlalchemy-json", "factory_boy")
     ),
@@ -51,12 +51,14 @@ class Compared:
     seen: int
     rows: int
     differences: Sequence[str]
+    known: Mapping[str, str]
     bare: float
     bus: float
 
     def __str__(self) -> str:
         return (
-            f"{self.seen} answers, {self.rows} rows, {len(self.differences)} differences; "
+            f"{self.seen} answers, {self.rows} rows, {len(self.differences)} differences, "
+            f"{len(self.known)} known; "
             f"bare {self.bare:.2f} s, with the bus {self.bus:.2f} s: {self.bus / self.bare:.2f} times"
         )
 
@@ -70,6 +72,7 @@ def compared(name: str, rounds: int = 1) -> Compared:
         seen=len(bare["seen"]),
         rows=bus["rows"],
         differences=[*_otherwise(bare["seen"], bus["seen"]), *bus["differences"]],
+        known=bus["known"],
         bare=min(each["seconds"] for each, _ in runs),
         bus=min(each["seconds"] for _, each in runs),
     )
@@ -102,6 +105,8 @@ def main(arguments: Iterable[str] | None = None) -> int:
         program = PROGRAMS[name]
         result = compared(name, options.rounds)
         print(f"{name} ({versions(program.packages, python_of(program.environment))}): {result}", flush=True)
+        for each, why in result.known.items():
+            print(f"  known: {each} ({why})")
         for each in result.differences:
             print(f"  {each}")
         found += result.differences

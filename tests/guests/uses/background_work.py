@@ -43,6 +43,7 @@ class Place(Base):
 
 
 MODELS: Final = [TaskExtended, TaskSet, Place]
+UNSEEN: Final = {"missing guest.task/*": "no discriminator tells that the rows are of TaskExtended"}
 
 
 def use() -> Iterator[Any]:

@@ -36,6 +36,7 @@ class Product(db.Model):
 
 
 MODELS: Final = db.metadata
+UNSEEN: Final = {"different guest.role/2: permissions": "NULL, which its type reads as an empty list"}
 
 
 def use() -> Iterator[Any]:
