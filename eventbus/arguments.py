@@ -103,6 +103,7 @@ _RULES: Final[Mapping[str, _Rule]] = {
     "new_id": _Rule(_is_function, "give a plain function that returns an id, or e.g. ShortIds(8)"),
     "outbox": _YES_OR_NO,
     "create_outbox": _YES_OR_NO,
+    "delivery": _Rule(lambda value: value in (None, "thread", "relay"), 'give "thread", "relay", or nothing'),
     "reread": _YES_OR_NO,
     "bulk": _one_of(MODES),
     "on_unfit": _one_of(POLICIES),

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Final, final
+from typing import Any, Final, Literal, final
 from weakref import WeakKeyDictionary
 
 from marshmallow import Schema
@@ -55,6 +55,7 @@ def install(
     author: Callable[[], Any] | None = None,
     outbox: bool = True,
     create_outbox: bool = True,
+    delivery: Literal["thread", "relay"] | None = None,
     bulk: Mode = "capture",
     auto_fields: bool | AutoFields = True,
     new_id: IdGenerator = uuid7,
@@ -77,6 +78,8 @@ def install(
     * `author`: called for the author of a change where no `acting_as` says it, e.g. a framework's current user.
     * `outbox=False`: direct mode, best effort: a crash between commit and confirm loses events.
     * `create_outbox=False`: the outbox tables are made by Alembic (`eventbus.outbox.metadata`), not on first need.
+    * `delivery`: wins over EVENTBUS_DELIVERY. "thread": this process publishes, after the commit. "relay": it only
+      writes the outbox row, and an `eventbus relay` publishes; no broker is spoken to here.
     * `bulk`: what becomes of update(), delete() and insert() statements: "capture" them as changes, "warn", "raise" or
       "ignore"; the execution option `eventbus_bulk` overrides it for one statement.
     * `auto_fields`: fill in ids, authors and timestamps; an `AutoFields` of your own names the fields.
@@ -96,7 +99,7 @@ def install(
     arguments.check(**given)
     # Before the lock: a module of theirs may install a bus of its own.
     found = import_listeners(listeners) if isinstance(listeners, str) else []
-    settings = _settings(settings, service=service, url=url)
+    settings = _settings(settings, service=service, url=url, delivery=delivery)
     with _lock:
         resolved = resolve(target)
         present = _installed.get(resolved.session_class)
@@ -105,11 +108,11 @@ def install(
             return present
         others = made(found) if isinstance(listeners, str) else listeners
         entities = Entities(settings.service, include=include, exclude=exclude, schemas=schemas, withhold=withhold)
-        delivery = _delivery(settings, publisher, durable=outbox, joined=joined)
+        courier = _delivery(settings, publisher, durable=outbox, joined=joined)
         capture = Capture(entities, author=author)
         if auto_fields is True:
             auto_fields = AutoFields(author=capture.author, new_id=new_id)
-        sink = _Sink(Outbox(create=create_outbox, durable=outbox), delivery)
+        sink = _Sink(Outbox(create=create_outbox, durable=outbox, for_relay=settings.by_relay), courier)
         encoder = Encoder(settings.service, max_bytes=settings.max_event_bytes, policy=on_unfit)
         uninstall = register(
             resolved.session_class,
@@ -167,13 +170,15 @@ class Bus:
         """Return when all that was committed so far is confirmed by the broker.
 
         Raises FlushTimeout if that takes more than `timeout` seconds, or as soon as the broker refused some of it.
+        With `delivery="relay"` it is the relay that is waited for.
         """
         self._delivery.flush(timeout)
 
     def close(self, timeout: float = 10.0) -> None:
         """Uninstall, deliver what can be delivered within `timeout` seconds, disconnect. Again: nothing happens.
 
-        With the outbox, what is not delivered stays there for another process or `eventbus-relay`.
+        With the outbox, what is not delivered stays there for another process or `eventbus-relay`. With
+        `delivery="relay"` nothing is waited for.
         """
         self.uninstall()
         self._delivery.close(timeout)
@@ -193,12 +198,9 @@ class Bus:
     def watch(self, watcher: Watcher) -> None:
         """Have a function told of the figures: now, and after batches, at most twice a second (see `eventbus.metrics`).
 
-        It is called by the thread that publishes. Raises ConfigurationError with `ordering="strict"`, where a service
-        publishes nothing.
+        It is called by the thread that publishes. With `delivery="relay"` it is told every 15 s what waits for the
+        relay: rows, and the age of the oldest; the other figures are the relay's, at its EVENTBUS_HTTP.
         """
-        if isinstance(self._delivery, Relayed):
-            raise ConfigurationError("ordering='strict': the relay publishes; its figures are at its EVENTBUS_HTTP")
-
         self._delivery.watch(watcher)
 
     def __enter__(self) -> Bus:
@@ -249,9 +251,12 @@ def _settings(settings: Settings | None, **given: str | None) -> Settings:
 def _delivery(
     settings: Settings, publisher: Callable[[], Publisher] | Publisher | None, *, durable: bool, joined: Joined
 ) -> _Delivery:
-    if settings.ordering == "strict":
+    if settings.by_relay:
+        how = "ordering='strict'" if settings.ordering == "strict" else "delivery='relay'"
         if not durable:
-            raise ConfigurationError("ordering='strict' needs the outbox: it is eventbus-relay that publishes")
+            raise ConfigurationError(f"{how} needs the outbox: it is eventbus-relay that publishes")
+        if publisher is not None:
+            raise ConfigurationError(f"{how} leaves publishing to eventbus-relay: give no publisher here")
         return Relayed()
     if publisher is None:
         # Relative paths mean the working directory of now, not of the thread's first connection.

@@ -27,8 +27,8 @@ def register(bus: Bus, registry: CollectorRegistry | None = None) -> None:
     """Count what the bus publishes in this registry, or in the default one. Call it once, after `install()`.
 
     The thread that publishes brings the figures up to date, at most twice a second; a commit pays nothing. With
-    `ordering="strict"` a service publishes nothing: the relay has the figures. Raises ConfigurationError where
-    prometheus-client is not installed, or the bus is in strict order.
+    `delivery="relay"` the age of the oldest row is all that a service knows, every 15 s: the relay has the others.
+    Raises ConfigurationError where prometheus-client is not installed.
     """
     try:
         import prometheus_client as prometheus  # noqa: PLC0415  an optional package

@@ -37,6 +37,7 @@ class Settings:
     max_pending_bytes: int = 64 << 20
     unroutable: Literal["keep", "drop"] = "keep"
     ordering: Literal["fast", "strict"] = "fast"
+    delivery: Literal["thread", "relay"] = "thread"
     insecure_tls: bool = False
     send_user: bool = False
     """Put the broker login into each message, for consumers that check who speaks (EVENTBUS_TRUSTED_USERS there)."""
@@ -59,10 +60,17 @@ class Settings:
             yield f"EVENTBUS_UNROUTABLE is {self.unroutable!r}: use keep or drop"
         if self.ordering not in ("fast", "strict"):
             yield f"EVENTBUS_ORDERING is {self.ordering!r}: use fast or strict"
+        if self.delivery not in ("thread", "relay"):
+            yield f"EVENTBUS_DELIVERY is {self.delivery!r}: use thread or relay"
         if self.max_event_bytes < 1024:
             yield f"EVENTBUS_MAX_EVENT_BYTES is {self.max_event_bytes}: at least 1024"
         if self.max_pending_bytes < self.max_event_bytes:
             yield f"EVENTBUS_MAX_PENDING_BYTES is {self.max_pending_bytes}: no less than EVENTBUS_MAX_EVENT_BYTES"
+
+    @property
+    def by_relay(self) -> bool:
+        """Whether the service only writes, and `eventbus-relay` publishes."""
+        return self.delivery == "relay" or self.ordering == "strict"
 
     @property
     def source(self) -> str:
@@ -87,6 +95,7 @@ class Settings:
                 "max_pending_bytes": env.int("MAX_PENDING_BYTES", default.max_pending_bytes),
                 "unroutable": env.str("UNROUTABLE", default.unroutable),
                 "ordering": env.str("ORDERING", default.ordering),
+                "delivery": env.str("DELIVERY", default.delivery),
                 "insecure_tls": env.bool("INSECURE_TLS", default.insecure_tls),
                 "send_user": env.bool("SEND_USER", default.send_user),
                 "hmac_keys": env.str("HMAC_KEYS", default.hmac_keys),

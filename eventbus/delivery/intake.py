@@ -47,7 +47,8 @@ class Intake:
 
     `max_bytes` bounds the events, `max_rows` the outbox rows they belong to. What does not fit stays in the outbox;
     without an outbox the oldest events give way. `open`: numbers of the rows that are not settled, with the time when
-    they came. `events`, `bytes`: what these hold. `last`: the number given out last. `closed`: nothing more is taken.
+    they came. `events`, `bytes`: what these hold. `last`: the number given out last. `commits`: how often something was
+    handed over. `closed`: nothing more is taken.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class Intake:
         max_rows: int,
     ) -> None:
         self.open: dict[int, float] = {}
-        self.events = self.bytes = self.last = 0
+        self.events = self.bytes = self.last = self.commits = 0
         self.closed = False
         self._lock = lock
         self._accounts = accounts
@@ -78,6 +79,7 @@ class Intake:
 
     def put(self, entries: Sequence[Entry]) -> None:
         """Take over what a transaction committed; the thread sorts it in, unless it is too much."""
+        self.commits += 1
         inbox = self._inbox
         inbox += entries
         if len(inbox) > _INBOX or len(entries) > 1 or self.closed:

@@ -1,4 +1,4 @@
-"""Strict ordering, from the writer's side: nothing is published here."""
+"""`delivery="relay"`, and strict ordering, from the writer's side: nothing is published here."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from contextlib import closing
 from typing import Final, final
 
 from eventbus.delivery import lifetime
-from eventbus.delivery.stats import KEPT, Stats
+from eventbus.delivery.lookout import Lookout, figures
+from eventbus.delivery.stats import KEPT, Stats, Watcher
+from eventbus.delivery.tempo import Tempo
 from eventbus.errors import EventBusError, FlushTimeout, counted
 from eventbus.outbox import Entry, Store
 from eventbus.process import forks
@@ -24,24 +26,42 @@ _MOST: Final = 100_000
 
 @final
 class Relayed:
-    """`ordering="strict"`: events are left in the outbox for `eventbus-relay`, the only one to publish them."""
+    """Events are left in the outbox for `eventbus-relay`, the only one to publish them.
 
-    def __init__(self) -> None:
-        self._written: dict[Store, deque[int]] = {}
-        self._lock = threading.RLock()
+    A thread looks now and then whether it does (see `Lookout`). No connection to the broker is opened.
+    """
+
+    def __init__(self, tempo: Tempo = Tempo()) -> None:
+        self._tempo = tempo
+        self._watchers: list[Watcher] = []
+        self._begin()
         lifetime.live(self)
 
-    def forked(self) -> object:
-        """In a child: another thread of the parent may have held the lock at that moment."""
+    def _begin(self) -> None:
+        self._written: dict[Store, deque[int]] = {}
         self._lock = threading.RLock()
-        return None
+        self._lookout = Lookout(self._lock, self._tempo, self._watchers)
+        self._closed = False
+
+    def forked(self) -> object:
+        """In a child: what the parent wrote is the parent's, and another thread may have held its lock."""
+        inherited = self._lookout.forget()
+        self._begin()
+        return inherited
 
     def submit(self, entries: Sequence[Entry]) -> None:
+        """Remember what was committed, for those who flush. Never blocks on anything slow, never raises."""
         forks.notice()
         with self._lock:
             for batch, store in entries:
                 if store is not None:
-                    self._written.setdefault(store, deque(maxlen=_MOST)).append(batch.version)
+                    written = self._written.get(store)
+                    if written is None:
+                        written = self._written[store] = deque(maxlen=_MOST)
+                    written.append(batch.version)
+                    self._lookout.committed(store)
+        if not self._lookout.started and not self._closed:
+            self._lookout.start()
 
     def nudge(self, store: Store) -> None:
         """The relay looks by itself."""
@@ -73,11 +93,19 @@ class Relayed:
             raise FlushTimeout(f"not taken by the broker: {counted(len(parked), 'row')}; {KEPT}", pending=len(parked))
 
     def close(self, timeout: float) -> None:
-        """Nothing is open."""
+        """Look no more. What the relay has not delivered by now it delivers later: nothing is waited for."""
+        self._closed = True
+        self._lookout.close()
+        lifetime.die(self)
 
     def stats(self) -> Stats:
-        waiting = sum(len(store.ids(store.owner)) for _, store in self._readers())
-        return Stats(pending_rows=waiting, waiting_in_outbox=waiting > 0)
+        """What of this process waits for the relay. Asks the database."""
+        return figures(store.backlog(store.owner) for _, store in self._readers())
+
+    def watch(self, watcher: Watcher) -> None:
+        """Tell this one of the figures whenever the lookout has them, and that there are none yet."""
+        self._watchers.append(watcher)
+        watcher(Stats(), ())
 
     def _readers(self) -> Iterator[tuple[list[int], Store]]:
         """For one call only: its thread may be any, and a fork must find no connection."""
@@ -96,6 +124,6 @@ def _demand_no_loop() -> None:
     with contextlib.suppress(RuntimeError):
         asyncio.get_running_loop()
         raise EventBusError(
-            "With strict ordering bus.stats() and bus.flush() ask the database: in a coroutine call "
+            "Where the relay publishes, bus.stats() and bus.flush() ask the database: in a coroutine call "
             "`await asyncio.to_thread(bus.stats)`."
         )

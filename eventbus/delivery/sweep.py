@@ -11,6 +11,7 @@ from eventbus.delivery.sources import Sources
 from eventbus.delivery.tempo import Tempo, Timer
 from eventbus.delivery.watch import Watch
 from eventbus.outbox.leases import ABANDONED
+from eventbus.outbox.owner import is_for_relay
 from eventbus.outbox.store import Store
 
 _PAGES: Final = 10
@@ -21,7 +22,7 @@ logger = logging.getLogger("eventbus.outbox")
 
 @final
 class Sweep:
-    """Looks every `tempo.sweep` seconds; what it finds goes to the sources.
+    """Looks every `tempo.sweep` seconds; what it finds goes to the sources. Rows for the relay are not looked at.
 
     `undecided`: whether rows are there of which it is not known yet whether their owner lives.
     """
@@ -96,7 +97,9 @@ class Sweep:
             owners, onward = self._store.owners(after=self._page)
             # Of a name seen before, this is not the lowest id.
             ours = {self._store.owner, *self._sources.adopted, *self._names}
-            strangers = {owner: lowest for owner, lowest in owners.items() if owner not in ours}
+            strangers = {
+                owner: lowest for owner, lowest in owners.items() if owner not in ours and not is_for_relay(owner)
+            }
             self._names.update(strangers)
             if strangers:
                 self._adopt_dead(strangers, at)

@@ -18,7 +18,9 @@ from eventbus.dumps.targets import entities_of, primary_key, rows_of
 from eventbus.errors import counted
 from eventbus.inspection.witness import Absent, Evidence, Finding, Options, Report, Subject, Witness
 from eventbus.outbox import metadata
-from eventbus.outbox.census import MOST, Census, take_census
+from eventbus.outbox.census import Census, take_census
+from eventbus.outbox.owner import is_for_relay
+from eventbus.outbox.queries import MOST
 from eventbus.outbox.side import missing_file, side_connection
 from eventbus.outbox.tables import outbox, parked
 from eventbus.records.entities import Entities
@@ -50,7 +52,8 @@ def opened(options: Options) -> Iterator[Witness]:
         found = cli.models_named(models) if models else []
         bus = _bus(options.session)
         entities = bus.entities if bus else Entities(Settings.from_env().service)
-        yield DatabaseWitness(engine, list(entities_of(entities, found)) if found else None)
+        known = list(entities_of(entities, found)) if found else None
+        yield DatabaseWitness(engine, known, bus.settings if bus else None)
     finally:
         engine.dispose()
 
@@ -64,11 +67,12 @@ def _bus(session: str | None) -> Bus | None:
 
 @final
 class DatabaseWitness(Witness):
-    """`entities` are those of the models, or None where nobody named any."""
+    """`entities` are those of the models, or None where nobody named any; `settings` those that `install()` used."""
 
-    def __init__(self, engine: Engine, entities: list[Entity] | None) -> None:
+    def __init__(self, engine: Engine, entities: list[Entity] | None, settings: Settings | None = None) -> None:
         self._engine = engine
         self._entities = entities
+        self._settings = settings
 
     def status(self) -> Report:
         """Rows that wait, are parked, or have lost their process."""
@@ -82,6 +86,7 @@ class DatabaseWitness(Witness):
             return Report(figures, (note,))
         figures |= {"rows": census.rows, "oldest_seconds": round(census.oldest, 1)}
         figures |= {"orphaned": census.orphaned, "parked": census.parked}
+        figures |= {"for_relay": census.for_relay, "relay": census.relay}
         return Report(figures, tuple(_troubles(census)))
 
     def why(self, subject: Subject, evidence: Evidence) -> Iterable[Finding]:
@@ -101,10 +106,21 @@ class DatabaseWitness(Witness):
                 yield Finding("ok", f"{connection.dialect.name} {_version(connection)} answers")
                 yield from _tables(connection)
                 yield from _clock(connection)
+                yield from self._relay()
         except SQLAlchemyError as error:
             yield _unreachable(error)
         for entity in self._entities or ():
             yield from _published(entity)
+
+    def _relay(self) -> Iterator[Finding]:
+        """Where services leave publishing to it there has to be one."""
+        if not (self._settings or Settings.from_env()).by_relay:
+            return
+        census = take_census(self._engine)
+        if census.relay:
+            yield Finding("ok", "a relay runs for this database")
+        elif census.tables:
+            yield Finding("wrong", "services leave publishing to the relay, and none runs here", f"run `{_RELAY}`")
 
     def _about_model(self, subject: Subject, evidence: Evidence) -> Iterator[Finding]:
         if self._entities is None:
@@ -152,7 +168,10 @@ def _unreachable(error: SQLAlchemyError) -> Finding:
 
 
 def _troubles(census: Census) -> Iterator[Finding]:
-    if census.oldest > _LATE:
+    if census.for_relay and not census.relay:
+        rows = counted(census.for_relay, "row")
+        yield Finding("wrong", f"{rows} for the relay, and none runs for this database", f"run `{_RELAY}`")
+    elif census.oldest > _LATE:
         yield Finding(
             "wrong",
             f"a row has waited for {census.oldest:,.0f} s: nobody delivers it, or the broker takes nothing",
@@ -169,17 +188,18 @@ def _troubles(census: Census) -> Iterator[Finding]:
 
 def _in_outbox(connection: Connection, subject: Subject) -> Iterator[Finding]:
     wanted = orjson.dumps(subject.name)
-    rows = connection.execute(sa.select(outbox.c.id, outbox.c.created_at, outbox.c.payload).limit(MOST))
-    for row_id, created_at, payload in rows.yield_per(100):
+    rows = connection.execute(sa.select(outbox.c.id, outbox.c.owner, outbox.c.created_at, outbox.c.payload).limit(MOST))
+    for row_id, owner, created_at, payload in rows.yield_per(100):
         if wanted in payload:
             age = max(0.0, time.time() - created_at / 1e6)
+            who = f"`{_RELAY}`" if is_for_relay(owner) else f"the service or `{_RELAY}`"
             yield Finding(
                 "wrong",
                 f"an event of it waits in the outbox since {age:,.0f} s (row {row_id}): the broker does not have it",
-                f"start the service or `{_RELAY}`; `eventbus status` says what is in the way",
+                f"start {who}; `eventbus status` says what is in the way",
             )
-    rows = connection.execute(sa.select(parked.c.id, parked.c.reason, parked.c.payload).limit(MOST))
-    for row_id, reason, payload in rows.yield_per(100):
+    refused = connection.execute(sa.select(parked.c.id, parked.c.reason, parked.c.payload).limit(MOST))
+    for row_id, reason, payload in refused.yield_per(100):
         if wanted in payload:
             yield Finding(
                 "wrong",

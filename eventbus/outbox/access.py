@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 
 from eventbus.outbox.fork import undisturbed
-from eventbus.outbox.side import side_engine
+from eventbus.outbox.side import BUSY_TIMEOUT, side_engine
 from eventbus.outbox.turns import Occupied, turns_of
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def _tuned(side: Engine) -> Engine:
 
 def _do_not_wait_for_lock(connection: Any, record: Any) -> None:
     cursor = connection.cursor()
-    cursor.execute("PRAGMA busy_timeout = 200")
+    cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT}")
     cursor.execute("PRAGMA journal_mode")
     (mode,) = cursor.fetchone()
     if mode == "wal":

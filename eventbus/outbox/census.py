@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Final
 
 from sqlalchemy import Connection, Engine, Table, func, inspect, select
 
-from eventbus.outbox.owner import is_dead
+from eventbus.outbox.leases import RELAY
+from eventbus.outbox.owner import is_dead, is_for_relay
+from eventbus.outbox.queries import MOST
 from eventbus.outbox.side import side_connection
-from eventbus.outbox.tables import outbox, parked
-
-MOST: Final = 100_000
-"""Rows are counted up to here: to count a backlog of millions would be work for the database."""
+from eventbus.outbox.tables import lease, outbox, parked
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,14 +20,17 @@ class Census:
 
     `rows` and `parked` stop at `MOST`. `oldest` is the age of the oldest waiting row in seconds, by the clocks of the
     writer and of this machine; 0 where none waits. `orphaned` counts rows of processes of this machine that are gone:
-    only a relay or another process of the service delivers these. `reasons` are those of parked rows, with their
-    counts. `tables` is False where the database has no outbox yet.
+    only a relay or another process of the service delivers these. `for_relay` counts rows that services leave to the
+    relay, `relay` says whether one has the lease of this database and is not known to be gone. `reasons` are those of
+    parked rows, with their counts. `tables` is False where the database has no outbox yet.
     """
 
     tables: bool
     rows: int = 0
     oldest: float = 0.0
     orphaned: int = 0
+    for_relay: int = 0
+    relay: bool = False
     parked: int = 0
     reasons: tuple[tuple[str, int], ...] = ()
 
@@ -51,10 +52,17 @@ def take_census(engine: Engine) -> Census:
             tables=True,
             rows=sum(count for _, count, _ in owners),
             oldest=_age(min((since for _, _, since in owners), default=None)),
-            orphaned=sum(count for owner, count, _ in owners if is_dead(owner)),
+            orphaned=sum(count for owner, count, _ in owners if is_dead(owner) and not is_for_relay(owner)),
+            for_relay=sum(count for owner, count, _ in owners if is_for_relay(owner)),
+            relay=_has_relay(connection),
             parked=_count(connection, parked),
             reasons=tuple((reason, count) for reason, count in reasons),
         )
+
+
+def _has_relay(connection: Connection) -> bool:
+    holder = connection.scalar(select(lease.c.holder).where(lease.c.name == RELAY))
+    return holder is not None and not is_dead(holder)
 
 
 def _count(connection: Connection, table: Table) -> int:

@@ -13,6 +13,8 @@ from eventbus.outbox.access import Access
 from eventbus.outbox.owner import Owner
 from eventbus.outbox.tables import lease
 
+RELAY: Final = "relay"
+"""The lease of the active relay."""
 ABANDONED: Final = -1
 """The beat of a holder that ended in order: its rows may be taken at once."""
 

@@ -2,7 +2,8 @@
 
 A name reads `<scope>-<pid>-<random>-<n>`. The scope stands for "the same process ids": this boot of this machine and
 this pid namespace. So a process that finds a name of its own scope whose pid is gone knows its owner dead at once;
-all else about life and death goes by leases.
+all else about life and death goes by leases. Where a name ends with `FOR_RELAY`, its rows are the relay's, whether the
+process lives or not.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ import itertools
 import os
 import secrets
 import socket
+from typing import Final
 
 from eventbus.process import forks
+
+FOR_RELAY: Final = "-relay"
 
 
 def _scope() -> str:
@@ -44,17 +48,25 @@ forks.in_child(process.renew)
 
 
 class Owner:
-    """One writer of rows within this process: its name in this process, and another one in a fork."""
+    """One writer of rows within this process: its name in this process, and another one in a fork.
+
+    `for_relay`: the process publishes nothing itself.
+    """
 
     _numbers = itertools.count()
 
-    def __init__(self) -> None:
-        self._number = next(self._numbers)
+    def __init__(self, *, for_relay: bool = False) -> None:
+        self._suffix = f"-{next(self._numbers)}{FOR_RELAY if for_relay else ''}"
 
     @property
     def name(self) -> str:
         """At most 64 characters."""
-        return f"{process.name}-{self._number}"
+        return process.name + self._suffix
+
+
+def is_for_relay(owner: str) -> bool:
+    """Whether rows of that owner are the relay's alone."""
+    return owner.endswith(FOR_RELAY)
 
 
 def is_dead(owner: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NamedTuple, final
 
-from sqlalchemy import Connection, bindparam, func, insert, or_, select, update
+from sqlalchemy import Connection, bindparam, case, func, insert, or_, select, update
 
 from eventbus.outbox.access import Access
 from eventbus.outbox.queries import (
@@ -24,6 +24,8 @@ _CHANGING: Final = ("retry_at", "attempts", "reason", "payload")
 """What a try changes in a parked row."""
 NEVER: Final = 1 << 60
 """`retry_at` of a row that only a person can do something about, in microseconds."""
+IN_ORDER: Final = NEVER - 1
+"""`retry_at` of a row that the relay has parked and tries again itself, so that its records' events stay in order."""
 _YEAR: Final = 365 * 86_400 * 1_000_000
 _REASON: Final = 200
 """Characters of a reason that are kept."""
@@ -115,9 +117,11 @@ class ParkedRows:
 
         return self._access.change(work)
 
-    def page(self, *, after: int = 0, rows: int = PAGE_ROWS) -> list[ParkedRow]:
-        """Parked rows by id."""
+    def page(self, *, after: int = 0, in_order: bool = False, rows: int = PAGE_ROWS) -> list[ParkedRow]:
+        """Parked rows by id; all, or those that are to be tried `in_order`."""
         query = select(parked).where(parked.c.id > after).order_by(parked.c.id).limit(rows)
+        if in_order:
+            query = query.where(parked.c.retry_at == IN_ORDER)
         return [ParkedRow(*row) for row in self._access.run(lambda connection: connection.execute(query).all())]
 
     def among(self, ids: Sequence[int]) -> list[int]:
@@ -129,9 +133,12 @@ class ParkedRows:
 
         return self._access.run(work) if ids else []
 
-    def count(self) -> int:
-        """How many rows are parked."""
-        return self._access.run(lambda connection: connection.scalar(select(func.count()).select_from(parked))) or 0
+    def count(self, *, in_order: bool = False) -> int:
+        """How many rows are parked; all, or those that are to be tried `in_order`."""
+        query = select(func.count()).select_from(parked)
+        if in_order:
+            query = query.where(parked.c.retry_at == IN_ORDER)
+        return self._access.run(lambda connection: connection.scalar(query)) or 0
 
     def delete(self, ids: Sequence[int]) -> int:
         """Remove parked rows: delivered, or given up by a person. Returns how many there were."""
@@ -143,10 +150,11 @@ class ParkedRows:
         return self._access.change(work) if ids else 0
 
     def wake(self, ids: Sequence[int] | None = None) -> int:
-        """Make parked rows due now, all or these; returns how many."""
+        """Make parked rows due now, all or these; returns how many. What the relay tries in order it tries anyway."""
 
         def work(connection: Connection) -> int:
-            statement = update(parked).values(retry_at=0).where(parked.c.retry_at > 0)
+            due = case((parked.c.retry_at == IN_ORDER, IN_ORDER), else_=0)
+            statement = update(parked).values(retry_at=due).where(parked.c.retry_at > 0)
             if ids is None:
                 return connection.execute(statement).rowcount
             return sum(connection.execute(statement.where(parked.c.id.in_(some))).rowcount for some in slices(ids))

@@ -26,6 +26,8 @@ from eventbus.redaction import redact
 
 PAGE_ROWS: Final = 1000
 PAGE_BYTES: Final = 8 << 20
+MOST: Final = 100_000
+"""Rows are counted up to here: to count a backlog of millions would be work for the database."""
 _DELETE_AT_ONCE: Final = 1000
 _FLOOR: Final = "floor"
 

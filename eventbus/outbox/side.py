@@ -12,6 +12,8 @@ from sqlalchemy import Connection, Engine, event
 
 _SILENCE: Final = 15
 """Seconds."""
+BUSY_TIMEOUT: Final = 200
+"""Milliseconds that our connections wait for the lock of an SQLite file."""
 
 
 def side_engine(engine: Engine) -> Engine:
@@ -64,6 +66,19 @@ def begin_immediate(connection: Connection) -> None:
         raw: Any = connection.connection.driver_connection
         if not raw.in_transaction:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def begin_alone(connection: Connection) -> None:
+    """On SQLite take the file as a whole, or fail at once where anybody uses it.
+
+    Who has only asked to write would make others fail who have read already and come to write.
+    """
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("PRAGMA busy_timeout = 0")
+        try:
+            connection.exec_driver_sql("BEGIN EXCLUSIVE")
+        finally:
+            connection.exec_driver_sql(f"PRAGMA busy_timeout = {BUSY_TIMEOUT}")
 
 
 def missing_file(engine: Engine) -> str | None:

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from sqlalchemy import Connection, Engine, func, inspect, select
+from sqlalchemy import Connection, Engine, Select, func, inspect, select
 
 from eventbus.outbox.access import Access
 from eventbus.outbox.leases import Leases
-from eventbus.outbox.owner import Owner
+from eventbus.outbox.owner import FOR_RELAY, Owner
 from eventbus.outbox.parked_rows import ParkedRows
 from eventbus.outbox.queries import (
+    MOST,
     PAGE_BYTES,
     PAGE_ROWS,
     among,
@@ -27,7 +28,7 @@ from eventbus.outbox.queries import (
     slices,
 )
 from eventbus.outbox.riders import Riders
-from eventbus.outbox.side import begin_immediate, missing_file
+from eventbus.outbox.side import begin_alone, begin_immediate, missing_file
 from eventbus.outbox.tables import lease, outbox
 from eventbus.redaction import redact
 
@@ -64,6 +65,11 @@ class Store:
         return Store(self._engine, self._owner)
 
     @property
+    def engine(self) -> Engine:
+        """The application's, or whoever's this was made for."""
+        return self._engine
+
+    @property
     def owner(self) -> str:
         """The name under which this process writes rows there."""
         return self._owner.name
@@ -91,21 +97,46 @@ class Store:
         return self._exists
 
     def read(
-        self, *, after: int = 0, owner: str | None = None, rows: int = PAGE_ROWS, size: int = PAGE_BYTES
+        self,
+        *,
+        after: int = 0,
+        owner: str | None = None,
+        for_relay: bool = False,
+        rows: int = PAGE_ROWS,
+        size: int = PAGE_BYTES,
     ) -> list[Row]:
-        """The next rows by id, of one owner or of all: at most `rows`, and `size` bytes unless the first is larger."""
-        return self._access.run(lambda connection: _read(connection, after, owner, rows, size))
+        """The next rows by id: at most `rows`, and `size` bytes unless the first is larger.
+
+        Of one owner, or only those that are for the relay, or all.
+        """
+        query = select(outbox.c.id, func.length(outbox.c.payload)).where(outbox.c.id > after)
+        if owner is not None:
+            query = query.where(outbox.c.owner == owner)
+        if for_relay:
+            query = query.where(outbox.c.owner.endswith(FOR_RELAY))
+        query = query.order_by(outbox.c.id).limit(rows)
+        return self._access.run(lambda connection: _read(connection, query, size))
 
     def ids(self, owner: str, *, rows: int = PAGE_ROWS) -> list[int]:
         """The lowest ids of an owner's rows."""
         query = select(outbox.c.id).where(outbox.c.owner == owner).order_by(outbox.c.id).limit(rows)
         return list(self._access.run(lambda connection: connection.scalars(query).all()))
 
-    def delete(self, ids: Sequence[int]) -> int:
-        """Remove rows whose events are all with the broker. Returns how many there were."""
+    def backlog(self, owner: str) -> tuple[int, int]:
+        """How many rows an owner has there, at most `MOST`, and when the oldest of these was made (microseconds)."""
+        some = select(outbox.c.created_at).where(outbox.c.owner == owner).order_by(outbox.c.id).limit(MOST).subquery()
+        query = select(func.count(), func.min(some.c.created_at)).select_from(some)
+        count, oldest = self._access.run(lambda connection: connection.execute(query).one())
+        return count, oldest or 0
+
+    def delete(self, ids: Sequence[int], *, alone: bool = False) -> int:
+        """Remove rows whose events are all with the broker. Returns how many there were.
+
+        `alone`: on SQLite only if nobody else uses the file at this moment; else it fails with "database is locked".
+        """
 
         def work(connection: Connection) -> int:
-            begin_immediate(connection)
+            (begin_alone if alone else begin_immediate)(connection)
             do_not_wait_for_disk(connection)
             if connection.dialect.name == "sqlite":
                 raise_floor(connection, max(ids))
@@ -131,13 +162,10 @@ class Store:
         return self._access.forget()
 
 
-def _read(connection: Connection, after: int, owner: str | None, rows: int, size: int) -> list[Row]:
-    query = select(outbox.c.id, func.length(outbox.c.payload)).where(outbox.c.id > after)
-    if owner is not None:
-        query = query.where(outbox.c.owner == owner)
+def _read(connection: Connection, sizes: Select[tuple[int, int]], size: int) -> list[Row]:
     payload = payload_of(connection, outbox)
     columns = select(outbox.c.id, outbox.c.owner, outbox.c.created_at, payload)
-    while ids := fitting(connection.execute(query.order_by(outbox.c.id).limit(rows)).all(), size):
+    while ids := fitting(connection.execute(sizes).all(), size):
         found = connection.execute(columns.where(among(connection, outbox, ids)).order_by(outbox.c.id)).all()
         if found:  # else all of these were deleted just now, and others may follow
             return [Row(row.id, row.owner, row.created_at, bytes(row.payload)) for row in found]

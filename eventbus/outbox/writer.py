@@ -42,6 +42,7 @@ class Outbox:
 
     `durable=False` (direct mode) writes nothing and gives versions by the clock. An in-memory SQLite database dies with
     its process, and no other connection sees it: there too nothing is written, and events go over in memory only.
+    `for_relay`: the rows are marked as the relay's. Raises ConfigurationError where no relay could read them.
     """
 
     def __init__(
@@ -49,11 +50,13 @@ class Outbox:
         *,
         create: bool = True,
         durable: bool = True,
+        for_relay: bool = False,
         chunk_events: int = CHUNK_EVENTS,
         chunk_bytes: int = CHUNK_BYTES,
     ) -> None:
         self.create = create
         self.durable = durable
+        self.for_relay = for_relay
         self._chunk_events = chunk_events
         self._chunk_bytes = chunk_bytes
         self._writers: dict[int, Writer] = {}
@@ -100,6 +103,10 @@ class Outbox:
     def _make_writer(self, connection: Connection) -> Writer:
         engine, name = connection.engine, connection.dialect.name
         if name == "sqlite" and is_in_memory(connection):
+            if self.for_relay:
+                raise ConfigurationError(
+                    "No relay can read a database in memory: use a file, or delivery='thread' (EVENTBUS_DELIVERY)"
+                )
             return NoWriter(self._clock)
         kind = _KINDS.get(name)
         if kind is None:
@@ -107,7 +114,7 @@ class Outbox:
                 f"No outbox for {name}: use SQLite, PostgreSQL or MariaDB, or install(..., outbox=False)"
             )
         # Another engine of the same database is another owner, or each would take the other's rows for forgotten ones.
-        return kind(engine, Owner(), create=self.create)
+        return kind(engine, Owner(for_relay=self.for_relay), create=self.create)
 
     def _chunks(self, batch: Batch) -> Iterator[Batch]:
         bodies = batch.bodies

@@ -188,6 +188,9 @@ class AmqpPublisher(Publisher):
     def _settled(self, flight: Flight) -> list[Outcome]:
         """All outcomes. Failures are logged when they begin, not again with every try."""
         outcomes = [outcome for outcome in flight.outcomes if outcome is not None]
+        if outcomes.count(Outcome.CONFIRMED) == len(outcomes):
+            self._told = set()
+            return outcomes
         failed = {Outcome.UNROUTABLE, Outcome.REFUSED}.intersection(outcomes)
         for outcome in failed - self._told:
             first = flight.messages[outcomes.index(outcome)]
@@ -217,32 +220,44 @@ class _Delivery:
         link, flight, timestamp = self._link, self._flight, int(time.time())
         flight.board(link.published + 1)
         link.flight = flight
+        publication, frames, positions = link.frames.publication, self._frames, self._positions
+        most, room = self._room()
         for position, message in enumerate(flight.messages):
             try:
-                frames = link.frames.publication(message, timestamp)
+                publishing = publication(message, timestamp)
             except (ValueError, TypeError, AttributeError) as error:
                 flight.refuse(position)
                 logger.warning("a message does not fit AMQP: %s", error, extra={"id": message.id})
                 continue
-            self._make_room(len(frames))
-            self._frames.append(frames)
-            self._positions.append(position)
-            self._size += len(frames)
+            size = len(publishing)
+            if len(frames) >= most or self._size + size > room:
+                self._make_room(size)
+                most, room = self._room()
+            frames.append(publishing)
+            positions.append(position)
+            self._size += size
             if self._size >= _WRITE_BYTES:
                 self._write()
+                most, room = self._room()
         self._write()
         self._await(0)
         link.flight = None
 
+    @property
+    def _window(self) -> int:
+        return 1 if self._alone or not self._link.proven else WINDOW_MESSAGES
+
+    def _room(self) -> tuple[int, int]:
+        """How many messages and bytes may wait to be written."""
+        return self._window - self._flight.open, WINDOW_BYTES - self._flight.open_bytes
+
     def _make_room(self, size: int) -> None:
-        """Return when one more message of this size fits the window."""
-        flight = self._flight
-        window = 1 if self._alone or not self._link.proven else WINDOW_MESSAGES
-        if flight.open + len(self._frames) < window and flight.open_bytes + self._size + size <= WINDOW_BYTES:
-            return
+        """Write what waits; return when one more message of this size fits the window."""
         self._write()
-        # Half the window at once, so that what follows goes out in large writes again.
-        self._await(window // 2, WINDOW_BYTES // 2)
+        most, room = self._room()
+        if most <= 0 or size > room:
+            # Half the window at once, so that what follows goes out in large writes again.
+            self._await(self._window // 2, WINDOW_BYTES // 2)
 
     def _write(self) -> None:
         if not self._frames:

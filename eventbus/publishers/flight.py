@@ -51,10 +51,27 @@ class Flight:
         last = len(self._positions) - 1 if multiple and tag == 0 else tag - self._first_tag
         if not 0 <= last < len(self._positions):
             raise UnexpectedFrame(f"confirm for delivery tag {tag}, which is not under way")
+        if multiple and accepted and self._confirm_all(last + 1):
+            return
         for departure in range(self._low, last + 1) if multiple else (last,):
             self._settle(departure, accepted)
         while self._low < len(self._positions) and self.outcomes[self._positions[self._low]] is not None:
             self._low += 1
+
+    def _confirm_all(self, end: int) -> bool:
+        """Settle all departures before this one at once; False where they have to be looked at one by one."""
+        low = self._low
+        count = end - low
+        if count <= 0 or self._returned:
+            return False
+        first, last = self._positions[low], self._positions[end - 1]
+        if last - first != count - 1 or self.outcomes[first : last + 1].count(None) != count:
+            return False
+        self.outcomes[first : last + 1] = [Outcome.CONFIRMED] * count
+        self.open -= count
+        self.open_bytes -= sum(self._sizes[low:end])
+        self._low = end
+        return True
 
     def unroutable(self, message_id: str) -> None:
         """The broker gave this message back. Its ack follows, since it was dealt with; that is no confirmation."""

@@ -2,7 +2,7 @@
 
 py-amqp takes some 50 to 100 µs of Python for a publication, most of the cost of sending an event, and keeps the GIL
 from the threads of the service meanwhile. Our messages look alike, so nearly all of their frames is prepared once and
-the rest joined to it, in about 3 µs. The bytes are those that py-amqp would write; a test holds the two side by side.
+the rest joined to it, in about 1 µs. The bytes are those that py-amqp would write; a test holds the two side by side.
 It also asks the kernel three times for each frame that arrives; here everything that has arrived is taken at once.
 
 Layout: AMQP 0-9-1 specification, sections 2.3.5 (frames), 4.2.6 (content) and 1.8.3.3 (basic.publish).
@@ -17,6 +17,7 @@ from typing import Final, final
 from amqp.exceptions import FrameError, UnexpectedFrame
 
 from eventbus.events.envelope import CONTENT_TYPE, Message
+from eventbus.publishers.headers import partition, partition_table
 
 METHOD, _HEADER, _BODY, _END = 1, 2, 3, b"\xce"
 _BASIC, _PUBLISH = 60, 40
@@ -25,7 +26,8 @@ _PERSISTENT = b"\x02"
 
 _FRAME: Final = Struct(">BHI")
 _PUBLISH_ARGUMENTS: Final = Struct(">HHH")
-_CONTENT: Final = Struct(">HHQH")
+_CONTENT: Final = Struct(">BHIHHQH")
+"""The frame of the header, and what it begins with."""
 _TIMESTAMP: Final = Struct(">Q")
 _LONG: Final = Struct(">I")
 
@@ -44,6 +46,7 @@ _FLAGS: Final = (
     | _APP_ID
 )
 
+_LENGTHS: Final = [bytes((length,)) for length in range(256)]
 _MAX_KEYS = 4096
 """Prepared routing keys; a service has three an entity, so this is never reached unless someone makes keys up."""
 
@@ -71,46 +74,68 @@ class FrameWriter:
         self._exchange = exchange
         self._flags = _FLAGS | (_USER_ID if user_id is not None else 0)
         self._headers = headers
+        self._plain = headers is partition
         self._head = _short(CONTENT_TYPE) + _short("utf-8")
         self._tail = (_short(user_id) if user_id is not None else b"") + _short(app_id)
-        self._keys: dict[str, tuple[bytes, bytes]] = {}
+        self._keys: dict[str, tuple[bytes, bytes, int]] = {}
+        self._correlation = ("", _PERSISTENT + _LENGTHS[0])
+        self._time = (-1, b"")
 
     def publication(self, message: Message, timestamp: int) -> bytes:
         """The frames of one message; `timestamp` is in seconds since 1970.
 
         Raises ValueError where AMQP cannot carry it: a key or id of more than 255 bytes, headers longer than a frame.
         """
-        method, type_ = self._keys.get(message.routing_key) or self._prepare(message.routing_key)
-        body = message.body
-        header = b"".join(
+        key, event_id, body, correlation_id = message
+        method, end, fixed = self._keys.get(key) or self._prepare(key)
+        table = (partition_table(body) if self._plain else None) or _table(self._headers(body))
+        # Of neighbours these are mostly the same.
+        if self._correlation[0] != correlation_id:
+            self._correlation = (correlation_id, _PERSISTENT + _short(correlation_id))
+        if self._time[0] != timestamp:
+            self._time = (timestamp, _TIMESTAMP.pack(timestamp))
+        name = event_id.encode("utf-8", "surrogatepass")
+        if len(name) > 255:
+            raise _too_long(event_id, name)
+        correlation, size = self._correlation[1], len(body)
+        header = fixed + len(table) + len(correlation) + len(name)
+        if header > self._chunk:
+            raise ValueError(f"its headers have {header} bytes, a frame holds {self._chunk}")
+        return b"".join(
             (
-                _CONTENT.pack(_BASIC, 0, len(body), self._flags),
+                method,
+                _CONTENT.pack(_HEADER, self._channel, header, _BASIC, 0, size, self._flags),
                 self._head,
-                _table(self._headers(body)),
-                _PERSISTENT,
-                _short(message.correlation_id),
-                _short(message.id),
-                _TIMESTAMP.pack(timestamp),
-                type_,
-                self._tail,
+                table,
+                correlation,
+                _LENGTHS[len(name)],
+                name,
+                self._time[1],
+                end,
+                *(
+                    (_FRAME.pack(_BODY, self._channel, size), body, _END)
+                    if 0 < size <= self._chunk
+                    else self._body(body)
+                ),
             )
         )
-        if len(header) > self._chunk:
-            raise ValueError(f"its headers have {len(header)} bytes, a frame holds {self._chunk}")
-        return b"".join((method, self._frame(_HEADER, header), *self._body(body)))
 
-    def _prepare(self, key: str) -> tuple[bytes, bytes]:
+    def _prepare(self, key: str) -> tuple[bytes, bytes, int]:
+        """The first frame of messages with that key, the end of the second, its size without what varies."""
         arguments = b"".join(
             (_PUBLISH_ARGUMENTS.pack(_BASIC, _PUBLISH, 0), _short(self._exchange), _short(key), bytes((_MANDATORY,)))
         )
         if len(self._keys) >= _MAX_KEYS:
             self._keys.clear()
-        prepared = self._keys[key] = (self._frame(METHOD, arguments), _short(key))
+        end = _short(key) + self._tail + _END
+        fixed = (
+            _CONTENT.size - _FRAME.size + len(self._head) + len(_LENGTHS[0]) + _TIMESTAMP.size + len(end) - len(_END)
+        )
+        prepared = self._keys[key] = (self._frame(METHOD, arguments), end, fixed)
         return prepared
 
     def _body(self, body: bytes) -> list[bytes]:
-        if len(body) <= self._chunk:
-            return [self._frame(_BODY, body)] if body else []
+        """The frames of one that does not fit into one, or has none."""
         return [self._frame(_BODY, body[at : at + self._chunk]) for at in range(0, len(body), self._chunk)]
 
     def _frame(self, kind: int, payload: bytes) -> bytes:
@@ -154,8 +179,12 @@ def _short(text: str) -> bytes:
     """A short string: one byte of length, then UTF-8."""
     data = text.encode("utf-8", "surrogatepass")
     if len(data) > 255:
-        raise ValueError(f"{text[:40]!r}… has {len(data)} bytes, AMQP allows 255")
-    return bytes((len(data),)) + data
+        raise _too_long(text, data)
+    return _LENGTHS[len(data)] + data
+
+
+def _too_long(text: str, data: bytes) -> ValueError:
+    return ValueError(f"{text[:40]!r}… has {len(data)} bytes, AMQP allows 255")
 
 
 def _table(fields: Mapping[str, str]) -> bytes:

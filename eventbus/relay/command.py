@@ -41,8 +41,9 @@ _CLEAR: Final = "\r\x1b[K"
 _HELP = """Deliver committed events that wait in a database's outbox.
 
 Services publish their own events. What a process leaves behind when it dies, this command delivers: run it beside
-services whose processes may all be gone, or once by hand. Several may run for one database; one is active, and another
-takes over within seconds when it ends or dies.
+services whose processes may all be gone, or once by hand. Services with EVENTBUS_DELIVERY=relay publish nothing
+themselves: it delivers what they write, at once. Several may run for one database; one is active, and another takes
+over within seconds when it ends or dies.
 
 \b
   eventbus-relay --database postgresql+psycopg://…     keep delivering, until stopped

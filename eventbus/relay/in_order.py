@@ -1,4 +1,4 @@
-"""Strict ordering: the relay as the only publisher."""
+"""The relay as the only publisher, of rows that services leave to it or, with strict ordering, of all: in order."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from eventbus.delivery.tempo import Tempo
 from eventbus.errors import BrokerUnavailable
 from eventbus.outbox import Row, Store
 from eventbus.outbox.queries import brief
-from eventbus.publishers.base import Outcome, Publisher
+from eventbus.publishers.base import Publisher
 from eventbus.redaction import redact
+from eventbus.relay.pages import Pages
 from eventbus.relay.parked import Parked
+from eventbus.relay.refused import Refused
 from eventbus.relay.rounds import rounds
 
-_TRIES: Final = 4
 _POLL: Final = 0.05
 _MOMENT: Final = 0.5
 
@@ -30,15 +31,14 @@ logger = logging.getLogger(__name__)
 
 @final
 class InOrder:
-    """Strict ordering: rows by id; a record's event never leaves before the one ahead of it is confirmed.
+    """Rows by id; a record's event never leaves before the one ahead of it is confirmed.
 
-    Each page is read from the start: what was dealt with is gone from there, and a transaction that commits late has
-    a lower id than those seen before it. Events confirmed together are all of different records. A row that the broker
-    does not take stays where it is, with all that follows of its records, and is tried some times more; then it is
-    parked, and they behind it. So one record never stops the others for long.
+    Events confirmed together are all of different records. A row that the broker does not take stays where it is, with
+    all that follows of its records, and is tried some times more; then it is parked, and they behind it. So one record
+    never stops the others for long.
 
-    `active` says whether this relay is still the one to publish, and is asked before each round. `unroutable="drop"`
-    gives up what no queue takes.
+    `everything`: all rows there are, and not only those for the relay. `active` says whether this relay is still the
+    one to publish, and is asked before each round. `unroutable="drop"` gives up what no queue takes.
     """
 
     def __init__(
@@ -47,19 +47,18 @@ class InOrder:
         publisher: Publisher,
         tempo: Tempo,
         *,
+        everything: bool = True,
         active: Callable[[], bool] = lambda: True,
         unroutable: Literal["keep", "drop"] = "keep",
     ) -> None:
         self._store = store
         self._publisher = publisher
         self._active = active
-        self._drop = unroutable == "drop"
-        self._parked = Parked(store, publisher, tempo, active=active, drop=self._drop)
+        drop = unroutable == "drop"
+        self._pages = Pages(store, everything=everything)
+        self._parked = Parked(store, publisher, tempo, active=active, drop=drop, everything=everything)
+        self._refused = Refused(drop=drop, suspicion=tempo.parked)
         self._backoff = Backoff(first=0.1, limit=5.0)
-        self._tries: dict[int, int] = {}
-        self._retry_at: dict[int, float] = {}
-        self._suspects: dict[str, float] = {}
-        self._suspicion = tempo.parked
         self._news = News()
         self._tick_at = 0.0
         self._failing = False
@@ -104,6 +103,7 @@ class InOrder:
         """Let go of broker and database."""
         self._publisher.close()
         try:
+            self._pages.close()
             self._store.close()
         except DATABASE_ERRORS:
             logger.debug("closing the outbox's connection failed", exc_info=True)
@@ -111,17 +111,17 @@ class InOrder:
     def _step(self) -> bool:
         held = self._parked.load()
         if held is None:
-            self._rest()
+            self._rest(_POLL)
             return True  # the database has no outbox yet
-        rows = self._store.read()
+        rows = self._pages.next()
         moved = self._send_page(self._readable(rows))
         self._parked.work()
         if not moved and not self._parked.passing:
-            self._rest()
+            self._rest(_POLL if rows else self._pages.pause)
         return not rows and not self._parked.passing
 
-    def _rest(self) -> None:
-        time.sleep(_POLL)
+    def _rest(self, seconds: float) -> None:
+        time.sleep(seconds)
         if time.monotonic() >= self._tick_at:
             self._publisher.tick()
             self._tick_at = time.monotonic() + 1.0
@@ -142,7 +142,7 @@ class InOrder:
         All of them, also those whose events were confirmed: after a crash the row is sent once more, as a whole.
         """
         subjects = parcel.subjects
-        if waiting.isdisjoint(subjects) and time.monotonic() >= self._retry_at.get(parcel.version, 0.0):
+        if waiting.isdisjoint(subjects) and self._refused.is_due(parcel.version):
             return True
         waiting.update(subjects)
         return False
@@ -161,7 +161,7 @@ class InOrder:
         except BrokerUnavailable as error:
             lost = error
         self._delivered += before - sum(len(parcel) for parcel in tried)
-        refused = self._give_up([parcel for parcel in tried if len(parcel)])
+        refused = self._refused.give_up([parcel for parcel in tried if len(parcel)])
         settled = {parcel.version for parcel in refused}
         for parcel in tried:
             if len(parcel) and parcel.version not in settled:
@@ -174,48 +174,19 @@ class InOrder:
             raise lost
         return moved
 
-    def _give_up(self, left: list[Parcel]) -> list[Parcel]:
-        """Count the refusals, over all steps; those that were refused often enough."""
-        refused = []
-        for parcel in left:
-            if parcel.outcome is None:
-                continue
-            if parcel.outcome is Outcome.UNROUTABLE and self._drop:
-                parcel.delivered()
-                continue
-            tries = self._tries[parcel.version] = self._tries.get(parcel.version, 0) + 1
-            parcel.tries = tries
-            self._retry_at[parcel.version] = time.monotonic() + 0.1 * 2**tries
-            if tries >= _TRIES or self._is_suspect(parcel):
-                refused.append(parcel)
-        return refused
-
-    def _is_suspect(self, parcel: Parcel) -> bool:
-        """Whether such events were parked a moment ago: then each of them is tried once, not again and again."""
-        return time.monotonic() - self._suspects.get(parcel.reason, -1e9) < self._suspicion
-
     def _put_away(self, parcels: list[Parcel], refused: list[Parcel], held: list[Parcel]) -> bool:
         """Delete and park what is dealt with; whether that was anything."""
         done = {parcel.version for parcel in parcels}
         park = {part.version: part for part in held if part.version in done}
         for parcel in refused:
-            if not self._is_suspect(parcel):
-                logger.warning("events are parked in the outbox: %s", parcel.reason, extra={"row": parcel.version})
-            self._suspect(parcel)
+            self._refused.tell(parcel)
             earlier = park.get(parcel.version)
             park[parcel.version] = parcel if earlier is None else parcel.joined(earlier)
-        self._store.delete([row_id for row_id in done if row_id not in park])
+        self._pages.delete(row_id for row_id in done if row_id not in park)
         if self._active():  # or another one may have sent them by now
             self._parked.add(list(park.values()))
-        for row_id in done:
-            self._tries.pop(row_id, None)
-            self._retry_at.pop(row_id, None)
+        self._refused.forget(done)
         return bool(done)
-
-    def _suspect(self, parcel: Parcel) -> None:
-        if len(self._suspects) > 1000:
-            self._suspects.clear()
-        self._suspects[parcel.reason] = time.monotonic()
 
     def _readable(self, rows: Iterable[Row]) -> list[Parcel]:
         parcels = []

@@ -5,17 +5,16 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from typing import Final, final
+from typing import final
 
 from sqlalchemy import Engine
 
 from eventbus.delivery.account import DATABASE_ERRORS
 from eventbus.delivery.news import News
 from eventbus.delivery.watch import Watch
+from eventbus.outbox.leases import RELAY
 from eventbus.outbox.queries import brief
 from eventbus.outbox.store import Store
-
-RELAY: Final = "relay"
 
 logger = logging.getLogger("eventbus.outbox")
 

@@ -10,6 +10,7 @@ from eventbus.delivery.parcel import Parcel, insist
 from eventbus.delivery.tempo import Tempo
 from eventbus.errors import BrokerUnavailable
 from eventbus.outbox import ParkedRow, Store, versions
+from eventbus.outbox.parked_rows import IN_ORDER
 from eventbus.publishers.base import Outcome, Publisher
 from eventbus.relay.rounds import rounds
 
@@ -20,12 +21,20 @@ _PAGE: Final = 100
 class Parked:
     """Parked rows in the order of their commits. Tried again in passes, a page at a time, others' events between.
 
-    `held`: records of which something is parked; what follows of these is to be parked behind it. `rows`: how many are
-    parked, as last counted. `active`: whether this relay is still the one to publish.
+    `held`: records of which something is parked; what follows of these is to be parked behind it. `rows`: how many of
+    its own are parked, as last counted. `active`: whether this relay is still the one to publish. `everything`: what
+    services have parked is its own too.
     """
 
     def __init__(
-        self, store: Store, publisher: Publisher, tempo: Tempo, *, active: Callable[[], bool], drop: bool
+        self,
+        store: Store,
+        publisher: Publisher,
+        tempo: Tempo,
+        *,
+        active: Callable[[], bool],
+        drop: bool,
+        everything: bool,
     ) -> None:
         self.held: set[str] | None = None
         self.rows = 0
@@ -35,6 +44,7 @@ class Parked:
         self._every = tempo.parked
         self._active = active
         self._drop = drop
+        self._everything = everything
         self._due = 0.0
         self._cursor = 0
         self._left: set[str] | None = None
@@ -50,7 +60,7 @@ class Parked:
         if self.held is None and self._store.exists():
             held: set[str] = set()
             after = 0
-            while rows := self._store.parked.page(after=after, rows=_PAGE):
+            while rows := self._page(after):
                 held.update(subject for row in rows for subject in _subjects(row))
                 after = rows[-1].id
             self.held = held
@@ -60,7 +70,7 @@ class Parked:
         """Park these, and hold back what follows of their records."""
         if not parcels:
             return
-        self._store.parked.add([_parked_row(parcel, self._every) for parcel in parcels])
+        self._store.parked.add([_parked_row(parcel) for parcel in parcels])
         for parcel in parcels:
             for held in (self.held, self._left):
                 if held is not None:
@@ -73,12 +83,12 @@ class Parked:
             return
         if self._left is None:
             self._cursor, self._left, self._nowhere = 0, set(), set()
-        page = self._store.parked.page(after=self._cursor, rows=_PAGE)
+        page = self._page(self._cursor)
         if not page:
             # Only now: until here each record waited for the last of its events.
             self.held, self._left = self._left, None
             self._due = time.monotonic() + self._every
-            self.rows = self._store.parked.count()
+            self.rows = self._store.parked.count(in_order=not self._everything)
             return
         by_id = {row.id: row for row in page}
         for some in rounds(_readable(page)):
@@ -86,6 +96,9 @@ class Parked:
                 return
             self._send(some, by_id, self._left)
         self._cursor = page[-1].id
+
+    def _page(self, after: int) -> list[ParkedRow]:
+        return self._store.parked.page(after=after, in_order=not self._everything, rows=_PAGE)
 
     def _send(self, parcels: list[Parcel], rows: dict[int, ParkedRow], left: set[str]) -> None:
         held = {parcel.version: self._hold_back(parcel, left) for parcel in parcels}
@@ -136,7 +149,7 @@ class Parked:
         if tried.outcome is None:
             return row._replace(payload=rest.payload)
         return row._replace(
-            retry_at=versions.now() + int(self._every * 1e6),
+            retry_at=IN_ORDER,
             attempts=row.attempts + 1,
             reason=tried.reason[:200],
             payload=rest.payload,
@@ -159,7 +172,6 @@ def _count(row: ParkedRow) -> int:
     return row.payload.count(b"\n") + 1
 
 
-def _parked_row(parcel: Parcel, every: float) -> ParkedRow:
+def _parked_row(parcel: Parcel) -> ParkedRow:
     at = versions.now()
-    attempts = max(parcel.tries, 1)
-    return ParkedRow(parcel.version, at, at, at + int(every * 1e6), attempts, parcel.reason[:200], parcel.payload)
+    return ParkedRow(parcel.version, at, at, IN_ORDER, max(parcel.tries, 1), parcel.reason[:200], parcel.payload)

@@ -1,8 +1,9 @@
-"""Delivers what no living process will, or, with strict ordering, everything.
+"""Delivers what no process does itself, or, with strict ordering, everything.
 
-By default each process publishes its own events, and the relay takes over those of processes that are gone. With
-`ordering="strict"` the relay is the only publisher, and the events of each record leave in commit order. Any number of
-relays may run; one is active for a database, and another takes over within seconds.
+By default each process publishes its own events, and the relay takes over those of processes that are gone. Rows of
+services with `delivery="relay"` it takes at once, whoever lives, and the events of each record leave in commit order.
+With `ordering="strict"` it does so with all rows there are. Any number of relays may run; one is active for a database,
+and another takes over within seconds.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from eventbus.delivery.dispatcher import Dispatcher
 from eventbus.delivery.tempo import Tempo
 from eventbus.errors import BrokerUnavailable, EventBusError
 from eventbus.outbox import Owner, Store
+from eventbus.outbox.leases import RELAY
 from eventbus.outbox.side import side_connection
 from eventbus.outbox.tables import outbox
 from eventbus.publishers.base import Publisher
 from eventbus.relay.in_order import InOrder
-from eventbus.relay.keeper import RELAY, Keeper
+from eventbus.relay.keeper import Keeper
 
 _POLL: Final = 0.05
 _PATIENCE: Final = 30.0
@@ -54,7 +56,8 @@ class Progress:
 class _Worker(Protocol):
     """What an active relay does."""
 
-    trouble: str | None
+    @property
+    def trouble(self) -> str | None: ...
 
     @property
     def delivered(self) -> int: ...
@@ -168,10 +171,19 @@ class Relay:
 
     def _worker(self, active: Callable[[], bool]) -> _Worker:
         store = Store(self._engine, Owner())
-        if self._ordering == "strict":
-            publisher = self._make_publisher()
-            return InOrder(store, publisher, self._tempo, active=active, unroutable=self._unroutable)
-        return _LeftBehind(store, Dispatcher(self._make_publisher, tempo=self._tempo, unroutable=self._unroutable))
+        everything = self._ordering == "strict"
+        in_order = InOrder(
+            store.copy(),
+            self._make_publisher(),
+            self._tempo,
+            everything=everything,
+            active=active,
+            unroutable=self._unroutable,
+        )
+        if everything:
+            return in_order
+        dispatcher = Dispatcher(self._make_publisher, tempo=self._tempo, unroutable=self._unroutable)
+        return _Both(in_order, _LeftBehind(store, dispatcher))
 
     def _report(
         self, *, active: bool, delivered: int | None = None, parked: int | None = None, trouble: str | None = None
@@ -187,8 +199,42 @@ class Relay:
 
 
 @final
+class _Both:
+    """What services leave to the relay, in order; and what the dead left, by a dispatcher in a thread of its own."""
+
+    def __init__(self, in_order: InOrder, left_behind: _LeftBehind) -> None:
+        self._in_order = in_order
+        self._left_behind = left_behind
+        self._look_at = 0.0
+        self._quiet = False
+
+    @property
+    def trouble(self) -> str | None:
+        return self._in_order.trouble or self._left_behind.trouble
+
+    @property
+    def delivered(self) -> int:
+        return self._in_order.delivered + self._left_behind.delivered
+
+    @property
+    def parked(self) -> int:
+        return max(self._in_order.parked, self._left_behind.parked)  # the second counts all, now and then
+
+    def work(self) -> bool:
+        done = self._in_order.work()
+        if (at := time.monotonic()) >= self._look_at:
+            self._look_at = at + _POLL
+            self._quiet = self._left_behind.look()
+        return done and self._quiet
+
+    def close(self) -> None:
+        self._in_order.close()
+        self._left_behind.close()
+
+
+@final
 class _LeftBehind:
-    """Default ordering: a dispatcher that writes nothing itself, and so has only the rows of the dead to deliver."""
+    """A dispatcher that writes nothing itself, and so has only the rows of the dead to deliver."""
 
     def __init__(self, store: Store, dispatcher: Dispatcher) -> None:
         self._store = store
@@ -197,8 +243,8 @@ class _LeftBehind:
         self.delivered = self.parked = 0
         self.trouble: str | None = None
 
-    def work(self) -> bool:
-        time.sleep(_POLL)
+    def look(self) -> bool:
+        """See how far it is; whether nothing is left to do for now."""
         stats = self._dispatcher.stats()
         self.trouble = None if stats.connected else stats.last_error
         self.delivered, self.parked = stats.published, stats.parked

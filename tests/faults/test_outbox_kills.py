@@ -33,11 +33,13 @@ class Scene:
     engine: Engine
     inbox: Inbox
 
-    def run(self, module: str, *arguments: str, failpoint: str = "") -> subprocess.CompletedProcess[str]:
+    def run(
+        self, module: str, *arguments: str, failpoint: str = "", delivery: str = "thread"
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", module, self.database, self.broker, self.name, *arguments],
             cwd=ROOT,
-            env={**os.environ, VARIABLE: failpoint},
+            env={**os.environ, VARIABLE: failpoint, "EVENTBUS_DELIVERY": delivery},
             capture_output=True,
             text=True,
             timeout=120,
@@ -47,10 +49,24 @@ class Scene:
     def relay(self) -> None:
         assert relay(["--database", self.database, "--url", self.broker, "--exchange", self.name, "--once"]) == 0
 
-    def verdict(self) -> Verdict:
+    def killed_relay(self, failpoint: str) -> None:
+        """One that is ended with -9 at that point."""
+        command = ["eventbus.relay", "--database", self.database, "--url", self.broker, "--exchange", self.name]
+        died = subprocess.run(
+            [sys.executable, "-m", *command],
+            cwd=ROOT,
+            env={**os.environ, VARIABLE: failpoint},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert died.returncode == -signal.SIGKILL, died.stderr
+
+    def verdict(self, *, in_order: bool = False) -> Verdict:
         self.inbox.until_quiet(1.0)
         verdict = Verdict()
-        check(self.engine, self.inbox.events, verdict)
+        check(self.engine, self.inbox.events, verdict, in_order=in_order)
         return verdict
 
 
@@ -74,6 +90,31 @@ def test_kill_9_at_any_point_loses_and_invents_nothing(scene: Scene, point: str)
     scene.relay()
     verdict = scene.verdict()
     assert verdict.good, verdict
+
+
+@pytest.mark.parametrize("point", ["before_commit", "after_commit"])
+def test_kill_9_of_a_service_that_leaves_publishing_to_the_relay_loses_nothing(scene: Scene, point: str) -> None:
+    scene.inbox.until_quiet(1.0)
+    before = len(scene.inbox.events)
+    died = scene.run("tests.faults.chaos.worker", "1", "300", failpoint=f"{point}=12", delivery="relay")
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    scene.inbox.until_quiet(1.0)
+    assert len(scene.inbox.events) == before, "the service has published nothing"
+    scene.relay()
+    verdict = scene.verdict(in_order=True)
+    assert verdict.good, verdict
+    assert verdict.duplicates == 0
+
+
+@pytest.mark.parametrize("point", ["after_publish", "after_confirm"])
+def test_kill_9_of_the_relay_loses_nothing_and_keeps_the_order(scene: Scene, point: str) -> None:
+    done = scene.run("tests.faults.chaos.worker", "1", "60", delivery="relay")
+    assert done.returncode == 0, done.stderr
+    scene.killed_relay(f"{point}=3")
+    scene.relay()
+    verdict = scene.verdict(in_order=True)
+    assert verdict.good, verdict
+    assert verdict.duplicates > 0, "it was killed before it could delete what it had sent"
 
 
 def test_a_process_that_ends_right_after_its_last_commit_loses_nothing(scene: Scene) -> None:
@@ -106,8 +147,9 @@ def test_what_forked_children_leave_when_they_end_without_a_farewell_is_delivere
 
 
 @pytest.mark.slow
-def test_chaos_in_short(postgres_db: str, rabbitmq_url: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("delivery", ["thread", "relay"])
+def test_chaos_in_short(postgres_db: str, rabbitmq_url: str, tmp_path: Path, delivery: str) -> None:
     """`python -m tests.faults.chaos` is the long form."""
-    plan = Plan(postgres_db, rabbitmq_url, tmp_path, seconds=8, seed=7, writers=3)
+    plan = Plan(postgres_db, rabbitmq_url, tmp_path, seconds=8, seed=7, writers=3, delivery=delivery)
     verdict = run(plan)
     assert verdict.good, f"seed {plan.seed}: {verdict}"

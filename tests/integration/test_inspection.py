@@ -18,6 +18,7 @@ from consumers.json_mirror.command import main as mirror
 from eventbus import Bus, commands, install, muted
 from eventbus.environment import KNOWN, unknown
 from eventbus.outbox import ParkedRow, Store
+from eventbus.outbox.leases import RELAY
 from tests.support.committing import as_process, gone
 from tests.support.consuming import publish
 
@@ -249,6 +250,32 @@ def test_status_says_what_is_left_in_the_outbox(world: World, capsys: pytest.Cap
     code, shown = said(capsys, "status")
     assert code == 1
     assert "1 row of processes that are gone" in shown
+
+
+def test_a_relay_that_is_needed_and_does_not_run(
+    world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.bus.close()
+    world.bus = install(world.sessions, service="crm", exclude=[Note], delivery="relay")
+    monkeypatch.setenv("EVENTBUS_DELIVERY", "relay")
+    code, shown = said(capsys, "doctor")
+    assert code == 1
+    assert "services leave publishing to the relay, and none runs here" in shown
+    with world.sessions.begin() as session:
+        session.add(Contact(id="waits"))
+    code, shown = said(capsys, "status")
+    assert code == 1
+    assert "1 row for the relay, and none runs for this database" in shown
+    assert "-> run `eventbus relay`" in shown
+    code, shown = said(capsys, "why", "crm.contact", "waits")
+    assert code == 1
+    assert "start `eventbus relay`" in shown
+    store = Store(sa.create_engine("sqlite:///app.sqlite3"))
+    assert store.leases.take(RELAY, None)
+    assert "a relay runs for this database" in said(capsys, "doctor")[1]
+    found = json.loads(said(capsys, "status", "--json")[1])
+    assert (found["database"]["for_relay"], found["database"]["relay"], found["database"]["orphaned"]) == (1, True, 0)
+    store.close()
 
 
 def test_the_doctor_finds_all_well(world: World, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,12 +15,13 @@ from eventbus.delivery.tempo import Tempo
 from eventbus.errors import BrokerUnavailable, EventBusError
 from eventbus.events.envelope import Batch, Message
 from eventbus.outbox import ParkedRow, Store
+from eventbus.outbox.leases import RELAY
 from eventbus.publishers.base import Outcome, Publisher
 from eventbus.publishers.memory import MemoryPublisher
 from eventbus.relay import Ordering, Relay
 from eventbus.relay import service as service_module
 from eventbus.relay.in_order import InOrder
-from eventbus.relay.keeper import RELAY, Keeper
+from eventbus.relay.keeper import Keeper
 from tests.support.committing import Committer, as_process, body, committing, elsewhere, eventually, gone
 
 QUICK = Tempo(delete=0.02, grace=0.5, parked=0.2, sweep=0.1)

@@ -42,6 +42,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--writers", type=int, default=8)
     parser.add_argument("--relays", type=int, default=2)
     parser.add_argument("--ordering", choices=["fast", "strict"], default="fast")
+    parser.add_argument("--delivery", choices=["thread", "relay"], default="thread", help="of the writers")
     parser.add_argument("--kind", choices=KINDS, default="postgres", help="of the private database")
     parser.add_argument(
         "--database", help="a URL in place of a private server, which is not killed; tables are dropped"
@@ -69,6 +70,7 @@ def _one(options: argparse.Namespace, seed: int, database: Node | None, broker: 
         options.writers,
         options.relays,
         options.ordering,
+        options.delivery,
         database,
         broker,
     )

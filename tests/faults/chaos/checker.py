@@ -44,6 +44,7 @@ class Verdict:
     lost: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     disordered: list[str] = field(default_factory=list)
+    overtaken: list[str] = field(default_factory=list)
     changed_duplicates: list[str] = field(default_factory=list)
     wrong_values: list[str] = field(default_factory=list)
     wrong_operations: list[str] = field(default_factory=list)
@@ -54,7 +55,8 @@ class Verdict:
     @property
     def faults(self) -> dict[str, list[str]]:
         names = ("lost", "unexpected", "disordered", "changed_duplicates", "wrong_values", "wrong_operations")
-        return {name: found for name in (*names, "wrong_files", "crashes") if (found := getattr(self, name))}
+        names = (*names, "overtaken", "wrong_files", "crashes")
+        return {name: found for name in names if (found := getattr(self, name))}
 
     @property
     def good(self) -> bool:
@@ -67,14 +69,15 @@ class Verdict:
             f"committed {self.committed}, received {self.received} ({self.duplicates} duplicates with equal id, "
             f"version and bytes), killed {self.kills}, cut {self.cuts}, servers: {servers}; "
             f"LOST {len(self.lost)}, UNEXPECTED {len(self.unexpected)}, DISORDERED {len(self.disordered)}, "
+            f"OVERTAKEN {len(self.overtaken)}, "
             f"CHANGED DUPLICATES {len(self.changed_duplicates)}, WRONG VALUES {len(self.wrong_values)}, "
             f"WRONG OPERATIONS {len(self.wrong_operations)}, WRONG FILES {len(self.wrong_files)}, "
             f"CRASHES {len(self.crashes)}, LEFT {self.left_in_outbox}"
         )
 
 
-def check(engine: Engine, received: Sequence[tuple[Event, bytes]], verdict: Verdict) -> None:
-    """Compare what came with what the database says was committed."""
+def check(engine: Engine, received: Sequence[tuple[Event, bytes]], verdict: Verdict, *, in_order: bool = False) -> None:
+    """Compare what came with what the database says was committed; `in_order`: a record's events came in order."""
     committed = committed_changes(engine)
     verdict.committed = sum(map(len, committed.values()))
     verdict.received = len(received)
@@ -88,6 +91,8 @@ def check(engine: Engine, received: Sequence[tuple[Event, bytes]], verdict: Verd
             continue
         by_id[event.id] = body
         found[event.entity, _key(event.pk)].append(event)
+    if in_order:
+        verdict.overtaken = [str(record) for record, events in found.items() if events != sorted(events, key=_version)]
     for record in sorted({*committed, *found}, key=str):
         _check_record(record, committed.get(record, []), sorted(found[record], key=_version), verdict)
 

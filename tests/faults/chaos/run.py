@@ -37,6 +37,7 @@ class Plan:
     writers: int = 8
     relays: int = 2
     ordering: str = "fast"
+    delivery: str = "thread"
     database_node: Node | None = None
     broker_node: Node | None = None
 
@@ -77,7 +78,8 @@ def _run(plan: Plan, name: str, engine: Engine) -> Verdict:
         stack.callback(inbox.close)
         broker = stack.enter_context(TcpProxy(plan.broker))
         database = stack.enter_context(TcpProxy(re.sub(r"\+\w+(?=://)", "", plan.database)))
-        place = Place(_with_driver(database.url, plan.database), broker.url, name, plan.directory, plan.ordering)
+        url = _with_driver(database.url, plan.database)
+        place = Place(url, broker.url, name, plan.directory, plan.ordering, plan.delivery)
         troop = Troop(place, plan.seed, writers=plan.writers, relays=plan.relays)
         stack.callback(troop.kill_all)
         _until_working(engine)
@@ -92,7 +94,7 @@ def _run(plan: Plan, name: str, engine: Engine) -> Verdict:
         _until_empty(engine, troop, verdict)
         inbox.until_quiet()
         troop.drain_mirror()
-        check(engine, inbox.events, verdict)
+        check(engine, inbox.events, verdict, in_order=plan.delivery == "relay")
         check_files(engine, place.data, verdict)
         check_log(place.log, verdict)
     return verdict

@@ -32,6 +32,7 @@ class Place:
     name: str
     directory: Path
     ordering: str = "fast"
+    delivery: str = "thread"
     data: Path = field(init=False)
     log: Path = field(init=False)
 
@@ -146,7 +147,12 @@ def _start(place: Place, command: list[str], environment: Mapping[str, str]) -> 
         return subprocess.Popen(
             [sys.executable, "-m", *command],
             cwd=ROOT,
-            env={**os.environ, "EVENTBUS_ORDERING": place.ordering, **environment},
+            env={
+                **os.environ,
+                "EVENTBUS_ORDERING": place.ordering,
+                "EVENTBUS_DELIVERY": place.delivery,
+                **environment,
+            },
             stdout=subprocess.DEVNULL,
             stderr=log,
         )

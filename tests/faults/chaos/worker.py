@@ -1,7 +1,11 @@
-"""A service under fire: `python -m tests.faults.chaos.worker DATABASE BROKER NAME SEED [TRANSACTIONS]`."""
+"""A service under fire: `python -m tests.faults.chaos.worker DATABASE BROKER NAME SEED [TRANSACTIONS]`.
+
+With EVENTBUS_DELIVERY=relay it publishes nothing itself.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from typing import Any
@@ -40,7 +44,7 @@ def main(database: str, broker: str, name: str, seed: str, transactions: str = "
     """Work until killed, or for so many transactions."""
     engine, dice = open_engine(database), Dice(seed)
     sessions = sessionmaker(engine)
-    install(sessions, broker, name)
+    install(sessions, broker, name, delivery=os.environ.get("EVENTBUS_DELIVERY", "thread"))
     print("ready", flush=True)
     for _ in range(int(transactions)):
         try:
