@@ -113,6 +113,7 @@ class House:
     def empty(self) -> None:
         if self.recording is not None:
             self.recording.uninstall()
+            self.recording = None
         self.engine.dispose()  # with what was set on its connections
         with self.engine.begin() as connection:
             for table in reversed(Base.metadata.sorted_tables):
@@ -543,3 +544,49 @@ def test_a_session_that_routes_is_asked_as_without_the_bus() -> None:
     assert [event.op for event in recording.take()] == ["c", "u", "d"]
     recording.uninstall()
     engine.dispose()
+
+
+# -- lists by key -----------------------------------------------
+
+
+def reading(house: House, statement: Any, rows: list[dict[str, Any]]) -> tuple[list[Any], int]:
+    """The events of a list of updates in a transaction of its own, and how many SELECTs they took."""
+    recording, sent = house.recording or house.record(), []
+
+    def note(_: Any, __: Any, text: str, *___: Any) -> None:
+        sent.append(text)
+
+    sa.event.listen(house.engine, "before_cursor_execute", note)
+    try:
+        with house.sessions.begin() as session:
+            session.connection().execute(select(1))  # what a new connection asks first
+            sent.clear()
+            session.execute(statement, rows)
+    finally:
+        sa.event.remove(house.engine, "before_cursor_execute", note)
+    return recording.take(), sum(text.startswith("SELECT") for text in sent)
+
+
+@pytest.mark.parametrize("house", ["postgres", "mariadb"], indirect=True)
+def test_a_list_by_key_reads_its_rows_once_and_vouches_for_what_it_wrote(house: House) -> None:
+    told, selects = reading(house, update(Item), [{"id": 1, "name": "x"}, {"id": 2, "name": "y"}])
+    assert selects == 1
+    assert [each.after for each in told] == [
+        {"id": 1, "name": "x", "label": None, "tally": 1, "touched": 1},
+        {"id": 2, "name": "y", "label": None, "tally": 2, "touched": 1},
+    ]
+    assert [(each.before, each.changed, each.whole) for each in told] == [
+        ({"name": "a"}, ["name", "touched"], False),
+        ({"name": "b"}, ["name", "touched"], False),
+    ]
+
+
+@pytest.mark.parametrize("house", ["postgres", "mariadb"], indirect=True)
+def test_a_list_by_key_reads_again_what_it_cannot_know(house: House) -> None:
+    """A key that hit no row, or a value that the database computes."""
+    by_key = update(ITEMS).where(ITEMS.c.id == bindparam("k"))
+    told, selects = reading(house, by_key.values(tag=bindparam("v")), [{"k": 1, "v": "x"}, {"k": 99, "v": "y"}])
+    assert [(each.pk, each.after["label"], each.whole) for each in told] == [(1, "x", True)]
+    assert selects > 1
+    told, _ = reading(house, by_key.values(tag=func.upper("q")), [{"k": 1}, {"k": 2}])
+    assert [(each.pk, each.after["label"]) for each in told] == [(1, "Q"), (2, "Q")]

@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import pytest
-from sqlalchemy import Insert, bindparam, case, delete, event, func, insert, literal, select, text, update
+from sqlalchemy import Insert, bindparam, case, delete, event, func, insert, lambda_stmt, literal, select, text, update
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
@@ -106,6 +106,25 @@ def test_an_object_that_does_not_know_of_a_statement_hides_nothing_of_it(
     assert after is not None
     assert (after["phone"], after["street"]) == ("2", "s")
     assert world.follow() == [("c" if when == "new" else "u", "contact/a")]
+
+
+def test_a_statement_made_of_a_lambda(world: World, session: Session) -> None:
+    have(world, session, Paper(id=1, title="a"), Paper(id=2, title="b"))
+    title = "by a lambda"
+    session.execute(lambda_stmt(lambda: update(Paper).where(Paper.id == 1).values(title=title)))
+    session.execute(lambda_stmt(lambda: delete(Paper)) + (lambda each: each.where(Paper.id == 2)))
+    session.commit()
+    assert world.follow() == [("u", "paper/1"), ("d", "paper/2")]
+
+
+def test_upserts_whose_parameters_have_names_of_their_own(world: World, session: Session) -> None:
+    have(world, session, Paper(id=1, title="a"))
+    statement = sqlite.insert(Paper).values(id=bindparam("number"), title=bindparam("given"))
+    statement = statement.on_conflict_do_update(index_elements=["id"], set_={"title": statement.excluded.title})
+    session.execute(statement, [{"number": 1, "given": "x"}, {"number": 2, "given": "y"}])
+    session.execute(statement, {"number": 2, "given": "z"})
+    session.commit()
+    assert world.follow() == [("u", "paper/1"), ("c", "paper/2")]
 
 
 def test_values_given_beside_the_statement(world: World, session: Session) -> None:

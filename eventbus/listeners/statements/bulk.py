@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Delete, Insert, TextClause, Update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import FromStatement, Mapper, ORMExecuteState, Session, SessionTransaction
 from sqlalchemy.orm.attributes import instance_state
+from sqlalchemy.sql.lambdas import LambdaElement
 
 from eventbus.errors import CaptureError, CaptureWarning, ConfigurationError
 from eventbus.listeners.base import Listener
@@ -92,6 +93,8 @@ class Bulk(Listener):
         statement = state.statement
         if isinstance(statement, FromStatement):
             statement = statement.element
+        if isinstance(statement, LambdaElement):
+            statement = statement._resolved
         if isinstance(statement, TextClause):
             return self._notice_text(state, statement)
         if not isinstance(statement, Update | Delete | Insert):

@@ -87,6 +87,8 @@ def without_rows(result: Any) -> None:
     result._metadata = _NO_RESULT_METADATA
     result.cursor_strategy = _NO_CURSOR_DML
     result.context.returned_default_rows = None
+    if result.dialect.name == "sqlite":
+        result.context.get_lastrowid = lambda: None  # of many rows sent one by one the driver tells none
 
 
 def _read(names: Sequence[str], processors: Sequence[Any], row: Sequence[Any]) -> Row:

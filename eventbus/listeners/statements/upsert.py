@@ -83,16 +83,20 @@ def rows_given(sent: Sent, hit: Hit) -> list[dict[str, Any]]:
         return [_by_name(row, hit) for row in several]
     named = [hit.name_of(column) for column in sent.state._dict_parameters or {}]
     expressions: dict[str, Any] = {name: MISSING for name in named if name is not None}
-    keyed = {column.key: name for column in hit.table.columns if (name := hit.name_of(column)) is not None}
+    keyed = {column.key: column for column in hit.table.columns}
     return [
-        {**expressions, **{keyed[key]: value for key, value in each.items() if key in keyed}}
-        for each in sent.parameters
+        {**expressions, **_named({keyed[key]: value for key, value in each.items() if key in keyed}, hit), **new}
+        for each, new in zip(sent.parameters, sent.new_values(hit), strict=True)
     ]
 
 
 def _by_name(row: Any, hit: Hit) -> dict[str, Any]:
     pairs = row.items() if isinstance(row, Mapping) else zip(hit.table.columns, row, strict=False)
-    named = ((hit.name_of(column), _value(value)) for column, value in pairs)
+    return _named({column: _value(value) for column, value in pairs}, hit)
+
+
+def _named(values: Mapping[Any, Any], hit: Hit) -> dict[str, Any]:
+    named = ((hit.name_of(column), value) for column, value in values.items())
     return {name: value for name, value in named if name is not None}
 
 
