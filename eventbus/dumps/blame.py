@@ -60,6 +60,11 @@ class Blame:
         shown = key[0] if len(key) == 1 else list(key)
         self._failures.add(Failure(origin, f"there are two records of this key: {self._other(group.target, shown)}"))
 
+    def unknown(self, group: Group, row: Sequence[Any], origin: Origin) -> None:
+        """A row whose key is NULL, in a table that has rows."""
+        self._lost(group, row)
+        self._failures.add(Failure(origin, "its key has a NULL, so it cannot be told from the rows that are there"))
+
     def _unreadable(self, group: Group, row: Sequence[Any]) -> str | None:
         """The field of the first value that the database cannot read as what its column is."""
         keys = {column: key for key, column in group.part.columns.items()}

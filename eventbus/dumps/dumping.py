@@ -227,8 +227,12 @@ class Rows:
         return as_is(column) == sa.bindparam(None, wanted, type_=AsIs())
 
     def _order(self) -> list[sa.ColumnElement[Any]]:
-        keys = self._target.primary or [key for key in self._forms if not self._forms[key].json]
-        return [_by_bytes(self._column(key), self._connection.dialect.name) for key in keys]
+        """By the key; where there is none, by everything."""
+        name = self._connection.dialect.name
+        if self._target.primary:
+            return [_by_bytes(self._column(key), name) for key in self._target.primary]
+        columns = [self._column(key) for key in self._forms]
+        return [each for column in columns for each in (column.is_(None), _sortable(column, name))]
 
     def count(self) -> int:
         """How many there are."""
@@ -245,7 +249,8 @@ class Rows:
         pk = {key: value for key, value in zip(self._forms, row, strict=True) if key in self._primary}
         key: Any = [pk[each] for each in self._primary]
         key = key[0] if len(key) == 1 else key
-        name = f"{self._entity.name}/{key if isinstance(key, str | int) else list(map(str, key))}"
+        shown = key if isinstance(key, str | int) else list(map(str, key))
+        name = f"{self._entity.name}/{shown}" if self._primary else f"{self._entity.name} (a row without a key)"
         for (field_name, form), value in zip(self._forms.items(), row, strict=True):
             try:
                 orjson.dumps(value if value is None or value.__class__.__name__ == form.dumps else form.write(value))
@@ -283,6 +288,16 @@ def _by_bytes(column: Column[Any], dialect: str) -> sa.ColumnElement[Any]:
     if isinstance(column.type, sa.String):
         return sa.cast(column, sa.LargeBinary) if dialect in MYSQL else _collated(column, dialect)
     return as_is(column)
+
+
+_SORTABLE: Final = (sa.String, sa.Enum, sa.Integer, sa.Numeric, sa.Boolean, sa.DateTime, sa.Date, sa.Time)
+
+
+def _sortable(column: Column[Any], dialect: str) -> sa.ColumnElement[Any]:
+    """A column to sort by that may be of a type without an order, as points and XML are: by their text."""
+    if isinstance(column.type, _SORTABLE) or dialect == "sqlite":
+        return _by_bytes(column, dialect)
+    return sa.cast(column, sa.LargeBinary) if dialect in MYSQL else _collated(sa.cast(column, sa.String), dialect)
 
 
 def _collated(column: sa.ColumnElement[Any], dialect: str) -> sa.ColumnElement[Any]:

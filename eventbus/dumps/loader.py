@@ -210,6 +210,22 @@ class Loader:
                     "failed load wrote there would stay (--without-transactions loads it nevertheless)"
                 )
 
+        if not target.primary:
+            self._check_keyless(target.parts[0].table)
+
+    def _check_keyless(self, table: Table) -> None:
+        """Rows without a key are always new ones: they must not be there already."""
+        if self._part is not None:
+            raise LoadError(
+                f"table {table.name} has no key, so a load that goes on could not tell which rows are there: load it "
+                "apart, without --commit-every"
+            )
+        if self._options.existing != "replace" and not self.writer.written(table).empty:
+            raise LoadError(
+                f"table {table.name} has no key and has rows: which of the records they are cannot be told (--existing "
+                "replace makes its rows those of the files)"
+            )
+
     # -- rows ------------------------------------------------------------------
 
     def _flush(self) -> None:

@@ -39,7 +39,7 @@ class Parking:
         """Take the unique values that a row wants away from others; whether there were any."""
         made = False
         primary = list(group.table.primary_key)
-        if not set(primary) <= set(group.columns):
+        if not primary or not set(primary) <= set(group.columns):
             return False
         own = tuple(row[group.columns.index(column)] for column in primary)
         for columns in self._blame.unique(group.table):

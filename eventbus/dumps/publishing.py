@@ -27,8 +27,13 @@ CHUNK: Final = 500
 def write_events(
     bus: Bus, connection: Connection, targets: Sequence[Target], kept: Kept
 ) -> Iterator[tuple[int, list[Entry]]]:
-    """Write an event with `op` `r` for each row that came, as far as the bus publishes its model; yields how many."""
+    """Write an event with `op` `r` for each row that came, as far as the bus publishes its model; yields how many.
+
+    Rows without a key are no records, so nothing tells of them.
+    """
     for target in targets:
+        if not target.primary:
+            continue
         source = target.entity.mapper
         entity = bus.entities.for_table(target.entity.table) if source is None else bus.entities.for_mapper(source)
         if entity is not None:
@@ -40,7 +45,7 @@ def _write(
 ) -> Iterator[tuple[int, list[Entry]]]:
     table = target.parts[-1].table
     keys, came = primary_key(entity), kept.of(table)
-    chosen = sa.select(*(came.c[column.name] for column in table.primary_key))
+    chosen = sa.select(*came.columns)
     wanted = keys[0].in_(chosen) if len(keys) == 1 else sa.tuple_(*keys).in_(chosen)
     rows = rows_of(entity, entity.read, show=stored).where(wanted)
     found = connection.execute(rows).all() if connection.dialect.name in ("mysql", "mariadb") else None

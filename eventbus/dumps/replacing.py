@@ -1,7 +1,8 @@
 """`--existing replace`: afterwards there is what the files have, of each model in them, and nothing else.
 
 The keys that came are kept in temporary tables of the database; rows without one go at the end. Before that it is seen
-that nothing which stays refers to them: a cascade would take it along.
+that nothing which stays refers to them: a cascade would take it along. Where rows have no key at all, those that were
+there go first.
 """
 
 from __future__ import annotations
@@ -24,17 +25,18 @@ from eventbus.dumps.targets import Target, Targets
 class Kept:
     """The keys of the rows that came, by table."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, targets: Targets) -> None:
         self._connection = connection
+        self._targets = targets
         self._statements = Statements(connection.dialect)
         self._tables: dict[Table, Table] = {}
 
     def note(self, group: Group, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Remember rows by their primary key, which they have."""
-        places = [place for place, column in enumerate(group.columns) if column.primary_key]
-        primary = list(group.table.primary_key)
-        if len(places) != len(primary) or not primary:
-            raise ValueError(f"table {group.table.name} has no primary key, by which its rows could be replaced")
+        """Remember rows by their key. Raises ValueError where the records leave it to the database."""
+        key = self._targets.key(group.table)
+        if not set(key) <= set(group.columns):
+            raise ValueError("the record has no pk, by which its row could be kept apart from those that go")
+        places = [group.columns.index(column) for column in key]
         kept = self.of(group.table)
         forms = [group.forms[place] for place in places]
         names = [kept.c[group.columns[place].name] for place in places]
@@ -46,7 +48,7 @@ class Kept:
         found = self._tables.get(table)
         if found is None:
             name = f"eventbus_kept_{uuid.uuid4().hex[:12]}"
-            keys = [sa.Column(column.name, column.type) for column in table.primary_key]
+            keys = [sa.Column(column.name, column.type) for column in self._targets.key(table)]
             found = self._tables[table] = sa.Table(name, sa.MetaData(), *keys)
             self._make(table, found)
         return found
@@ -62,8 +64,8 @@ class Kept:
 
     def holds(self, table: sa.FromClause, of: Table) -> sa.ColumnElement[bool]:
         """Whether a row of this table (or an alias of it) came."""
-        kept = self.of(of)
-        return sa.exists().where(*(table.c[key.key] == kept.c[key.name] for key in of.primary_key)).correlate(table)
+        kept, key = self.of(of), self._targets.key(of)
+        return sa.exists().where(*(table.c[each.key] == kept.c[each.name] for each in key)).correlate(table)
 
     def drop(self) -> None:
         """Give up the temporary tables."""
@@ -78,7 +80,7 @@ def doomed_but_needed(
     connection: Connection, targets: Targets, scope: Sequence[Target], kept: Kept, most: int
 ) -> Iterator[references.Dangling]:
     """Rows that stay and refer to rows that are to go."""
-    classes = _classes(scope)
+    classes = _classes(targets, scope)
     for reference in references.to_check(connection, targets, scope, all_incoming=True, every=True):
         if isinstance(reference.parent, Table) and reference.parent in classes:
             yield from _needing(connection, reference, classes, kept, most)
@@ -105,7 +107,7 @@ def _needing(
 
 def delete_others(connection: Connection, targets: Targets, scope: Sequence[Target], kept: Kept) -> dict[Table, int]:
     """Delete the rows that did not come, those that refer to others first; how many went, by table."""
-    classes = _classes(scope)
+    classes = _classes(targets, scope)
     gone = {}
     for table in reversed(targets.order):
         if table in classes:
@@ -123,10 +125,15 @@ def _goes(rows: Any, table: Table, classes: dict[Table, list[Any]], kept: Kept) 
     return found
 
 
-def _classes(scope: Sequence[Target]) -> dict[Table, list[Any]]:
-    """The tables in question; of those that several classes share the column that tells them and its values."""
+def _classes(targets: Targets, scope: Sequence[Target]) -> dict[Table, list[Any]]:
+    """The tables in question; of those that several classes share the column that tells them and its values.
+
+    Not those without a key: what stands in them came.
+    """
     found: dict[Table, list[Any]] = {}
     for target in scope:
+        if not target.primary:
+            continue
         mapper = target.entity.mapper
         for part in target.parts:
             kinds = found.setdefault(part.table, [])

@@ -46,7 +46,7 @@ class Target:
 
     @property
     def primary(self) -> list[str]:
-        """The attribute keys of the primary key, in mapper order."""
+        """The attribute keys of the primary key, in mapper order; none where the table has no key at all."""
         return [self.entity.keys[position] for position in self.entity.pk_index]
 
 
@@ -107,6 +107,13 @@ class Targets:
     def model(self, target: Target) -> str:
         """The name of its records' model."""
         return f"{self.label(target)}.{target.entity.name}"
+
+    def key(self, table: Table) -> list[Column[Any]]:
+        """The columns by which a row of a table is known: its primary key, or what it links. None in a keyless one."""
+        target = self._by_table.get(table)
+        if table.primary_key or target is None:
+            return list(table.primary_key)
+        return [target.parts[-1].columns[key] for key in target.primary]
 
     def of_table(self, table: Table) -> Target | None:
         """The target whose own table this is."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any, Final
 
+import sqlalchemy as sa
 from sqlalchemy import Connection, Table
 from sqlalchemy.exc import DBAPIError, StatementError
 
@@ -65,10 +66,11 @@ class Writer:
         retry: bool = False,
     ) -> None:
         self.kept = 0
-        self.kept_keys = Kept(connection) if keep_keys or existing == "replace" else None
+        self.kept_keys = Kept(connection, targets) if keep_keys or existing == "replace" else None
         self.parking = Parking(connection, blame) if existing == "replace" else None
         self.tables: dict[Table, Written] = {}
         self._connection = connection
+        self._targets = targets
         self._facts = facts
         self._failures = failures
         self._blame = blame
@@ -88,7 +90,7 @@ class Writer:
         if not rows:
             return
         self._write_rows(group, rows, origins)
-        if self.kept_keys is not None and group.role != "link":
+        if self.kept_keys is not None and group.role != "link" and group.target.primary:
             self._note_kept(group, rows, origins)
 
     def _note_kept(self, group: Group, rows: list[Row], origins: list[Origin]) -> None:
@@ -119,6 +121,8 @@ class Writer:
         """What became of a table so far."""
         found = self.tables.get(table)
         if found is None:
+            if self._existing == "replace" and not self._targets.key(table):
+                self._connection.execute(sa.delete(table))
             empty = self._facts.is_empty(table)
             found = self.tables[table] = Written(empty, 0 if empty else self._facts.count(table))
         return found
@@ -126,7 +130,12 @@ class Writer:
     def _note(self, group: Group, written: Written, rows: list[Row], origins: list[Origin], known: list[bool]) -> None:
         """Remember the keys of a table that was not empty; in one that was, a known row is one of the load's."""
         if not written.empty:
-            written.ledger.add(group.key_of(row) for row in rows)
+            keys = [group.key_of(row) for row in rows]
+            written.ledger.add(keys)
+            if {group.columns[place] for place in group.key} == set(self._targets.key(group.table)):
+                for row, origin, key in zip(rows, origins, keys, strict=True):
+                    if None in key:
+                        self._blame.unknown(group, row, origin)
             return
         for row, origin, one in zip(rows, origins, known, strict=True):
             if one:

@@ -26,8 +26,8 @@ class Entities:
 
     `include` and `exclude` name models, tables or entity names; a model stands for its subclasses too. With `include`
     nothing else is captured. `withhold` are words of column names that stay home. `names` are those of mappers and
-    tables that have others than usual; with it a primary key may be one that has no JSON form. Raises InstallError
-    where two models meet in one name.
+    tables that have others than usual; with it a primary key may be one that has no JSON form, or none. Raises
+    InstallError where two models meet in one name.
     """
 
     def __init__(

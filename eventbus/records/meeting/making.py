@@ -70,7 +70,7 @@ class Maker:
             return None
         # Names may be `quoted_name`s, which orjson does not take for texts.
         columns: dict[str, Column[Any]] = {str(each.key): each for each in table.columns if not is_sentinel(each)}
-        keys = [str(column.key) for column in self._secondary.primary_key(table)]
+        keys = [str(column.key) for column in self._secondary.primary_key(table, needed=not self._any_key)]
         return self._make(name, table, columns, keys)
 
     def _make(

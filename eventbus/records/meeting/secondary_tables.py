@@ -36,14 +36,18 @@ class SecondaryTables:
         self.tables.update(link.secondary for link in new)
         return new
 
-    def primary_key(self, table: Table) -> list[Column[Any]]:
-        """What the rows of a bare table are known by. Raises ConfigurationError where nothing tells them apart."""
+    def primary_key(self, table: Table, *, needed: bool = True) -> list[Column[Any]]:
+        """What the rows of a bare table are known by. Where nothing tells them apart, which one reference does not
+        either unless it is `needed`: nothing, or ConfigurationError.
+        """
         linked = self._linked.get(table)
         primary = list(table.primary_key) or [column for column in table.columns if column.foreign_keys]
         if linked is not None and (not table.primary_key or not linked.issuperset(primary)):
             # Without a key, or with an id of its own that no Session ever sees: a link is known by what it links.
             primary = [column for column in table.columns if column in linked]
-        if not primary:
+        elif not needed and not table.primary_key and len(primary) == 1:
+            primary = []
+        if needed and not primary:
             raise ConfigurationError(
                 f"table {table.name} has no primary key, so its rows are no records: give it one, or leave it out"
             )
