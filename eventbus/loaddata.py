@@ -11,7 +11,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import click
@@ -122,15 +122,21 @@ class _Load:
         """In a transaction for each so many records; an error says how many are there."""
         if self.options.existing == "replace":
             raise ConfigurationError("--commit-every and --existing replace exclude each other: it needs all records")
-        total, done = Loaded(dry_run=self.dry_run), skip
-        for part in slices(self.paths, every, skip):
-            try:
-                loaded = self.at_once(engine, part)
-            except BaseException as error:
-                error.add_note(f"{done:,} records are committed: go on with --resume {done}")
-                raise
-            total.add(loaded)
-            done += part.size
+        if self.dry_run:
+            raise ConfigurationError(
+                "--commit-every and --dry-run exclude each other: later parts need the earlier ones"
+            )
+        total = Loaded(committed=skip, total=files.plain_size(self.paths))
+        each = replace(self, options=replace(self.options, progress=_adding(total, self.options.progress)))
+        try:
+            for part in slices(self.paths, every, skip):
+                total.add(each.at_once(engine, part))
+                total.committed += part.size
+                if self.options.progress is not None:
+                    self.options.progress(total)
+        except BaseException as error:
+            error.add_note(f"{total.committed:,} records are committed: go on with --resume {total.committed}")
+            raise
         return total
 
     def within(self, session: Session, part: Slice | None = None, entries: list[Entry] | None = None) -> Loaded:
@@ -171,6 +177,19 @@ class _Load:
 
     def _loader(self, connection: Connection, part: Slice | None, **how: Any) -> Loader:
         return Loader(connection, self.targets, self.paths, self.options, part=part, **how)
+
+
+def _adding(total: Loaded, progress: Callable[[Loaded], None] | None) -> Callable[[Loaded], None] | None:
+    """What tells the progress of a part as that of the whole."""
+    if progress is None:
+        return None
+
+    def tell(part: Loaded) -> None:
+        so_far = replace(total, models=total.models.copy())
+        so_far.add(part)
+        progress(so_far)
+
+    return tell
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -240,7 +259,7 @@ What is in the database and not in the files stays as it is, unless --existing r
     type=click.IntRange(1),
     metavar="N",
     help="Commit after so many records: what was committed stays when a later one fails. References must lead to "
-    "records of the same or an earlier part.",
+    "records of the same or an earlier part. Each commit is told on standard error.",
 )
 @click.option(
     "--resume",
@@ -293,7 +312,7 @@ def command(
         for each in (cli.disposing(engine), closing, cli.ending()):
             stack.enter_context(each)
         chosen = stack.enter_context(paths_of(paths, Moment(at, tx, position)))
-        progress = stack.enter_context(cli.Progress())
+        progress = _Commits() if commit_every is not None else stack.enter_context(cli.Progress())
         loaded = loaddata(
             engine,
             chosen,
@@ -310,12 +329,24 @@ def command(
             commit_every=commit_every,
             resume=resume,
             publish=bus,
-            progress=None if quiet or no_progress else progress,
+            progress=None if quiet or (no_progress and commit_every is None) else progress,
         )
         if bus is not None and not dry_run:
             bus.flush()
     if not quiet:
         click.echo(loaded)
+
+
+class _Commits:
+    """Tells each commit, so that it is known where to go on if this process is killed."""
+
+    def __init__(self) -> None:
+        self._told = 0
+
+    def __call__(self, loaded: Loaded) -> None:
+        if loaded.committed > self._told:
+            self._told = loaded.committed
+            click.echo(f"{self._told:,} records are committed (--resume {self._told})", err=True)
 
 
 def _bus(name: str) -> Bus:

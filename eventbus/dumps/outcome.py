@@ -20,8 +20,8 @@ class Loaded:
     """What a load did: records in all and by model name, the files they came from, and records left out on request.
 
     `kept` of the records were there already and are as they were (`existing="keep"`); `deleted` rows were not in the
-    files (`existing="replace"`). `size` counts bytes of JSON so far, of `total` (0: not known). With `dry_run` nothing
-    of it was kept.
+    files (`existing="replace"`). `size` counts bytes of JSON so far, of `total` (0: not known). With `commit_every` the
+    first `committed` records of the files are there for good. With `dry_run` nothing of it was kept.
     """
 
     objects: int = 0
@@ -32,6 +32,7 @@ class Loaded:
     published: int = 0
     size: int = 0
     total: int = 0
+    committed: int = 0
     dry_run: bool = False
     models: Counter[str] = field(default_factory=Counter)
 

@@ -383,8 +383,17 @@ def test_parts_are_committed_and_the_rest_follows(db: Database) -> None:
     assert error.record == 16
     assert "12 records are committed: go on with --resume 12" in error.__notes__
     assert db.rows("SELECT count(*) FROM word") == [(12,)]
-    assert db.load(*records, commit_every=6, resume=12).objects == 8
+    told: list[tuple[int, int]] = []
+    options = {
+        "commit_every": 6,
+        "resume": 12,
+        "progress": lambda so_far: told.append((so_far.committed, so_far.objects)),
+    }
+    assert db.load(*records, **options).objects == 8
+    assert told == [(12, 6), (18, 6), (18, 8), (20, 8)]
     assert db.rows("SELECT count(*) FROM word") == [(20,)]
+    with pytest.raises(ConfigurationError, match="--dry-run exclude each other"):
+        db.load(*records, commit_every=6, dry_run=True)
 
 
 def test_what_was_loaded_is_published_and_no_more(db: Database) -> None:
