@@ -23,7 +23,7 @@ from eventbus.bus import Bus, installed
 from eventbus.dumps import checks, constraints, files, sequences, surroundings
 from eventbus.dumps.loader import Loader
 from eventbus.dumps.moments import Moment, moment_options, paths_of
-from eventbus.dumps.outcome import MAX_ERRORS, Loaded, Options
+from eventbus.dumps.outcome import MAX_ERRORS, Loaded, Options, adding
 from eventbus.dumps.places import Places
 from eventbus.dumps.publishing import write_events
 from eventbus.dumps.rows import Existing
@@ -127,7 +127,7 @@ class _Load:
                 "--commit-every and --dry-run exclude each other: later parts need the earlier ones"
             )
         total = Loaded(committed=skip, total=files.plain_size(self.paths))
-        each = replace(self, options=replace(self.options, progress=_adding(total, self.options.progress)))
+        each = replace(self, options=replace(self.options, progress=adding(total, self.options.progress)))
         try:
             for part in slices(self.paths, every, skip):
                 total.add(each.at_once(engine, part))
@@ -177,19 +177,6 @@ class _Load:
 
     def _loader(self, connection: Connection, part: Slice | None, **how: Any) -> Loader:
         return Loader(connection, self.targets, self.paths, self.options, part=part, **how)
-
-
-def _adding(total: Loaded, progress: Callable[[Loaded], None] | None) -> Callable[[Loaded], None] | None:
-    """What tells the progress of a part as that of the whole."""
-    if progress is None:
-        return None
-
-    def tell(part: Loaded) -> None:
-        so_far = replace(total, models=total.models.copy())
-        so_far.add(part)
-        progress(so_far)
-
-    return tell
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -60,10 +60,13 @@ class Blame:
         shown = key[0] if len(key) == 1 else list(key)
         self._failures.add(Failure(origin, f"there are two records of this key: {self._other(group.target, shown)}"))
 
-    def unknown(self, group: Group, row: Sequence[Any], origin: Origin) -> None:
-        """A row whose key is NULL, in a table that has rows."""
-        self._lost(group, row)
-        self._failures.add(Failure(origin, "its key has a NULL, so it cannot be told from the rows that are there"))
+    def null_keys(self, group: Group, rows: Sequence[Sequence[Any]], origins: Sequence[Origin]) -> None:
+        """Those of the rows whose key is NULL, in a table that has rows."""
+        for row, origin in zip(rows, origins, strict=True):
+            if None in group.key_of(row):
+                self._lost(group, row)
+                reason = "its key has a NULL, so it cannot be told from the rows that are there"
+                self._failures.add(Failure(origin, reason))
 
     def _unreadable(self, group: Group, row: Sequence[Any]) -> str | None:
         """The field of the first value that the database cannot read as what its column is."""
@@ -172,17 +175,20 @@ def _said(error: BaseException) -> str:
 
 
 def is_missing_reference(error: BaseException) -> bool:
-    """Whether PostgreSQL (23503), MariaDB (1452) or SQLite says that a row refers to none."""
-    orig = getattr(error, "orig", None)
-    state, number = getattr(orig, "sqlstate", None), getattr(orig, "args", ())[:1]
-    return state == "23503" or number in ((1452,), (1216,)) or "FOREIGN KEY constraint failed" in str(orig)
+    """Whether the database says that a row refers to none."""
+    return _is(error, "23503", (1452, 1216), "FOREIGN KEY constraint failed")
 
 
 def is_taken(error: BaseException) -> bool:
-    """Whether a unique value is taken: PostgreSQL's 23505, MariaDB's 1062, SQLite's words."""
+    """Whether the database says that a unique value is taken."""
+    return _is(error, "23505", (1062,), "UNIQUE constraint failed")
+
+
+def _is(error: BaseException, state: str, numbers: Sequence[int], words: str) -> bool:
+    """By PostgreSQL's state, MariaDB's numbers, or SQLite's words."""
     orig = getattr(error, "orig", None)
-    state, number = getattr(orig, "sqlstate", None), getattr(orig, "args", ())[:1]
-    return state == "23505" or number == (1062,) or "UNIQUE constraint failed" in str(orig)
+    number = next(iter(getattr(orig, "args", ())), None)
+    return getattr(orig, "sqlstate", None) == state or number in numbers or words in str(orig)
 
 
 def _missing_fields(group: Group, error: BaseException) -> str:

@@ -76,7 +76,7 @@ class Circle:
         self._shelf.close()
         self._shelf = Shelf()
         for group, rows, origins in self._late.take(_LATE):
-            self._writer.set_later(group, rows, origins)
+            self._writer.update(group, rows, origins)
         if self._made:
             constraints.check_now(self._connection)
             constraints.make_as_before(self._connection, self._made)

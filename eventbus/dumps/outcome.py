@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from eventbus.dumps.rows import Existing
@@ -71,3 +71,16 @@ class Options:
     window: int = WINDOW
     without_transactions: bool = False
     keep_keys: bool = False
+
+
+def adding(total: Loaded, progress: Callable[[Loaded], None] | None) -> Callable[[Loaded], None] | None:
+    """What tells the progress of a part as that of the whole."""
+    if progress is None:
+        return None
+
+    def tell(part: Loaded) -> None:
+        so_far = replace(total, models=total.models.copy())
+        so_far.add(part)
+        progress(so_far)
+
+    return tell

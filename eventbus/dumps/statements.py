@@ -55,15 +55,19 @@ class Statements:
         if not places:
             return None
         given = {column.name for column in group.columns}
-        settings = [f"{self.name(group.columns[p])} = {group.forms[p].put.format(p=next(parameters))}" for p in places]
+        settings = self._settings(group, places, parameters)
         settings += [
             f"{self._name(name)} = {self._name(name)}"
             for name, each in facts.columns.items()
             if each.touched and name not in given
         ]
-        where = [f"{self.name(group.columns[p])} = {group.forms[p].put.format(p=next(parameters))}" for p in group.key]
+        where = self._settings(group, group.key, parameters)
         text = f"UPDATE {self.table(group.table)} SET {', '.join(settings)} WHERE {' AND '.join(where)}"  # noqa: S608 - names and marks
         return text, [*places, *group.key]
+
+    def _settings(self, group: Group, places: Sequence[int], parameters: Iterator[str]) -> list[str]:
+        """`name = value` for columns of a group."""
+        return [f"{self.name(group.columns[p])} = {group.forms[p].put.format(p=next(parameters))}" for p in places]
 
     def plain_insert(self, table: Table, columns: Sequence[Column[Any]], forms: Sequence[Form]) -> str:
         """An INSERT of these columns."""
@@ -74,8 +78,7 @@ class Statements:
 
     def delete(self, group: Group) -> str:
         """A DELETE of the row of one key."""
-        parameters = self._parameters()
-        where = [f"{self.name(group.columns[p])} = {group.forms[p].put.format(p=next(parameters))}" for p in group.key]
+        where = self._settings(group, group.key, self._parameters())
         return f"DELETE FROM {self.table(group.table)} WHERE {' AND '.join(where)}"  # noqa: S608 - names and marks
 
     def known(

@@ -14,6 +14,7 @@ _PERIOD: Final = re.compile(
 _FRACTION: Final = re.compile(r"\.\d+")
 _SECOND: Final = 1_000_000
 _DAY: Final = 86_400 * _SECOND
+_MICROSECOND: Final = dt.timedelta(microseconds=1)
 _CLOCK: Final = re.compile(
     r"(?P<sign>-?)(?P<hours>\d{2,3}):(?P<minutes>[0-5]\d)(?::(?P<seconds>[0-5]\d)(?:\.(?P<fraction>\d{1,6}))?)?"
 )
@@ -53,7 +54,7 @@ class Period:
     @classmethod
     def of(cls, value: dt.timedelta) -> Period:
         """A timedelta's days and seconds, all of one sign."""
-        total = (value.days * 86_400 + value.seconds) * _SECOND + value.microseconds
+        total = value // _MICROSECOND
         sign = -1 if total < 0 else 1
         days, rest = divmod(abs(total), _DAY)
         return cls(0, sign * days, sign * rest)
@@ -109,7 +110,7 @@ def _seconds(micros: int) -> str:
 
 def clock(value: dt.timedelta) -> str:
     """A MariaDB TIME, which may be negative or beyond a day: `12:30:00`, `-12:30:00`, `838:59:59.5`."""
-    micros = (value.days * 86_400 + value.seconds) * _SECOND + value.microseconds
+    micros = value // _MICROSECOND
     sign, micros = ("-", -micros) if micros < 0 else ("", micros)
     seconds, fraction = divmod(micros, _SECOND)
     text = f"{sign}{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"

@@ -91,14 +91,10 @@ class Writer:
             return
         self._write_rows(group, rows, origins)
         if self.kept_keys is not None and group.role != "link" and group.target.primary:
-            self._note_kept(group, rows, origins)
-
-    def _note_kept(self, group: Group, rows: list[Row], origins: list[Origin]) -> None:
-        assert self.kept_keys is not None
-        try:
-            self.kept_keys.note(group, rows)
-        except ValueError as error:
-            self._blame.row(group, rows[0], origins[0], error)
+            try:
+                self.kept_keys.note(group, rows)
+            except ValueError as error:
+                self._blame.row(group, rows[0], origins[0], error)
 
     def _write_rows(self, group: Group, rows: list[Row], origins: list[Origin]) -> None:
         written = self.written(group.table)
@@ -130,12 +126,9 @@ class Writer:
     def _note(self, group: Group, written: Written, rows: list[Row], origins: list[Origin], known: list[bool]) -> None:
         """Remember the keys of a table that was not empty; in one that was, a known row is one of the load's."""
         if not written.empty:
-            keys = [group.key_of(row) for row in rows]
-            written.ledger.add(keys)
+            written.ledger.add(group.key_of(row) for row in rows)
             if {group.columns[place] for place in group.key} == set(self._targets.key(group.table)):
-                for row, origin, key in zip(rows, origins, keys, strict=True):
-                    if None in key:
-                        self._blame.unknown(group, row, origin)
+                self._blame.null_keys(group, rows, origins)
             return
         for row, origin, one in zip(rows, origins, known, strict=True):
             if one:
@@ -157,6 +150,10 @@ class Writer:
         if self._existing == "keep":
             self.kept += len(rows) if group.counted else 0
             return
+        self.update(group, rows, origins)
+
+    def update(self, group: Group, rows: list[Row], origins: list[Origin]) -> None:
+        """Set what rows give that are there: already, or by now, where something had to be NULL when they came."""
         made = self._statements.update(group, self._facts.of(group.table))
         if made is None:
             return
@@ -172,12 +169,6 @@ class Writer:
         self.kept += sum(known) if group.counted else 0
         new = [place for place, one in enumerate(known) if not one]
         return [rows[place] for place in new], [origins[place] for place in new]
-
-    def set_later(self, group: Group, rows: list[Row], origins: list[Origin]) -> None:
-        """Set what had to be NULL when the rows were written, now that all are there."""
-        made = self._statements.update(group, self._facts.of(group.table))
-        if made is not None:
-            self._run(group, made[0], [tuple(row[place] for place in made[1]) for row in rows], rows, origins)
 
     def _run(self, group: Group, statement: str, given: list[Row], rows: list[Row], origins: list[Origin]) -> int:
         """Run a statement for all rows at once; where that fails, for halves of them, down to the rows that fail."""
