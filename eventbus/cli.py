@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any, Final, Protocol, Self
 
 import click
-from sqlalchemy import URL, Engine, MetaData, create_engine, event, make_url
+from sqlalchemy import URL, Engine, MetaData, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SAWarning
 
 from eventbus.errors import ConfigurationError, EventBusError, LoadError
@@ -88,10 +88,19 @@ def models_or_tables(models: str | None, database: str | None) -> tuple[list[Any
     with disposing(engine), warnings.catch_warnings():
         warnings.simplefilter("ignore", SAWarning)  # of types that SQLAlchemy does not know: we carry them, or say so
         metadata = MetaData()
-        metadata.reflect(engine)
+        partitions = _partitions(engine)
+        metadata.reflect(engine, only=lambda name, _: name not in partitions)
     if not metadata.tables:
         raise ConfigurationError("there are no tables in the database: make them first, or name the models (--models)")
     return [metadata], engine
+
+
+def _partitions(engine: Engine) -> set[str]:
+    """Tables of PostgreSQL that are parts of others: their rows are those of the whole."""
+    if engine.dialect.name != "postgresql":
+        return set()
+    with engine.connect() as connection:
+        return set(connection.scalars(text("SELECT relname FROM pg_class WHERE relispartition AND relkind <> 'i'")))
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session, scoped_session
 
 from eventbus import cli, commands
 from eventbus.bus import Bus, installed
-from eventbus.dumps import checks, constraints, files, sequences, surroundings
+from eventbus.dumps import checks, constraints, files, sequences, surroundings, triggers
 from eventbus.dumps.loader import Loader
 from eventbus.dumps.moments import Moment, moment_options, paths_of
 from eventbus.dumps.outcome import MAX_ERRORS, Loaded, Options, adding
@@ -149,6 +149,7 @@ class _Load:
                 checks.check(connection, self.targets, loader, Places(self.paths), replaced=replaced)
                 tables = {each.table: None for target in loader.used for each in target.parts}
                 sequences.lift_sequences(connection, tables)
+                loader.loaded.triggered = dict.fromkeys(triggers.with_triggers(connection, tables))
                 if self.publish is not None and loader.writer.kept_keys is not None:
                     for count, written in write_events(self.publish, connection, loader.used, loader.writer.kept_keys):
                         loader.loaded.published += count
@@ -322,6 +323,8 @@ def command(
             bus.flush()
     if not quiet:
         click.echo(loaded)
+    for table in loaded.triggered:
+        click.echo(f"table {table} has a trigger, which may have changed what was loaded", err=True)
 
 
 class _Commits:

@@ -228,7 +228,7 @@ def suspect(group: Group, row: Sequence[Any], error: BaseException) -> str | Non
 
 
 def _does_not_fit(column: Column[Any], value: Any) -> bool:
-    length = getattr(column.type, "length", None)
+    length = None if hasattr(column.type, "values") else getattr(column.type, "length", None)  # of a SET's one member
     if isinstance(value, str):
         return "\0" in value or (isinstance(length, int) and len(value) > length)
     if isinstance(value, int) and isinstance(column.type, sa.Integer):

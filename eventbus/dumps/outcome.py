@@ -21,7 +21,8 @@ class Loaded:
 
     `kept` of the records were there already and are as they were (`existing="keep"`); `deleted` rows were not in the
     files (`existing="replace"`). `size` counts bytes of JSON so far, of `total` (0: not known). With `commit_every` the
-    first `committed` records of the files are there for good. With `dry_run` nothing of it was kept.
+    first `committed` records of the files are there for good. `triggered` tables have triggers of their own, which may
+    have changed what was loaded. With `dry_run` nothing of it was kept.
     """
 
     objects: int = 0
@@ -35,6 +36,7 @@ class Loaded:
     committed: int = 0
     dry_run: bool = False
     models: Counter[str] = field(default_factory=Counter)
+    triggered: dict[str, None] = field(default_factory=dict)
 
     def add(self, other: Loaded) -> None:
         """Count what another load did too."""
@@ -42,6 +44,7 @@ class Loaded:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.files = max(self.files, other.files)
         self.models.update(other.models)
+        self.triggered |= other.triggered
 
     @property
     def share(self) -> float | None:
