@@ -8,10 +8,11 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 from typing import Any, Final, final
 
 import click
@@ -27,13 +28,19 @@ from consumers.base.reading.moments import moment
 from consumers.base.reading.screen import Screen
 from consumers.base.settings import ConsumerSettings
 from consumers.base.working.session import Stop
+from consumers.history.commands.options import data_dir
+from consumers.history.commands.options import opened as history_of
+from consumers.history.reading import events, moments
+from consumers.history.reading.history import History
 from eventbus.backoff import Backoff
 from eventbus.commands import HELP_OPTIONS, run
 from eventbus.errors import BadEvent
+from eventbus.events import envelope
 from eventbus.events.envelope import Event
 from eventbus.monitoring import logs
 from eventbus.process.stopping import stop_on_signals
 from eventbus.redaction import printable, shown
+from eventbus.transports.sqlite.routing import topic_matches
 
 _WAIT: Final = 0.2
 """Seconds without an event before it is looked whether to stop."""
@@ -42,6 +49,8 @@ _MOST: Final = 10_000
 """Events that the broker keeps for a reader that does not keep up; older ones are dropped."""
 _EXPIRES: Final = 60_000
 """Milliseconds after which RabbitMQ deletes a queue that nobody came to read."""
+_CATCHING_UP: Final = 70.0
+"""Seconds for which the history is asked: it waits a minute for what an incomplete transaction lacks."""
 _WIDTH: Final = 60
 """Characters of one value; the rest is cut."""
 _FIELDS: Final = 100
@@ -51,15 +60,64 @@ logger = logging.getLogger(__name__)
 
 
 @final
+class Past:
+    """What a history tells of the time before, from a moment on (microseconds since 1970).
+
+    A history is some seconds behind, so it is asked again and again for a while; what was shown is not shown twice.
+    """
+
+    def __init__(
+        self, history: History, since: int, bindings: Sequence[str], *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._clock = clock
+        self._history = history
+        self._position = moments.at_time(history, since - 1)
+        self._bindings = bindings
+        self._shown: dict[tuple[str, str, int], None] = {}
+        self._began: float | None = None
+        self._next = 0.0
+
+    def more(self) -> Iterator[Delivery]:
+        """What is new in it, a second after the last look at the earliest; nothing after a minute and a bit."""
+        now = self._clock()
+        self._began = now if self._began is None else self._began
+        if self._next <= now < self._began + _CATCHING_UP:
+            yield from self._told()
+            self._next = self._clock() + 1
+
+    def is_new(self, event: Event) -> bool:
+        """Whether it was not shown yet; asked once of each."""
+        key = (event.model, event.record, event.version)
+        if key in self._shown:
+            return False
+        self._shown[key] = None
+        if len(self._shown) > _MOST:
+            del self._shown[next(iter(self._shown))]
+        return True
+
+    def _told(self) -> Iterator[Delivery]:
+        for told in events.told(self._history, self._position):
+            self._position = told.position
+            if not any(topic_matches(binding, told.routing_key) for binding in self._bindings):
+                continue
+            delivery = Delivery(told.body, told.routing_key)
+            delivery.event = envelope.decode(told.body)
+            if self.is_new(delivery.event):
+                yield delivery
+
+
+@final
 class Tail:
     """The events that match some bindings, from now on. Its queue is its own and goes when it goes, killed or not.
 
-    Nothing is taken from other consumers: each queue bound to the exchange gets its own copy.
+    Nothing is taken from other consumers: each queue bound to the exchange gets its own copy. `past` comes first, and
+    is asked once the queue is there, so that nothing is missed between the two.
     """
 
-    def __init__(self, settings: ConsumerSettings) -> None:
+    def __init__(self, settings: ConsumerSettings, past: Past | None = None) -> None:
         self._settings = replace(settings, queue=f"eventbus.tail.{secrets.token_hex(8)}", shard=None)
         self._screen = Screen.of(settings)
+        self._past = past
 
     def follow(self, stop: Stop) -> Iterator[Delivery | BadEvent]:
         """Each delivery, with its event, or why it has none; until told to stop.
@@ -85,9 +143,11 @@ class Tail:
         backoff.reset()
         try:
             while not stop.is_set():
+                if self._past is not None:
+                    yield from self._past.more()
                 batch = inbox.fetch(_WAIT, _BATCH)
                 inbox.tick()
-                yield from map(self._read, batch)
+                yield from self._new(map(self._read, batch))
                 inbox.acknowledge(batch)
             inbox.close()
         finally:
@@ -106,6 +166,10 @@ class Tail:
                 channel.queue_bind(queue=settings.queue, exchange=settings.exchange, routing_key=binding)
         return (AmqpInbox if amqp else VirtualInbox)(settings, browse=settings.queue)
 
+    def _new(self, batch: Iterable[Delivery | BadEvent]) -> Iterator[Delivery | BadEvent]:
+        past = self._past
+        return (each for each in batch if past is None or isinstance(each, BadEvent) or past.is_new(each.event))
+
     def _read(self, delivery: Delivery) -> Delivery | BadEvent:
         try:
             self._screen.check(delivery)
@@ -119,7 +183,16 @@ class Tail:
 @click.option("--url", metavar="URL", help="The broker. Default: EVENTBUS_URL.")
 @click.option("--json", "as_json", is_flag=True, help="One event a line, as JSON, for other programs.")
 @click.option("-n", "--count", type=click.IntRange(1), metavar="N", help="End after N events.")
-def command(bindings: tuple[str, ...], url: str | None, as_json: bool, count: int | None) -> None:
+@click.option("--since", metavar="TIME", help="Begin with what the mirror's history has from this time on (ISO 8601).")
+@data_dir
+def command(
+    bindings: tuple[str, ...],
+    url: str | None,
+    as_json: bool,
+    count: int | None,
+    since: str | None,
+    data_dir: Path | None,
+) -> None:
     """Show changes as they happen. Takes nothing away from other consumers.
 
     BINDING says which: `crm.#` all of a service, `crm.contact.*` one kind of record, `*.*.deleted` all deletions.
@@ -129,13 +202,17 @@ def command(bindings: tuple[str, ...], url: str | None, as_json: bool, count: in
       eventbus tail
       eventbus tail crm.contact.* crm.order.deleted
       eventbus tail --json | jq .data.after
+      eventbus tail --since 2026-11-23T08:00:00Z --data-dir data
     """
     settings = ConsumerSettings.from_env()
     settings = replace(settings, url=url or settings.url, bindings=bindings or ("#",))
     show = _json_line if as_json else _Lines(colour=sys.stdout.isatty())
-    with logs.to_stderr(), stop_on_signals() as stop:
+    with logs.to_stderr(), stop_on_signals() as stop, ExitStack() as opened:
+        past = None
+        if since is not None:
+            past = Past(opened.enter_context(history_of(data_dir)), moments.parse(since), settings.bindings)
         try:
-            for each in islice(Tail(settings).follow(stop), count):
+            for each in islice(Tail(settings, past).follow(stop), count):
                 click.echo(show(each))
         except BrokenPipeError:
             # Whoever read the pipe has enough. Python would complain of it once more at the exit.

@@ -18,6 +18,7 @@ from consumers.base import ConsumerSettings
 from consumers.base.broker.line import Line
 from consumers.base.errors import Lost
 from tests.support.consuming import Collector, Running, event_body, fresh, publish, ready, remove, wait_for
+from tests.support.histories import Event, keep
 
 ROOT = Path(__file__).parents[2]
 
@@ -134,5 +135,31 @@ def test_it_ends_after_as_many_as_were_asked_for(settings: ConsumerSettings) -> 
             assert process.stdout is not None
             assert json.loads(process.stdout.read())["subject"] == "contact/ab12"
             assert process.returncode == 0
+        finally:
+            process.kill()
+
+
+def test_it_begins_with_what_the_history_has_and_goes_on_with_what_comes(
+    settings: ConsumerSettings, tmp_path: Path
+) -> None:
+    history = tmp_path / ".eventbus" / "history.sqlite3"
+    history.parent.mkdir()
+    keep(history, [Event("t1", "ab12", 10, "c", {"n": 1}), Event("t2", "ab12", 20, "u", {"n": 2}, ("n",), second=40)])
+    options = ["--json", "-n", "2", "--since", "2025-11-23T12:00:30Z", "--data-dir", str(tmp_path), "crm.#"]
+    command = [sys.executable, "-W", "error", "-m", "eventbus", "tail", *options]
+    environment = {**os.environ, "EVENTBUS_URL": settings.url, "EVENTBUS_EXCHANGE": settings.exchange}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE) as process:
+        try:
+
+            def ended() -> bool:
+                with suppress(Lost):
+                    publish(settings, [event_body("ab12", 20), event_body("ab12", 30)])
+                return process.poll() is not None
+
+            wait_for(ended)
+            assert process.stdout is not None
+            told, live = map(json.loads, process.stdout)
+            assert (told["time"], told["data"]["before"]) == ("2025-11-23T12:00:40.000000Z", {"n": 1})
+            assert int(live["sequence"]) == 30, "version 20 is told by the history and not shown again"
         finally:
             process.kill()

@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from consumers.history.assembly.assembly import Tempo
 from consumers.history.command import command
 from consumers.history.errors import HistoryDamaged, HistoryUnavailable, NotInHistory
-from consumers.history.reading import moments, past
+from consumers.history.reading import events, moments, past
 from consumers.history.reading.history import History
 from consumers.history.reading.why import NOTHING, Cause, causes
 from consumers.history.upkeep import pruning
 from eventbus.errors import ConfigurationError
+from eventbus.events import envelope
 from tests.support.histories import NOON, Event, keep
 
 AB12 = "crm/contact/ab12.json"
@@ -288,3 +290,42 @@ def test_a_letter_from_before_the_horizon_does_not_come_in(path: Path) -> None:
 
 def _at(history: History, position: int) -> Any:
     return sorted((each.path, json.dumps(each.content)) for each in past.records(history, position))
+
+
+# --- as events once more ----------------------------------------------------------------------------------------------
+
+
+def retold(path: Path, after: int = 0) -> list[envelope.Event]:
+    with History(path) as history:
+        return [envelope.decode(each.body) for each in events.told(history, after)]
+
+
+def test_the_log_is_told_as_events_with_the_values_before_and_after_each_change(path: Path) -> None:
+    keep(path, [CREATED, ANN, BOB, Event("t4", "ab12", 40, "d", None, author=None, second=30)])
+    created, ann, bob, deleted = retold(path)
+    assert (created.op, created.after, created.author) == ("c", {"email": "a@x", "phone": "1"}, "ann")
+    assert (ann.changed, ann.before, ann.after) == (["phone"], {"phone": "1"}, {"email": "a@x", "phone": "2"})
+    assert (bob.changed, bob.before, bob.after) == (["email"], {"email": "a@x"}, {"email": "b@x", "phone": "2"})
+    assert (deleted.op, deleted.before, deleted.after) == ("d", {"email": "b@x", "phone": "2"}, None)
+    assert [each.version for each in (created, ann, bob, deleted)] == [10, 20, 30, 40]
+    assert (bob.type, bob.transaction["id"], bob.time) == ("crm.contact.updated", "t3", "2025-11-23T12:00:20.000000Z")
+
+
+def test_from_a_position_on_the_first_change_knows_what_was_before(path: Path) -> None:
+    keep(path, [CREATED, ANN, BOB])
+    (bob,) = retold(path, after=2)
+    assert (bob.before, bob.after) == ({"email": "a@x"}, {"email": "b@x", "phone": "2"})
+
+
+def test_many_versions_of_many_records_are_told_in_the_order_of_the_log(path: Path) -> None:
+    keep(path, [Event("t1", pk, 1, "c", {"n": 0}) for pk in ("a", "b")], tempo=Tempo(settle=0, patience=0))
+    changes = [
+        Event(f"u{n}", pk, 10 * n + at, "u", {"n": n}, ("n",), second=n / 10)
+        for n in range(1, 70)
+        for at, pk in enumerate(("a", "b"))
+    ]
+    keep(path, changes, apart=1)
+    told = [each for each in retold(path) if each.op == "u"]
+    assert [(each.before, each.after) for each in told if each.pk == "a"] == [
+        ({"n": n - 1}, {"n": n}) for n in range(1, 70)
+    ]

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from consumers.base.reading.delivery import Delivery
-from consumers.tail import _json_line, _Lines, duration, value
+from consumers.history.reading.history import History
+from consumers.tail import Past, _json_line, _Lines, duration, value
 from eventbus.errors import BadEvent
 from eventbus.events import envelope
 from tests.support.consuming import event_body
+from tests.support.histories import Event as Changed
+from tests.support.histories import keep
 
 AT = datetime.fromisoformat("2026-11-23T08:00:00.123456Z").timestamp()
 
@@ -89,3 +93,29 @@ def test_json_for_other_programs_does_not_drive_the_terminal_either() -> None:
     told = _json_line(read(event_body("\u009b31m\u202e", 7)))
     assert told.isprintable()
     assert envelope.decode(told.encode()).pk == "\u009b31m\u202e"
+
+
+def test_the_past_is_asked_again_and_tells_only_what_it_did_not_tell_and_nobody_showed(tmp_path: Path) -> None:
+    path = tmp_path / "history.sqlite3"
+    keep(path, [Changed("t1", "ab12", 10, "c", {"n": 1})])
+    with History(path) as history:
+        now = [0.0]
+        past = Past(history, 0, ("crm.contact.*",), clock=lambda: now[0])
+        assert [each.event.version for each in past.more()] == [10]
+        live = read(event_body("ab12", 20))
+        assert past.is_new(live.event)
+        keep(path, [Changed("t2", "ab12", 20, "u", {"n": 2}, ("n",)), Changed("t3", "cd34", 30, "c", {"n": 3})])
+        assert list(past.more()) == [], "not within a second"
+        now[0] += 1
+        assert [each.event.version for each in past.more()] == [30]
+        assert not past.is_new(live.event)
+        keep(path, [Changed("t4", "ef56", 40, "c", {})])
+        now[0] += 100
+        assert list(past.more()) == [], "what happens now comes from the broker"
+
+
+def test_the_past_shows_what_a_binding_asks_for(tmp_path: Path) -> None:
+    path = tmp_path / "history.sqlite3"
+    keep(path, [Changed("t1", "ab12", 10, "c", {}), Changed("t2", "ab12", 20, "d")])
+    with History(path) as history:
+        assert [each.event.op for each in Past(history, 0, ("*.*.deleted",)).more()] == ["d"]
