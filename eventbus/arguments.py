@@ -13,7 +13,7 @@ from eventbus.errors import ConfigurationError
 from eventbus.listeners.auto_fields import AutoFields
 from eventbus.listeners.base import Listener
 from eventbus.listeners.encoding import POLICIES
-from eventbus.listeners.statements.bulk import MODES
+from eventbus.listeners.statements.omissions import MODES
 from eventbus.listeners.transaction import Joined
 from eventbus.publishers import Publisher
 from eventbus.redaction import redact

@@ -27,7 +27,8 @@ from eventbus.listeners.base import Listener, register
 from eventbus.listeners.capture import Capture
 from eventbus.listeners.encoding import Encoder, Policy
 from eventbus.listeners.modules import import_listeners, made
-from eventbus.listeners.statements.bulk import Bulk, Mode
+from eventbus.listeners.statements.bulk import Bulk
+from eventbus.listeners.statements.omissions import Mode
 from eventbus.listeners.targets import resolve
 from eventbus.listeners.transaction import Joined, Transactions
 from eventbus.outbox import Entry, Outbox

@@ -15,9 +15,6 @@ MODULE, CLASS, FUNCTION, MEDIAN = 350, 200, 40, 7
 
 EXCEPTIONS: Final = {
     "eventbus/dumps/loader.py Loader": "one pass over the records, in steps that share what was met so far",
-    "eventbus/listeners/capture.py": "the walk over one flush; every step knows the flush's own list of objects",
-    "eventbus/listeners/capture.py _Flush": "as the module",
-    "eventbus/listeners/statements/bulk.py Bulk": "all ways in which a Session runs a statement, told apart",
     "eventbus/transports/sqlite/channel.py": "kombu's channel has that many methods",
     "eventbus/transports/sqlite/channel.py Channel": "kombu's channel has that many methods",
 }

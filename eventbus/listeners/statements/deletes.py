@@ -29,7 +29,7 @@ class DeleteExecution(Execution):
         if self.returning is not None:
             gone = self.given_back()
         else:
-            stay = self.by_key(self.rows_by_key(self.hit.pk_keys, self._seen)) if self._seen else {}
+            stay = self.staying(self._seen)
             left = {key: row for key, row in self._seen.items() if key not in stay}
             unseen = set(self._keys or ()) - self._seen.keys()
             if self._keys is not None and self.count >= len(set(self._keys)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Any
 
 from sqlalchemy import Connection
@@ -91,6 +91,10 @@ class Execution:
 
     def by_key(self, rows: Iterable[Row]) -> dict[Key, Row]:
         return {self.hit.key_of(row): row for row in rows}
+
+    def staying(self, seen: Mapping[Key, Row]) -> Container[Key]:
+        """Which of these rows are still there."""
+        return self.by_key(self.rows_by_key(self.hit.pk_keys, seen)).keys() if seen else frozenset()
 
     @property
     def count(self) -> int:

@@ -147,7 +147,7 @@ class UpdateExecution(Execution):
         """Rows were given other keys: the old record has gone, a new one has come."""
         if self.returning is not None:
             now = self.given_back()
-            stay = self.by_key(self.rows_by_key(self.hit.pk_keys, self._seen)) if self._seen else {}
+            stay = self.staying(self._seen)
             left = {key: row for key, row in self._seen.items() if key in now or key not in stay}
         else:
             now, left = self._moved()
@@ -166,7 +166,7 @@ class UpdateExecution(Execution):
 
     def _moved(self) -> tuple[Known, dict[Key, Row]]:
         self.check_count(self._hits)
-        stay = self.by_key(self.rows_by_key(self.hit.pk_keys, self._seen)) if self.count < len(self._seen) else {}
+        stay = self.staying(self._seen) if self.count < len(self._seen) else frozenset()
         left = {key: row for key, row in self._seen.items() if key not in stay}
         moved: list[Row] = []
         for key in left:

@@ -1,0 +1,117 @@
+"""Begins the execution that fits what a statement is about to send, and takes in what it tells."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Insert
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from eventbus.errors import CaptureError
+from eventbus.listeners.capture import Capture
+from eventbus.listeners.cascades import StatementCascades
+from eventbus.listeners.frame import Frame
+from eventbus.listeners.ledger import flush_of
+from eventbus.listeners.statements.deletes import DeleteExecution
+from eventbus.listeners.statements.execution import Execution, within_a_flush
+from eventbus.listeners.statements.inserts import NO_RETURNING, InsertExecution
+from eventbus.listeners.statements.recognition import Rows
+from eventbus.listeners.statements.returning import with_keys_given_back
+from eventbus.listeners.statements.rows import Hit
+from eventbus.listeners.statements.sent import Sent, is_upsert, lacks_keys, table_of
+from eventbus.listeners.statements.updates import UpdateExecution
+from eventbus.listeners.statements.upsert import Telling
+from eventbus.listeners.statements.watch import Scope
+from eventbus.listeners.transactional import check_transactional
+
+
+class Executions:
+    """The statements of one installation that write rows which are captured."""
+
+    def __init__(self, capture: Capture, rows: Rows) -> None:
+        self._capture = capture
+        self._rows = rows
+        self._telling = Telling()
+        self._cascades = StatementCascades()
+
+    def prepare_insert(self, scope: Scope, connection: Connection, statement: Insert, many: Sequence[Any]) -> Insert:
+        """Many rows: the driver would tell nothing of them."""
+        if statement._returning or statement._return_defaults:
+            return statement
+        table = statement._annotations.get("_emit_insert_table", statement.table)
+        hit = self._rows.hit_sent(table_of(table), scope.mapper)
+        if hit is None or not (is_upsert(statement) or lacks_keys(hit.key, many)):
+            return statement
+        if connection.dialect.insert_executemany_returning and hit.table.implicit_returning:
+            return with_keys_given_back(statement, hit.key)
+        if is_upsert(statement) or any(row.get(column.key) is None for row in many for column in hit.key):
+            raise CaptureError(NO_RETURNING.format(hit.name))
+        return statement
+
+    def begin(self, scope: Scope, connection: Connection, context: Any) -> Execution | None:
+        """What a context is about to send, as far as it is captured. Raises CaptureError where it cannot be."""
+        sent = Sent(context)
+        hit = self._rows.hit_sent(sent.table, scope.mapper)
+        if hit is None:
+            return None
+        hit = hit.without(self._capture.present.absent(connection, hit.table, sent.schemas))
+        if sent.verb == "delete":
+            self._cascades.deleted(hit.table, hit.name)
+        elif sent.verb == "update":
+            self._cascades.updated(hit.table, hit.name, lambda column: hit.name_of(column) in sent.sets(hit))
+        self._check_place(scope.session, hit, connection)
+
+        def record(note: Callable[[Frame], None]) -> None:
+            self._record(scope, hit, connection, note)
+
+        execution: Execution
+        if sent.verb == "insert":
+            execution = InsertExecution(connection, sent, hit, record, self._telling)
+        elif sent.verb == "delete":
+            execution = DeleteExecution(connection, sent, hit, record)
+        else:
+            self._check_columns(sent, hit)
+            execution = UpdateExecution(connection, sent, hit, record)
+        try:
+            execution.prepare()
+        except DBAPIError:
+            self.forget(execution)
+            raise
+        return execution
+
+    def forget(self, failed: Execution) -> None:
+        """The database has refused it: what was known of the table may be out of date."""
+        self._capture.present.forget(failed.connection.dialect, failed.hit.table)
+
+    def _check_columns(self, sent: Sent, hit: Hit) -> None:
+        """A column that the class does not map may be left out, but not one of another table (MySQL sets these too)."""
+        for column in sent.set_in_others():
+            if self._rows.hit_through(table_of(column.table)) is not None:
+                raise CaptureError(f"UPDATE of {hit.name} sets {column} too: write one statement for each table")
+
+    def _check_place(self, session: Session, hit: Hit, connection: Connection) -> None:
+        """Raise CaptureError, before anything is written, if its events could not be written along."""
+        check_transactional(session, connection)
+        ledger = self._capture.open(session)
+        for entity in hit.entities:
+            self._capture.places.check(entity, connection)
+            if ledger is not None and ledger.connections.get(entity, connection) is not connection:
+                raise CaptureError(
+                    f"{hit.name}: this transaction has written such rows on another connection already: use one "
+                    "transaction for each database"
+                )
+
+    def _record(self, scope: Scope, hit: Hit, connection: Connection, note: Callable[[Frame], None]) -> None:
+        session = scope.session
+        ledger = self._capture.open(session)
+        if ledger is None:
+            return
+        for entity in hit.entities:
+            ledger.connections.setdefault(entity, connection)
+        flush = flush_of(session) if scope.within_flush else None
+        if flush is not None and flush is not ledger.flushed:
+            ledger.frame(session).notes.append(within_a_flush(note))
+            return
+        note(ledger.frame(session))
