@@ -24,10 +24,10 @@ from benchmarks.writer import BareContact, Base, BusContact, LeastContact, measu
 from eventbus.events.envelope import Batch
 from eventbus.listeners.base import register
 from eventbus.listeners.capture import Capture
-from eventbus.listeners.encoding import Encoder
+from eventbus.listeners.committing.encoding import Encoder
+from eventbus.listeners.committing.transaction import Transactions
 from eventbus.listeners.statements.bulk import Bulk
 from eventbus.listeners.targets import resolve
-from eventbus.listeners.transaction import Transactions
 from eventbus.records.entities import Entities
 
 _CONSTANT: Final = {

@@ -12,9 +12,9 @@ from sqlalchemy import Table
 from eventbus.errors import ConfigurationError
 from eventbus.listeners.auto_fields import AutoFields
 from eventbus.listeners.base import Listener
-from eventbus.listeners.encoding import POLICIES
+from eventbus.listeners.committing.encoding import POLICIES
+from eventbus.listeners.committing.transaction import Joined
 from eventbus.listeners.statements.omissions import MODES
-from eventbus.listeners.transaction import Joined
 from eventbus.publishers import Publisher
 from eventbus.redaction import redact
 from eventbus.settings import Settings

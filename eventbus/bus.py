@@ -25,12 +25,12 @@ from eventbus.events.ids import uuid7
 from eventbus.listeners.auto_fields import AutoFields, IdGenerator
 from eventbus.listeners.base import Listener, register
 from eventbus.listeners.capture import Capture
-from eventbus.listeners.encoding import Encoder, Policy
+from eventbus.listeners.committing.encoding import Encoder, Policy
+from eventbus.listeners.committing.transaction import Joined, Transactions
 from eventbus.listeners.modules import import_listeners, made
 from eventbus.listeners.statements.bulk import Bulk
 from eventbus.listeners.statements.omissions import Mode
 from eventbus.listeners.targets import resolve
-from eventbus.listeners.transaction import Joined, Transactions
 from eventbus.outbox import Entry, Outbox
 from eventbus.outbox.writer import begun
 from eventbus.publishers import Publisher, publisher_for

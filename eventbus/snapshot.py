@@ -32,8 +32,8 @@ from eventbus.events.context import current_author
 from eventbus.events.envelope import Batch
 from eventbus.events.ids import uuid7
 from eventbus.events.notes import current_notes
-from eventbus.listeners.encoding import envelope_of, key_values
-from eventbus.listeners.frame import Net, Recorded
+from eventbus.listeners.committing.encoding import envelope_of, key_values
+from eventbus.listeners.recording.frame import Net, Recorded
 from eventbus.outbox import Entry
 from eventbus.outbox.side import begin_immediate, side_engine
 from eventbus.records.columns import stored

@@ -22,7 +22,7 @@ from eventbus.comparison.scan import CHUNK, KeyOf, Scan
 from eventbus.dumps.targets import entities_of
 from eventbus.errors import ConfigurationError, SerializationError
 from eventbus.events.change import Key
-from eventbus.listeners.encoding import key_values
+from eventbus.listeners.committing.encoding import key_values
 from eventbus.outbox.census import take_census
 from eventbus.outbox.side import side_engine
 from eventbus.records.entities import Entities

@@ -32,7 +32,7 @@ from eventbus.events.context import current_author
 from eventbus.events.envelope import Batch
 from eventbus.events.ids import uuid7
 from eventbus.events.notes import current_notes
-from eventbus.listeners.encoding import Envelope, envelope_of
+from eventbus.listeners.committing.encoding import Envelope, envelope_of
 from eventbus.outbox import Entry
 from eventbus.outbox.side import begin_immediate
 from eventbus.records.entity import Entity

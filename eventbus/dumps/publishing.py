@@ -14,8 +14,8 @@ from eventbus.dumps.targets import Target, primary_key, rows_of
 from eventbus.events.context import current_author
 from eventbus.events.envelope import Batch
 from eventbus.events.ids import uuid7
-from eventbus.listeners.encoding import envelope_of
-from eventbus.listeners.frame import Net, Recorded
+from eventbus.listeners.committing.encoding import envelope_of
+from eventbus.listeners.recording.frame import Net, Recorded
 from eventbus.outbox import Entry
 from eventbus.records.columns import stored
 from eventbus.records.entity import Entity

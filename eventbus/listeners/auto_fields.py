@@ -24,9 +24,9 @@ from sqlalchemy.orm import InstanceState, LoaderCallableStatus, Mapper, Relation
 from eventbus.events.context import current_author
 from eventbus.events.ids import uuid7
 from eventbus.listeners.base import Listener
-from eventbus.listeners.new_ids import IdColumn, IdGenerator, ShortIds
-from eventbus.listeners.plan import comparison
-from eventbus.listeners.stamps import (
+from eventbus.listeners.flushing.plan import comparison
+from eventbus.listeners.stamping.new_ids import IdColumn, IdGenerator, ShortIds
+from eventbus.listeners.stamping.stamps import (
     Moment,
     Stamp,
     author_as,

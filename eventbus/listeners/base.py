@@ -15,7 +15,7 @@ from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction, UOWTran
 
 from eventbus.events.change import Change
 from eventbus.listeners.last_flush import on_clean
-from eventbus.listeners.ledger import LEDGER, Ledger, open_ledgers
+from eventbus.listeners.recording.ledger import LEDGER, Ledger, open_ledgers
 
 log = logging.getLogger(__name__)
 

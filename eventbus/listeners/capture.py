@@ -15,14 +15,14 @@ from eventbus.events.change import Entity
 from eventbus.events.context import author_of, current_author, told
 from eventbus.events.notes import current_notes
 from eventbus.listeners.base import Listener
-from eventbus.listeners.flush import Flush
-from eventbus.listeners.ledger import Ledger, open_ledger
-from eventbus.listeners.overwritten import note_overwritten
-from eventbus.listeners.places import Places
-from eventbus.listeners.plan import Plans, needed_positions
-from eventbus.listeners.present import Present
-from eventbus.listeners.tables import Tables
-from eventbus.listeners.transactional import AUTOCOMMIT, autocommitting, check_transactional
+from eventbus.listeners.flushing.flush import Flush
+from eventbus.listeners.flushing.overwritten import note_overwritten
+from eventbus.listeners.flushing.places import Places
+from eventbus.listeners.flushing.plan import Plans, needed_positions
+from eventbus.listeners.flushing.present import Present
+from eventbus.listeners.flushing.tables import Tables
+from eventbus.listeners.recording.ledger import Ledger, open_ledger
+from eventbus.listeners.recording.transactional import AUTOCOMMIT, autocommitting, check_transactional
 from eventbus.muting import MUTED
 from eventbus.process import failpoints
 from eventbus.records.entities import Entities

@@ -17,10 +17,10 @@ from eventbus.listeners import base, targets
 from eventbus.listeners.auto_fields import AutoFields
 from eventbus.listeners.base import Listener
 from eventbus.listeners.capture import Capture
-from eventbus.listeners.encoding import Encoder
+from eventbus.listeners.committing.encoding import Encoder
+from eventbus.listeners.committing.transaction import Transactions
 from eventbus.listeners.statements.bulk import Bulk
 from eventbus.listeners.statements.omissions import Mode
-from eventbus.listeners.transaction import Transactions
 from eventbus.records.columns import stored
 from eventbus.records.entities import Entities
 from eventbus.records.entity import Entity

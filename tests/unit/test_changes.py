@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import pytest
 
 from eventbus.events.change import MISSING
-from eventbus.listeners.frame import Frame, Recorded
+from eventbus.listeners.recording.frame import Frame, Recorded
 
 
 class Kind:

@@ -14,8 +14,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from eventbus.events import envelope, naming
 from eventbus.events.change import MISSING
-from eventbus.listeners.encoding import Encoder, Envelope, envelope_of
-from eventbus.listeners.frame import Recorded
+from eventbus.listeners.committing.encoding import Encoder, Envelope, envelope_of
+from eventbus.listeners.recording.frame import Recorded
 from eventbus.records.columns import dialect_named
 from eventbus.records.entities import Entities
 from eventbus.records.entity import Entity
@@ -138,5 +138,5 @@ def test_a_stub_tells_key_and_reason_alone(op: Any) -> None:
     ],
 )
 def test_the_time_is_utc_to_the_microsecond(monkeypatch: pytest.MonkeyPatch, nanoseconds: int, text: str) -> None:
-    monkeypatch.setattr("eventbus.listeners.encoding.time.time_ns", lambda: nanoseconds)
+    monkeypatch.setattr("eventbus.listeners.committing.encoding.time.time_ns", lambda: nanoseconds)
     assert envelope_of("tx", None, 1).time == text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from eventbus.events.change import Key
-from eventbus.listeners.frame import Frame
+from eventbus.listeners.recording.frame import Frame
 from eventbus.listeners.statements.execution import Execution, note_deleted
 from eventbus.listeners.statements.rows import Row
 

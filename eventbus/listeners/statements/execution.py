@@ -10,7 +10,7 @@ from sqlalchemy.engine.interfaces import ExecuteStyle
 
 from eventbus.errors import CaptureError
 from eventbus.events.change import MISSING, Entity, Key, Values
-from eventbus.listeners.frame import Frame
+from eventbus.listeners.recording.frame import Frame
 from eventbus.listeners.statements.returning import Returning
 from eventbus.listeners.statements.rows import Hit, Known, Lock, Row, hold_file, look, look_by, values_of
 from eventbus.listeners.statements.sent import Sent

@@ -11,9 +11,10 @@ from sqlalchemy.orm import Session
 
 from eventbus.errors import CaptureError
 from eventbus.listeners.capture import Capture
-from eventbus.listeners.cascades import StatementCascades
-from eventbus.listeners.frame import Frame
-from eventbus.listeners.ledger import flush_of
+from eventbus.listeners.flushing.cascades import StatementCascades
+from eventbus.listeners.recording.frame import Frame
+from eventbus.listeners.recording.ledger import flush_of
+from eventbus.listeners.recording.transactional import check_transactional
 from eventbus.listeners.statements.deletes import DeleteExecution
 from eventbus.listeners.statements.execution import Execution, within_a_flush
 from eventbus.listeners.statements.inserts import NO_RETURNING, InsertExecution
@@ -24,7 +25,6 @@ from eventbus.listeners.statements.sent import Sent, is_upsert, lacks_keys, tabl
 from eventbus.listeners.statements.updates import UpdateExecution
 from eventbus.listeners.statements.upsert import Telling
 from eventbus.listeners.statements.watch import Scope
-from eventbus.listeners.transactional import check_transactional
 
 
 class Executions:

@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from eventbus.errors import CaptureError
 from eventbus.events.change import MISSING, Key
-from eventbus.listeners.frame import Frame
+from eventbus.listeners.recording.frame import Frame
 from eventbus.listeners.statements.execution import (
     Execution,
     Record,

@@ -7,8 +7,8 @@ from typing import Any
 
 from eventbus.errors import CaptureError
 from eventbus.events.change import MISSING, Key
-from eventbus.listeners.frame import Frame
-from eventbus.listeners.plan import is_rewritten, may_mutate
+from eventbus.listeners.flushing.plan import is_rewritten, may_mutate
+from eventbus.listeners.recording.frame import Frame
 from eventbus.listeners.statements.execution import (
     Execution,
     differing,

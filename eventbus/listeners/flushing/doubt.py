@@ -7,14 +7,14 @@ does not repeat it.
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 from sqlalchemy.orm import InstanceState, Session
 
-from eventbus.events.change import MISSING
-from eventbus.listeners.frame import Frame, Recorded, differs
+from eventbus.events.change import MISSING, Values
+from eventbus.listeners.recording.frame import Frame, Recorded, differs
 
 DOUBTED: Final = "eventbus.doubted"
 """Key in the `info` of a Session some of whose objects have such values."""
@@ -50,3 +50,19 @@ def _in_doubt(dict_: dict[str, Any], record: Recorded) -> dict[str, Any]:
 def is_doubted(doubted: dict[str, Any], key: str, value: Any) -> bool:
     """Whether this is the value that was noted: one that was loaded or set since is another object."""
     return value is not MISSING and doubted.get(key, MISSING) is value
+
+
+def without_doubted(
+    doubted: dict[str, Any], state: State, keys: Sequence[str], before: dict[str, Any], values: Values
+) -> Values:
+    """The row of a changed object, and its old values, without what it may have of a savepoint that was rolled back."""
+    committed, dict_ = state.committed_state, state.dict
+    for key in before:
+        if is_doubted(doubted, key, committed.get(key, MISSING)):
+            before[key] = MISSING
+    return tuple(
+        [
+            MISSING if key not in before and is_doubted(doubted, key, dict_.get(key, MISSING)) else value
+            for key, value in zip(keys, values, strict=True)
+        ]
+    )

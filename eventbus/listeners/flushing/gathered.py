@@ -7,8 +7,8 @@ from typing import Any
 
 from eventbus.errors import CaptureError
 from eventbus.events.change import MISSING, Entity, Key, Values
-from eventbus.listeners.frame import Frame, Recorded
-from eventbus.listeners.ledger import TransactionFrame
+from eventbus.listeners.recording.frame import Frame, Recorded
+from eventbus.listeners.recording.ledger import TransactionFrame
 
 
 class Gathered:

@@ -15,12 +15,12 @@ from sqlalchemy.orm import InstanceState, Mapper, Session, UOWTransaction
 
 from eventbus.errors import CaptureError
 from eventbus.events.change import MISSING, Entity, Key, Values
-from eventbus.listeners.doubt import DOUBTED, Doubted, is_doubted
-from eventbus.listeners.gathered import Gathered
-from eventbus.listeners.links import link_rows
-from eventbus.listeners.overwritten import NOTHING, modified_before, overwritten_by, set_columns
-from eventbus.listeners.plan import Plan, Plans
-from eventbus.listeners.tables import Tables
+from eventbus.listeners.flushing.doubt import DOUBTED, Doubted, is_doubted, without_doubted
+from eventbus.listeners.flushing.gathered import Gathered
+from eventbus.listeners.flushing.links import link_rows
+from eventbus.listeners.flushing.overwritten import NOTHING, modified_before, overwritten_by, set_columns
+from eventbus.listeners.flushing.plan import Plan, Plans
+from eventbus.listeners.flushing.tables import Tables
 
 _SWITCHED: Final = (True, True)
 """Flags of a state in a flush: is to be deleted, but is only listed."""
@@ -145,7 +145,7 @@ class Flush:
             exact = False
         values, whole = plan.loaded(dict_)
         if state in self.doubted:
-            values, whole, exact = self._without_doubted(plan, state, before, values), False, False
+            values, whole, exact = without_doubted(self.doubted[state], state, plan.keys, before, values), False, False
         if not plan.cascades.followed.isdisjoint(before):
             plan.cascades.row_moved()
         if not plan.identity.isdisjoint(before):
@@ -156,19 +156,6 @@ class Flush:
         if entity not in self.tables.connections:
             self.tables.touch(entity, plan.mapper)
         self.frame.updated(entity, state.key[1], before, values, whole=whole, exact=exact)  # type: ignore[index]
-
-    def _without_doubted(self, plan: Plan, state: State, before: dict[str, Any], values: Values) -> Values:
-        """The row, and the old values, without what the object may have of a savepoint that was rolled back."""
-        doubted, committed, dict_ = self.doubted[state], state.committed_state, state.dict
-        for key in before:
-            if is_doubted(doubted, key, committed.get(key, MISSING)):
-                before[key] = MISSING
-        return tuple(
-            [
-                MISSING if key not in before and is_doubted(doubted, key, dict_.get(key, MISSING)) else value
-                for key, value in zip(plan.keys, values, strict=True)
-            ]
-        )
 
     def _move(self, plan: Plan, now: Plan, state: State, before: dict[str, Any], values: Values) -> None:
         """A primary key or the discriminator was changed: the old record has gone, a new one has come."""

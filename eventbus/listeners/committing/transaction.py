@@ -24,14 +24,14 @@ from eventbus.events.ids import uuid7
 from eventbus.listeners import hooks
 from eventbus.listeners.base import Listener
 from eventbus.listeners.capture import Capture
-from eventbus.listeners.completion import complete, forget_expressions, forget_untouched
-from eventbus.listeners.doubt import doubt
-from eventbus.listeners.encoding import Encoder, Envelope, UnreadError, envelope_of
-from eventbus.listeners.frame import Net, Recorded
+from eventbus.listeners.committing.completion import complete, forget_expressions, forget_untouched
+from eventbus.listeners.committing.encoding import Encoder, Envelope, UnreadError, envelope_of
+from eventbus.listeners.committing.outer import Deliver, OuterTransactions
+from eventbus.listeners.flushing.doubt import doubt
 from eventbus.listeners.last_flush import on_clean
-from eventbus.listeners.ledger import LEDGER, Ledger, TransactionFrame, open_ledger
-from eventbus.listeners.outer import Deliver, OuterTransactions
-from eventbus.listeners.transactional import autocommits, note_autocommit, warn_of_hidden_commit
+from eventbus.listeners.recording.frame import Net, Recorded
+from eventbus.listeners.recording.ledger import LEDGER, Ledger, TransactionFrame, open_ledger
+from eventbus.listeners.recording.transactional import autocommits, note_autocommit, warn_of_hidden_commit
 from eventbus.muting import MUTED
 from eventbus.process import failpoints
 from eventbus.records.expressions import is_expression

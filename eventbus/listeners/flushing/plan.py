@@ -16,8 +16,8 @@ from sqlalchemy.orm import InstanceState, LoaderCallableStatus, Mapper
 
 from eventbus.errors import CaptureWarning
 from eventbus.events.change import MISSING, Entity, Key, Values
-from eventbus.listeners.cascades import Cascades, conflicts
-from eventbus.listeners.links import Link, links_of
+from eventbus.listeners.flushing.cascades import Cascades, conflicts
+from eventbus.listeners.flushing.links import Link, links_of
 from eventbus.records.entities import Entities
 
 State = InstanceState[Any]

@@ -8,11 +8,11 @@ from sqlalchemy import Connection
 from sqlalchemy.orm import Mapper, Session, UOWTransaction
 
 from eventbus.events.change import Entity
-from eventbus.listeners.cascades import warn_of_conflicts
-from eventbus.listeners.ledger import Ledger
-from eventbus.listeners.places import Places
-from eventbus.listeners.plan import Plans
-from eventbus.listeners.transactional import check_transactional
+from eventbus.listeners.flushing.cascades import warn_of_conflicts
+from eventbus.listeners.flushing.places import Places
+from eventbus.listeners.flushing.plan import Plans
+from eventbus.listeners.recording.ledger import Ledger
+from eventbus.listeners.recording.transactional import check_transactional
 
 
 class Tables:

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session, SessionTransaction, SessionTransactionOrigin
 from sqlalchemy.orm.session import _sessions
 
 from eventbus.events.change import Change, Entity
-from eventbus.listeners.frame import Frame
+from eventbus.listeners.recording.frame import Frame
 
 LEDGER: Final = "eventbus.ledger"
 """Key in the `info` of a Session whose transaction has a ledger."""

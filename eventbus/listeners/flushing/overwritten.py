@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy.orm import InstanceState, LoaderCallableStatus, Session, UOWTransaction
 
 from eventbus.events.change import MISSING
-from eventbus.listeners.plan import ATOMS, Plan, Plans
+from eventbus.listeners.flushing.plan import ATOMS, Plan, Plans
 from eventbus.records.expressions import is_expression
 
 _OVERWRITTEN: Final = "eventbus.overwritten"

@@ -13,7 +13,7 @@ from sqlalchemy.types import TypeEngine
 
 from eventbus.errors import ConfigurationError
 from eventbus.events.ids import short_id
-from eventbus.listeners.stamps import has_default
+from eventbus.listeners.stamping.stamps import has_default
 
 State = InstanceState[Any]
 _CHUNK: Final = 500

@@ -11,7 +11,7 @@ from sqlalchemy.sql.selectable import FromClause
 
 from eventbus.errors import CaptureError, CaptureWarning
 from eventbus.events.change import MISSING, Entity, Key, Values
-from eventbus.listeners.frame import Frame, Recorded
+from eventbus.listeners.recording.frame import Frame, Recorded
 from eventbus.records.columns import stored
 from eventbus.records.expressions import is_expression
 

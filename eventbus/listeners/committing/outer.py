@@ -18,8 +18,8 @@ from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, Pool, event
 
-from eventbus.listeners.ledger import Ledger
-from eventbus.listeners.transactional import has_failed
+from eventbus.listeners.recording.ledger import Ledger
+from eventbus.listeners.recording.transactional import has_failed
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""What one flush did to the rows of its objects."""

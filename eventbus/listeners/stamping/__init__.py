@@ -1,0 +1,1 @@
+"""What new and changed objects are given before the flush: ids, authors, times."""
