@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from struct import pack, unpack
-from typing import Self
+from typing import BinaryIO, Self
 
 import pytest
 from amqp.serialization import dumps
 
+from consumers.base import ConsumerSettings
+from consumers.base.broker.line import Line
+from consumers.base.reading.wire import FrameReader
 from eventbus.errors import BrokerUnavailable
 from eventbus.events.envelope import Message
 from eventbus.publishers import AmqpPublisher, Outcome
@@ -20,6 +25,7 @@ from eventbus.publishers.link import Timeouts
 SHORT = Timeouts(connect=0.5, write=0.5, confirm=0.5, close=0.3)
 MESSAGES = [Message("crm.contact.updated", f"tx-{number}", b'{"n":%d}' % number, "tx") for number in range(3)]
 
+HEARTBEAT = pack(">BHIB", 8, 0, 0, 0xCE)
 HEADER = b"AMQP\x00\x00\x09\x01"
 START_OK, OPEN, CHANNEL_OPEN, DECLARE, CHANNEL_CLOSE, SELECT = (
     (10, 11),
@@ -57,11 +63,13 @@ STEPS = [HEADER, START_OK, OPEN, CHANNEL_OPEN, DECLARE, CHANNEL_CLOSE, SELECT]
 class FakeBroker:
     """Speaks as much AMQP as a publisher needs, and nothing more once it has heard `deaf_to`.
 
-    `confirm` is what it sends for each publication: bytes, or nothing.
+    `confirm` is what it sends for each publication: bytes, or nothing. With `beats` it goes on with its heartbeats, as
+    a broker does that hangs over one question, about a queue without its majority for one.
     """
 
     def __init__(self) -> None:
         self.deaf_to: object = None
+        self.beats = False
         self.confirm = b""
         self.connections = 0
         self._server = socket.create_server(("127.0.0.1", 0))
@@ -104,11 +112,27 @@ class FakeBroker:
                 signature = unpack(">HH", payload[:4]) if kind == 1 else None
                 if signature is not None and signature == self.deaf_to:
                     self.deaf_to = None
-                    stream.read()  # until the client gives up
+                    self._hang(client, stream)
                 elif signature == PUBLISH:
                     client.sendall(self.confirm)
                 elif signature in ANSWERS:
                     client.sendall(ANSWERS[signature](channel))
+
+    def _hang(self, client: socket.socket, stream: BinaryIO) -> None:
+        """Until the client gives up."""
+        client.settimeout(0.1)
+        with contextlib.suppress(OSError):
+            while self.beats and not _hung_up(client):
+                client.sendall(HEARTBEAT)
+        client.settimeout(None)
+        stream.read()
+
+
+def _hung_up(client: socket.socket) -> bool:
+    try:
+        return not client.recv(1, socket.MSG_PEEK)
+    except TimeoutError:
+        return False
 
 
 @pytest.fixture
@@ -122,6 +146,29 @@ def publisher(broker: FakeBroker) -> Iterator[AmqpPublisher]:
     made = AmqpPublisher(broker.url, exchange="x", service="crm", timeouts=SHORT)
     yield made
     made.close()
+
+
+@pytest.mark.parametrize("step", [CHANNEL_OPEN, DECLARE, SELECT], ids=str)
+def test_heartbeats_are_no_answer(broker: FakeBroker, publisher: AmqpPublisher, step: object) -> None:
+    broker.deaf_to, broker.beats = step, True
+    start = time.monotonic()
+    with pytest.raises(BrokerUnavailable, match="did not answer within") as caught:
+        publisher.publish(MESSAGES)
+    assert time.monotonic() - start < 3
+    assert caught.value.outcomes == [None] * 3
+    broker.confirm = ack(0, multiple=True)
+    assert publisher.publish(MESSAGES) == [Outcome.CONFIRMED] * 3
+
+
+def test_a_consumer_takes_heartbeats_for_no_answer_either(broker: FakeBroker) -> None:
+    line = Line(replace(ConsumerSettings(), url=broker.url, patience=0.5))
+    FrameReader(line.driver, 1, lambda _: None, keep=1, patience=0.5)
+    broker.deaf_to, broker.beats = CHANNEL_OPEN, True
+    start = time.monotonic()
+    with pytest.raises(TimeoutError, match=r"did not answer within 0\.5 s"):
+        line.channel()
+    assert time.monotonic() - start < 3
+    line.drop()
 
 
 @pytest.mark.parametrize("step", STEPS, ids=str)

@@ -36,6 +36,9 @@ class Driver:
         self.transport = self
         self._read_buffer = b""
 
+    def allowed(self, timeout: float | None) -> float | None:
+        return timeout
+
     def on_inbound_frame(self, frame: tuple[int, int, bytes]) -> None:
         self.frames.append(frame)
 

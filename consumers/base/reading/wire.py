@@ -92,7 +92,8 @@ class FrameReader:
 
     def _blocking_read(self, timeout: float | None = None) -> bool:
         """What py-amqp calls while it waits for an answer."""
-        if not self.read(self._patience if timeout is None else timeout):
+        allowed = self._connection.allowed(timeout)
+        if not self.read(self._patience if allowed is None else allowed):
             raise TimeoutError("the broker did not answer in time")
         return True
 
