@@ -6,6 +6,8 @@ import argparse
 import contextlib
 import random
 import re
+import signal
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
@@ -24,6 +26,7 @@ KINDS: dict[str, type[Node]] = {"postgres": PostgresNode, "mariadb": MariaNode}
 def main(argv: Sequence[str] | None = None) -> int:
     """The long run."""
     options = _options(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the servers go with it
     first = options.seed if options.seed is not None else random.SystemRandom().randrange(10**6)
     with contextlib.ExitStack() as stack:
         nodes = _nodes(options, stack)
