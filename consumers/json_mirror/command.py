@@ -24,6 +24,7 @@ from consumers.json_mirror.disk.lock import Lock
 from consumers.json_mirror.disk.private import require_own
 from consumers.json_mirror.errors import DirectoryUnusable
 from consumers.json_mirror.heartbeat import Heartbeat
+from consumers.json_mirror.lateness import Lateness
 from consumers.json_mirror.service import Mirror
 from consumers.json_mirror.settings import MirrorSettings
 from consumers.json_mirror.state import State, require
@@ -181,6 +182,7 @@ def open_mirror(settings: MirrorSettings, **options: Any) -> Iterator[Mirror]:
             files,
             heartbeat=heartbeat,
             idle=Heartbeat(settings.caught_up_file),
+            lateness=Lateness(settings.lateness_file),
             feed=_feed(settings, stack),
             tombstone_age=settings.tombstone_age,
             guard=lock.check,

@@ -21,6 +21,7 @@ from consumers.json_mirror.handling import intake
 from consumers.json_mirror.handling.standing import Standing
 from consumers.json_mirror.handling.unwritten import Unwritten
 from consumers.json_mirror.heartbeat import HELD, Heartbeat
+from consumers.json_mirror.lateness import Lateness
 from consumers.json_mirror.state import Change, State
 from eventbus.errors import counted
 
@@ -49,6 +50,7 @@ class Mirror(Observer):
         idle: Heartbeat | None = None,
         feed: Feed | None = None,
         progress: Progress | None = None,
+        lateness: Lateness | None = None,
         tombstone_age: float = 0,
         fatal: Callable[[Exception], None] = lambda _: None,
         guard: Callable[[], None] = lambda: None,
@@ -56,7 +58,7 @@ class Mirror(Observer):
     ) -> None:
         self._state = state
         self._unwritten = Unwritten(state, files)
-        self._standing = Standing(self._more_troubles, heartbeat, idle, progress)
+        self._standing = Standing(self._more_troubles, heartbeat, idle, progress, lateness)
         self._feed = feed
         self._tombstone_age = tombstone_age
         self._fatal = fatal

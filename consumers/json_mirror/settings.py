@@ -89,6 +89,11 @@ class MirrorSettings:
         return self.private_dir / "caught-up"
 
     @property
+    def lateness_file(self) -> Path:
+        """How late files were in each minute of the last hour."""
+        return self.private_dir / "lateness.json"
+
+    @property
     def bounds(self) -> Bounds:
         """How far the state may grow by ever new fields and entities."""
         return Bounds(record=2 * self.consumer.limits.body, entities=self.max_entities)

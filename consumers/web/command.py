@@ -20,14 +20,22 @@ from eventbus.monitoring import logs
 @click.option("--url", metavar="URL", help="The broker. Default: EVENTBUS_URL.")
 @click.option("--host", help=f"Where to listen. Default: EVENTBUS_WEB_HOST, or {DEFAULT_HOST}: this machine alone.")
 @click.option("--port", type=click.IntRange(0, 65535), help=f"Default: EVENTBUS_WEB_PORT, or {DEFAULT_PORT}.")
+@click.option("--database", metavar="URL", help="A service's database, to show its parked rows. Default: DATABASE_URL.")
 @click.option("--allow-writes", is_flag=True, help="Let pages retry and purge dead letters.")
-def command(data_dir: Path | None, url: str | None, host: str | None, port: int | None, allow_writes: bool) -> None:
+def command(
+    data_dir: Path | None,
+    url: str | None,
+    host: str | None,
+    port: int | None,
+    database: str | None,
+    allow_writes: bool,
+) -> None:
     """Show the mirror in a browser: records, live changes, history, dead letters.
 
     Reads what the mirror keeps; the mirror may run or not. Only this machine can reach it, unless EVENTBUS_WEB_TOKEN (a
     token that everybody has to show) or EVENTBUS_WEB_PROXY_HEADER (a header in which a proxy says who looks) is set.
     """
-    settings = WebSettings.from_env(host=host, port=port, allow_writes=allow_writes)
+    settings = WebSettings.from_env(host=host, port=port, database=database, allow_writes=allow_writes)
     mirror = settings.mirror
     if data_dir is not None:
         mirror = replace(mirror, data_dir=data_dir)

@@ -11,6 +11,7 @@ from typing import Any, Final, final
 from consumers.base.witness import BrokerWitness
 from consumers.json_mirror.state import Figures
 from consumers.json_mirror.witness import MirrorWitness
+from consumers.web.outbox import OutboxView
 from consumers.web.settings import WebSettings
 from eventbus.inspection.witness import Finding, Report
 
@@ -42,9 +43,10 @@ class Overview:
 
 @final
 class Observatory:
-    """Asks broker and mirror at most once in two seconds, for everybody."""
+    """Asks broker, mirror and outbox at most once in two seconds, for everybody."""
 
-    def __init__(self, settings: WebSettings) -> None:
+    def __init__(self, settings: WebSettings, outbox: OutboxView) -> None:
+        self._outbox = outbox
         self._broker = BrokerWitness(settings.consumer)
         self._mirror = MirrorWitness(settings.mirror)
         self._lock = threading.Lock()
@@ -52,8 +54,9 @@ class Observatory:
 
     def look(self, entities: Sequence[Figures]) -> Overview:
         """How things are."""
-        mirror, broker = self._mirror.status(), self._ask_broker()
-        return Overview([*mirror.findings, *broker.findings], {**broker.figures, **mirror.figures}, entities)
+        mirror, broker, outbox = self._mirror.status(), self._ask_broker(), self._outbox.look()[0]
+        findings = [*mirror.findings, *broker.findings, *outbox.findings]
+        return Overview(findings, {**outbox.figures, **broker.figures, **mirror.figures}, entities)
 
     def _ask_broker(self) -> Report:
         with self._lock:

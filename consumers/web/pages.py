@@ -22,6 +22,7 @@ from starlette.staticfiles import StaticFiles
 from consumers.base.errors import Lost
 from consumers.base.reading.moments import moment as read_moment
 from consumers.json_mirror.errors import StateDamaged, StateUnavailable
+from consumers.tail import duration
 from consumers.web.actions import Actions
 from consumers.web.guard import LOGIN, Sessions, user_of
 from consumers.web.letters import Letters
@@ -60,7 +61,13 @@ class Pages:
         self._templates = Environment(
             loader=FileSystemLoader(_HERE / "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
         )
-        self._templates.filters |= {"ago": ago, "json": as_text, "number": "{:,}".format, "address": quote}
+        self._templates.filters |= {
+            "ago": ago,
+            "json": as_text,
+            "number": "{:,}".format,
+            "address": quote,
+            "duration": duration,
+        }
         self._templates.globals |= {"settings": settings, "counted": counted}
 
     def routes(self) -> list[Any]:

@@ -25,6 +25,7 @@ class WebSettings:
 
     `token`: whoever shows it may look. `proxy_header`: the name of a header in which a proxy in front says who looks,
     and which nobody but the proxy can send. `hosts`: names under which the pages are reached, besides the address.
+    `database`: where a service keeps its outbox, whose parked rows are then shown.
     """
 
     mirror: MirrorSettings = field(default_factory=MirrorSettings)
@@ -35,6 +36,7 @@ class WebSettings:
     token: str = field(default="", repr=False)
     proxy_header: str = ""
     allow_writes: bool = False
+    database: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
         wrong = Complaints()
@@ -85,6 +87,7 @@ class WebSettings:
                 "hosts": tuple(env.str("EVENTBUS_WEB_HOSTS", "").replace(",", " ").split()),
                 "token": env.str("EVENTBUS_WEB_TOKEN", ""),
                 "proxy_header": env.str("EVENTBUS_WEB_PROXY_HEADER", ""),
+                "database": env.str("DATABASE_URL", ""),
             }
         wrong.tell()
         return cls(**{**values, **{name: value for name, value in given.items() if value is not None}})

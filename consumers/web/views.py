@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, final
 from urllib.parse import urlencode
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from consumers.json_mirror.lateness import MINUTES, Lateness
 from consumers.web import drawing, past
 from consumers.web.letters import Letters
+from consumers.web.outbox import OutboxView
 from consumers.web.overview import Observatory
 from consumers.web.records import Query, Records
 from consumers.web.settings import WebSettings
@@ -24,7 +27,8 @@ class Views:
     def __init__(self, settings: WebSettings, letters: Letters) -> None:
         self._settings = settings
         self._letters = letters
-        self._observatory = Observatory(settings)
+        self._outbox = OutboxView(settings)
+        self._observatory = Observatory(settings, self._outbox)
 
     def overview(self, _: Request) -> dict[str, Any]:
         """Whether all is well."""
@@ -32,6 +36,7 @@ class Views:
             seen = self._observatory.look(records.entities())
         history = past.open_history(self._settings.history.history_file)
         plot, hour = "", None
+        late = _lateness(self._settings.mirror.lateness_file)
         if history is not None:
             with history:
                 hour = past.last_hour(history, time.time_ns() // 1000)
@@ -45,6 +50,7 @@ class Views:
             "entities": seen.entities,
             "hour": hour,
             "plot": plot,
+            **late,
         }
 
     def entities(self, _: Request) -> dict[str, Any]:
@@ -138,7 +144,13 @@ class Views:
 
     def letters(self, _: Request) -> dict[str, Any]:
         """The dead letters, by reason."""
-        return {"groups": self._letters.groups()}
+        outbox, parked = self._outbox.look()
+        return {
+            "groups": self._letters.groups(),
+            "asked": bool(self._settings.database),
+            "outbox": outbox,
+            "parked": parked,
+        }
 
     def letter(self, request: Request) -> dict[str, Any]:
         """One dead letter, whole."""
@@ -160,6 +172,20 @@ class _open:  # noqa: N801  a context manager that reads as a function
 
     def __exit__(self, *_: object) -> None:
         self._records.close()
+
+
+def _lateness(path: Path) -> dict[str, Any]:
+    """From commit to file, a bar for each of the last 60 minutes."""
+    minutes = {each.number: each for each in Lateness(path).minutes()}
+    worst = max((each.worst / 1000 for each in minutes.values()), default=None)
+    now = int(time.time() // 60)
+    hour = [minutes.get(now - MINUTES + at) for at in range(MINUTES)]
+    plot = drawing.bars(
+        [each.middle if each else 0 for each in hour],
+        "From commit to file in each of the last 60 minutes",
+        [each.worst if each else 0 for each in hour],
+    )
+    return {"late": [each for each in hour if each], "late_plot": plot if worst is not None else "", "worst": worst}
 
 
 def _directory(request: Request) -> str:

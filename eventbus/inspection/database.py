@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any, Final, final
 
 import orjson
@@ -16,8 +17,8 @@ from eventbus import cli
 from eventbus.bus import Bus, installed
 from eventbus.dumps.targets import entities_of, primary_key, rows_of
 from eventbus.errors import counted
-from eventbus.inspection.witness import Absent, Evidence, Finding, Options, Report, Subject, Witness
-from eventbus.outbox import metadata
+from eventbus.inspection.witness import Absent, Evidence, Finding, Options, Parked, Report, Subject, Witness
+from eventbus.outbox import ParkedRow, Store, metadata
 from eventbus.outbox.census import Census, take_census
 from eventbus.outbox.owner import is_for_relay
 from eventbus.outbox.queries import MOST
@@ -31,6 +32,8 @@ from eventbus.snapshot import key_of
 
 _LATE: Final = 60.0
 """Seconds that a row may wait before somebody should look."""
+_SHOWN: Final = 50
+"""Parked rows that are shown."""
 _CLOCK: Final = 5.0
 """Seconds by which two clocks may differ."""
 _RELAY: Final = "eventbus relay"
@@ -88,6 +91,16 @@ class DatabaseWitness(Witness):
         figures |= {"orphaned": census.orphaned, "parked": census.parked}
         figures |= {"for_relay": census.for_relay, "relay": census.relay}
         return Report(figures, tuple(_troubles(census)))
+
+    def parked(self) -> Sequence[Parked]:
+        """The rows that the broker would not take."""
+        store = Store(self._engine)
+        try:
+            return [_shown(row) for row in store.parked.page(rows=_SHOWN)]
+        except SQLAlchemyError:
+            return ()  # `status` tells why
+        finally:
+            store.close()
 
     def why(self, subject: Subject, evidence: Evidence) -> Iterable[Finding]:
         """The model, the row, and what of it waits in the outbox."""
@@ -160,6 +173,11 @@ class DatabaseWitness(Witness):
         with side_connection(self._engine) as connection:
             row = connection.execute(rows_of(entity, entity.read).where(*matches)).first()
         return None if row is None else tuple(row)
+
+
+def _shown(row: ParkedRow) -> Parked:
+    time_text = datetime.fromtimestamp(row.parked_at / 1e6, UTC).isoformat(timespec="seconds")
+    return Parked(str(row.id), time_text, row.attempts, row.payload.count(b"\n") + 1, row.reason)
 
 
 def _unreachable(error: SQLAlchemyError) -> Finding:

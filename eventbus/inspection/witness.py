@@ -7,7 +7,7 @@ consumers, and a package of yours can add its own place.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
@@ -88,6 +88,17 @@ class Evidence:
     document: Mapping[str, Any] | Literal[False] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """A row of an outbox that the broker would not take, for people. `time` is RFC 3339, in UTC."""
+
+    id: str
+    time: str
+    attempts: int
+    events: int
+    reason: str
+
+
 class Witness(ABC):
     """A place that can be asked. Nothing it does changes anything there."""
 
@@ -97,6 +108,10 @@ class Witness(ABC):
 
     def why(self, subject: Subject, evidence: Evidence) -> Iterable[Finding]:
         """What it knows of one record, and adds to the evidence."""
+        return ()
+
+    def parked(self) -> Sequence[Parked]:
+        """What it holds that is tried again seldom, the oldest first, some fifty at most."""
         return ()
 
     def examine(self) -> Iterable[Finding]:
@@ -128,6 +143,16 @@ def witnesses(options: Options) -> Iterator[dict[str, Witness | Absent]]:
                 found[name] = stack.enter_context(opener(options))
             except Absent as absent:
                 found[name] = absent
+        yield found
+
+
+@contextmanager
+def witness(name: str, options: Options) -> Iterator[Witness]:
+    """The place of this name alone. Raises Absent where it cannot be asked."""
+    opener = next((opener for each, opener in _openers() if each == name), None)
+    if opener is None:
+        raise Absent(f"there is no place {name}")
+    with opener(options) as found:
         yield found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from starlette.testclient import TestClient
 from consumers.base import ConsumerSettings
 from consumers.history.settings import HistorySettings
 from consumers.json_mirror.command import main as mirror
+from consumers.json_mirror.lateness import Lateness
 from consumers.json_mirror.settings import MirrorSettings
 from consumers.web.app import make_app
 from consumers.web.command import main
@@ -24,6 +26,8 @@ from consumers.web.pages import ago, as_text
 from consumers.web.settings import WebSettings
 from eventbus import acting_as, install
 from eventbus.errors import ConfigurationError
+from eventbus.outbox import ParkedRow, Store
+from eventbus.outbox.parked_rows import NEVER
 from tests.support.consuming import publish
 
 TOKEN = "a-token-of-some-length"
@@ -329,3 +333,46 @@ def test_times_and_values_read_well() -> None:
     assert ago("2001-01-01T00:00:00Z").endswith(" d ago")
     assert as_text({"a": [1]}) == '{"a":[1]}'
     assert as_text("x" * 5000).endswith("… (5,002 characters)")
+
+
+# --- the outbox of a service ------------------------------------------------------------------------------------------
+
+
+def park(url: str) -> None:
+    store = Store(sa.create_engine(url))
+    store.parked.add([ParkedRow(17, 0, 1_763_884_800_000_000, NEVER, 3, "<b>NO_ROUTE</b>", b"{}\n{}")])
+    store.close()
+
+
+def test_parked_rows_of_a_database_that_is_given_are_shown_as_text(settings: WebSettings) -> None:
+    park("sqlite:///app.sqlite3")
+    with client(settings, database="sqlite:///app.sqlite3") as browser:
+        page, twin = browser.get("/letters").text, browser.get("/letters.json").json()
+        overview = browser.get("/overview.json").json()
+    assert "&lt;b&gt;NO_ROUTE&lt;/b&gt;" in page
+    assert [(row["id"], row["events"], row["attempts"]) for row in twin["parked"]] == [("17", 2, 3)]
+    assert overview["figures"]["parked"] == 1
+
+
+def test_without_a_database_the_page_says_how_to_name_one(browser: TestClient) -> None:
+    assert "DATABASE_URL" in browser.get("/letters").text
+
+
+def test_a_database_that_is_away_breaks_no_page(settings: WebSettings) -> None:
+    with client(settings, database="postgresql+psycopg://nobody:s3cret@localhost:1/none") as browser:
+        letters, overview = browser.get("/letters"), browser.get("/")
+    assert letters.status_code == overview.status_code == 200
+    assert "s3cret" not in letters.text + overview.text
+
+
+def test_how_late_files_were_is_drawn(settings: WebSettings) -> None:
+    now = [time.time() - 120]
+    lateness = Lateness(settings.mirror.lateness_file, clock=lambda: now[0])
+    lateness.add(0.004)
+    lateness.add(0.25)
+    now[0] += 60
+    lateness.turn()
+    with client(settings) as browser:
+        page, twin = browser.get("/").text, browser.get("/overview.json").json()
+    assert "which took 250 ms" in page
+    assert twin["worst"] == 0.25

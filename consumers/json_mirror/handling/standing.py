@@ -10,6 +10,7 @@ from consumers.base import Delivery
 from consumers.base.progress import Progress
 from consumers.base.reading.moments import moment
 from consumers.json_mirror.heartbeat import Heartbeat
+from consumers.json_mirror.lateness import Lateness
 from eventbus.monitoring.figures import LATENCIES
 
 
@@ -24,6 +25,7 @@ class Standing:
         heartbeat: Heartbeat | None = None,
         idle: Heartbeat | None = None,
         progress: Progress | None = None,
+        lateness: Lateness | None = None,
     ) -> None:
         self.applied = 0
         self._more = more
@@ -31,6 +33,7 @@ class Standing:
         self._idle = idle
         self._is_idle = False
         self._progress = progress
+        self._lateness = lateness
         self._troubles: dict[str, str] = {}
         self._ages: Any = None
 
@@ -68,13 +71,20 @@ class Standing:
         if self._heartbeat:
             self._heartbeat.beat("; ".join(self.troubles()))
         self._beat_idle()
+        if self._lateness:
+            self._lateness.turn()
         if self._progress:
             self._progress.show(self.applied)
 
     def written(self, batch: Sequence[Delivery]) -> None:
         """The files of a batch are written."""
-        if self._ages is not None and batch:
-            self._ages.observe(_age(batch[0].event.time))
+        if not batch:
+            return
+        age = _age(batch[0].event.time)
+        if self._ages is not None:
+            self._ages.observe(age)
+        if self._lateness:
+            self._lateness.add(age)
 
     def end(self) -> None:
         """The last word."""
