@@ -23,10 +23,9 @@ from eventbus.bus import Bus, installed
 from eventbus.dumps import checks, constraints, files, sequences, surroundings, triggers
 from eventbus.dumps.loader import Loader
 from eventbus.dumps.moments import Moment, moment_options, paths_of
-from eventbus.dumps.outcome import MAX_ERRORS, Loaded, Options, adding
+from eventbus.dumps.outcome import MAX_ERRORS, Existing, Loaded, Options, adding
 from eventbus.dumps.places import Places
 from eventbus.dumps.publishing import write_events
-from eventbus.dumps.rows import Existing
 from eventbus.dumps.slices import Slice, slices
 from eventbus.dumps.targets import Targets
 from eventbus.dumps.writer import TooEarlyError

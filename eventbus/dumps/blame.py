@@ -12,10 +12,10 @@ from sqlalchemy import Column, Connection, Table
 from sqlalchemy.exc import SQLAlchemyError
 
 from eventbus.dumps.failures import Failure, Failures
+from eventbus.dumps.groups import Group, Origin
 from eventbus.dumps.naturals import unique_keys
 from eventbus.dumps.order import referred
 from eventbus.dumps.places import Places
-from eventbus.dumps.rows import Group, Origin
 from eventbus.dumps.statements import Statements
 from eventbus.dumps.targets import Target, Targets
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, ForeignKeyConstraint, Table
 
 from eventbus.dumps import constraints
-from eventbus.dumps.rows import Group, Origin
+from eventbus.dumps.groups import Group, Origin
 from eventbus.dumps.shelf import Shelf
 from eventbus.dumps.spool import Spool
 from eventbus.dumps.statements import Statements

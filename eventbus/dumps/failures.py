@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
+from eventbus.dumps.groups import Origin
 from eventbus.dumps.places import Places
-from eventbus.dumps.rows import Origin
 from eventbus.dumps.sources import LONGEST_PATH
 from eventbus.errors import LoadError
 from eventbus.redaction import shown

@@ -7,7 +7,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Table
 
-from eventbus.dumps.rows import Existing, Group, Origin
+from eventbus.dumps.groups import Group, Origin
+from eventbus.dumps.outcome import Existing
 from eventbus.dumps.statements import Statements
 from eventbus.dumps.writer import PARAMETERS, Writer
 

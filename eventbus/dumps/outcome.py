@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, Literal
 
-from eventbus.dumps.rows import Existing
+Existing = Literal["update", "keep", "fail", "replace"]
+"""What becomes of a record whose key is in the database already."""
 
 WINDOW: Final = 5_000
 """Records gathered before they are written."""

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy import Column, Connection
 
 from eventbus.dumps.blame import Blame
-from eventbus.dumps.rows import Group, Origin
+from eventbus.dumps.groups import Group, Origin
 from eventbus.dumps.statements import Statements
 
 

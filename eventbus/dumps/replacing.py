@@ -16,8 +16,8 @@ from sqlalchemy import Connection, Table
 
 from eventbus.dumps import references
 from eventbus.dumps.facts import MYSQL
+from eventbus.dumps.groups import Group
 from eventbus.dumps.references import Reference
-from eventbus.dumps.rows import Group
 from eventbus.dumps.statements import Statements
 from eventbus.dumps.targets import Target, Targets
 

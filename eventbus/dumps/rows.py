@@ -7,67 +7,23 @@ of what the driver takes, so that nothing is left to do for a row when it is wri
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 from marshmallow import ValidationError
-from sqlalchemy import Column, Table
+from sqlalchemy import Column
 from sqlalchemy.engine import Dialect
 
-from eventbus.dumps.defaults import Default, defaults_of
+from eventbus.dumps.defaults import defaults_of
 from eventbus.dumps.facts import Facts
 from eventbus.dumps.forms import Form, Read, form_of
+from eventbus.dumps.groups import Group, Origin
 from eventbus.dumps.naturals import natural_key, reading_lists
 from eventbus.dumps.targets import Link, Part, Target, Targets
 from eventbus.errors import LoadError
 
 MakeRow = Callable[[Any, Mapping[str, Any]], tuple[Any, ...]]
 """A record's `pk` and `fields` to a row of its group."""
-Origin = tuple[str, int, str, Any]
-"""A record's file, its number in it (from 1), its model and primary key."""
-Existing = Literal["update", "keep", "fail", "replace"]
-"""What becomes of a record whose key is in the database already."""
-Role = Literal["record", "part", "link"]
-"""What a row is: the record; a part of it that others may fill as well; a link of a list."""
-
-
-@dataclass(slots=True, eq=False)
-class Group:
-    """Rows for one table with one set of columns, waiting to be written.
-
-    A row has the values of `columns`, in that order. By those at the places `key` a row that is there already is known;
-    without any it is always a new one. `partial` rows lack columns that a new row needs.
-    """
-
-    target: Target
-    part: Part
-    columns: tuple[Column[Any], ...]
-    forms: tuple[Form, ...]
-    key: tuple[int, ...]
-    defaults: tuple[Default, ...] = ()
-    role: Role = "record"
-    partial: bool = False
-    counted: bool = True
-    naturals: tuple[int, ...] = ()
-    """Places where a row may have a natural key that is to be looked up."""
-    rows: list[tuple[Any, ...]] = field(default_factory=list)
-    origins: list[Origin] = field(default_factory=list)
-    """Where each row comes from, for errors."""
-
-    @property
-    def table(self) -> Table:
-        """The table the rows are for."""
-        return self.part.table
-
-    def taken(self) -> tuple[list[tuple[Any, ...]], list[Origin]]:
-        """The rows and their origins; the group is empty afterwards."""
-        rows, origins = self.rows, self.origins
-        self.rows, self.origins = [], []
-        return rows, origins
-
-    def key_of(self, row: Sequence[Any]) -> tuple[Any, ...]:
-        """By which an existing row is known."""
-        return tuple(row[place] for place in self.key)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import Column, Table
 from sqlalchemy.engine import Dialect
 
 from eventbus.dumps.facts import MYSQL, TableFacts
 from eventbus.dumps.forms import Form
-
-if TYPE_CHECKING:
-    from eventbus.dumps.rows import Group
+from eventbus.dumps.groups import Group
 
 
 class Statements:

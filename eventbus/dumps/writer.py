@@ -18,10 +18,11 @@ from sqlalchemy.exc import DBAPIError, StatementError
 from eventbus.dumps.blame import Blame, is_missing_reference, is_taken
 from eventbus.dumps.facts import Facts
 from eventbus.dumps.failures import Failures
+from eventbus.dumps.groups import Group, Origin
 from eventbus.dumps.ledger import Ledger
+from eventbus.dumps.outcome import Existing
 from eventbus.dumps.parking import Parking
 from eventbus.dumps.replacing import Kept
-from eventbus.dumps.rows import Existing, Group, Origin
 from eventbus.dumps.statements import Statements
 from eventbus.dumps.targets import Targets
 
