@@ -19,10 +19,11 @@ import orjson
 from sqlalchemy import Connection, Engine
 
 from eventbus import cli, commands
-from eventbus.dumps import output, surroundings
-from eventbus.dumps.dumping import Dump, Dumped, Wanted
-from eventbus.dumps.mirrored import records_of_mirror
-from eventbus.dumps.output import Format, open_output
+from eventbus.dumps import surroundings
+from eventbus.dumps.dumping import output
+from eventbus.dumps.dumping.dumper import Dump, Dumped, Wanted
+from eventbus.dumps.dumping.mirrored import records_of_mirror
+from eventbus.dumps.dumping.output import Format, open_output
 from eventbus.dumps.targets import Target, Targets
 from eventbus.errors import ConfigurationError
 

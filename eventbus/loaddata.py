@@ -20,15 +20,18 @@ from sqlalchemy.orm import Session, scoped_session
 
 from eventbus import cli, commands
 from eventbus.bus import Bus, installed
-from eventbus.dumps import checks, constraints, files, sequences, surroundings, triggers
-from eventbus.dumps.loader import Loader
-from eventbus.dumps.moments import Moment, moment_options, paths_of
+from eventbus.dumps import surroundings, triggers
+from eventbus.dumps.loading import checks
+from eventbus.dumps.loading.loader import Loader
 from eventbus.dumps.outcome import MAX_ERRORS, Existing, Loaded, Options, adding
-from eventbus.dumps.places import Places
-from eventbus.dumps.publishing import write_events
-from eventbus.dumps.slices import Slice, slices
+from eventbus.dumps.reading import files
+from eventbus.dumps.reading.moments import Moment, moment_options, paths_of
+from eventbus.dumps.reading.places import Places
+from eventbus.dumps.reading.slices import Slice, slices
 from eventbus.dumps.targets import Targets
-from eventbus.dumps.writer import TooEarlyError
+from eventbus.dumps.writing import constraints, sequences
+from eventbus.dumps.writing.publishing import write_events
+from eventbus.dumps.writing.writer import TooEarlyError
 from eventbus.errors import ConfigurationError
 from eventbus.muting import muted
 from eventbus.outbox import Entry

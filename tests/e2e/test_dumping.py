@@ -91,7 +91,7 @@ def test_nothing_is_kept_of_a_load_that_was_ended(place: Place, number: signal.S
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
 def test_no_file_is_left_of_a_dump_that_was_ended(place: Place, number: signal.Signals) -> None:
     (place.directory / "before.json").write_text("old")
-    slow = "import time, eventbus.dumps.dumping as d; fetch = d.Rows.fetch\n"
+    slow = "import time, eventbus.dumps.dumping.dumper as d; fetch = d.Rows.fetch\n"
     slow += "def wait(self):\n    yield from fetch(self)\n    print('now', flush=True)\n    time.sleep(60)\n"
     slow += "d.Rows.fetch = wait\nimport sys; from eventbus.dumpdata import main; sys.exit(main(sys.argv[1:]))"
     place.sql("INSERT INTO thing VALUES (1, NULL, 'secret')")

@@ -14,7 +14,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sess
 
 import eventbus
 from eventbus import loaddata as command
-from eventbus.dumps import cutting
+from eventbus.dumps.reading import cutting
 from eventbus.errors import LoadError
 from eventbus.loaddata import Loaded, loaddata
 

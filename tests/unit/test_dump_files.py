@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventbus.dumps import cutting, files
+from eventbus.dumps.reading import cutting, files
 from eventbus.errors import LoadError
 
 JSON = st.recursive(

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from eventbus.dumps import cutting, files, sources
+from eventbus.dumps.reading import cutting, files, sources
 from eventbus.errors import LoadError
 from tests.support.planting import make_socket, make_sparse
 

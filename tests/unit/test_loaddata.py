@@ -17,7 +17,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship, scoped_session, sessionmaker
 
 from eventbus import loaddata as command
-from eventbus.dumps import cutting, loader
+from eventbus.dumps.loading import loader
+from eventbus.dumps.reading import cutting
 from eventbus.errors import ConfigurationError, LoadError
 from eventbus.loaddata import Loaded, loaddata
 from eventbus.muting import is_muted

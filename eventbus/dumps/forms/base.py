@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeEngine, UserDefinedType
 
-from eventbus.dumps.numbers import json_text
+from eventbus.dumps.reading.numbers import json_text
 from eventbus.records import columns
 from eventbus.records.decimals import CONTEXT, to_decimal
 from eventbus.records.normalising.numbers import shortest_single, to_single

@@ -14,11 +14,11 @@ from marshmallow import ValidationError
 from sqlalchemy import Column
 from sqlalchemy.engine import Dialect
 
-from eventbus.dumps.defaults import defaults_of
 from eventbus.dumps.facts import Facts
 from eventbus.dumps.forms import Form, Read, form_of
-from eventbus.dumps.groups import Group, Origin
-from eventbus.dumps.naturals import natural_key, reading_lists
+from eventbus.dumps.rows.defaults import defaults_of
+from eventbus.dumps.rows.groups import Group, Origin
+from eventbus.dumps.rows.naturals import natural_key, reading_lists
 from eventbus.dumps.targets import Link, Part, Target, Targets
 from eventbus.errors import LoadError
 

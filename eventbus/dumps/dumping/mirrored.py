@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import orjson
 
-from eventbus.dumps import files
-from eventbus.dumps.dumping import Dumped
+from eventbus.dumps.dumping.dumper import Dumped
+from eventbus.dumps.reading import files
 from eventbus.errors import ConfigurationError, LoadError
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from eventbus.dumps.groups import Origin
-from eventbus.dumps.places import Places
-from eventbus.dumps.sources import LONGEST_PATH
+from eventbus.dumps.reading.places import Places
+from eventbus.dumps.reading.sources import LONGEST_PATH
+from eventbus.dumps.rows.groups import Origin
 from eventbus.errors import LoadError
 from eventbus.redaction import shown
 

@@ -8,14 +8,14 @@ from typing import Any
 from sqlalchemy import Connection, Table
 from sqlalchemy.exc import IntegrityError
 
-from eventbus.dumps import constraints, references
-from eventbus.dumps.blame import same
-from eventbus.dumps.failures import Failure, Failures
-from eventbus.dumps.loader import Loader
-from eventbus.dumps.places import Places
-from eventbus.dumps.references import Dangling, Reference
-from eventbus.dumps.replacing import delete_others, doomed_but_needed
+from eventbus.dumps.loading.loader import Loader
+from eventbus.dumps.reading.places import Places
 from eventbus.dumps.targets import Target, Targets
+from eventbus.dumps.writing import constraints, references
+from eventbus.dumps.writing.blame import same
+from eventbus.dumps.writing.failures import Failure, Failures
+from eventbus.dumps.writing.references import Dangling, Reference
+from eventbus.dumps.writing.replacing import delete_others, doomed_but_needed
 from eventbus.errors import LoadError
 
 

@@ -11,13 +11,13 @@ import sqlalchemy as sa
 from sqlalchemy import Column, Connection, Table
 from sqlalchemy.exc import SQLAlchemyError
 
-from eventbus.dumps.failures import Failure, Failures
-from eventbus.dumps.groups import Group, Origin
-from eventbus.dumps.naturals import unique_keys
 from eventbus.dumps.order import referred
-from eventbus.dumps.places import Places
-from eventbus.dumps.statements import Statements
+from eventbus.dumps.reading.places import Places
+from eventbus.dumps.rows.groups import Group, Origin
+from eventbus.dumps.rows.naturals import unique_keys
+from eventbus.dumps.rows.statements import Statements
 from eventbus.dumps.targets import Target, Targets
+from eventbus.dumps.writing.failures import Failure, Failures
 
 _WHOLE: Final[dict[type[Any], int]] = {sa.SmallInteger: 1 << 15, sa.Integer: 1 << 63}
 

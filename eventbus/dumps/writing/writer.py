@@ -15,16 +15,16 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Table
 from sqlalchemy.exc import DBAPIError, StatementError
 
-from eventbus.dumps.blame import Blame, is_missing_reference, is_taken
 from eventbus.dumps.facts import Facts
-from eventbus.dumps.failures import Failures
-from eventbus.dumps.groups import Group, Origin
-from eventbus.dumps.ledger import Ledger
 from eventbus.dumps.outcome import Existing
-from eventbus.dumps.parking import Parking
-from eventbus.dumps.replacing import Kept
-from eventbus.dumps.statements import Statements
+from eventbus.dumps.rows.groups import Group, Origin
+from eventbus.dumps.rows.statements import Statements
 from eventbus.dumps.targets import Targets
+from eventbus.dumps.writing.blame import Blame, is_missing_reference, is_taken
+from eventbus.dumps.writing.failures import Failures
+from eventbus.dumps.writing.ledger import Ledger
+from eventbus.dumps.writing.parking import Parking
+from eventbus.dumps.writing.replacing import Kept
 
 REFUSALS: Final = (StatementError, OverflowError, ValueError, TypeError)
 """What comes of a value that does not fit: some drivers raise errors of their own, or Python's, before they ask."""

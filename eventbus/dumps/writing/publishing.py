@@ -9,8 +9,8 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from eventbus.bus import Bus
-from eventbus.dumps.replacing import Kept
 from eventbus.dumps.targets import Target, primary_key, rows_of
+from eventbus.dumps.writing.replacing import Kept
 from eventbus.events.context import current_author
 from eventbus.events.envelope import Batch
 from eventbus.events.ids import uuid7

@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from eventbus.dumps import files
-from eventbus.dumps.files import Batch
+from eventbus.dumps.reading import files
+from eventbus.dumps.reading.files import Batch
 
 
 @dataclass(slots=True)

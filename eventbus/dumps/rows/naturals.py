@@ -12,7 +12,7 @@ from sqlalchemy import Column, Connection, Table, UniqueConstraint
 
 from eventbus.dumps.forms import Form, Read
 from eventbus.dumps.order import referred
-from eventbus.dumps.statements import Statements
+from eventbus.dumps.rows.statements import Statements
 from eventbus.dumps.targets import Target, Targets
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from sqlalchemy import Connection, Table
 
-from eventbus.dumps.groups import Group, Origin
 from eventbus.dumps.outcome import Existing
-from eventbus.dumps.statements import Statements
-from eventbus.dumps.writer import PARAMETERS, Writer
+from eventbus.dumps.rows.groups import Group, Origin
+from eventbus.dumps.rows.statements import Statements
+from eventbus.dumps.writing.writer import PARAMETERS, Writer
 
 
 class Links:

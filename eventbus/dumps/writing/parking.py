@@ -10,9 +10,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Column, Connection
 
-from eventbus.dumps.blame import Blame
-from eventbus.dumps.groups import Group, Origin
-from eventbus.dumps.statements import Statements
+from eventbus.dumps.rows.groups import Group, Origin
+from eventbus.dumps.rows.statements import Statements
+from eventbus.dumps.writing.blame import Blame
 
 
 @dataclass(frozen=True, slots=True)

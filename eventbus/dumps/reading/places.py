@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
-from eventbus.dumps import files, sources
+from eventbus.dumps.reading import files, sources
 from eventbus.errors import LoadError
 
 MOST: Final = 64 << 20

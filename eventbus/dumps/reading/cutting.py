@@ -16,9 +16,9 @@ from typing import IO, Any, Final
 
 import orjson
 
-from eventbus.dumps.kinds import not_utf8, other_kind
-from eventbus.dumps.numbers import exact_float
-from eventbus.dumps.sources import LONGEST_PATH
+from eventbus.dumps.reading.kinds import not_utf8, other_kind
+from eventbus.dumps.reading.numbers import exact_float
+from eventbus.dumps.reading.sources import LONGEST_PATH
 from eventbus.errors import LoadError
 from eventbus.redaction import shown
 

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from sqlalchemy import Column, Table
 
-from eventbus.dumps.defaults import Default
 from eventbus.dumps.forms import Form
+from eventbus.dumps.rows.defaults import Default
 from eventbus.dumps.targets import Part, Target
 
 Role = Literal["record", "part", "link"]

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import IO, Any
 
-from eventbus.dumps import cutting, sources
-from eventbus.dumps.sources import LONGEST_PATH, STDIN
+from eventbus.dumps.reading import cutting, sources
+from eventbus.dumps.reading.sources import LONGEST_PATH, STDIN
 from eventbus.errors import LoadError
 from eventbus.redaction import shown
 

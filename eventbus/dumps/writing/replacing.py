@@ -14,12 +14,12 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection, Table
 
-from eventbus.dumps import references
 from eventbus.dumps.facts import MYSQL
-from eventbus.dumps.groups import Group
-from eventbus.dumps.references import Reference
-from eventbus.dumps.statements import Statements
+from eventbus.dumps.rows.groups import Group
+from eventbus.dumps.rows.statements import Statements
 from eventbus.dumps.targets import Target, Targets
+from eventbus.dumps.writing import references
+from eventbus.dumps.writing.references import Reference
 
 
 class Kept:

@@ -7,15 +7,15 @@ from typing import Any, Final, Self
 
 from sqlalchemy import Connection, ForeignKeyConstraint, Table
 
-from eventbus.dumps.circles import Circle, belonging
-from eventbus.dumps.failures import Failure, Failures
-from eventbus.dumps.groups import Group, Origin
-from eventbus.dumps.links import Links
-from eventbus.dumps.naturals import Natural, Naturals
+from eventbus.dumps.loading.circles import Circle, belonging
+from eventbus.dumps.loading.links import Links
+from eventbus.dumps.loading.spool import Spool
 from eventbus.dumps.outcome import Existing
-from eventbus.dumps.spool import Spool
+from eventbus.dumps.rows.groups import Group, Origin
+from eventbus.dumps.rows.naturals import Natural, Naturals
 from eventbus.dumps.targets import Targets
-from eventbus.dumps.writer import Writer
+from eventbus.dumps.writing.failures import Failure, Failures
+from eventbus.dumps.writing.writer import Writer
 
 _WAITING: Final = "waiting"
 _LINKS: Final = "links"

@@ -12,19 +12,19 @@ from typing import Any
 
 from sqlalchemy import Connection, ForeignKeyConstraint
 
-from eventbus.dumps import files
-from eventbus.dumps.blame import Blame
 from eventbus.dumps.facts import Facts
-from eventbus.dumps.failures import Failures
-from eventbus.dumps.later import Later
-from eventbus.dumps.naturals import Naturals
+from eventbus.dumps.loading.later import Later
+from eventbus.dumps.loading.records import Records
 from eventbus.dumps.outcome import WINDOW_BYTES, Loaded, Options
-from eventbus.dumps.places import Places
-from eventbus.dumps.records import Records
-from eventbus.dumps.rows import Planner
-from eventbus.dumps.slices import Slice
+from eventbus.dumps.reading import files
+from eventbus.dumps.reading.places import Places
+from eventbus.dumps.reading.slices import Slice
+from eventbus.dumps.rows.naturals import Naturals
+from eventbus.dumps.rows.planner import Planner
 from eventbus.dumps.targets import Target, Targets
-from eventbus.dumps.writer import Writer
+from eventbus.dumps.writing.blame import Blame
+from eventbus.dumps.writing.failures import Failures
+from eventbus.dumps.writing.writer import Writer
 
 
 class Loader:

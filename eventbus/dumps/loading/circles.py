@@ -11,12 +11,12 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, ForeignKeyConstraint, Table
 
-from eventbus.dumps import constraints
-from eventbus.dumps.groups import Group, Origin
-from eventbus.dumps.shelf import Shelf
-from eventbus.dumps.spool import Spool
-from eventbus.dumps.statements import Statements
-from eventbus.dumps.writer import Writer
+from eventbus.dumps.loading.shelf import Shelf
+from eventbus.dumps.loading.spool import Spool
+from eventbus.dumps.rows.groups import Group, Origin
+from eventbus.dumps.rows.statements import Statements
+from eventbus.dumps.writing import constraints
+from eventbus.dumps.writing.writer import Writer
 
 BATCH: Final = 2_000
 _LATE: Final = "late"

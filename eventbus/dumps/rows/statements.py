@@ -11,7 +11,7 @@ from sqlalchemy.engine import Dialect
 
 from eventbus.dumps.facts import MYSQL, TableFacts
 from eventbus.dumps.forms import Form
-from eventbus.dumps.groups import Group
+from eventbus.dumps.rows.groups import Group
 
 
 class Statements:

@@ -9,14 +9,14 @@ import sqlalchemy as sa
 from sqlalchemy import Table
 
 from eventbus.dumps.facts import Facts
-from eventbus.dumps.failures import Failure, Failures
-from eventbus.dumps.groups import Group, Origin
+from eventbus.dumps.loading.selection import Selection
 from eventbus.dumps.outcome import Loaded, Options
-from eventbus.dumps.rows import Plan, Planner
-from eventbus.dumps.selection import Selection
-from eventbus.dumps.slices import Slice
+from eventbus.dumps.reading.slices import Slice
+from eventbus.dumps.rows.groups import Group, Origin
+from eventbus.dumps.rows.planner import Plan, Planner
 from eventbus.dumps.targets import Target, Targets
-from eventbus.dumps.writer import Written
+from eventbus.dumps.writing.failures import Failure, Failures
+from eventbus.dumps.writing.writer import Written
 from eventbus.errors import LoadError
 
 MOST_PLANS: Final = 10_000

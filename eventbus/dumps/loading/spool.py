@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Hashable, Iterator
 from typing import IO, Any, Self
 
-from eventbus.dumps.groups import Group
+from eventbus.dumps.rows.groups import Group
 
 
 class Spool:

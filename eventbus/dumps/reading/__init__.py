@@ -1,0 +1,1 @@
+"""Records out of files: opened, cut, each with its place."""
