@@ -122,6 +122,15 @@ def test_every_link_leads_somewhere(page: Path) -> None:
             assert not anchor or anchor in anchors(there), link
 
 
+def test_the_architecture_names_modules_and_rooms_that_there_are() -> None:
+    there = [
+        f"/{path.relative_to(ROOT)}" for room in ("eventbus", "consumers", "tests") for path in (ROOT / room).rglob("*")
+    ]
+    named = re.findall(r"`([a-z0-9_/]+(?:\.py|/))`", (ROOT / "docs/architecture.md").read_text())
+    assert len(named) > 100
+    assert [name for name in named if not any(path.endswith(f"/{name.rstrip('/')}") for path in there)] == []
+
+
 def test_every_setting_is_documented() -> None:
     code = "\n".join(path.read_text() for top in ("eventbus", "consumers") for path in (ROOT / top).rglob("*.py"))
     settings = {
