@@ -1,4 +1,4 @@
-"""The place where it begins: the database of a service, its outbox, and what the service publishes of a record."""
+"""The database of a service, as `eventbus status`, `why` and `doctor` see it: its outbox, and what is published."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Forgetting one record, for one that holds a version which keeps every event out: then its next event counts."""
+"""Forgets one record whose version keeps every new event out: its next event counts then."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Unique values that swap: the row that has a value another record wants gives it up until its own record comes."""
+"""Unique values that move from row to row: a row gives up what another record wants, until its own record comes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a database does by itself along with what a Session does: seen by nobody, so it is warned of, once a kind.
+"""Changes that a database makes by itself: no Session sees them, so each kind is warned of once.
 
 Foreign keys delete or change rows elsewhere (ON DELETE, ON UPDATE), constraints replace or drop rows (SQLite's ON
 CONFLICT). What SQLAlchemy does instead of the database, as its relationships say, is captured like anything else.

@@ -1,4 +1,4 @@
-"""What is not captured, and said so: as the mode wants it, and of statements that cannot be."""
+"""Statements that are not captured: warned of, or refused, as the mode wants it."""
 
 from __future__ import annotations
 
