@@ -17,8 +17,9 @@ import sqlalchemy as sa
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship, scoped_session, sessionmaker
 
 from eventbus import loaddata as command
-from eventbus.dumps.loading import loader
+from eventbus.dumps.loading import records
 from eventbus.dumps.reading import cutting
+from eventbus.dumps.rows.planner import Planner
 from eventbus.errors import ConfigurationError, LoadError
 from eventbus.loaddata import Loaded, loaddata
 from eventbus.muting import is_muted
@@ -318,13 +319,13 @@ def test_any_order_and_choice_of_fields_is_loaded(
     engine: sa.Engine, load: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One plan serves all orders of the same fields, and plans are forgotten, not gathered."""
-    monkeypatch.setattr(loader, "MOST_PLANS", 3)
+    monkeypatch.setattr(records, "MOST_PLANS", 3)
     monkeypatch.setattr(command, "WINDOW", 5)
     every = {"name": "x", "source": "y", "seen_at": None, "data": {"a": 1}}
     orders = [order for size in (1, 2, 3) for order in itertools.permutations(["source", "seen_at", "data"], size)]
     planned: list[Any] = []
-    plan = loader.Planner.plan
-    monkeypatch.setattr(loader.Planner, "plan", lambda *args: (planned.append(args[1:]), plan(*args))[1])
+    plan = Planner.plan
+    monkeypatch.setattr(Planner, "plan", lambda *args: (planned.append(args[1:]), plan(*args))[1])
     load(*(record("crm.contact", str(n), name="x", **{k: every[k] for k in o}) for n, o in enumerate(orders)))
     load(*(record("crm.contact", str(n), **{k: every[k] for k in o}, name="z") for n, o in enumerate(orders)))
     sources = ["y" if "source" in order else "web" for order in orders]
