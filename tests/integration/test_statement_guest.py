@@ -17,6 +17,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, aliased, mapped_column, sessionmaker
 from sqlalchemy.orm.exc import StaleDataError
 
+from eventbus.errors import CaptureWarning
 from tests.support.databases import fresh_database
 from tests.support.discovery import Server
 from tests.support.recording import Recording
@@ -590,3 +591,17 @@ def test_a_list_by_key_reads_again_what_it_cannot_know(house: House) -> None:
     assert selects > 1
     told, _ = reading(house, by_key.values(tag=func.upper("q")), [{"k": 1}, {"k": 2}])
     assert [(each.pk, each.after["label"]) for each in told] == [(1, "Q"), (2, "Q")]
+
+
+@pytest.mark.parametrize("house", ["postgres"], indirect=True)
+def test_what_writes_inside_a_cte_is_noticed(house: House) -> None:
+    recording = house.record()
+    gone = delete(Page).where(Page.number == 1).returning(Page.line).cte("gone")
+    changed = update(Item).where(Item.id == 1).values(label="x").cte("changed")
+    statement = insert(Person).from_select(["kind", "name"], select(sa.literal("person"), gone.c.line))
+    with house.sessions.begin() as session:
+        with pytest.warns(CaptureWarning, match="DELETE of Page inside a CTE"):
+            session.execute(statement)
+        with pytest.warns(CaptureWarning, match="UPDATE of Item inside a CTE"):
+            session.execute(delete(Page).where(Page.number == 2).add_cte(changed))
+    assert [op for op, _ in recording.short()] == ["c", "d"]

@@ -35,7 +35,7 @@ class Bulk(Listener):
         self._capture = capture
         self._rows = Rows(capture.entities)
         self._omissions = Omissions(capture, self._rows, mode)
-        executions = Executions(capture, self._rows)
+        executions = Executions(capture, self._rows, self._omissions)
         self._watches = Watches(executions.begin, executions.prepare_insert, executions.forget)
         self._legacy = LegacyMethods(capture, self._rows, self._omissions, self._watches)
 

@@ -18,6 +18,7 @@ from eventbus.listeners.recording.transactional import check_transactional
 from eventbus.listeners.statements.deletes import DeleteExecution
 from eventbus.listeners.statements.execution import Execution, within_a_flush
 from eventbus.listeners.statements.inserts import NO_RETURNING, InsertExecution
+from eventbus.listeners.statements.omissions import Omissions
 from eventbus.listeners.statements.recognition import Rows
 from eventbus.listeners.statements.returning import with_keys_given_back
 from eventbus.listeners.statements.rows import Hit
@@ -30,9 +31,10 @@ from eventbus.listeners.statements.watch import Scope
 class Executions:
     """The statements of one installation that write rows which are captured."""
 
-    def __init__(self, capture: Capture, rows: Rows) -> None:
+    def __init__(self, capture: Capture, rows: Rows, omissions: Omissions) -> None:
         self._capture = capture
         self._rows = rows
+        self._omissions = omissions
         self._telling = Telling()
         self._cascades = StatementCascades()
 
@@ -53,6 +55,7 @@ class Executions:
     def begin(self, scope: Scope, connection: Connection, context: Any) -> Execution | None:
         """What a context is about to send, as far as it is captured. Raises CaptureError where it cannot be."""
         sent = Sent(context)
+        self._omissions.notice_inner(sent)
         hit = self._rows.hit_sent(sent.table, scope.mapper)
         if hit is None:
             return None

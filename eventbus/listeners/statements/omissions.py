@@ -8,11 +8,12 @@ from typing import Any, Final, Literal, get_args
 
 from sqlalchemy import Delete, Insert, TextClause, Update
 from sqlalchemy.orm import ORMExecuteState
+from sqlalchemy.sql.dml import UpdateBase
 
 from eventbus.errors import CaptureError, CaptureWarning, ConfigurationError
 from eventbus.listeners.capture import Capture
 from eventbus.listeners.statements.recognition import Rows
-from eventbus.listeners.statements.sent import table_of
+from eventbus.listeners.statements.sent import Sent, table_of
 from eventbus.muting import MUTED
 
 Mode = Literal["capture", "warn", "raise", "ignore"]
@@ -84,6 +85,14 @@ class Omissions:
                 stacklevel=2,
             )
 
+    def notice_inner(self, sent: Sent) -> None:
+        """What a statement writes in its CTEs."""
+        for statement in sent.inner:
+            hit = self._rows.hit_through(table_of(statement.table))
+            what = f"{verb(statement)} of {'' if hit is None else hit.name} inside a CTE"
+            if hit is not None and self._is_news(what):
+                warnings.warn(f"{what}: not captured. Run it as a statement of its own", CaptureWarning, stacklevel=2)
+
     def notice_text(self, state: ORMExecuteState, statement: TextClause) -> None:
         """SQL text that writes, or that changes where names lead."""
         if not _WRITES.match(statement.text):
@@ -115,6 +124,6 @@ class Omissions:
         return True
 
 
-def verb(statement: Update | Delete | Insert) -> str:
+def verb(statement: UpdateBase) -> str:
     """UPDATE, DELETE or INSERT."""
     return statement.__visit_name__.upper()

@@ -83,6 +83,11 @@ class Sent:
             name = self._compiled._truncated_identifier("alias", name)
         return str(name)
 
+    @property
+    def inner(self) -> list[UpdateBase]:
+        """The statements in its CTEs that write."""
+        return [each.element for each in self._compiled.ctes or () if isinstance(each.element, UpdateBase)]
+
     def gives_back(self) -> bool:
         """Whether it may have a RETURNING, of its own or of ours."""
         if self._compiled.effective_returning:
