@@ -35,11 +35,11 @@ format: $(VENV)/.dev  ## Put the code into ruff's format
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-bench: $(VENV)/.dev  ## Measure what docs/benchmarks.md says
-	$(VENV)/bin/python -m benchmarks $(ARGS)
+bench: $(VENV)-bench/.bench  ## Measure everything beside its peers; ARGS="--quick", "--only latency", "--missing"
+	$(VENV)-bench/bin/python -m benchmarks $(ARGS)
 
 clean:  ## Remove the virtual environment and the caches
-	rm -rf $(VENV) $(VENV)-oldest $(VENV)-frameworks .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-oldest $(VENV)-frameworks $(VENV)-bench .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
 # -- set-up: a stamp file for each set of extras ------------------------------------------------------------------------
 
@@ -72,4 +72,10 @@ $(VENV)-frameworks/.test: pyproject.toml
 	@echo "Installing the frameworks into $(VENV)-frameworks ..."
 	@$(PYTHON) -m venv --clear $(VENV)-frameworks
 	@$(VENV)-frameworks/bin/python -m pip --disable-pip-version-check --no-input install --quiet --editable '.[frameworks]'
+	@touch $@
+
+$(VENV)-bench/.bench: pyproject.toml
+	@echo "Installing eventbus and its peers into $(VENV)-bench ..."
+	@$(PYTHON) -m venv --clear $(VENV)-bench
+	@$(VENV)-bench/bin/python -m pip --disable-pip-version-check --no-input install --quiet --editable '.[bench]'
 	@touch $@

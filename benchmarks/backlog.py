@@ -1,8 +1,8 @@
-"""How a backlog drains: `python -m benchmarks.backlog --database URL [--rows 1000000] [--ordering strict]`.
+"""How a backlog drains: `python -m benchmarks.backlog [--rows 1000000] [--ordering strict]`.
 
 Fills the outbox with rows of a process that is gone, then lets a relay deliver them to a publisher that confirms
 everything, and prints after each tenth the rows a second, the memory of the process and the size of the table; at the
-start and half-way the plan by which the next page is read. With `--broker` the events go to that broker.
+start and half-way the plan by which the next page is read. Then the same with a broker that takes the events.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 
 import kombu
-from sqlalchemy import Engine, create_engine, func, insert, select, text
+from sqlalchemy import URL, Engine, create_engine, func, insert, select, text
 
+from benchmarks import figures, places
 from eventbus.delivery.tempo import Tempo
 from eventbus.events.envelope import Message, encode
 from eventbus.outbox import metadata, tables
@@ -39,12 +41,21 @@ class Nowhere(Publisher):
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--database", required=True, help="its outbox is dropped")
-    parser.add_argument("--broker", help="an AMQP URL; default: nowhere")
+    parser.add_argument("--database", help="its outbox is dropped; default: a PostgreSQL database of its own")
+    parser.add_argument("--broker", help="an AMQP URL; default: nowhere, then the local one")
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--ordering", choices=["fast", "strict"], default="fast")
     options = parser.parse_args(argv)
-    engine = create_engine(options.database)
+    with places.directory() as base, ExitStack() as stack:
+        url = options.database or stack.enter_context(places.database("postgresql", base))
+        for broker in [options.broker] if options.broker else ["", places.BROKER]:
+            drain(url, broker, options)
+    return 0
+
+
+def drain(url: str | URL, broker: str, options: argparse.Namespace) -> None:
+    """Fill the outbox and empty it."""
+    engine = create_engine(url)
     metadata.drop_all(engine)
     metadata.create_all(engine)
     for page in _pages(options.rows):
@@ -56,15 +67,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{options.rows:,} rows written, {_size(engine):,} MiB; {_plan(engine)}", flush=True)
 
     name = f"backlog{uuid.uuid4().hex[:8]}"
-    if options.broker:
-        with kombu.Connection(options.broker) as broker:
+    if broker:
+        with kombu.Connection(broker) as connection:
             exchange = kombu.Exchange(name, type="topic", durable=True)
             limit = {"x-max-length": 10_000}  # what is measured is the way to the queue
-            kombu.Queue(name, exchange, routing_key="#", queue_arguments=limit)(broker.default_channel).declare()
+            kombu.Queue(name, exchange, routing_key="#", queue_arguments=limit)(connection.default_channel).declare()
     report = _Report(engine, options.rows)
     relay = Relay(
         engine,
-        lambda: AmqpPublisher(options.broker, exchange=name, service="bench") if options.broker else Nowhere(),
+        lambda: AmqpPublisher(broker, exchange=name, service="bench") if broker else Nowhere(),
         ordering=options.ordering,
         tempo=Tempo(sweep=0.5),
         on_progress=report,
@@ -74,18 +85,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     seconds = time.perf_counter() - start
     with engine.connect() as connection:
         left = connection.scalar(select(func.count()).select_from(tables.outbox))
-    print(f"{options.rows / seconds:,.0f} rows a second; {left} left, {_size(engine):,} MiB", flush=True)
+    print(f"{left} left, {_size(engine):,} MiB", flush=True)
+    where = "to the broker" if broker else "nowhere"
+    figures.note(f"backlog/{where}", options.rows / seconds, "events/s")
+    figures.note(f"backlog/{where}/memory", _memory(), "MiB")
     if engine.dialect.name == "postgresql":
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.execute(text("VACUUM eventbus_outbox"))
         print(f"{_size(engine):,} MiB after a vacuum")
-    if options.broker:
-        with kombu.Connection(options.broker) as broker:
-            broker.default_channel.queue_delete(name)
-            broker.default_channel.exchange_delete(name)
+    if broker:
+        with kombu.Connection(broker) as connection:
+            connection.default_channel.queue_delete(name)
+            connection.default_channel.exchange_delete(name)
     metadata.drop_all(engine)
     engine.dispose()
-    return 0
 
 
 class _Report:

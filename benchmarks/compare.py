@@ -28,6 +28,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import sessionmaker
 
 import eventbus
+from benchmarks import figures
 from benchmarks.loaddata import Base, Contact, record
 from consumers.json_mirror import filenames
 from consumers.json_mirror.compared import in_state
@@ -144,7 +145,8 @@ def measure(engine: sa.Engine, bus: Bus, directory: Path, records: int) -> None:
         tally = compare(bus.entities, engine, mirror, models=Base, patience=Patience(3, 60), progress=tell)
     spent, cpu = time.perf_counter() - began, time.process_time() - cpu
     print(f"{tally.objects:,} rows in {spent:.1f} s: {tally.objects / spent:,.0f} a second, {tally.found} differences")
-    print(f"{tally.objects / cpu:,.0f} rows for a second of processor time")
+    figures.note("compare/rows", tally.objects / spent, "rows/s")
+    figures.note("compare/rows by cpu", tally.objects / cpu, "rows/s of CPU")
     if not tally.is_equal:
         raise SystemExit(1)
 

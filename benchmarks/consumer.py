@@ -4,21 +4,22 @@
 
 One quorum queue is filled and emptied in turns, by kombu (acknowledging each message, as its consumers do) and by
 `consumers.base` with a handler that says Done: events read and checked, acknowledged in batches. Both have the same
-prefetch. Printed: messages a second and the process's own time for each message, each round; the median ratio.
+prefetch. Printed: messages a second, the process's own time for each message, and the ratio: medians of the rounds.
 """
 
 from __future__ import annotations
 
 import os
-import statistics
 import threading
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import Sequence
 
 import click
 import kombu
 
+from benchmarks import figures
 from consumers.base import DONE, ConsumerSettings, Delivery, Outcome, run
 from consumers.base.broker import topology
 from consumers.base.broker.line import Line
@@ -87,17 +88,19 @@ def main(url: str, rounds: int, messages: int) -> None:
     line = Line(settings)
     topology.declare(line, settings)
     bodies = [event_body(f"r{number}", number) for number in range(1, messages + 1)]
-    ratios = []
+    rates: dict[str, list[float]] = defaultdict(list)
+    cpu: dict[str, list[float]] = defaultdict(list)
     try:
         for _ in range(rounds):
-            rates = []
             for label, consume in (("kombu", with_kombu), ("base", with_base)):
                 publish(settings, bodies)
                 rate, own = consume(settings, messages)
-                rates.append(rate)
-                print(f"{label:6} {rate:8,.0f} messages/s, {own:6.1f} µs of its own each")
-            ratios.append(rates[1] / rates[0])
-        print(f"base / kombu: {statistics.median(ratios):.2f}")
+                rates[label].append(rate)
+                cpu[label].append(own)
+        for label, found in rates.items():
+            figures.note_median(f"consumer/{label}", found, "messages/s")
+            figures.note_median(f"consumer/{label}/cpu", cpu[label], "µs a message")
+        figures.note_ratio("consumer/ratio", rates["base"], rates["kombu"])
     finally:
         channel = line.channel()
         channel.queue_delete(name)

@@ -1,4 +1,4 @@
-"""How a relay may learn of a commit on PostgreSQL, and at what cost: `python -m benchmarks.doorbell --database URL`.
+"""How a relay may learn of a commit on PostgreSQL, and at what cost: `python -m benchmarks.doorbell`.
 
 Writers commit one changed row and one outbox row each, in four processes of four threads, in turns:
 
@@ -14,15 +14,15 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import resource
-import statistics
 import threading
 import time
 from collections.abc import Sequence
 from typing import Any
 
 import psycopg
-from sqlalchemy import create_engine, make_url
+from sqlalchemy import URL, create_engine
 
+from benchmarks import figures, places
 from eventbus.outbox import Owner, Store, metadata
 from eventbus.relay.readers import reader_of
 
@@ -33,36 +33,37 @@ PAYLOAD = b"x" * 760
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--database", required=True, help="PostgreSQL; its outbox is dropped")
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--rounds", type=int, default=4)
     options = parser.parse_args(argv)
-    engine = create_engine(options.database)
-    metadata.drop_all(engine)
+    with places.directory() as base, places.database("postgresql", base) as database:
+        measure(database, options.rounds, options.seconds)
+    return 0
+
+
+def measure(database: URL, rounds: int, seconds: float) -> None:
+    """In a database without an outbox."""
+    engine = create_engine(database)
     metadata.create_all(engine)
-    url = make_url(options.database).set(drivername="postgresql").render_as_string(hide_password=False)
+    url = database.set(drivername="postgresql").render_as_string(hide_password=False)
     with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute("DROP TABLE IF EXISTS bench_doorbell")
         connection.execute("CREATE TABLE bench_doorbell (id int PRIMARY KEY, value int)")
         connection.execute("INSERT INTO bench_doorbell SELECT n, 0 FROM generate_series(0, 15) n")
     found: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}
-    for _ in range(options.rounds):
+    for _ in range(rounds):
         for way in WAYS:
-            found[way].append(writing(url, way, options.seconds))
+            found[way].append(writing(url, way, seconds))
             with psycopg.connect(url, autocommit=True) as connection:
                 connection.execute("TRUNCATE eventbus_outbox")
-    for way, figures in found.items():
-        commits, cpu = (statistics.median(column) for column in zip(*figures, strict=True))
-        print(f"{way:<8} {commits:8,.0f} commits a second  {cpu * 1e6:6.0f} us CPU of the writers a commit")
+    for way, measured in found.items():
+        figures.note_median(f"doorbell/{way}", [commits for commits, _ in measured], "commits/s")
+        figures.note_median(f"doorbell/{way}/cpu", [cpu * 1e6 for _, cpu in measured], "µs a commit")
     store = Store(engine, Owner())
     reader = reader_of(store, everything=False)
-    print(f"a look that finds nothing: {cost(lambda: reader.read(0, sure=True)) * 1e6:.0f} us CPU of the relay")
+    figures.note("doorbell/a look that finds nothing", cost(lambda: reader.read(0, sure=True)) * 1e6, "µs")
     reader.close()
     store.close()
-    metadata.drop_all(engine)
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute("DROP TABLE bench_doorbell")
-    return 0
+    engine.dispose()
 
 
 def writing(url: str, way: str, seconds: float) -> tuple[float, float]:

@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks import figures
 from consumers.history.git.repository import Repository
 from consumers.history.reading import past
 from consumers.history.reading.history import History
@@ -129,7 +130,8 @@ def journal_cost(directory: Path, workload: Workload) -> None:
     for state in states.values():
         state.close()
     without, with_ = (spent[kept] / events * 1e6 for kept in (False, True))
-    print(f"the mirror's commit: {without:.1f} µs an event without a journal, {with_:.1f} with one (state only, CPU)")
+    figures.note("history/commit", without, "µs an event")
+    figures.note("history/commit with journal", with_, "µs an event")
 
 
 def measure(data_dir: Path, options: argparse.Namespace) -> None:
@@ -149,16 +151,15 @@ def measure(data_dir: Path, options: argparse.Namespace) -> None:
     seconds, cpu = follow(data_dir)
     # Starting, and waiting for what may still come, is no part of the rate.
     seconds = max(seconds - idle, 0.001)
-    print(
-        f"{options.transactions:,} transactions, {changes:,} changes, from the journal to the tip: {seconds:.1f} s, "
-        f"{options.transactions / seconds:,.0f} commits/s, {changes / seconds:,.0f} changes/s, "
-        f"{cpu / options.transactions * 1e6:.0f} µs CPU a commit for both processes"
-    )
+    print(f"{options.transactions:,} transactions, {changes:,} changes, from the journal to the tip: {seconds:.1f} s")
+    figures.note("history/followed", changes / seconds, "changes/s")
+    figures.note("history/cpu", cpu / options.transactions * 1e6, "µs a commit")
     more_sqlite, more_git = (now - then for now, then in zip(sizes(data_dir), (sqlite, git), strict=True))
-    print(f"bytes a change: SQLite {more_sqlite / changes:.0f}, git as written {more_git / changes:.0f}")
+    figures.note("history/SQLite", more_sqlite / changes, "bytes a change")
+    figures.note("history/git as written", more_git / changes, "bytes a change")
     ask(data_dir)
     Repository(data_dir / ".eventbus" / "history.git").repack_all()
-    print(f"git repacked: {(sizes(data_dir)[1] - git) / changes:.0f} bytes a change")
+    figures.note("history/git in one pack", (sizes(data_dir)[1] - git) / changes, "bytes a change")
 
 
 def follow_nothing() -> tuple[float, float]:
@@ -174,11 +175,12 @@ def ask(data_dir: Path) -> None:
     with History(data_dir / ".eventbus" / "history.sqlite3") as history:
         began = time.perf_counter()
         count = sum(1 for _ in past.records(history, history.note("position") // 2))
-        print(f"all {count:,} records half way back: {time.perf_counter() - began:.1f} s")
+        print(f"all {count:,} records half way back:")
+        figures.note("history/at", time.perf_counter() - began, "s")
         began = time.perf_counter()
         for number in range(100):
             next(causes(history, f"crm/contact/r{number:08x}.json", "phone"))
-        print(f"why: {(time.perf_counter() - began) * 10:.2f} ms")
+        figures.note("history/why", (time.perf_counter() - began) * 10, "ms")
 
 
 def main() -> int:

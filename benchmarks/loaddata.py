@@ -15,7 +15,6 @@ import argparse
 import datetime as dt
 import decimal
 import random
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -29,6 +28,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from benchmarks import figures
 from eventbus.loaddata import loaddata
 
 MOMENT = sa.DateTime().with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
@@ -141,8 +141,8 @@ call_command("loaddata", {path!r}, verbosity=0)
 """
 
 
-def measure(path: Path, url: str, rows: int, rounds: int) -> dict[str, float]:
-    """Median rows a second."""
+def measure(path: Path, url: str, rows: int, rounds: int) -> dict[str, list[float]]:
+    """Rows a second of each round."""
     contenders: dict[str, Callable[[sa.Engine, Path], None]] = {"eventbus": ours, "orjson and Core": by_hand}
     if subprocess.run([sys.executable, "-c", "import django"], check=False, capture_output=True).returncode == 0:
         contenders["Django"] = django
@@ -160,7 +160,7 @@ def measure(path: Path, url: str, rows: int, rounds: int) -> dict[str, float]:
             speeds[name].append(rows / (time.perf_counter() - started))
     Base.metadata.drop_all(engine)
     engine.dispose()
-    return {name: statistics.median(found) for name, found in speeds.items()}
+    return speeds
 
 
 def write(path: Path, rows: int) -> None:
@@ -189,10 +189,9 @@ def large(directory: Path, megabytes: int) -> None:
             [*command, "--database", f"sqlite:///{database}"], check=True, capture_output=True, text=True
         )
         taken = time.perf_counter() - started
-        print(
-            f"{path.stat().st_size / 2**20:6.0f} MiB, {rows:,} rows: {taken:6.1f} s, {rows / taken:,.0f} rows/s, "
-            f"peak memory {int(done.stdout) / 2**10:.0f} MiB"
-        )
+        title = f"loaddata/{path.stat().st_size / 2**20:.0f} MiB"
+        figures.note(f"{title}/rows", rows / taken, "rows/s")
+        figures.note(f"{title}/memory", int(done.stdout) / 2**10, "MiB")
 
 
 _CHILD = """
@@ -220,8 +219,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         path = directory / "dump.json"
         write(path, options.rows)
         found = measure(path, options.database or f"sqlite:///{directory / 'bench.db'}", options.rows, options.rounds)
-        for name, speed in sorted(found.items(), key=lambda item: -item[1]):
-            print(f"{name:16} {speed:9,.0f} rows/s  {speed / found['orjson and Core']:5.2f} x orjson and Core")
+        for name, speeds in found.items():
+            figures.note_median(f"loaddata/{name}", speeds, "rows/s")
+        figures.note_ratio("loaddata/ratio", found["eventbus"], found["orjson and Core"])
     return 0
 
 

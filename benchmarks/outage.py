@@ -1,6 +1,6 @@
 """What a service feels of a broker in trouble, and whether everything arrives when the trouble is over.
 
-    python -m benchmarks.outage --database postgresql+psycopg://postgres@localhost/bench [--state blocked]
+    python -m benchmarks.outage [--database postgresql] [--state blocked]
 
 For each state of the broker commits of one row follow each other, bare and with eventbus in turns. Beside them, in an
 event loop of the same process, another installation commits in an AsyncSession 20 times a second, and a ticker measures
@@ -35,12 +35,12 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import kombu
-from sqlalchemy import create_engine, make_url, select
+from sqlalchemy import String, create_engine, make_url, select
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, sessionmaker
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
 import eventbus
-from benchmarks.writer import BareContact, Base, BusContact, turn
+from benchmarks import figures, places
 from eventbus.events.envelope import decode
 from eventbus.outbox import metadata
 from eventbus.settings import Settings
@@ -57,6 +57,24 @@ STATES = {
 }
 TICK = 0.005
 RATIO, LATE, LAG = 1.1, 0.05, 0.05  # the goals
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class _Columns:
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    name: Mapped[str] = mapped_column(String(50))
+    phone: Mapped[str | None] = mapped_column(String(30))
+
+
+class BareContact(_Columns, Base):
+    __tablename__ = "bench_bare"
+
+
+class BusContact(_Columns, Base):
+    __tablename__ = "bench_bus"
 
 
 class AsyncBase(DeclarativeBase):
@@ -91,6 +109,14 @@ class Stretch:
     def late(self) -> float:
         return _p99(self.bus) - _p99(self.bare)
 
+    def note(self) -> None:
+        title = f"outage/{self.state}"
+        figures.note(f"{title}/ratio", self.ratio, "ratio")
+        figures.note(f"{title}/p99 later", self.late * 1e3, "ms")
+        figures.note(f"{title}/ticker", self.lag * 1e3, "ms")
+        figures.note(f"{title}/bystander", self.noise * 1e3, "ms")
+        figures.note(f"{title}/missing", self.missing, "events")
+
     def __str__(self) -> str:
         goals = {"ratio": self.ratio <= RATIO, "p99": self.late <= LATE, "ticker": self.lag <= LAG}
         missed = [name for name, met in goals.items() if not met] + ["EVENTS ARE MISSING"] * bool(self.missing)
@@ -109,19 +135,24 @@ state      commits   median     p99   median     p99  ratio   p99  ticker bystan
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--database", required=True, help="its tables bench_* and the outbox are dropped")
+    parser.add_argument("--database", choices=places.DATABASES, default="postgresql")
     parser.add_argument("--seconds", type=float, default=30.0, help="of each state")
     parser.add_argument("--state", choices=STATES, action="append", help="only this one; repeatable")
     options = parser.parse_args(argv)
     logging.getLogger("eventbus").setLevel(logging.ERROR)  # that the broker is away is meant
     with ExitStack() as stack:
-        place = stack.enter_context(_place(options.database))
-        missing = 0
+        base = stack.enter_context(places.directory())
+        url = stack.enter_context(places.database(options.database, base))
+        place = stack.enter_context(_place(url.render_as_string(hide_password=False)))
+        missing, stretches = 0, []
         print(HEADER, flush=True)
         for state in options.state or STATES:
             stretch = place.stretch(state, options.seconds)
             missing += stretch.missing
             print(stretch, flush=True)
+            stretches.append(stretch)
+    for stretch in stretches:
+        stretch.note()
     return 1 if missing else 0
 
 
@@ -206,8 +237,8 @@ def _place(database: str) -> Iterator[Place]:
         stack.callback(bus.close)
         inbox = Inbox(node.url)
         work = {
-            "bare": turn(sessionmaker(engine), BareContact, 1, update=False),
-            "bus": turn(sessions, BusContact, 1, update=False),
+            "bare": _inserting(sessionmaker(engine), BareContact),
+            "bus": _inserting(sessions, BusContact),
         }
         place = Place(node, proxy, inbox, work)
         place.beside = Beside(database, settings)
@@ -224,6 +255,18 @@ def _place(database: str) -> Iterator[Place]:
         process.start()
         stack.callback(process.kill)
         yield place
+
+
+def _inserting(sessions: sessionmaker[Session], model: type[BareContact | BusContact]) -> Callable[[], None]:
+    ids = itertools.count(1)
+
+    def insert() -> None:
+        number = next(ids)
+        with sessions() as session:
+            session.add(model(id=number, name=f"Contact {number}", phone=None))
+            session.commit()
+
+    return insert
 
 
 class Inbox:

@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
-import statistics
 import sys
 import time
 import uuid
@@ -30,6 +29,7 @@ from typing import Any
 import amqp
 import kombu
 
+from benchmarks import figures
 from eventbus.events.envelope import CONTENT_TYPE, Message
 from eventbus.publishers.amqp import AmqpPublisher
 from eventbus.publishers.base import Outcome
@@ -124,14 +124,12 @@ def messages(count: int) -> list[Message]:
 
 
 def report(results: Sequence[Result]) -> None:
-    base = statistics.median(results[0].rates)
     for result in results:
-        rate = statistics.median(result.rates)
-        spread = f"{min(result.rates):,.0f}-{max(result.rates):,.0f}"
-        print(
-            f"{result.name:9} {rate:8,.0f} messages/s ({spread})  {rate / base:5.2f} of raw"
-            f"  cpu {statistics.median(result.cpu):6.1f} µs a message{'' if result.complete else '  MESSAGES MISSING'}"
-        )
+        figures.note_median(f"publishing/{result.name}", result.rates, "messages/s")
+        figures.note_median(f"publishing/{result.name}/cpu", result.cpu, "µs a message")
+        figures.note_ratio(f"publishing/{result.name}/ratio", result.rates, results[0].rates)
+        if not result.complete:
+            print(f"MESSAGES OF {result.name} ARE MISSING")
 
 
 # -- the contenders ---------------------------------------------

@@ -25,6 +25,7 @@ import orjson
 import sqlalchemy as sa
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from benchmarks import figures
 from eventbus.records.entities import Entities
 
 Contender = Callable[[Sequence[Any]], bytes]
@@ -156,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise SystemExit(f"the contenders do not agree: {said}")
     taken = measure(entrants, options.rounds, options.rows)
     for name, microseconds in sorted(taken.items(), key=lambda item: item[1]):
-        print(f"{name:22} {microseconds:7.2f} µs a row  {microseconds / taken['by hand']:5.1f} x by hand")
+        figures.note(f"serialization/{name}", microseconds, "µs a row")
     return 0
 
 

@@ -1,6 +1,6 @@
 """What a statement costs with eventbus, against bare SQLAlchemy: capturing and serialising, with the commit.
 
-    python -m benchmarks.statements --database postgresql+psycopg://…/bench [--rows 1,1000] [--turns 40]
+    python -m benchmarks.statements [--database postgresql] [--rows 1,1000] [--turns 40]
 
 Bare and eventbus take turns in one process, on a table each, in an order that changes; a ratio is that of the medians.
 The events are made and written nowhere, so that what is measured is the statement itself: outbox and publishing cost
@@ -21,6 +21,7 @@ from sqlalchemy import Engine, create_engine, delete, insert, select, update
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
+from benchmarks import figures, places
 from tests.support.recording import Recording
 
 
@@ -87,22 +88,25 @@ STATEMENTS: dict[str, Statement] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--database", default="sqlite:////tmp/bench-statements.sqlite3")
+    parser.add_argument("--database", choices=places.DATABASES, default="postgresql")
     parser.add_argument("--rows", default="1,1000", help="rows a statement, by commas (default 1,1000)")
     parser.add_argument("--turns", type=int, default=40)
     options = parser.parse_args(argv)
-    engine = create_engine(options.database)
+    with places.directory() as base, places.database(options.database, base) as url:
+        run(create_engine(url), [int(rows) for rows in options.rows.split(",")], options.turns)
+    return 0
+
+
+def run(engine: Engine, sizes: Sequence[int], turns: int) -> None:
     bare, bus = sessionmaker(engine), sessionmaker(engine)
     recording = Recording(bus, auto_fields=False, include=[Bus])
     try:
-        for rows in map(int, options.rows.split(",")):
-            for name, statement in STATEMENTS.items():
-                report(name, rows, measure(engine, {Bare: bare, Bus: bus}, statement, rows, options.turns), recording)
+        for rows, (name, statement) in itertools.product(sizes, STATEMENTS.items()):
+            times = measure(engine, {Bare: bare, Bus: bus}, statement, rows, turns)
+            report(engine, name, rows, times, recording)
     finally:
         recording.uninstall()
-        Base.metadata.drop_all(engine)
         engine.dispose()
-    return 0
 
 
 def measure(
@@ -137,16 +141,13 @@ def _refill(engine: Engine, model: type[Any], rows: int) -> None:
             connection.execute(insert(model.__table__), missing)
 
 
-def report(name: str, rows: int, times: dict[type[Any], list[float]], recording: Recording) -> None:
+def report(engine: Engine, name: str, rows: int, times: dict[type[Any], list[float]], recording: Recording) -> None:
     bare, bus = (statistics.median(times[model]) for model in (Bare, Bus))
     each = (bus - bare) / rows
     recording.sink.submitted.clear()
     recording.sink.written.clear()
-    print(
-        f"{name:32} {rows:5} rows: bare {bare * 1e3:8.2f} ms, eventbus {bus * 1e3:8.2f} ms, "
-        f"ratio {bus / bare:5.2f}, {each * 1e6:7.1f} us a row",
-        flush=True,
-    )
+    figures.note(f"statements/{engine.dialect.name}/{name}/{rows}", bus / bare, "ratio")
+    figures.note(f"statements/{engine.dialect.name}/{name}/{rows}/more", each * 1e6, "µs a row")
 
 
 if __name__ == "__main__":

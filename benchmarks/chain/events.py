@@ -1,0 +1,44 @@
+"""Events as services send them, for a queue or a handler; bodies of 500 bytes or a little more."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from consumers.base import Delivery
+from eventbus.events import envelope
+from eventbus.events.envelope import Message
+
+KEY: Final = "crm.contact.created"
+
+
+def event(number: int, version: int) -> bytes:
+    """A record's creation."""
+    pk = f"record{number:07d}"
+    after = {"id": pk, "name": f"Contact {number}", "phone": "+32 2 555 01 23", "active": True, "visits": version}
+    transaction = f"0193-{version:012d}"
+    data: dict[str, object] = {
+        "op": "c", "model": "crm.contact", "pk": pk, "before": None, "after": after, "changed": [], "author": None,
+        "transaction": {"id": transaction, "index": 0, "size": 1},
+    }  # fmt: skip
+    body = envelope.encode(
+        id=f"{transaction}-0",
+        source="/crm",
+        type=KEY,
+        subject=f"contact/{pk}",
+        time="2026-11-23T08:00:00.123456Z",
+        transaction=transaction,
+        data=data,
+    )
+    return envelope.seal(body, version)
+
+
+def message(number: int) -> Message:
+    """For a publisher."""
+    return Message(KEY, f"0193-{number + 1:012d}-0", event(number, number + 1), f"0193-{number + 1:012d}")
+
+
+def delivery(number: int, version: int) -> Delivery:
+    """For a handler."""
+    made = Delivery(event(number, version))
+    made.event = envelope.decode(made.body)
+    return made

@@ -1,0 +1,63 @@
+"""What the project wants to reach, by the name of the figure that tells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from benchmarks.figures import shown
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """At most `limit`, or with `least` at least that. `{database}` in the name stands for each of them."""
+
+    label: str
+    name: str
+    limit: float
+    unit: str = ""
+    least: bool = False
+
+    @property
+    def text(self) -> str:
+        """As the table shows it."""
+        return f"{'≥' if self.least else '≤'} {shown(self.limit)} {self.unit}".strip()
+
+    def is_met(self, value: float) -> bool:
+        return value >= self.limit if self.least else value <= self.limit
+
+
+def _writer(cell: str, contender: str, measure: str) -> str:
+    return f"writer/{{database}}/{cell}/{contender}/{measure}"
+
+
+def _cost(label: str, contender: str, cells: dict[str, float], cpu: str, most_cpu: float | None) -> list[Goal]:
+    """Wall and processor time of one contender; `most_cpu` where that has a limit of its own."""
+    goals = []
+    for cell, most in cells.items():
+        work = cell.replace("-", " of ").replace("1000", "1,000")
+        goals.append(Goal(f"{work}: {label}, wall", _writer(cell, contender, "wall"), most))
+        goals.append(Goal(f"{work}: {label}, CPU", _writer(cell, contender, cpu), most_cpu or most))
+    return goals
+
+
+_ALONE: Final = {"insert-1": 1.10, "update-1": 1.10, "insert-1000": 1.25, "update-1000": 1.35}
+_PUBLISHING: Final = {"insert-1": 1.20, "update-1": 1.20, "insert-1000": 1.5, "update-1000": 1.5}
+
+GOALS: Final = (
+    *_cost("capture and outbox alone", "eventbus, broker away", _ALONE, "cpu", None),
+    *_cost('`delivery="relay"`', "eventbus, relay", _ALONE, "cpu_own", None),
+    *_cost("publishing meanwhile", "eventbus", _PUBLISHING, "cpu_confirmed", 1.4),
+    Goal("200 commits a second: commit to file, p50", "latency/postgresql/200/p50", 10, "ms"),
+    Goal("the same, p99", "latency/postgresql/200/p99", 50, "ms"),
+    Goal("13 columns to JSON", "serialization/eventbus", 2, "µs"),
+    Goal("confirmed publishing, against raw", "publishing/eventbus/ratio", 0.9, "", least=True),
+    Goal("draining the outbox into the broker", "backlog/to the broker", 50_000, "events/s", least=True),
+    Goal("to a file on a RAM disk and to Redis", "chain/redis/100", 25_000, "changes/s", least=True),
+    Goal("loaddata, SQLite", "loaddata/eventbus", 40_000, "rows/s", least=True),
+    Goal("compare, SQLite", "compare/rows", 50_000, "rows/s", least=True),
+    *(
+        Goal(f"broker {state}: commit of 1 row, PostgreSQL", f"outage/{state}/ratio", 1.10)
+        for state in ("down", "blocked", "black hole", "silent", "resetting")
+    ),
+)
