@@ -387,11 +387,54 @@ PAIRS: dict[str, tuple[Work, Work]] = {
 }
 
 
+def _flushed(change: Callable[[Session, int], object]) -> Callable[[int], Work]:
+    def work(session: Session, number: int) -> None:
+        change(session, number)
+        session.flush()
+
+    return lambda number: lambda s, _: work(s, number)
+
+
+KINDS: dict[str, Callable[[int], Work]] = {
+    "update": _count,
+    "update by key": lambda n: lambda s, _: s.execute(update(Item), [{"id": n, "label": "x"}]),
+    "update a list, table": lambda n: (
+        lambda s, _: s.execute(
+            update(ITEMS).where(ITEMS.c.id == bindparam("k")).values(tag=bindparam("v")), [{"k": n, "v": "x"}]
+        )
+    ),
+    "update by another column": lambda n: (
+        lambda s, _: s.execute(update(Item).where(Item.name == "abc"[n - 1]).values(tally=9))
+    ),
+    "update no row": lambda n: lambda s, _: s.execute(update(Item).where(Item.id == 50 + n).values(tally=9)),
+    "flush of a change": _flushed(lambda s, n: setattr(s.get_one(Item, n), "tally", 9)),
+    "delete": lambda n: lambda s, _: s.execute(delete(Item).where(Item.id == n)),
+    "delete a list, table": lambda n: (
+        lambda s, _: s.execute(delete(ITEMS).where(ITEMS.c.id == bindparam("k")), [{"k": n}])
+    ),
+    "delete no row": lambda n: lambda s, _: s.execute(delete(Item).where(Item.id == 50 + n)),
+    "flush of a deletion": _flushed(lambda s, n: s.delete(s.get_one(Item, n))),
+    "insert": lambda n: lambda s, _: s.execute(insert(Item).values(id=30 + n, name=f"i{n}")),
+    "insert a list": lambda n: lambda s, _: s.execute(insert(Item), [{"name": f"j{n}"}, {"name": f"k{n}"}]),
+    "insert select": lambda n: (
+        lambda s, _: s.execute(
+            insert(Item).from_select(["id", "name"], select(Person.id + 40 + n, Person.kind).where(Person.id == n))
+        )
+    ),
+    "flush of a new one": _flushed(lambda s, n: s.add(Item(name=f"f{n}"))),
+    "upsert, new": lambda n: _add(60 + n),
+    "upsert, there": lambda n: lambda s, h: s.execute(h.upsert({"id": n, "name": "abc"[n - 1]}, tally=5)),
+    "upsert nothing": lambda n: lambda s, h: s.execute(h.upsert({"id": n, "name": "abc"[n - 1]})),
+}
+"""Each on the row of a number."""
+EVERY_PAIR = PAIRS | {f"{first}, {second}": (KINDS[first](1), KINDS[second](2)) for first in KINDS for second in KINDS}
+
+
 def waits(house: House, first: Work, second: Work) -> bool:
     """Whether the second, in a transaction of its own, has to wait until the first one's ends."""
     with house.sessions() as one, house.sessions() as other:
         if house.dialect.name == "postgresql":
-            other.connection().exec_driver_sql("SET LOCAL lock_timeout = 200")
+            other.connection().exec_driver_sql("SET LOCAL lock_timeout = 100")
         else:
             other.connection().exec_driver_sql("SET SESSION innodb_lock_wait_timeout = 0")
         first(one, house)
@@ -401,8 +444,8 @@ def waits(house: House, first: Work, second: Work) -> bool:
             if "lock" not in str(error).lower():
                 raise
             return True
-        except sa.exc.IntegrityError:
-            return False  # that key is taken: no wait
+        except (sa.exc.IntegrityError, StaleDataError):
+            return False  # that key is taken, or nothing is there: no wait
         finally:
             other.rollback()
             one.rollback()
@@ -411,10 +454,11 @@ def waits(house: House, first: Work, second: Work) -> bool:
 
 @pytest.mark.parametrize("house", ["postgres", "mariadb"], indirect=True)
 def test_transactions_that_do_not_wait_for_each_other_do_not_with_the_bus(house: House) -> None:
-    bare = {name: waits(house, *pair) for name, pair in PAIRS.items()}
+    """Over all pairs of kinds of statement. A pair that waits for one lock more must do so bare as well."""
+    free = {name: pair for name, pair in EVERY_PAIR.items() if not waits(house, *pair)}
+    assert len(free) > len(EVERY_PAIR) / 3, "hardly any pair runs side by side: this tests nothing"
     house.record()
-    with_it = {name: waits(house, *pair) for name, pair in PAIRS.items()}
-    assert {name: (bare[name], with_it[name]) for name in PAIRS if bare[name] != with_it[name]} == {}
+    assert [name for name, pair in free.items() if waits(house, *pair)] == []
 
 
 WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"

@@ -47,7 +47,7 @@ class Inbox:
     def events(self) -> list[tuple[Event, bytes]]:
         return [(decode(body), body) for body in self._bodies]
 
-    def until_quiet(self, seconds: float = 2.0, timeout: float = 120.0) -> None:
+    def until_quiet(self, seconds: float = 2.0, timeout: float = 300.0) -> None:
         """Return once nothing has come for so long, and nothing waits."""
         end = time.monotonic() + timeout
         while time.monotonic() - self._last < seconds or self._waiting():

@@ -104,7 +104,7 @@ def _with_driver(url: str, like: str) -> str:
     return f"{like.partition('://')[0]}://{url.partition('://')[2]}"
 
 
-def _until_working(engine: Engine, changes: int = 60, timeout: float = 120.0) -> None:
+def _until_working(engine: Engine, changes: int = 40, timeout: float = 300.0) -> None:
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         with engine.connect() as connection:
@@ -114,7 +114,7 @@ def _until_working(engine: Engine, changes: int = 60, timeout: float = 120.0) ->
     raise TimeoutError("the writers do not begin to work")
 
 
-def _until_empty(engine: Engine, troop: Troop, verdict: Verdict, timeout: float = 180.0) -> None:
+def _until_empty(engine: Engine, troop: Troop, verdict: Verdict, timeout: float = 300.0) -> None:
     deadline = time.monotonic() + timeout
     count = select(func.count()).select_from(tables.outbox)
     parked = select(func.count()).select_from(tables.parked)

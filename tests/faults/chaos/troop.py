@@ -84,7 +84,7 @@ class Troop:
         for process in self.writers:
             _kill(process)
 
-    def drain_mirror(self, timeout: float = 180) -> None:
+    def drain_mirror(self, timeout: float = 300) -> None:
         """Kill the mirror, and let another one empty its queue; it must succeed."""
         for process in self.mirrors:
             _kill(process)
@@ -127,7 +127,7 @@ class Troop:
         return process
 
 
-def drain_mirror(place: Place, timeout: float = 180) -> None:
+def drain_mirror(place: Place, timeout: float = 300) -> None:
     """A mirror from the start to the end of its queue; it must succeed."""
     assert _mirror(place, "--drain").wait(timeout) == 0, f"the mirror does not drain its queue: see {place.log}"
 
