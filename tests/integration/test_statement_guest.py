@@ -454,9 +454,10 @@ def waits(house: House, first: Work, second: Work) -> bool:
 
 @pytest.mark.parametrize("house", ["postgres", "mariadb"], indirect=True)
 def test_transactions_that_do_not_wait_for_each_other_do_not_with_the_bus(house: House) -> None:
-    """Over all pairs of kinds of statement. A pair that waits for one lock more must do so bare as well."""
-    free = {name: pair for name, pair in EVERY_PAIR.items() if not waits(house, *pair)}
-    assert len(free) > len(EVERY_PAIR) / 3, "hardly any pair runs side by side: this tests nothing"
+    """Over all pairs of kinds of statement on PostgreSQL; on MariaDB, where a pair takes ten times as long, some."""
+    pairs = EVERY_PAIR if house.dialect.name == "postgresql" else PAIRS
+    free = {name: pair for name, pair in pairs.items() if not waits(house, *pair)}
+    assert len(free) > len(pairs) / 3, "hardly any pair runs side by side: this tests nothing"
     house.record()
     assert [name for name, pair in free.items() if waits(house, *pair)] == []
 
