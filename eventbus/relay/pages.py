@@ -14,7 +14,7 @@ from eventbus.relay.readers import reader_of
 
 _MANY: Final = 1000
 _LONGEST: Final = 0.5
-_QUIET: Final = 0.05
+_QUIET: Final = 0.2
 _AGAIN: Final = 0.1
 _PATIENCE: Final = 5.0
 

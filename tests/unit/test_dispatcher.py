@@ -19,6 +19,7 @@ from sqlalchemy.exc import OperationalError
 from eventbus.delivery import account as account_module
 from eventbus.delivery import parking
 from eventbus.delivery.account import Account
+from eventbus.delivery.courier import Courier
 from eventbus.delivery.dispatcher import Dispatcher
 from eventbus.delivery.intake import Intake
 from eventbus.delivery.tempo import Tempo
@@ -1058,3 +1059,17 @@ def test_what_comes_after_close_waits_in_the_outbox_or_is_called_lost(
     dispatcher.submit(direct.commit())
     assert dispatcher.stats().dropped == 1
     assert "events are lost: the dispatcher is closed" in caplog.messages
+
+
+def test_the_thread_waits_longer_for_more_while_there_are_many_commits(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    desk = Dispatcher(MemoryPublisher)._desk
+    courier = Courier(desk, beat=10.0)
+    courier._linger()
+    waits = []
+    for commits, seconds in ((1, 0.5), (5, 0.01), (1, 0.005), (3, 0.005)):
+        desk.intake.commits += commits
+        now += seconds
+        waits.append(courier._linger())
+    assert waits == [0.001, 0.005, 0.001, 0.005]

@@ -94,3 +94,19 @@ def test_any_order_and_grouping_of_confirms_ends_with_each_message_as_the_broker
         assert flight.open == len(waiting)
     assert flight.outcomes == fates
     assert flight.open_bytes == 0
+
+
+def test_many_at_once_leave_out_what_was_not_sent_and_what_was_settled_before() -> None:
+    flight = Flight([Message("a.b.created", f"t-{index}", b"{}", "t") for index in range(6)])
+    flight.board(1)
+    flight.depart([0, 1, 3], [10, 10, 10])  # message 2 does not fit AMQP
+    flight.refuse(2)
+    flight.depart([4, 5], [20, 20])
+    flight.settle(3, True, accepted=True)
+    assert flight.outcomes == [CONFIRMED, CONFIRMED, REFUSED, CONFIRMED, None, None]
+    assert (flight.open, flight.open_bytes) == (2, 40)
+    flight.settle(5, True, accepted=True)
+    assert flight.outcomes == [CONFIRMED, CONFIRMED, REFUSED, *[CONFIRMED] * 3]
+    assert (flight.open, flight.open_bytes) == (0, 0)
+    flight.settle(5, True, accepted=True)
+    assert flight.open == 0, "a second confirm changes nothing"

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import amqp
+import orjson
 import pytest
 from amqp import spec
 from amqp.exceptions import FrameError, UnexpectedFrame
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 
 from eventbus.events.envelope import CONTENT_TYPE, Message
 from eventbus.publishers.frames import FrameReader, FrameWriter
+from eventbus.publishers.headers import partition, partition_table
 
 SHORT = st.text(max_size=60)
 
@@ -126,3 +128,28 @@ def test_frames_are_whole_however_the_network_cuts_them(payloads: list[bytes], d
 def test_what_is_not_amqp_is_an_error_before_anything_is_waited_for(stream: bytes, error: type[Exception]) -> None:
     with pytest.raises(error):
         list(FrameReader(131_072).feed(stream))
+
+
+@given(st.text(max_size=300), st.text(max_size=5))
+def test_the_table_that_is_cut_out_of_a_body_is_that_of_its_headers(key: str, other: str) -> None:
+    body = orjson.dumps({"id": other, "partitionkey": key, "data": {"partitionkey": "another"}})
+    table = partition_table(body)
+    if table is not None:
+        assert table == dumps("F", ({name: value.encode() for name, value in partition(body).items()},))
+    else:
+        assert len(key.encode()) > 255 or orjson.dumps(key)[1:-1] != key.encode(), "it could have been"
+
+
+@pytest.mark.parametrize("body", [b"{}", b'{"partitionkey":7}', b'{"partitionkey":"', b'{"partitionkey":"a\\"b"}'])
+def test_what_is_no_plain_text_is_not_cut_out(body: bytes) -> None:
+    assert partition_table(body) is None
+
+
+def test_an_escaped_or_long_partition_key_takes_the_other_way_to_the_same_frames() -> None:
+    plain = FrameWriter(channel=1, frame_max=8192, exchange="e", app_id="crm", headers=partition)
+    other = FrameWriter(
+        channel=1, frame_max=8192, exchange="e", app_id="crm", headers=lambda body: dict(partition(body))
+    )
+    for key in ("contact/1", "", 'quoted "x"', "\n", "k" * 256, "\u00e9" * 255):
+        message = Message("crm.contact.created", "t-1", orjson.dumps({"partitionkey": key}), "t")
+        assert plain.publication(message, 1) == other.publication(message, 1)
