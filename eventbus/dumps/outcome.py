@@ -13,6 +13,7 @@ Existing = Literal["update", "keep", "fail", "replace"]
 WINDOW: Final = 5_000
 """Records gathered before they are written."""
 WINDOW_BYTES: Final = 4 << 20
+"""The same by the memory that they may take, at least."""
 MAX_ERRORS: Final = 20
 
 

@@ -81,7 +81,7 @@ def test_any_records_cut_anywhere(items: list[Any], size: int, shape: str) -> No
     before, cutting.CHUNK = cutting.CHUNK, size  # type: ignore[misc]
     try:
         stream = io.BytesIO(WRITERS[shape](items))
-        assert [record for found, _ in cutting.batches("x", stream) for record in found] == items
+        assert [record for found in cutting.batches("x", stream) for record in found.records] == items
     finally:
         cutting.CHUNK = before  # type: ignore[misc]
 

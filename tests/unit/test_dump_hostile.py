@@ -280,3 +280,14 @@ def test_dense_numbers_in_an_indented_file_are_read(shape: bytes, tmp_path: Path
     record = b'{\n  "model": "a", "pk": 1, "fields": {"n": [%b1]}}' % (b"1," * 50_000)
     path.write_bytes(shape.replace(b"%b", record))
     assert {len(item["fields"]["n"]) for item in read(path)} == {50_001}
+
+
+@pytest.mark.parametrize("form", [b"[%b]", b"%b"])
+def test_objects_and_lists_weigh_what_they_take_in_memory_not_what_they_are_in_json(
+    tmp_path: Path, form: bytes
+) -> None:
+    record = b'{"model":"crm.contact","pk":1,"fields":{"data":[' + b"[]," * 50_000 + b"1]}}"
+    (tmp_path / "dense.json").write_bytes(form % record)
+    (batch,) = files.read([tmp_path / "dense.json"])
+    assert batch.size < 160_000
+    assert batch.weight > 50_000 * 56, "an empty list has 56 bytes"

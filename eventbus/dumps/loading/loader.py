@@ -83,16 +83,16 @@ class Loader:
     def load(self) -> None:
         """Read all and write all. Raises LoadError; TooEarlyError where rows must be sorted first."""
         with self._later:
-            waiting = size = 0
+            waiting = weight = 0
             for batch in files.read(self._paths) if self._part is None else self._part.batches:
                 for item in batch.records:
                     self._records.add(*files.origin(batch.path, item))
                 waiting += len(batch.records)
-                size += batch.size
+                weight += batch.weight
                 self.loaded.size += batch.size
-                if waiting >= self._options.window or size >= WINDOW_BYTES:
+                if waiting >= self._options.window or weight >= WINDOW_BYTES:
                     self._flush()
-                    waiting = size = 0
+                    waiting = weight = 0
             self._flush()
             self._later.write(by_table=self._by_table)
         self.loaded.kept = self.writer.kept

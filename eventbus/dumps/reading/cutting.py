@@ -12,7 +12,7 @@ import re
 from codecs import BOM_UTF8
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import IO, Any, Final
+from typing import IO, Any, Final, NamedTuple
 
 import orjson
 
@@ -28,6 +28,8 @@ LARGEST: Final = 1 << 26
 """Bytes of one record at most, and of what may lie between two."""
 MOST_VALUES: Final = 2_000_000
 """Values in one record at most: each takes up to 240 bytes of memory, where it may be three of JSON."""
+_CONTAINER: Final = 100
+"""Bytes of memory that an object or a list takes at least, beside what is in it."""
 DEEPEST: Final = 1000
 """Levels of one record at most; orjson knows 1,024."""
 
@@ -48,6 +50,14 @@ _DIGITS_TO_ZERO: Final = bytes.maketrans(b"123456789.", b"0000000000")
 _LONG: Final = b"0" * 17
 _LONG_NUMBER: Final = re.compile(rb"[:,\[][ \t\r\n]*-?[0-9.]{17}")
 """Not those in quotes, as versions are."""
+
+
+class Slice(NamedTuple):
+    """Records cut out together. `size` is their bytes of JSON, `weight` some bytes of memory that they may take."""
+
+    records: Sequence[Any]
+    size: int
+    weight: int
 
 
 class TooManyValuesError(ValueError):
@@ -167,7 +177,7 @@ class _Ends:
 
 
 class Records:
-    """The records of a list, or of objects one after the other, as batches of parsed values with their size."""
+    """The records of a list, or of objects one after the other, as slices."""
 
     def __init__(self, buffer: Buffer, *, in_list: bool) -> None:
         self._buffer = buffer
@@ -176,7 +186,7 @@ class Records:
         self._first = True
         self._over = False
 
-    def batches(self) -> Iterator[tuple[Sequence[Any], int]]:
+    def batches(self) -> Iterator[Slice]:
         """Raises LoadError where it is neither."""
         while not self._over:
             more = self._buffer.fill()
@@ -190,7 +200,7 @@ class Records:
         if self._buffer.skip_space():
             raise self._buffer.broken("something follows the end")
 
-    def _at_once(self, more: bool) -> tuple[Sequence[Any], int] | None:
+    def _at_once(self, more: bool) -> Slice | None:
         """Whole records from the front of the buffer, if a guess where one ends is right, or all that is left."""
         data = self._buffer.data
         if not self._in_list or (not more and not self._first and data.lstrip(SPACE)[:1] == b"]"):
@@ -202,7 +212,7 @@ class Records:
                 continue
             self._over = not more
             self._buffer.take(data.index(b",", end) + 1 if more else end)
-            return (records, end) if records else None
+            return _slice(records, data[:end]) if records else None
         return None
 
     def _likely_ends(self) -> list[int]:
@@ -214,7 +224,7 @@ class Records:
                 break
         return list(reversed(ends))
 
-    def _one_by_one(self, more: bool) -> tuple[Sequence[Any], int] | None:
+    def _one_by_one(self, more: bool) -> Slice | None:
         """Records found by their brackets: slow and sure, for what the guess does not fit."""
         data, records, at = self._buffer.data, [], 0
         while not self._over and (start := _after_space(data, at)) < len(data):
@@ -232,7 +242,7 @@ class Records:
                 raise self._buffer.broken("it ends too early", at)
             self._over = True
         self._buffer.take(at) if at else None
-        return (records, at) if records else None
+        return _slice(records, data[:at]) if records else None
 
     def _behind(self, data: bytes, end: int) -> int | None:
         """Where the next record may begin; None where that is not in the buffer yet."""
@@ -254,13 +264,13 @@ class Records:
 
 
 class Lines:
-    """JSON lines as batches of parsed values with their size; empty lines are left out."""
+    """JSON lines as slices; empty lines are left out."""
 
     def __init__(self, buffer: Buffer) -> None:
         self._buffer = buffer
         self._line = 1
 
-    def batches(self) -> Iterator[tuple[Sequence[Any], int]]:
+    def batches(self) -> Iterator[Slice]:
         """Raises LoadError for a line that is not JSON, or has no end."""
         more = True
         while more:
@@ -268,7 +278,7 @@ class Lines:
             data = self._buffer.data
             cut = data.rfind(b"\n") + 1 if more else len(data)
             if cut:
-                yield self._parsed(data[:cut]), cut
+                yield _slice(self._parsed(data[:cut]), data[:cut])
                 self._buffer.take(cut)
             elif more:
                 self._buffer.grow(f"end of line {self._line}")
@@ -290,8 +300,12 @@ class Lines:
         return records
 
 
-def batches(path: str, stream: IO[bytes]) -> Iterator[tuple[Sequence[Any], int]]:
-    """The records of a list, of JSON lines, or of objects one after the other, as batches with their bytes of JSON.
+def _slice(records: Sequence[Any], data: bytes) -> Slice:
+    return Slice(records, len(data), len(data) + _CONTAINER * (data.count(b"{") + data.count(b"[")))
+
+
+def batches(path: str, stream: IO[bytes]) -> Iterator[Slice]:
+    """The records of a list, of JSON lines, or of objects one after the other, as slices.
 
     Raises LoadError where it is none of them, or a record is beyond the limits.
     """

@@ -24,11 +24,12 @@ __all__ = ["STDIN", "Batch", "origin", "read"]
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Some records of one file as parsed, not yet looked at, and the bytes of JSON they were."""
+    """Some records of one file, not yet looked at; the bytes of JSON they were, and of memory they may take."""
 
     path: str
     records: Sequence[Any]
     size: int
+    weight: int
 
 
 def read(paths: Sequence[str | os.PathLike[str]]) -> Iterator[Batch]:
@@ -70,7 +71,7 @@ def plain_size(paths: Sequence[str | os.PathLike[str]]) -> int:
 def _read_directory(directory: str) -> Iterator[Batch]:
     """A mirror holds one small file a record: those are gathered, so that a batch is worth its while."""
     records: list[Any] = []
-    size = 0
+    size = weight = 0
     path = ""
     for path in sources.json_files(directory):
         with sources.reading(path), sources.open_planted(path) as raw:
@@ -79,17 +80,20 @@ def _read_directory(directory: str) -> Iterator[Batch]:
                 raw.seek(0)
                 yield from _read_stream(path, raw)
                 continue
-            batch = [record for found, _ in cutting.batches(path, BytesIO(data)) for record in found]
+            slices = list(cutting.batches(path, BytesIO(data)))
+            batch = [record for each in slices for record in each.records]
+            heavy = sum(each.weight for each in slices)
         if len(batch) != 1:
-            yield Batch(path, batch, len(data))
+            yield Batch(path, batch, len(data), heavy)
             continue
         records.append(_From(path, batch[0]))
         size += len(data)
+        weight += heavy
         if size > cutting.CHUNK:
-            yield Batch(directory, records, size)
-            records, size = [], 0
+            yield Batch(directory, records, size, weight)
+            records, size, weight = [], 0, 0
     if records:
-        yield Batch(directory, records, size)
+        yield Batch(directory, records, size, weight)
     if not path:
         raise LoadError(
             f"{shown(directory, LONGEST_PATH)}: there is no file of records in this directory", path=directory
@@ -111,5 +115,5 @@ def origin(path: str, record: Any) -> tuple[str, Any]:
 
 def _read_stream(path: str, raw: IO[bytes]) -> Iterator[Batch]:
     for name, stream in sources.plain(path, raw):
-        for records, size in cutting.batches(name, stream):
-            yield Batch(name, records, size)
+        for found in cutting.batches(name, stream):
+            yield Batch(name, *found)

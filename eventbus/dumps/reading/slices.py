@@ -36,7 +36,8 @@ def slices(paths: Sequence[str | os.PathLike[str]], every: int, skip: int) -> It
             if not made.batches:
                 made = Slice(path, number)
             taken = records[: every - made.size]
-            made.batches.append(Batch(batch.path, taken, batch.size * len(taken) // max(1, len(batch.records))))
+            share = len(taken) / max(1, len(batch.records))
+            made.batches.append(Batch(batch.path, taken, int(batch.size * share), int(batch.weight * share)))
             made.size += len(taken)
             number, records = number + len(taken), records[len(taken) :]
             if made.size >= every:
