@@ -22,7 +22,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from benchmarks import figures, places, plots, tables
 from benchmarks.results import FILE, Results, machine
@@ -126,7 +126,11 @@ def _run(name: str, results: Results, *, quick: bool) -> bool:
     """Whether it went well. What was found before a failure is kept where there is nothing better."""
     command = PARTS[name] + (QUICK.get(name, ("--quick",)) if quick else ())
     date = dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC")
-    about = {"date": date, "command": f"python -m {' '.join(command)}", "load": round(os.getloadavg()[0], 1)}
+    about: dict[str, Any] = {
+        "date": date,
+        "command": f"python -m {' '.join(command)}",
+        "load": round(os.getloadavg()[0], 1),
+    }
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as directory:
         gathered = Path(directory) / "figures"
@@ -144,6 +148,7 @@ def _run(name: str, results: Results, *, quick: bool) -> bool:
             found, seconds = figures.read(gathered), round(time.monotonic() - began)
             print(f"-- {name}: {len(found)} figures in {seconds} s", flush=True)
             if found and not quick and (is_done or not results.has(name)):
+                found[f"load/{name}"] = figures.Figure(about["load"], "processes")
                 results.put(name, found, **about, seconds=seconds, is_complete=is_done)
                 results.save()
             _end(process)

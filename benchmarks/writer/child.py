@@ -24,6 +24,7 @@ from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 from benchmarks import places, processes
 from benchmarks.writer import contenders
 from benchmarks.writer.work import KINDS, Cell, Columns, committing, prepare, run_tasks
+from eventbus.errors import EventBusError
 
 MOST: Final = 16
 """Connections that a crowd needs."""
@@ -40,7 +41,7 @@ class Turn:
     changes: int
     captured: int
     cpu_own: float
-    """Of the process without its children, until all was confirmed."""
+    """Of the process without its children, until the last commit returned."""
     peak: float
     """MiB that the process had resident at most, in this turn."""
 
@@ -85,7 +86,7 @@ def serve(pipe: Connection, name: str, url: URL, queue: str, *, tasks: bool) -> 
         while (asked := pipe.recv()) is not None:
             try:
                 pipe.send(_turn(contender, stand, run, *asked))
-            except SQLAlchemyError as error:
+            except (SQLAlchemyError, EventBusError) as error:
                 pipe.send(Failure(str(error).splitlines()[0]))
 
 
@@ -104,9 +105,9 @@ def _turn(
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew: proc(5)
     own, cpu, began = time.process_time(), processes.cpu(pid), time.perf_counter()
     work(keys[warm:])
-    committed, cpu_committed = time.perf_counter(), processes.cpu(pid)
+    committed, cpu_committed, own_committed = time.perf_counter(), processes.cpu(pid), time.process_time()
     contender.confirm()
-    confirmed, cpu_confirmed, own_confirmed = time.perf_counter(), processes.cpu(pid), time.process_time()
+    confirmed, cpu_confirmed = time.perf_counter(), processes.cpu(pid)
     changes = commits * cell.rows
     return Turn(
         committed - began,
@@ -115,7 +116,7 @@ def _turn(
         cpu_confirmed - cpu,
         changes,
         contender.captured(changes),
-        own_confirmed - own,
+        own_committed - own,
         processes.peak(pid),
     )
 
