@@ -11,7 +11,7 @@ from typing import Any, Final, final
 import orjson
 
 from consumers.json_mirror import filenames
-from consumers.json_mirror.disk import documents
+from consumers.json_mirror.disk import documents, lock
 from consumers.json_mirror.disk.files import Files
 from consumers.json_mirror.errors import StateDamaged, StateUnavailable
 from consumers.json_mirror.heartbeat import Heartbeat
@@ -89,8 +89,12 @@ class MirrorWitness(Witness):
 
     def _life(self) -> Iterator[Finding]:
         age, trouble = self._age, Heartbeat(self._settings.heartbeat_file).trouble()
-        if age is None or age > self._settings.health_max_age:
-            since = "no sign of life" if age is None else f"its last sign of life was {age:,.0f} s ago"
+        since = "no sign of life" if age is None else f"its last sign of life was {age:,.0f} s ago"
+        if lock.died(self._settings.lock_file):
+            yield Finding(
+                "wrong", f"the mirror in {self._settings.data_dir} is dead: it was killed, or crashed; {since}", _START
+            )
+        elif age is None or age > self._settings.health_max_age:
             yield Finding("wrong", f"the mirror in {self._settings.data_dir} does not run: {since}", _START)
         elif trouble:
             yield Finding("wrong", f"the mirror waits: {shown(trouble)}", "mend that; the mirror goes on by itself")

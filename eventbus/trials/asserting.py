@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, final
+from typing import Any, Final, Literal, final, overload
 
 from eventbus.events.envelope import Event
 from eventbus.testing import CapturedEvents
@@ -18,6 +18,10 @@ class AssertPublished:
     def __init__(self, events: CapturedEvents) -> None:
         self.events = events
 
+    @overload
+    def __call__(self, type: str, *, count: Literal[1] = 1, **facts: Any) -> Event: ...
+    @overload
+    def __call__(self, type: str, *, count: int, **facts: Any) -> Event | None: ...
     def __call__(self, type: str, *, count: int = 1, **facts: Any) -> Event | None:
         """Demand `count` events of this type with these facts; the one is returned, else the first (None for 0).
 

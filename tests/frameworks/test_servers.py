@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -18,6 +19,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 from urllib.error import URLError
+from urllib.parse import urlencode
 from urllib.request import Request, urlopen
 
 import pytest
@@ -74,7 +76,7 @@ class Stage:
     @contextmanager
     def started(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
         """A server; ended by SIGTERM, after which it has nothing bad to tell."""
-        log = self.directory / "server.log"
+        log = self.directory / f"{arguments[0]}.log"
         with (
             log.open("w") as output,
             subprocess.Popen(
@@ -173,3 +175,45 @@ def test_celery_with_three_children(tmp_path: Path) -> None:
             stage.module.add.delay(f"n{number}", f"u{number}")
         until(lambda: len(rows(stage.database, stage.models)) == COUNT)
     assert stage.authors() == {f"n{number}": f"u{number}" for number in range(COUNT)}
+
+
+def asked(port: int, query: str, **parameters: str) -> Any:
+    """What Datasette answers to one of the queries of the example; None while it does not."""
+    address = f"http://127.0.0.1:{port}/state/{query}.json?{urlencode({**parameters, '_shape': 'array'})}"
+    try:
+        with urlopen(address, timeout=PATIENCE) as answer:
+            return json.load(answer)
+    except URLError as error:
+        if isinstance(error.reason, ConnectionRefusedError):
+            return None
+        raise
+
+
+def test_datasette_shows_records_beside_a_running_mirror(tmp_path: Path) -> None:
+    pytest.importorskip("datasette")
+    pytest.importorskip("typer")
+    stage, port = Stage("typer_import", tmp_path), free_port()
+    state = stage.mirror.data_dir / ".eventbus/state.sqlite3"
+    settings = ("--metadata", str(ROOT / "examples/datasette/metadata.yaml"), "--port", str(port))
+
+    def names(**parameters: str) -> set[str]:
+        return {json.loads(each["fields"])["name"] for each in asked(port, "records", **parameters) or ()}
+
+    with stage.started("consumers.json_mirror"):
+        stage.run(f"{PLACE}.typer_import", "n0", "n1", "--author", "ann")
+        until(state.exists)
+        with stage.started("datasette", "serve", str(state), *settings):
+            until(lambda: names(entity="crm/contact") == {"n0", "n1"})
+            stage.run(f"{PLACE}.typer_import", "n2")
+            until(lambda: names(entity="crm/contact") == {"n0", "n1", "n2"})
+            (entity,) = asked(port, "entities")
+            assert (entity["entity"], entity["records"], entity["deleted"]) == ("crm/contact", 3, 0)
+            assert names(entity="crm/nothing") == set()
+            (found,) = asked(port, "search", text="N2")
+            fields = {
+                each["field"]: each["value"] for each in asked(port, "record", entity="crm/contact", pk=found["pk"])
+            }
+            assert fields == json.loads(found["fields"])
+            assert asked(port, "deleted") == []
+    stage.mirror.call("consumers.json_mirror", "--verify")
+    assert stage.authors() == {"n0": "ann", "n1": "ann", "n2": "cron"}
