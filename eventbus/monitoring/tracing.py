@@ -14,6 +14,8 @@ from typing import Any, Final
 _NAME: Final = "eventbus"
 _MOST_LINKS: Final = 128
 """Traces that one batch is linked to; OpenTelemetry's own limit."""
+_kept: tuple[Any, Any] | None = None
+"""The provider, and its tracer for eventbus."""
 
 
 def created(transaction: str, size: int) -> str | None:
@@ -25,7 +27,7 @@ def created(transaction: str, size: int) -> str | None:
     trace = sys.modules.get("opentelemetry.trace")
     if trace is None:
         return None
-    span = trace.get_tracer(_NAME).start_span(
+    span = _tracer(trace).start_span(
         "create events",
         kind=trace.SpanKind.PRODUCER,
         attributes={
@@ -50,7 +52,7 @@ def processed(queue: str, traceparents: Iterable[str | None]) -> Iterator[None]:
     given = list(traceparents)
     contexts = [context for each in dict.fromkeys(given) if each and (context := _context(trace, each)) is not None]
     single = trace.set_span_in_context(trace.NonRecordingSpan(contexts[0])) if len(contexts) == 1 else None
-    with trace.get_tracer(_NAME).start_as_current_span(
+    with _tracer(trace).start_as_current_span(
         f"process {queue}",
         context=single,
         kind=trace.SpanKind.CONSUMER,
@@ -64,6 +66,15 @@ def processed(queue: str, traceparents: Iterable[str | None]) -> Iterator[None]:
         },
     ):
         yield
+
+
+def _tracer(trace: Any) -> Any:
+    """The tracer of the application's provider, kept while that is the same: making one costs as much as a span."""
+    global _kept  # noqa: PLW0603  one provider a process
+    provider, kept = trace.get_tracer_provider(), _kept
+    if kept is None or kept[0] is not provider:
+        kept = _kept = provider, trace.get_tracer(_NAME)
+    return kept[1]
 
 
 def _traceparent(context: Any) -> str | None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -36,7 +37,7 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemorySpanExporter]:
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    monkeypatch.setattr(trace, "get_tracer", lambda name, *_, **__: provider.get_tracer(name))
+    monkeypatch.setattr(trace, "get_tracer_provider", lambda: provider)
     yield exporter
     provider.shutdown()
 
@@ -110,3 +111,18 @@ def test_without_opentelemetry_nothing_of_it_is_imported() -> None:
         "assert not any(name.startswith('opentelemetry') for name in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
+
+
+def test_a_tracer_is_made_once_a_provider(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+
+    class Counting(TracerProvider):
+        def get_tracer(self, name: str, *more: Any, **options: Any) -> trace.Tracer:
+            made.append(name)
+            return super().get_tracer(name, *more, **options)
+
+    for provider in (Counting(), Counting()):
+        monkeypatch.setattr(trace, "get_tracer_provider", lambda provider=provider: provider)
+        assert tracing.created("t1", 1) != tracing.created("t2", 1)
+        provider.shutdown()
+    assert made == ["eventbus", "eventbus"]
