@@ -138,7 +138,8 @@ def test_what_a_killed_consumer_held_comes_again_in_order_and_nothing_else(
         assert line(victim) == "ready"
         done = [line(victim) for _ in range(5)]
         done += kill(victim)
-        acknowledged = [int(number) for numbers in done for number in numbers.split()]
+        # A line that the signal cut short was not said.
+        acknowledged = [int(number) for numbers in done if len(numbers.split()) == 10 for number in numbers.split()]
         assert acknowledged == list(range(len(acknowledged)))
         reader = Reader(connection)
         # At most one batch was acknowledged and not yet said when the signal came.

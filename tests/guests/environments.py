@@ -15,7 +15,10 @@ ENVIRONMENTS: Final[Mapping[str, Sequence[str]]] = {
     "optuna": ("optuna", "fakeredis[lua]", "moto[server]"),
     "mlflow": ("mlflow",),
     "prefect": ("prefect",),
-    "advanced-alchemy": ("advanced-alchemy[uuid,cli,nanoid,passlib,argon2,pwdlib,obstore,fsspec]", "aiosqlite"),
+    "advanced-alchemy": (
+        "advanced-alchemy[uuid,cli,nanoid,passlib,argon2,pwdlib,obstore,fsspec]", "aiosqlite",
+        "sqlalchemy<2.1",  # its types need what 2.1 took away
+    ),
     "sqlalchemy-utils": ("sqlalchemy-utils", "flexmock", "colour", "phonenumbers", "python-dateutil"),
     "various": (
         "aiosqlite", "alembic", "celery", "dogpile.cache", "factory_boy", "fastapi-users[sqlalchemy]", "flask-admin",

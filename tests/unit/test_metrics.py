@@ -14,9 +14,8 @@ import sqlalchemy as sa
 from prometheus_client import CollectorRegistry
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
-from eventbus import Bus, Settings, install, metrics
+from eventbus import Bus, install, metrics
 from eventbus.delivery.stats import Stats
-from eventbus.errors import ConfigurationError
 from eventbus.publishers.memory import MemoryPublisher
 
 ROOT = Path(__file__).parents[2]
@@ -90,12 +89,6 @@ def test_a_watcher_that_fails_stops_nothing(bus: Bus, sessions: sessionmaker[Ses
         session.add(Thing(id=1))
     until(lambda: told[-1] == 1)
     bus.flush()
-
-
-def test_in_strict_order_the_relay_has_the_figures(sessions: sessionmaker[Session]) -> None:
-    strict = install(sessions, settings=Settings(service="crm", ordering="strict"))
-    with strict, pytest.raises(ConfigurationError, match="the relay publishes"):
-        metrics.register(strict, CollectorRegistry())
 
 
 _WORKERS = """
