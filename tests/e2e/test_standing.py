@@ -39,6 +39,7 @@ def test_after_a_week_of_idleness_lag_is_how_long_it_was_held(place: Place) -> N
     publish(settings, [event_body("ab12", 1)])
     eventually((place.data_dir / "crm/contact/ab12.json").exists, PATIENCE)
     assert lag(place) == 0
+    eventually((place.data_dir / ".eventbus/caught-up").exists, PATIENCE)  # it has noticed that nothing waits
     mirror.process.send_signal(signal.SIGSTOP)
     try:
         before = time.monotonic()
