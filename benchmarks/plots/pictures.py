@@ -102,15 +102,16 @@ def _crowd(results: Results, theme: Theme, database: str) -> Canvas:
     return dots(theme, title, says, rows, panels)
 
 
+def _points(results: Results, beginning: str, end: str) -> dict[float, Figure]:
+    """Figures by the number in their name: `latency/postgresql/200/p50` at 200."""
+    names = (name for name in results.under(beginning) if name.endswith(f"/{end}"))
+    return {float(name.split("/")[2]): results[name] for name in names}
+
+
 def _latency(results: Results, theme: Theme) -> Canvas:
     several = []
     for series, percentile in enumerate(("p50", "p99", "p99.9")):
-        points = {
-            float(name.split("/")[2]): results[name]
-            for name in results.under("latency/postgresql/")
-            if name.endswith(f"/{percentile}")
-        }
-        several.append(Line(percentile, points, series))
+        several.append(Line(percentile, _points(results, "latency/postgresql/", percentile), series))
     title = "From a commit to its file, at rising load"
     says = "Service, PostgreSQL, RabbitMQ and mirror share two cores. A commit that comes late counts as late."
     return lines(
@@ -144,13 +145,8 @@ def _chain(results: Results, theme: Theme) -> Canvas:
 
 def _records(results: Results, theme: Theme) -> Canvas:
     several = []
-    for series, (label, kind) in enumerate({"new": "new", "changed": "changed"}.items()):
-        points = {
-            float(name.split("/")[2]): results[name]
-            for name in results.under("growth/records/")
-            if name.endswith(f"/{kind}")
-        }
-        several.append(Line(label, points, series))
+    for series, kind in enumerate(("new", "changed")):
+        several.append(Line(kind, _points(results, "growth/records/", kind), series))
     title = "What a record costs the mirror, by how many there are"
     says = "Batches of 500 into state and files on the disk; flushes that the disk makes meanwhile included."
     return lines(theme, title, says, several, ("records in the mirror", "µs a record"), zero=True)
@@ -162,8 +158,7 @@ def _commits(results: Results, theme: Theme) -> Canvas:
     }  # fmt: skip
     several = []
     for label, (end, series) in wanted.items():
-        names = [name for name in results.under("growth/postgresql/") if name.endswith(f"/{end}")]
-        points = {float(name.split("/")[2]): results[name] for name in names}
+        points = _points(results, "growth/postgresql/", end)
         several.append(Line(label, points, series, dash="5 4" if label == "bare" else ""))
     title = "What a row costs, by how many a commit has"
     says = "New rows on PostgreSQL, bare and with eventbus, until commit() returned and until the broker confirmed all."

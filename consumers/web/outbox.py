@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Sequence
-from typing import Final, final
+from typing import final
 
+from consumers.web.kept import Kept
 from consumers.web.settings import WebSettings
 from eventbus.inspection.witness import Absent, Finding, Options, Parked, Report, witness
-
-_KEPT: Final = 2.0
-"""Seconds that an answer of the database is good for, however many look."""
 
 
 @final
@@ -20,17 +16,11 @@ class OutboxView:
 
     def __init__(self, settings: WebSettings) -> None:
         self._options = Options(database=settings.database)
-        self._lock = threading.Lock()
-        self._asked: tuple[float, Report, Sequence[Parked]] = (-_KEPT, Report(), ())
+        self._answer = Kept(self._ask)
 
     def look(self) -> tuple[Report, Sequence[Parked]]:
         """How the outbox is, and its parked rows, the oldest first; nothing where no database is named."""
-        if not self._options.database:
-            return Report(), ()
-        with self._lock:
-            if time.monotonic() - self._asked[0] >= _KEPT:
-                self._asked = time.monotonic(), *self._ask()
-            return self._asked[1:]
+        return self._answer() if self._options.database else (Report(), ())
 
     def _ask(self) -> tuple[Report, Sequence[Parked]]:
         try:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, final
+from typing import Any, final
 
 from consumers.base.witness import BrokerWitness
 from consumers.json_mirror.state import Figures
 from consumers.json_mirror.witness import MirrorWitness
+from consumers.web.kept import Kept
 from consumers.web.outbox import OutboxView
 from consumers.web.settings import WebSettings
-from eventbus.inspection.witness import Finding, Report
-
-_KEPT: Final = 2.0
-"""Seconds that an answer of the broker is good for, however many look."""
+from eventbus.inspection.witness import Finding
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,21 +43,11 @@ class Observatory:
 
     def __init__(self, settings: WebSettings, outbox: OutboxView) -> None:
         self._outbox = outbox
-        self._broker = BrokerWitness(settings.consumer)
         self._mirror = MirrorWitness(settings.mirror)
-        self._lock = threading.Lock()
-        self._asked = (-_KEPT, Report())
+        self._ask_broker = Kept(BrokerWitness(settings.consumer).status)
 
     def look(self, entities: Sequence[Figures]) -> Overview:
         """How things are."""
         mirror, broker, outbox = self._mirror.status(), self._ask_broker(), self._outbox.look()[0]
         findings = [*mirror.findings, *broker.findings, *outbox.findings]
         return Overview(findings, {**outbox.figures, **broker.figures, **mirror.figures}, entities)
-
-    def _ask_broker(self) -> Report:
-        with self._lock:
-            at, report = self._asked
-            if time.monotonic() - at >= _KEPT:
-                report = self._broker.status()
-                self._asked = time.monotonic(), report
-            return report

@@ -17,7 +17,9 @@ from consumers.base import ConsumerSettings
 from tests.support.chain import Place
 from tests.support.committing import eventually
 from tests.support.consuming import publish
-from tests.support.prometheus import RULES, Prometheus, free_port, hastened, program
+from tests.support.lacking import program
+from tests.support.nodes.base import free_port
+from tests.support.prometheus import RULES, Prometheus, hastened
 from tests.support.tcp_proxy import Mode, TcpProxy
 
 PATIENCE = 120.0
@@ -92,7 +94,7 @@ class World:
 @pytest.fixture
 def world(tmp_path: Path, unique: str, rabbitmq_url: str, tcp_proxy: Callable[[str], TcpProxy]) -> Iterator[World]:
     pytest.importorskip("fastapi")
-    program()
+    program("prometheus", "prometheus")
     with Place(tmp_path, url=(proxy := tcp_proxy(rabbitmq_url)).url, name=unique) as place, ExitStack() as stack:
         made = World(place, proxy)
         place.run(TABLES)

@@ -16,6 +16,7 @@ import pytest
 from eventbus.outbox import Store
 from eventbus.outbox.parked_rows import ParkedRow
 from tests.support.committing import Committer, committing
+from tests.support.lacking import lacking
 
 HOURS = ("+0", "-1", "+2", "+1", "-25", "+0")
 
@@ -25,9 +26,7 @@ def jumping(tmp_path: Path) -> Mapping[str, str]:
     """The environment of a process whose clock is off by what stands in the file `offset`; monotonic clocks are not."""
     found = glob.glob("/usr/lib/*/faketime/libfaketime*MT.so.1")
     if not found:
-        if os.environ.get("CI") == "true":
-            pytest.fail("libfaketime is not installed; Debian's package faketime has it")
-        pytest.skip("libfaketime is not installed")
+        lacking("libfaketime", "faketime")
     offset = tmp_path / "offset"
     offset.write_text("+0h\n")
     settings = {"FAKETIME_TIMESTAMP_FILE": str(offset), "FAKETIME_NO_CACHE": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -27,6 +26,7 @@ from sqlalchemy import MetaData, create_engine
 
 from eventbus.trials.chain import Mirror
 from eventbus.trials.chaos import differences, filed, rows
+from tests.support.nodes.base import free_port
 
 pytestmark = pytest.mark.filterwarnings("default")  # what frameworks use of SQLAlchemy is theirs to mend
 
@@ -104,12 +104,6 @@ def until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not come to pass"
         time.sleep(0.05)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def add(port: int, number: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,9 +15,8 @@ import sqlalchemy as sa
 
 from consumers.json_mirror import cache, filenames
 from eventbus.comparison import healing
-from eventbus.comparison.doubts import Patience
 from eventbus.outbox.side import side_engine
-from tests.support.comparing import PLANTED, Chain, Contact, Team, chain, plant
+from tests.support.comparing import PLANTED, Chain, Contact, Team, beside_a_writer, chain, plant
 from tests.support.nodes.redis import RedisNode
 
 
@@ -59,19 +59,7 @@ def test_no_false_alarm_beside_a_writer(made: Chain) -> None:
     with made.sessions.begin() as session:
         session.add_all(Team(id=number, title="t") for number in range(300))
     made.deliver()
-    number = 0
-    with ThreadPoolExecutor(1) as pool:
-        comparison = pool.submit(made.compare, chunk=50, patience=Patience(0.5, 30))
-        while not comparison.done():
-            number += 1
-            with made.sessions.begin() as session:
-                session.get_one(Team, number % 200).title = f"t{number}"
-                session.add(Team(id=1000 + number, title="new"))
-                if number > 3:
-                    session.delete(session.get_one(Team, 1000 + number - 3))
-            if number % 5 == 0:
-                made.deliver()
-        tally, found = comparison.result()
+    tally, found = beside_a_writer(made, itertools.count(1))
     assert found == []
     assert tally.objects >= 300
     made.deliver()

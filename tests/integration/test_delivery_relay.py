@@ -17,7 +17,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from sqlalchemy import Engine, create_engine, update
 from sqlalchemy.exc import OperationalError
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
+from sqlalchemy.orm import Session, sessionmaker
 
 import eventbus
 from eventbus import Bus, metrics
@@ -37,20 +37,10 @@ from eventbus.relay.pages import Pages
 from eventbus.settings import Settings
 from eventbus.snapshot import snapshot
 from tests.support.committing import Committer, as_process, elsewhere, eventually, gone
+from tests.support.counting import Base, Contact, count
 
 QUICK = Tempo(delete=0.02, grace=0.5, parked=0.2, sweep=0.1)
 SETTINGS = Settings(url="amqp://nobody:secret@nowhere.invalid//", service="crm", delivery="relay")
-
-
-class Base(DeclarativeBase):
-    pass
-
-
-class Contact(Base):
-    __tablename__ = "contact"
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-    value: Mapped[int] = mapped_column(default=0)
 
 
 @pytest.fixture
@@ -89,16 +79,6 @@ def relaying(engine: Engine, broker: MemoryPublisher, tempo: Tempo = QUICK) -> I
         stop.set()
         thread.join()
         side.dispose()
-
-
-def count(sessions: Callable[[], Session], key: int = 1) -> None:
-    with sessions() as session:
-        contact = session.get(Contact, key)
-        if contact is None:
-            session.add(Contact(id=key))
-        else:
-            contact.value += 1
-        session.commit()
 
 
 def rows(engine: Engine) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
+from sqlalchemy.orm import Session, sessionmaker
 
 import eventbus
 from eventbus.delivery.tempo import Tempo
@@ -21,19 +21,9 @@ from eventbus.publishers import MemoryPublisher, Outcome
 from eventbus.relay import Relay
 from eventbus.settings import Settings
 from tests.support.committing import eventually
+from tests.support.counting import Base, Contact, count
 
 STRICT = Settings(url="memory://", service="crm", ordering="strict")
-
-
-class Base(DeclarativeBase):
-    pass
-
-
-class Contact(Base):
-    __tablename__ = "contact"
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-    value: Mapped[int] = mapped_column(default=0)
 
 
 @pytest.fixture
@@ -60,16 +50,6 @@ def relaying(engine: Engine, broker: MemoryPublisher) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
-
-
-def count(sessions: Callable[[], Session], key: int = 1) -> None:
-    with sessions() as session:
-        contact = session.get(Contact, key)
-        if contact is None:
-            session.add(Contact(id=key))
-        else:
-            contact.value += 1
-        session.commit()
 
 
 def test_nothing_leaves_without_a_relay_and_all_of_it_in_order_with_one(

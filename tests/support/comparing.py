@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
 from decimal import Decimal
@@ -147,6 +148,22 @@ def chain(url: str, data_dir: Path, **options: Any) -> Iterator[Chain]:
             yield made
         finally:
             made.close()
+
+
+def beside_a_writer(made: Chain, numbers: Iterator[int]) -> tuple[Tally, list[Difference]]:
+    """Compare while teams, of which 0 to 199 are there, are changed, made and deleted; `numbers` count from 1."""
+    with ThreadPoolExecutor(1) as pool:
+        comparison = pool.submit(made.compare, chunk=50, patience=Patience(0.5, 30))
+        while not comparison.done():
+            number = next(numbers)
+            with made.sessions.begin() as session:
+                session.get_one(Team, number % 200).title = f"t{number}"
+                session.add(Team(id=1000 + number, title="new"))
+                if number > 3:
+                    session.delete(session.get_one(Team, 1000 + number - 3))
+            if number % 5 == 0:
+                made.deliver()  # so that the mirror is always some changes behind
+        return comparison.result()
 
 
 def contact(number: int) -> Contact:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-import socket
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,9 +12,9 @@ from urllib.error import URLError
 from urllib.parse import urlencode
 from urllib.request import urlopen
 
-import pytest
-
 from tests.support.committing import eventually
+from tests.support.lacking import program
+from tests.support.nodes.base import free_port
 
 ROOT: Final = Path(__file__).parents[2]
 RULES: Final = ROOT / "alerts/eventbus.rules.yml"
@@ -28,23 +25,6 @@ scrape_configs:
 {jobs}
 """
 _JOB: Final = "  - {{job_name: {name}, static_configs: [{{targets: ['127.0.0.1:{port}']}}]}}"
-
-
-def free_port() -> int:
-    """A port on which nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def program() -> str:
-    """Where Prometheus is; skips the test where it is not, and fails it with CI=true."""
-    found = shutil.which("prometheus")
-    if found is None:
-        if os.environ.get("CI"):
-            pytest.fail("prometheus is not installed; it is a package of Debian")
-        pytest.skip("prometheus is not installed")
-    return found
 
 
 def hastened(rules: str) -> str:
@@ -66,7 +46,7 @@ class Prometheus:
         self._log = (directory / "prometheus.log").open("wb")
         self._process = subprocess.Popen(
             [
-                program(),
+                program("prometheus", "prometheus"),
                 f"--config.file={configuration}",
                 f"--storage.tsdb.path={directory / 'tsdb'}",
                 f"--web.listen-address=127.0.0.1:{self._port}",

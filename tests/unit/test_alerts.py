@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from consumers.json_mirror.handling.standing import Standing
 from eventbus import metrics
 from eventbus.delivery.stats import Stats
 from eventbus.relay.monitoring import Probe, pages
+from tests.support.lacking import program
 
 ROOT = Path(__file__).parents[2]
 RULES: list[dict[str, Any]] = yaml.safe_load((ROOT / "alerts/eventbus.rules.yml").read_text())["groups"][0]["rules"]
@@ -90,17 +89,8 @@ def test_every_alarm_leads_to_a_heading_that_says_what_to_do(rule: dict[str, Any
     assert anchor == rule["alert"].lower()
 
 
-def promtool() -> str:
-    found = shutil.which("promtool")
-    if found is None:
-        if os.environ.get("CI"):
-            pytest.fail("promtool is not installed; Debian's package prometheus has it")
-        pytest.skip("promtool is not installed")
-    return found
-
-
 def test_each_alarm_comes_with_its_fault_and_goes_with_it() -> None:
-    command = [promtool(), "test", "rules", "eventbus.rules.test.yml"]
+    command = [program("promtool", "prometheus"), "test", "rules", "eventbus.rules.test.yml"]
     done = subprocess.run(command, cwd=ROOT / "alerts", capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 

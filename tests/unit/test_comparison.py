@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import time
@@ -24,7 +25,7 @@ from eventbus.comparison.mirror import STUB, Place, content, content_of_document
 from eventbus.errors import ConfigurationError
 from eventbus.outbox.tables import outbox
 from tests.support import comparing
-from tests.support.comparing import PLANTED, Chain, Contact, Line, Team, chain, plant
+from tests.support.comparing import PLANTED, Chain, Contact, Line, Team, beside_a_writer, chain, plant
 from tests.support.mirroring import delivery
 
 
@@ -174,22 +175,11 @@ def test_what_arrives_after_the_second_look_is_no_difference(made: Chain, monkey
 
 def test_no_false_alarm_beside_a_writer(made: Chain) -> None:
     put(made, *(Team(id=number, title="t") for number in range(300)))
-    number = 0
-    with ThreadPoolExecutor(1) as pool:
-        for _ in range(2):
-            comparison = pool.submit(made.compare, chunk=50, patience=Patience(0.5, 30))
-            while not comparison.done():
-                number += 1
-                with made.sessions.begin() as session:
-                    session.get_one(Team, number % 200).title = f"t{number}"
-                    session.add(Team(id=1000 + number, title="new"))
-                    if number > 3:
-                        session.delete(session.get_one(Team, 1000 + number - 3))
-                if number % 5 == 0:
-                    made.deliver()  # so that the mirror is always some changes behind
-            tally, found = comparison.result()
-            assert found == []
-            assert tally.objects >= 300
+    numbers = itertools.count(1)
+    for _ in range(2):
+        tally, found = beside_a_writer(made, numbers)
+        assert found == []
+        assert tally.objects >= 300
     made.deliver()
     assert made.compare()[0].is_equal
 
