@@ -14,8 +14,6 @@ from eventbus.delivery.account import DATABASE_ERRORS
 from eventbus.delivery.stats import Stats, Watcher
 from eventbus.delivery.tempo import Tempo
 from eventbus.outbox import Store
-from eventbus.outbox.leases import RELAY
-from eventbus.outbox.owner import is_dead
 from eventbus.outbox.queries import brief
 
 _NONE: Final = (
@@ -100,7 +98,7 @@ class Lookout:
         late = {store: _age(oldest) for store, (_, oldest) in found.items() if _age(oldest) > 2 * self._every}
         for store, age in late.items():
             if not self._told:
-                logger.warning(_STUCK if _has_relay(store) else _NONE, age, store, extra={"outbox": repr(store)})
+                logger.warning(_STUCK if store.leases.has_relay() else _NONE, age, store, extra={"outbox": repr(store)})
         if self._told and not late:
             logger.info("the relay delivers again")
         self._told = bool(late)
@@ -124,8 +122,3 @@ def figures(backlogs: Iterable[tuple[int, int]]) -> Stats:
 def _age(since: int) -> float:
     """Seconds, by this machine's clock, which made the row."""
     return max(0.0, time.time() - since / 1e6) if since else 0.0
-
-
-def _has_relay(store: Store) -> bool:
-    lease = store.leases.of([RELAY]).get(RELAY)
-    return lease is not None and not is_dead(lease.holder)

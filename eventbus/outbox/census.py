@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, Engine, Table, func, inspect, select
 
-from eventbus.outbox.leases import RELAY
+from eventbus.outbox.leases import has_relay
 from eventbus.outbox.owner import is_dead, is_for_relay
 from eventbus.outbox.queries import MOST
 from eventbus.outbox.side import side_connection
-from eventbus.outbox.tables import lease, outbox, parked
+from eventbus.outbox.tables import outbox, parked
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +54,10 @@ def take_census(engine: Engine) -> Census:
             oldest=_age(min((since for _, _, since in owners), default=None)),
             orphaned=sum(count for owner, count, _ in owners if is_dead(owner) and not is_for_relay(owner)),
             for_relay=sum(count for owner, count, _ in owners if is_for_relay(owner)),
-            relay=_has_relay(connection),
+            relay=has_relay(connection),
             parked=_count(connection, parked),
             reasons=tuple((reason, count) for reason, count in reasons),
         )
-
-
-def _has_relay(connection: Connection) -> bool:
-    holder = connection.scalar(select(lease.c.holder).where(lease.c.name == RELAY))
-    return holder is not None and not is_dead(holder)
 
 
 def _count(connection: Connection, table: Table) -> int:

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from eventbus.outbox.access import Access
-from eventbus.outbox.owner import Owner
+from eventbus.outbox.owner import Owner, is_dead
 from eventbus.outbox.tables import lease
 
 RELAY: Final = "relay"
@@ -27,6 +27,12 @@ class Lease(NamedTuple):
     beat: int
 
 
+def has_relay(connection: Connection) -> bool:
+    """Whether a relay has the lease of this database, and is not known to be gone."""
+    holder = connection.scalar(select(lease.c.holder).where(lease.c.name == RELAY))
+    return holder is not None and not is_dead(holder)
+
+
 @final
 class Leases:
     """The leases of one database, as seen by one owner. Each call is a transaction of its own."""
@@ -39,6 +45,10 @@ class Leases:
         """The leases of these names that exist."""
         query = select(lease).where(lease.c.name.in_(list(names)))
         return {row.name: Lease(*row) for row in self._access.run(lambda connection: connection.execute(query).all())}
+
+    def has_relay(self) -> bool:
+        """As the function of this name."""
+        return self._access.run(has_relay)
 
     def take(self, name: str, seen: Lease | None) -> bool:
         """Take a lease that is as it was seen, or does not exist. Of several who try, one succeeds."""
