@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 from consumers.history.assembly.fact import Fact
 from consumers.history.assembly.transaction import Sealed
@@ -16,10 +16,11 @@ PART: Final = 5_000
 """Records of a part: a baseline of a million records is 200 parts, so that nobody has to hold it in memory."""
 
 
-def slices(journal: JournalReader, entry: Entry) -> Iterator[Sealed]:
+def slices(journal: JournalReader, entry: Entry, held: Callable[[str], tuple[str, Any] | None]) -> Iterator[Sealed]:
     """The records of the state as one transaction in parts, without those that have events behind this row.
 
-    What these were before is in their first event, as far as anybody knows it.
+    What these were before is in their first event, as far as anybody knows it. Of deleted records those are told of
+    which the history has nothing of it: `held` gives model and key of what it takes to be there.
     """
     with journal.still() as state:
         told = journal.records_after(entry.id)
@@ -28,26 +29,29 @@ def slices(journal: JournalReader, entry: Entry) -> Iterator[Sealed]:
         time = datetime.fromtimestamp(entry.time, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
         seen = 0
         for part, records in enumerate(state.records(chunk=PART), 1):
-            facts = [
-                _fact(record, record.document, id, size, time)
-                for record in records
-                if record.document is not None and record.path not in told
-            ]
+            found = (_fact(record, held, id, size, time) for record in records if record.path not in told)
+            facts = [fact for fact in found if fact is not None]
             if facts:
                 yield Sealed(id, part, size, len(facts), seen, max(fact.version for fact in facts), facts)
                 seen += len(facts)
 
 
-def _fact(record: Record, document: bytes, transaction: str, size: int, time: str) -> Fact:
-    read = documents.decode(document)
+def _fact(
+    record: Record, held: Callable[[str], tuple[str, Any] | None], transaction: str, size: int, time: str
+) -> Fact | None:
+    read = None if record.document is None else documents.decode(record.document)
+    identity = held(record.path) if read is None else (read.model, read.pk)
+    if identity is None:
+        return None
+    model, pk = identity
     return Fact(
         record=record.path,
-        model=read.model,
-        pk=read.pk,
+        model=model,
+        pk=pk,
         version=record.version,
-        op="r",
-        fields=read.fields,
-        stub=read.stub,
+        op="d" if read is None else "r",
+        fields=read and read.fields,
+        stub=read and read.stub,
         changed=frozenset(),
         whole=True,
         transaction=transaction,

@@ -19,7 +19,7 @@ from consumers.history.journal.reader import JournalReader
 from consumers.history.reading.history import History
 from consumers.history.settings import HistorySettings
 from consumers.history.store.archive import Archive
-from consumers.history.upkeep import pruning
+from consumers.history.upkeep import erasing, pruning
 from consumers.json_mirror.disk.lock import Lock
 from consumers.json_mirror.errors import StateUnavailable
 
@@ -63,8 +63,12 @@ def _companion(settings: HistorySettings) -> Companion:
 def _done(settings: HistorySettings, stop: threading.Event, alone: threading.Event, git: Companion) -> bool:
     """Whether all is done; False where the disk does not play along now."""
     try:
-        with JournalReader(settings.state_file) as journal, Archive(settings.history_file) as archive:
-            _take(Historian(journal, archive, settings.tempo), journal, stop, alone, _tended(settings, git))
+        with JournalReader(settings.state_file) as journal:
+            if gone := erasing.erase_again(settings.history_file, journal.state.floors()):
+                told = {"event": "erased_again", "records": gone}
+                log.warning("this history is older than an erasure: erased again", extra=told)
+            with Archive(settings.history_file) as archive:
+                _take(Historian(journal, archive, settings.tempo), journal, stop, alone, _tended(settings, git))
     except (StateUnavailable, HistoryUnavailable) as error:
         log.warning("the history waits", extra={"reason": str(error)})
         return stop.is_set() or alone.is_set()

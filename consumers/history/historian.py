@@ -11,7 +11,7 @@ from consumers.history.assembly.assembly import Assembly, Tempo
 from consumers.history.assembly.fact import Fact
 from consumers.history.assembly.transaction import Open
 from consumers.history.journal.reader import Entry, JournalReader, decode
-from consumers.history.store.archive import Archive, Waiting
+from consumers.history.store.archive import Archive, Waiting, author_key
 from consumers.json_mirror.state.erasing import hashed
 
 STEP: Final = 1_000
@@ -57,6 +57,11 @@ class Historian:
         the events, not by the historian's.
         """
         entries = self._journal.read(self._read, STEP)
+        if entries and entries[0].id > self._read + 1 and not entries[0].is_baseline:
+            # Rows are missing: this history is an older backup, or a new one beside a mirror that had another.
+            log.warning("events are missing between history and journal: a snapshot stands for them")
+            self._archive.become_another()
+            self._begin(entries[0]._replace(id=entries[0].id - 1))
         for entry in entries:
             self._take(entry)
         is_behind = len(entries) == STEP
@@ -69,16 +74,22 @@ class Historian:
             self._begin(entry)
         elif entry.fact is not None and not self._is_erased(entry.fact):
             self._now = max(self._now, entry.time)
-            self._assembly.take(entry.fact, entry.time, known=self._archive.known)
+            self._assembly.take(self._named(entry.fact), entry.time, known=self._archive.known)
         self._read = entry.id
 
     def _begin(self, entry: Entry) -> None:
         log.info("the journal begins: what the mirror holds goes into the history as it is")
-        for each in baseline.slices(self._journal, entry):
+        for each in baseline.slices(self._journal, entry, self._archive.held):
             self._archive.keep([each], state=self._state, taken=self._noted)
 
     def _is_erased(self, fact: Fact) -> bool:
         return bool(self._floors) and fact.version <= self._floors.get(hashed(fact.record), 0)
+
+    def _named(self, fact: Fact) -> Fact:
+        """Without its author, where the name is erased."""
+        if not self._floors or fact.author is None or fact.version > self._floors.get(author_key(fact.author), 0):
+            return fact
+        return fact._replace(author=None)
 
     def _write(self, now: float) -> None:
         sealed = self._assembly.seal(now)
@@ -112,4 +123,4 @@ class Historian:
             self._number = max(self._number, number)
             fact = decode(body, -number)
             if fact is not None and not self._is_erased(fact):
-                self._assembly.take(fact, first, known=self._archive.known)
+                self._assembly.take(self._named(fact), first, known=self._archive.known)

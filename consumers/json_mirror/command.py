@@ -30,6 +30,7 @@ from consumers.json_mirror.settings import MirrorSettings
 from consumers.json_mirror.state import State, require
 from consumers.json_mirror.status import read_status
 from consumers.json_mirror.upkeep.comparison import HARMLESS, REMEDIES, Finding, Repaired, compare, confirm, repair
+from consumers.json_mirror.upkeep.erased import erase_again
 from consumers.json_mirror.upkeep.forgetting import forget
 from consumers.json_mirror.upkeep.recovery import open_or_renew, rebuild, recover
 from eventbus.commands import HELP_OPTIONS
@@ -175,6 +176,7 @@ def open_mirror(settings: MirrorSettings, **options: Any) -> Iterator[Mirror]:
         kept = settings.history != "off"
         state.keep_journal(settings.history_file if kept else None, int(settings.journal_mb * (1 << 20)))
         with heartbeat.beating():
+            erase_again(state, files, settings.history_file)
             recover(state, files)
         state.bounds = settings.bounds
         mirror = Mirror(

@@ -11,6 +11,7 @@ from typing import Any, Final
 import click
 
 from consumers.history import following
+from consumers.history.commands import letters
 from consumers.history.commands.asking import one_record
 from consumers.history.commands.options import (
     KEY,
@@ -24,17 +25,19 @@ from consumers.history.commands.options import (
     settings_of,
 )
 from consumers.history.errors import NotInHistory
-from consumers.history.git.follower import Follower
+from consumers.history.git.follower import Follower, disagreement
 from consumers.history.git.packs import PackWriter
-from consumers.history.git.repository import NOTHING, Repository
+from consumers.history.git.repository import NOTHING, Repository, is_there
 from consumers.history.reading.history import History
 from consumers.history.settings import HistorySettings
+from consumers.history.store.archive import author_key
 from consumers.history.upkeep import erasing
 from consumers.json_mirror import cache
 from consumers.json_mirror.disk.files import Files
 from consumers.json_mirror.disk.lock import Lock
 from consumers.json_mirror.settings import MirrorSettings
 from consumers.json_mirror.state import Record, State
+from consumers.json_mirror.state.erasing import hashed
 from eventbus.errors import ConfigurationError, counted
 
 WRITERS: Final = "eventbus.writers"
@@ -97,16 +100,20 @@ def erase(model: str | None, keys: tuple[str, ...], author: str | None, yes: boo
         stack.enter_context(Lock(lock))
         stack.enter_context(following.lock(settings))
         stack.enter_context(following.lock_git(settings))
+        agreed = _git_agrees(settings)
         if author:
             _confirm(f"Forget {author} as an author?", yes)
             first = _forget_author(settings, author)
+            meant = letters.by(author)
         else:
             assert model is not None
             with History(settings.history_file) as history:
                 paths = [path_of(model, key, history if _knows(history, model, key) else None) for key in keys]
             _confirm(f"Forget {counted(len(paths), 'record')} of {model}?", yes)
             first = _forget_records(settings, mirror, paths)
-        _rewrite_git(settings, first)
+            meant = letters.of(paths)
+        _rewrite_git(settings, first if agreed else 1)
+    letters.tell(mirror.consumer, meant)
     _tell_what_is_left(settings, author)
 
 
@@ -125,18 +132,19 @@ def _knows(history: History, model: str, key: str) -> bool:
 
 def _forget_records(settings: HistorySettings, mirror: MirrorSettings, paths: list[str]) -> int:
     floor = erasing.floor_now()
+    floors = {hashed(path): floor for path in paths}
     with State(settings.state_file) as state, Files(settings.data_dir) as files:
         files.begin()
         for path in paths:
             files.put(*_split(path), None)
         files.sync_all()
-        gone = state.erase(paths, floor, erasing.events_of(state, paths))
+        gone = state.erase(paths, floors, erasing.events_of(state, paths))
     click.echo(f"files and state: {counted(gone, 'record')}")
     if mirror.cache_url.startswith(("redis", "unix")):
         with cache.open(mirror.cache_url) as store:
             store.store([Record(*_split(path), floor, None) for path in paths])
         click.echo("cache: replaced by tombstones")
-    first = erasing.erase_records(settings.history_file, paths, floor, getpass.getuser())
+    first = erasing.erase_records(settings.history_file, paths, floors, getpass.getuser())
     click.echo(f"history: {'gone' if first else 'it knew nothing of them'}")
     return first
 
@@ -147,30 +155,45 @@ def _split(path: str) -> tuple[str, str]:
 
 
 def _forget_author(settings: HistorySettings, author: str) -> int:
+    floor = erasing.floor_now()
     with State(settings.state_file) as state:
-        state.rewrite_events(list(erasing.events_without(state, author)))
-    first = erasing.erase_author(settings.history_file, author)
+        state.rewrite_events(list(erasing.events_without(state, author)), {author_key(author): floor})
+    first = erasing.erase_author(settings.history_file, author, floor, getpass.getuser())
     click.echo(f"history: {'the name is gone' if first else 'it did not know the name'}")
     return first
 
 
-def _rewrite_git(settings: HistorySettings, first: int) -> None:
-    """Make the commits anew from the first that knew of it, and leave no object of the old ones."""
-    if not first or not (settings.repository / "HEAD").exists():
-        return
+def _git_agrees(settings: HistorySettings) -> bool:
+    """Whether the repository, if there is one, is of this history, without what was erased before."""
+    if not is_there(settings.repository):
+        return True
     repository = Repository(settings.repository)
     repository.prepare()
-    if repository.tip() == NOTHING:
+    with History(settings.history_file) as history:
+        tip = repository.tip()
+        return tip == NOTHING or not disagreement(repository, tip, history)
+
+
+def _rewrite_git(settings: HistorySettings, first: int) -> None:
+    """Make the commits anew from the first that knew of it, and leave no object of the old ones."""
+    if not is_there(settings.repository):
         return
-    repository.rewind(first - 1)
+    repository = Repository(settings.repository)
+    if first == 1:
+        repository.remove()
+        repository.prepare()
+    elif first:
+        repository.rewind(first - 1)
+        repository.repack_all()
     follower = Follower(repository, PackWriter, settings.omit)
     try:
         with History(settings.history_file) as history:
+            repository.note_erasures(history.erasures)  # from here on the follower would do the rest
             made = follower.follow(history)
     finally:
         follower.close()
-    repository.repack_all()
-    click.echo(f"git: {counted(made, 'commit')} made anew; push with --force, and clone clones anew")
+    if first:
+        click.echo(f"git: {counted(made, 'commit')} made anew; push with --force, and clone clones anew")
 
 
 def _tell_what_is_left(settings: HistorySettings, author: str | None) -> None:
@@ -178,5 +201,8 @@ def _tell_what_is_left(settings: HistorySettings, author: str | None) -> None:
     for each in damaged:
         click.echo(f"not reached: {each}, a file moved aside; remove it")
     click.echo("not reached: backups, clones and remotes, other consumers, messages in the queue and its dead letters")
+    click.echo(
+        "a state or a history from an older backup is erased again by itself; where both are from one, erase again"
+    )
     if author:
         click.echo("not reached: the name where records hold it as a value")

@@ -9,7 +9,8 @@ from typing import Final, Protocol
 
 from consumers.history.errors import GitFailed
 from consumers.history.git.commits import Commit, Commits
-from consumers.history.git.repository import NOTHING, Repository
+from consumers.history.git.message import clean
+from consumers.history.git.repository import NOTHING, Repository, Tip
 from consumers.history.reading.history import History
 
 EVERY: Final = 1_000
@@ -34,6 +35,18 @@ class Writer(Protocol):
 
     def close(self) -> None:
         """Let go of what is not published."""
+
+
+def disagreement(repository: Repository, tip: Tip, history: History) -> str:
+    """Why this history cannot go on from this commit; empty where it can."""
+    if tip.identity != history.note("identity"):
+        return "was made of another history"
+    if repository.erasures != history.erasures:
+        return "may hold what was erased since"
+    transaction = history.at(tip.position)
+    if tip.position > history.note("position") or (transaction and clean(transaction.id) != tip.transaction):
+        return "has commits that the history does not have, which is an older backup then"
+    return ""
 
 
 class Follower:
@@ -83,11 +96,11 @@ class Follower:
     def _begin(self, history: History) -> Writer:
         if self._writer is not None:
             return self._writer
-        tip, identity = self._repository.tip(), history.note("identity")
-        if tip != NOTHING and tip.identity != identity:
-            raise GitFailed(
-                f"{self._repository.path} was made of another history: move it away, or say --fresh to make it anew"
-            )
+        tip = self._repository.tip()
+        if tip == NOTHING:
+            self._repository.note_erasures(history.erasures)
+        elif wrong := disagreement(self._repository, tip, history):
+            raise GitFailed(f"{self._repository.path} {wrong}: make it anew with `eventbus history git --fresh`")
         self._position = tip.position
         self._writer = self._write(self._repository, tip.id)
         return self._writer

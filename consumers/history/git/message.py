@@ -11,6 +11,7 @@ from consumers.history.store.content import identify
 
 POSITION: Final = "Eventbus-Position"
 HISTORY: Final = "Eventbus-History"
+TRANSACTION: Final = "Eventbus-Transaction"
 _NAMED: Final = 3
 _NO_WORD: Final = re.compile(r"[^A-Za-z0-9]+")
 _UNSAFE: Final = re.compile(r"[\x00-\x1f\x7f<>%\u0085\u2028\u2029]")
@@ -85,7 +86,7 @@ def _deed(change: Change) -> str:
 
 
 def _trailers(transaction: Transaction, superseded: Sequence[str], identity: str) -> Iterable[str]:
-    yield f"Eventbus-Transaction: {clean(transaction.id)}"
+    yield f"{TRANSACTION}: {clean(transaction.id)}"
     yield f"Eventbus-Service: {clean(transaction.service)}"
     yield f"Eventbus-Version: {transaction.version:020d}"
     if transaction.trace:

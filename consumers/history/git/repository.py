@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from consumers.history.errors import GitFailed
-from consumers.history.git.message import HISTORY, POSITION
+from consumers.history.git.message import HISTORY, POSITION, TRANSACTION
 from consumers.history.settings import git_environment
 
 BRANCH: Final = "main"
 REF: Final = f"refs/heads/{BRANCH}"
+_BOOKMARK: Final = (POSITION, HISTORY, TRANSACTION)
+_ERASURES: Final = "eventbus.erasures"
 _CONFIG: Final = {
     "fastimport.unpackLimit": "0",  # loose objects are files, one for each
     "gc.auto": "0",  # only the follower repacks: a pack whose ref is not set yet would lose its objects
@@ -27,14 +29,24 @@ _STALE: Final = ("refs/heads/*.lock", "objects/pack/tmp_*", "objects/pack/*.keep
 
 
 class Tip(NamedTuple):
-    """The newest commit: its id, the position it is of, and the identity of the history it was made of."""
+    """The newest commit: its id, position and transaction, and the identity of the history it was made of."""
 
     id: str
     position: int
     identity: str
+    transaction: str
 
 
-NOTHING: Final = Tip("", 0, "")
+NOTHING: Final = Tip("", 0, "", "")
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is a repository, or what is left of one that was being removed."""
+    return (path / "HEAD").exists() or _gone(path).exists()
+
+
+def _gone(path: Path) -> Path:
+    return path.with_name(f"{path.name}.gone")
 
 
 class Repository:
@@ -46,6 +58,8 @@ class Repository:
 
     def prepare(self) -> None:
         """Make it if there is none, and clear away what a killed writer left."""
+        if _gone(self.path).exists():
+            shutil.rmtree(_gone(self.path))
         if not (self.path / "HEAD").exists():
             self.path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
             self._run("init", "--quiet", "--bare", f"--initial-branch={BRANCH}", str(self.path), inside=False)
@@ -60,21 +74,31 @@ class Repository:
             return
         if self.tip() == NOTHING and any(self.path.glob("refs/heads/*")):
             raise GitFailed(f"{self.path} has no branch {BRANCH}: it is not a repository of the history")
-        shutil.rmtree(self.path)
+        self.path.rename(_gone(self.path))  # at once: what is left of it after a crash is no repository
+        shutil.rmtree(_gone(self.path))
 
     def tip(self) -> Tip:
         """Where it stands; NOTHING where no commit is in it."""
-        form = f"--format=%H%x00%(trailers:key={POSITION},valueonly)%x00%(trailers:key={HISTORY},valueonly)"
+        form = "--format=%H" + "".join(f"%x00%(trailers:key={key},valueonly)" for key in _BOOKMARK)
         if not self.run("rev-parse", "--quiet", "--verify", REF, check=False).strip():
             return NOTHING
-        id, position, identity = self.run("log", "-1", form, REF).split("\0")
+        id, position, identity, transaction = self.run("log", "-1", form, REF).split("\0")
         try:
-            return Tip(id, int(position), identity.strip())
+            return Tip(id, int(position), identity.strip(), transaction.strip())
         except ValueError:
             raise GitFailed(f"the newest commit of {self.path} is not one of the history: {id}") from None
 
+    @property
+    def erasures(self) -> str:
+        """What `History.erasures` was when the commits were made."""
+        return self.run("config", "--get", _ERASURES, check=False).strip()
+
+    def note_erasures(self, erasures: str) -> None:
+        """Nothing of what was erased until now is in the commits."""
+        self.run("config", _ERASURES, erasures)
+
     def rewind(self, position: int) -> None:
-        """Go back to the commit of this position, or the last one before it."""
+        """Go back to the commit of this position, or the last one before it, or to none."""
         form = f"--format=%H %(trailers:key={POSITION},valueonly,separator=)"
         for line in self.run("log", form, REF).splitlines():
             id, _, number = line.partition(" ")

@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, NamedTuple, Self
+from typing import NamedTuple, Self
 
 from consumers.history.assembly.fact import Fact, fact_of
 from consumers.json_mirror.state import BASELINE, Reader
+from consumers.json_mirror.state.journal import MEASURED
 from eventbus.errors import BadEvent
 from eventbus.events import envelope
-from eventbus.events.reading import Limits
-
-_ANY: Final = Limits(body=1 << 31, depth=1 << 10, keys=1 << 30, containers=1 << 30, values=1 << 30)
-"""The mirror has measured every event by its own limits already."""
 
 
 class Entry(NamedTuple):
@@ -88,7 +85,7 @@ def decode(body: bytes, source: int = 0) -> Fact | None:
     if body[:1] != b"{":
         return None
     try:
-        return fact_of(envelope.decode(body, _ANY), source)
+        return fact_of(envelope.decode(body, MEASURED), source)
     except BadEvent:
         # The mirror refuses these before they reach the journal: only a hand in the file brings one here.
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
@@ -71,6 +72,12 @@ class History:
         """One of the file's notes: `position`, `version`, `journal`, `state`, `identity`, `horizon`."""
         return dict(self.query("SELECT key, value FROM meta"))[key]
 
+    @property
+    def erasures(self) -> str:
+        """A text that every erasure changes; empty where there was none."""
+        lines = self.query("SELECT key, floor FROM erased ORDER BY key, floor")
+        return sha256(repr(lines).encode()).hexdigest() if lines else ""
+
     # --- transactions -------------------------------------------------------------------------------------------
 
     def log(self, after: int = 0, limit: int = -1) -> list[Transaction]:
@@ -78,12 +85,17 @@ class History:
         sql = f"SELECT {COLUMNS} FROM tx WHERE position > ? ORDER BY position LIMIT ?"  # noqa: S608  a constant
         return [Transaction.of(row) for row in self.query(sql, after, limit)]
 
+    def at(self, position: int) -> Transaction | None:
+        """The one at this position; None where there is none, or it was forgotten."""
+        found = self.query(f"SELECT {COLUMNS} FROM tx WHERE position = ?", position)  # noqa: S608  a constant
+        return Transaction.of(found[0]) if found else None
+
     def transaction(self, position: int) -> Transaction:
         """The one at this position."""
-        found = self.query(f"SELECT {COLUMNS} FROM tx WHERE position = ?", position)  # noqa: S608  a constant
-        if not found:
+        found = self.at(position)
+        if found is None:
             raise NotInHistory(f"there is no position {position}: the log has {self.note('position')}")
-        return Transaction.of(found[0])
+        return found
 
     def parts(self, id: str) -> list[Transaction]:
         """The transaction with this id, in as many parts as it has; an unambiguous beginning of the id does as well."""

@@ -5,11 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
+from uuid import uuid4
 
 from consumers.history.assembly.fact import Fact
 from consumers.history.assembly.transaction import Sealed
 from consumers.history.store import layout
+from consumers.history.store.content import identify
 from consumers.history.store.writing import Writing, id_of
+from consumers.json_mirror.state.erasing import hashed
+
+
+def author_key(author: str) -> str:
+    """What stands for an author's name among the floors."""
+    return hashed(f"author {author}")
 
 
 class Waiting(NamedTuple):
@@ -65,8 +73,15 @@ class Archive:
             row = self._db.execute(query, (fact.record, fact.version, fact.version, id_of(fact.transaction))).fetchone()
         return row is not None
 
+    def held(self, path: str) -> tuple[str, Any] | None:
+        """Model and key of the record at this path; None where the history has none there, or knows that it is gone."""
+        with layout.translated(self.path):
+            query = "SELECT key FROM record WHERE path = ? AND document IS NOT NULL"
+            row = self._db.execute(query, (path,)).fetchone()
+        return None if row is None else identify(path, row[0])
+
     def floors(self) -> dict[str, int]:
-        """Of records that were erased, by the hash of their path: what is not above this version does not come in."""
+        """Of what was erased, records and authors, by its hash: what is not above this version does not come in."""
         with layout.translated(self.path):
             return dict(self._db.execute("SELECT key, max(floor) FROM erased GROUP BY key").fetchall())
 
@@ -101,6 +116,11 @@ class Archive:
             self._db.executemany("DELETE FROM waiting WHERE id = ?", [(number,) for number in done])
             self._note(position=writing.position, version=writing.version, journal=taken, state=state)
         return writing.position - int(notes["position"])
+
+    def become_another(self) -> None:
+        """From here on it goes another way than the one it is a copy of: no repository of that fits it."""
+        with layout.translated(self.path), layout.transaction(self._db):
+            self._note(identity=uuid4().hex)
 
     def _notes(self) -> dict[str, Any]:
         return dict(self._db.execute("SELECT key, value FROM meta").fetchall())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from consumers.history.git.follower import disagreement
 from consumers.history.git.layout import README, path_of
 from consumers.history.git.repository import NOTHING, Repository
 from consumers.history.reading import past
@@ -63,8 +64,8 @@ def compare_git(history: History, repository: Repository, omit: frozenset[str]) 
     if tip == NOTHING:
         yield f"{repository.path} has no commit"
         return
-    if tip.identity != history.note("identity"):
-        yield f"{repository.path} was made of another history"
+    if wrong := disagreement(repository, tip, history):
+        yield f"{repository.path} {wrong}"
         return
     yield from _fsck(repository)
     expected = {} if omit else {path_of(each.path): each for each in past.records(history, tip.position)}

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 import orjson
 
 from consumers.history.journal.reader import decode
+from consumers.history.reading.history import History
 from consumers.history.store import layout
+from consumers.history.store.archive import Archive, author_key
 from consumers.json_mirror.state import Reader
 from consumers.json_mirror.state.erasing import hashed
 
@@ -21,30 +24,60 @@ def floor_now() -> int:
     return int(time.time() * 10**6)
 
 
-def erase_records(path: Path, records: Sequence[str], floor: int, by: str | None) -> int:
+def erase_records(path: Path, records: Sequence[str], floors: Mapping[str, int], by: str | None) -> int:
     """Take these records out of the history; tell the first position that knew one of them, 0 if none did.
 
     No byte of them stays in the file or beside it. A line stays: the hash of each path, the floor, when, and by whom.
     """
+    with _writing(path) as db:
+        first = [position for record in records for position in _take_out(db, record)]
+        wanted = set(records)
+        for number, body in db.execute("SELECT id, body FROM waiting").fetchall():
+            fact = decode(body)
+            if fact is not None and fact.record in wanted:
+                db.execute("DELETE FROM waiting WHERE id = ?", (number,))
+        _note(db, floors, by)
+    return min(first, default=0)
+
+
+def erase_again(path: Path, floors: Mapping[str, int]) -> int:
+    """Take out what is erased by these floors and not by the lines of this history, which is an older backup then.
+
+    Tells how many records it were.
+    """
+    with Archive(path) as archive:
+        known = archive.floors()
+    missing = {key: floor for key, floor in floors.items() if floor > known.get(key, -1)}
+    if not missing:
+        return 0
+    with History(path) as history:
+        rows = history.rows("SELECT path, version FROM record")
+        records = [record for record, version in rows if version <= missing.get(hashed(record), -1)]
+        authors = [name for (name,) in history.rows("SELECT DISTINCT author FROM tx WHERE author IS NOT NULL")]
+    for author in authors:
+        if author_key(author) in missing:
+            erase_author(path, author, missing[author_key(author)], None)
+    erase_records(path, records, missing, None)
+    return len(records)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[sqlite3.Connection]:
+    """A transaction of which nothing is left beside the file."""
     connection = layout.connect(path)
-    first: list[int] = []
-    now = datetime.now(UTC).isoformat(timespec="seconds")
     try:
         with layout.translated(path):
             with layout.transaction(connection):
-                for record in records:
-                    first += _take_out(connection, record)
-                    line = hashed(record), floor, now, by
-                    connection.execute("INSERT INTO erased VALUES (?, ?, ?, ?)", line)
-                wanted = set(records)
-                for number, body in connection.execute("SELECT id, body FROM waiting").fetchall():
-                    fact = decode(body)
-                    if fact is not None and fact.record in wanted:
-                        connection.execute("DELETE FROM waiting WHERE id = ?", (number,))
+                yield connection
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     finally:
         connection.close()
-    return min(first, default=0)
+
+
+def _note(db: sqlite3.Connection, floors: Mapping[str, int], by: str | None) -> None:
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    lines = [(key, floor, now, by) for key, floor in floors.items()]
+    db.executemany("INSERT INTO erased VALUES (?, ?, ?, ?)", lines)
 
 
 def _take_out(db: sqlite3.Connection, record: str) -> list[int]:
@@ -57,20 +90,15 @@ def _take_out(db: sqlite3.Connection, record: str) -> list[int]:
     return [first] if first is not None else []
 
 
-def erase_author(path: Path, author: str) -> int:
+def erase_author(path: Path, author: str, floor: int, by: str | None) -> int:
     """Take a name out of all transactions; tell the first position that had it, 0 if none did."""
-    connection = layout.connect(path)
-    try:
-        with layout.translated(path):
-            with layout.transaction(connection):
-                first = connection.execute("SELECT min(position) FROM tx WHERE author = ?", (author,)).fetchone()[0]
-                connection.execute("UPDATE tx SET author = NULL WHERE author = ?", (author,))
-                rows = connection.execute("SELECT id, body FROM waiting").fetchall()
-                changed = [(body, number) for number, body in without_author(rows, author)]
-                connection.executemany("UPDATE waiting SET body = ? WHERE id = ?", changed)
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    finally:
-        connection.close()
+    with _writing(path) as db:
+        first = db.execute("SELECT min(position) FROM tx WHERE author = ?", (author,)).fetchone()[0]
+        db.execute("UPDATE tx SET author = NULL WHERE author = ?", (author,))
+        rows = db.execute("SELECT id, body FROM waiting").fetchall()
+        changed = [(body, number) for number, body in without_author(rows, author)]
+        db.executemany("UPDATE waiting SET body = ? WHERE id = ?", changed)
+        _note(db, {author_key(author): floor}, by)
     return int(first or 0)
 
 

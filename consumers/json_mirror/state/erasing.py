@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 
 _FIND = (
@@ -17,7 +17,7 @@ def hashed(path: str) -> str:
     return sha256(path.encode()).hexdigest()
 
 
-def erase(db: sqlite3.Connection, paths: Sequence[str], floor: int, events: Iterable[int]) -> int:
+def erase(db: sqlite3.Connection, paths: Sequence[str], floors: Mapping[str, int], events: Iterable[int]) -> int:
     """In a transaction: take the records out, leave floors, empty these rows of the journal."""
     gone = 0
     for path in paths:
@@ -30,10 +30,10 @@ def erase(db: sqlite3.Connection, paths: Sequence[str], floor: int, events: Iter
                 "UPDATE entity SET live = live - ?, deleted = deleted - ? WHERE id = ?", (live, not live, entity)
             )
             gone += 1
-        db.execute(
-            "INSERT INTO erased VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET floor = max(floor, excluded.floor)",
-            (hashed(path), floor),
-        )
+    db.executemany(
+        "INSERT INTO erased VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET floor = max(floor, excluded.floor)",
+        floors.items(),
+    )
     db.executemany("UPDATE journal SET body = x'' WHERE id = ?", [(id,) for id in events])
     _forget_pending(db, set(paths))
     return gone

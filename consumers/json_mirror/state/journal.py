@@ -8,12 +8,16 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Final, final
+from typing import Any, Final, final
+
+from eventbus.events.reading import Limits
 
 BASELINE: Final = b"!"
 """A row that is no event: from here on the journal is kept, and of what the state held before there are no events."""
+MEASURED: Final = Limits(body=1 << 31, depth=1 << 10, keys=1 << 30, containers=1 << 30, values=1 << 30)
+"""For who reads an event here: the mirror has measured every one by its own limits already."""
 IDLE_TRIM: Final = 10_000
 """Rows that are let go at once while nothing else is done."""
 
@@ -30,11 +34,19 @@ class Journal:
         self._limit = limit
         self._bytes = self._first = self._last = self._taken = 0
 
-    def begin(self, db: sqlite3.Connection, *, fresh: bool) -> None:
-        """See what is there; `fresh` says that no journal was kept until now."""
+    def begin(self, db: sqlite3.Connection, identity: str, *, fresh: bool) -> None:
+        """See what is there, in the state of this identity; `fresh` says that no journal was kept until now.
+
+        Where the historian has more than there ever was, the state is an older backup. The numbers go on above those
+        the historian has, since it looks at none of them again.
+        """
         self._first, self._last, self._bytes = db.execute(
             "SELECT coalesce(min(id), 1), coalesce(max(id), 0), coalesce(sum(length(body)), 0) FROM journal"
         ).fetchone()
+        taken = self._ask(identity)
+        if taken > self._last:
+            db.execute("DELETE FROM journal")
+            self._first, self._last, self._bytes, fresh = taken + 1, taken, 0, True
         if fresh:
             self._write(db, [BASELINE])
 
@@ -82,10 +94,12 @@ class Journal:
     def _ask(self, identity: str) -> int:
         # A history that cannot be asked now is asked again; until then nothing is let go.
         with suppress(sqlite3.Error, KeyError):
-            history = sqlite3.connect(f"{self._history.absolute().as_uri()}?mode=ro", uri=True, timeout=0)
-            try:
-                notes = dict(history.execute("SELECT key, value FROM meta").fetchall())
-            finally:
-                history.close()
+            notes = dict(asked(self._history, "SELECT key, value FROM meta"))
             return int(notes["journal"]) if notes["state"] == identity else 0
         return 0
+
+
+def asked(history: Path, query: str) -> list[tuple[Any, Any]]:
+    """What the historian's file answers. Raises sqlite3.Error where it cannot be asked now, or is none."""
+    with closing(sqlite3.connect(f"{history.absolute().as_uri()}?mode=ro", uri=True, timeout=0)) as connection:
+        return connection.execute(query).fetchall()

@@ -168,6 +168,11 @@ class Reader(StateFile):
         """How many there are in the journal behind number `after`."""
         return int(self._value("SELECT count(*) FROM journal WHERE id > ? AND length(body) > 1", after))
 
+    def floors(self) -> dict[str, int]:
+        """Of what was erased, by the hash of its path: up to this version it does not come in."""
+        with self._translated():
+            return dict(self._db.execute("SELECT key, floor FROM erased").fetchall())
+
     @contextmanager
     def still(self) -> Iterator[None]:
         """Inside, everything is read as it was at one moment. The file cannot shrink meanwhile."""

@@ -56,10 +56,8 @@ class State(Reader):
 
     @property
     def _floors(self) -> Mapping[str, int]:
-        """Of records that were erased, by the hash of their path: nothing up to this version comes in again."""
         if self._known_floors is None:
-            with self._translated():
-                self._known_floors = dict(self._db.execute("SELECT key, floor FROM erased").fetchall())
+            self._known_floors = self.floors()
         return self._known_floors
 
     def _above_floors(self, changes: Iterable[Change], events: Sequence[bytes]) -> tuple[list[Change], list[bytes]]:
@@ -71,24 +69,25 @@ class State(Reader):
         ]
         return [change for change, _ in kept], [event for _, event in kept if event]
 
-    def erase(self, paths: Iterable[str], floor: int, events: Iterable[int] = ()) -> int:
+    def erase(self, paths: Iterable[str], floors: Mapping[str, int], events: Iterable[int] = ()) -> int:
         """Forget these records for good, and these rows of the journal; tell how many records there were.
 
-        Up to version `floor` they do not come back. The file is written anew, so that nothing of them stays in it: that
-        takes some seconds for each 100 MB. Only for who holds the lock of the directory.
+        What is hashed in `floors` does not come back up to the version there. The file is written anew, so that nothing
+        stays in it: that takes some seconds for each 100 MB. Only for who holds the lock of the directory.
         """
         with self._transaction() as db:
-            gone = erasing.erase(db, list(paths), floor, list(events))
+            gone = erasing.erase(db, list(paths), floors, list(events))
         self._known_floors = None
         with self._translated():
             self._db.execute("VACUUM")
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return gone
 
-    def rewrite_events(self, bodies: Iterable[tuple[int, bytes]]) -> None:
-        """Put other bodies into these rows of the journal; nothing of the old ones stays in the file."""
+    def rewrite_events(self, bodies: Iterable[tuple[int, bytes]], floors: Mapping[str, int]) -> None:
+        """Put other bodies into these rows of the journal, and keep these floors; nothing of the old bodies stays."""
         with self._transaction() as db:
             db.executemany("UPDATE journal SET body = ? WHERE id = ?", [(body, id) for id, body in bodies])
+            erasing.erase(db, (), floors, ())
         with self._translated():
             self._db.execute("VACUUM")
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -110,8 +109,9 @@ class State(Reader):
                 self._remember("journal", "")
             return
         self.journal = Journal(history, limit)
+        identity = self.identity
         with self._transaction() as db:
-            self.journal.begin(db, fresh=not was_kept)
+            self.journal.begin(db, identity, fresh=not was_kept)
             db.execute("INSERT OR REPLACE INTO meta VALUES ('journal', 'kept')")
 
     def trim_journal(self) -> None:
