@@ -152,4 +152,4 @@ def test_chaos_in_short(postgres_db: str, rabbitmq_url: str, tmp_path: Path, del
     """`python -m tests.faults.chaos` is the long form."""
     plan = Plan(postgres_db, rabbitmq_url, tmp_path, seconds=8, seed=7, writers=3, delivery=delivery)
     verdict = run(plan)
-    assert verdict.good, f"seed {plan.seed}: {verdict}"
+    assert verdict.good, f"seed {plan.seed}: {verdict}: {verdict.faults}"

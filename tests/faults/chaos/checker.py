@@ -102,7 +102,7 @@ def _version(event: Event) -> int:
 
 
 def committed_changes(engine: Engine) -> dict[Record, list[Change]]:
-    """The net changes of each record, one a transaction, in commit order."""
+    """The net changes of each record, one a unit of work, in commit order."""
     with engine.connect() as connection:
         noted = connection.execute(select(truth).order_by(truth.c.id)).all()
     by_record: dict[Record, list[Any]] = defaultdict(list)

@@ -5,11 +5,13 @@ So what was committed is known from the database itself, whatever the program wa
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 
 from sqlalchemy import (
     BigInteger,
     Column,
+    Connection,
     Engine,
     ForeignKey,
     Integer,
@@ -98,15 +100,16 @@ TABLES: tuple[Table, ...] = tuple(Base.metadata.sorted_tables)
 _POSTGRES = """
 CREATE OR REPLACE FUNCTION note_truth() RETURNS trigger AS $$
 DECLARE was text; now text; o jsonb := to_jsonb(OLD); n jsonb := to_jsonb(NEW);
+  unit text := concat_ws('.', txid_current(), current_setting('chaos.unit', true));
 BEGIN
   IF TG_OP <> 'INSERT' THEN
     SELECT jsonb_agg(o -> k ORDER BY at)::text INTO was FROM unnest(TG_ARGV) WITH ORDINALITY u(k, at); END IF;
   IF TG_OP <> 'DELETE' THEN
     SELECT jsonb_agg(n -> k ORDER BY at)::text INTO now FROM unnest(TG_ARGV) WITH ORDINALITY u(k, at); END IF;
   IF was IS DISTINCT FROM now AND was IS NOT NULL THEN
-    INSERT INTO truth (tx, entity, pk, state) VALUES (txid_current()::text, TG_TABLE_NAME, was, NULL); END IF;
+    INSERT INTO truth (tx, entity, pk, state) VALUES (unit, TG_TABLE_NAME, was, NULL); END IF;
   IF now IS NOT NULL THEN
-    INSERT INTO truth (tx, entity, pk, state) VALUES (txid_current()::text, TG_TABLE_NAME, now, n::text); END IF;
+    INSERT INTO truth (tx, entity, pk, state) VALUES (unit, TG_TABLE_NAME, now, n::text); END IF;
   RETURN NULL;
 END $$ LANGUAGE plpgsql
 """
@@ -153,7 +156,11 @@ def _maria_triggers(table: Table) -> Iterator[str]:
 def name_transactions(engine: Engine) -> None:
     """MariaDB tells no transaction's number: the connection gives it a name at its begin."""
     if engine.dialect.name == "mysql":
+        event.listen(engine, "begin", name_unit)
 
-        @event.listens_for(engine, "begin")
-        def begin(connection: object) -> None:
-            connection.exec_driver_sql("SET @transaction = UUID()")  # type: ignore[attr-defined]
+
+def name_unit(connection: Connection) -> None:
+    """What follows is another unit of work: Sessions that share a transaction publish what each of them did."""
+    unit = uuid.uuid4().hex[:12]
+    local = connection.dialect.name == "postgresql"
+    connection.exec_driver_sql(f"SET LOCAL chaos.unit = '{unit}'" if local else f"SET @transaction = '{unit}'")

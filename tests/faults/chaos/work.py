@@ -14,7 +14,7 @@ from sqlalchemy import Connection, delete, func, insert, inspect, literal, selec
 from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.orm import Session, sessionmaker
 
-from tests.faults.chaos.models import RECORDS, Counter, Document, Item, Team, membership
+from tests.faults.chaos.models import RECORDS, Counter, Document, Item, Team, membership, name_unit
 
 CODES: Final = tuple(f"d{number}" for number in range(8))
 _FEW: Final = 30
@@ -325,6 +325,7 @@ def _joined(sessions: sessionmaker[Session], dice: Dice) -> None:
 
 def _part(sessions: sessionmaker[Session], connection: Connection, dice: Dice) -> Session:
     mode: Any = dice.choice(["conditional_savepoint", "rollback_only", "control_fully", "create_savepoint"])
+    name_unit(connection)
     session = sessions(bind=connection, join_transaction_mode=mode)
     steps(session, dice)
     end = dice.choice(["commit", "commit", "flush and close", "close", "leave open", "roll back"])
