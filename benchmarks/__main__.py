@@ -56,6 +56,7 @@ PARTS: Final[dict[str, tuple[str, ...]]] = {
     "doorbell": ("benchmarks.doorbell", "--rounds", "3", "--seconds", "2"),
     "compare": ("benchmarks.compare", "--records", "100000"),
     "history": ("benchmarks.history",),
+    "pages": ("benchmarks.pages",),
 }
 QUICK: Final[dict[str, tuple[str, ...]]] = {
     "serialization": ("--rounds", "30"),
@@ -69,6 +70,7 @@ QUICK: Final[dict[str, tuple[str, ...]]] = {
     "doorbell": ("--rounds", "1", "--seconds", "0.5"),
     "compare": ("--records", "5000"),
     "history": ("--records", "1000", "--transactions", "500"),
+    "pages": ("--records", "1000", "--viewers", "10", "--seconds", "2", "--rounds", "1", "--messages", "1000"),
 }
 """Options of the short form; the others have `--quick`."""
 

@@ -56,6 +56,9 @@ GOALS: Final = (
     Goal("to a file on a RAM disk and to Redis", "chain/redis/100", 25_000, "changes/s", least=True),
     Goal("loaddata, SQLite", "loaddata/eventbus", 40_000, "rows/s", least=True),
     Goal("compare, SQLite", "compare/rows", 50_000, "rows/s", least=True),
+    Goal("slowest page of `eventbus web`", "pages/slowest", 100, "ms"),
+    Goal("largest page", "pages/largest", 100, "KB"),
+    Goal("a mirror beside pages that are looked at, against alone", "pages/mirror beside pages", 0.95, "", least=True),
     *(
         Goal(f"broker {state}: commit of 1 row, PostgreSQL", f"outage/{state}/ratio", 1.10)
         for state in ("down", "blocked", "black hole", "silent", "resetting")

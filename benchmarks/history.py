@@ -96,9 +96,9 @@ def fill(state: State, bodies: Iterator[bytes]) -> int:
     return count + len(batch)
 
 
-def follow(data_dir: Path) -> tuple[float, float]:
-    """Both processes, until they have done all; seconds, and seconds of CPU."""
-    environment = {**os.environ, "EVENTBUS_HISTORY": "git", "DATA_DIR": str(data_dir)}
+def follow(data_dir: Path, kind: str = "git") -> tuple[float, float]:
+    """The processes of this kind of history, until they have done all; seconds, and seconds of CPU."""
+    environment = {**os.environ, "EVENTBUS_HISTORY": kind, "DATA_DIR": str(data_dir)}
     before, started = os.times(), time.perf_counter()
     command = [sys.executable, "-m", "consumers.history", "follow", "--watched"]
     subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, check=True)

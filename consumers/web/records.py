@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -14,12 +15,12 @@ from consumers.json_mirror.settings import MirrorSettings
 from consumers.json_mirror.state import Figures, State
 
 PAGE: Final = 50
-SCANNED: Final = 20_000
-"""Records that one page looks through for a value; a link goes on behind them."""
+LOOKING: Final = 0.05
+"""Seconds that one page looks through records for a value; a link goes on behind them."""
 ORDERED: Final = 5_000
 """Records of an entity up to which a list can be ordered by a field: there is no index for it."""
 SCANNED_BYTES: Final = 32 << 20
-"""The same in bytes of their files: a page of large records is short, and what would need more is not ordered."""
+"""Bytes of files that a page reads: one of large records is short, and what would need more is not ordered."""
 _SUFFIX: Final = ".json"
 _COLUMNS: Final = 6
 _LONG: Final = 40
@@ -105,11 +106,12 @@ class Records:
                 return ordered
         rows: list[Shown] = []
         looked, size, last = 0, 0, query.after
+        end = time.monotonic() + LOOKING
         for shown in self._from(directory, query):
             looked, size, last = looked + 1, size + len(shown.raw), shown.name
             if _matches(shown, query):
                 rows.append(shown)
-            if len(rows) == PAGE or looked == SCANNED or size > SCANNED_BYTES:
+            if len(rows) == PAGE or size > SCANNED_BYTES or time.monotonic() > end:
                 return Listing(rows, _columns(rows), last, looked, self._note(query))
         return Listing(rows, _columns(rows), None, looked, self._note(query))
 

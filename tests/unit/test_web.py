@@ -212,6 +212,17 @@ def test_what_is_not_there_is_a_404_in_words(browser: TestClient, path: str) -> 
     assert "Traceback" not in answer.text
 
 
+def test_a_search_ends_soon_and_goes_on_with_a_link(browser: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("consumers.web.records.LOOKING", 0.0)
+    found, address = 0, "?field=id&value=c118"
+    pages = 0
+    while address:
+        page = browser.get(f"/records/crm/contact.json{address}").json()
+        found, address, pages = found + len(page["rows"]), page["more"], pages + 1
+    assert found == 1
+    assert pages > 100  # each looked at one record
+
+
 # --- whom they show it to -------------------------------------------------------------------------------------------
 
 
