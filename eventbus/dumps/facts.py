@@ -40,6 +40,12 @@ class TableFacts:
         return self.columns.get(name, ColumnFacts(""))
 
 
+def name_as_value(connection: Connection, table: Table) -> str:
+    """The quoted name of a table for a parameter, where no mark of the driver's stands for a per cent sign."""
+    name = connection.dialect.identifier_preparer.format_table(table)
+    return name.replace("%%", "%") if connection.dialect.paramstyle in ("format", "pyformat") else name
+
+
 class Facts:
     """Asks once for each table, when it is first needed."""
 
@@ -70,7 +76,7 @@ def _unknown(_connection: Connection, table: Table) -> TableFacts:
 
 
 def _postgresql(connection: Connection, table: Table) -> TableFacts:
-    rows = _rows(connection, _POSTGRESQL, name=connection.dialect.identifier_preparer.format_table(table))
+    rows = _rows(connection, _POSTGRESQL, name=name_as_value(connection, table))
     columns = {
         row.name: ColumnFacts(row.type, identity=row.identity == "a", computed=row.computed != "") for row in rows
     }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, Final
 
 from sqlalchemy import Connection
@@ -40,9 +41,25 @@ def reading(connection: Connection) -> Iterator[None]:
     if connection.dialect.name == "postgresql":
         with _texts(connection):
             yield
+    elif connection.dialect.name == "sqlite":
+        begin(connection)
+        with _undecoded(connection):
+            yield
     else:
         begin(connection)
         yield
+
+
+@contextlib.contextmanager
+def _undecoded(connection: Connection) -> Iterator[None]:
+    """Texts that are not UTF-8 come out nevertheless, so that it can be told whose they are."""
+    driver: Any = connection.connection.driver_connection
+    before = driver.text_factory
+    driver.text_factory = partial(str, encoding="utf-8", errors="surrogateescape")
+    try:
+        yield
+    finally:
+        driver.text_factory = before
 
 
 @contextlib.contextmanager

@@ -19,7 +19,8 @@ _CLOCK: Final = re.compile(
     r"(?P<sign>-?)(?P<hours>\d{2,3}):(?P<minutes>[0-5]\d)(?::(?P<seconds>[0-5]\d)(?:\.(?P<fraction>\d{1,6}))?)?"
 )
 _BEYOND: Final = re.compile(
-    r"-?infinity|\d{4,6}-\d\d-\d\d(?:[ T]\d\d:\d\d:\d\d(?:\.\d{1,6})?(?:[+-]\d\d(?::?\d\d){0,2})?)?(?: BC)?"
+    r"-?infinity|(?=\d{5}|.* BC$)\d{4,7}-\d\d-\d\d"
+    r"(?:[ T]\d\d:\d\d:\d\d(?:\.\d{1,6})?(?:[+-]\d\d(?::?\d\d){0,2})?)?(?: BC)?"
 )
 
 

@@ -8,14 +8,14 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy import Connection, Table
 
-from eventbus.dumps.facts import MYSQL
+from eventbus.dumps.facts import MYSQL, name_as_value
 
 
 def with_triggers(connection: Connection, tables: Iterable[Table]) -> Iterator[str]:
     """The names of those tables that have a trigger for rows that are inserted or updated."""
     statement = _STATEMENTS.get(connection.dialect.name)
     for table in tables if statement else ():
-        name = connection.dialect.identifier_preparer.format_table(table)
+        name = name_as_value(connection, table)
         values = {"quoted": name, "name": table.name, "schema": table.schema}
         used = {key: value for key, value in values.items() if f":{key}" in str(statement)}
         if connection.execute(sa.text(str(statement)), used).first() is not None:

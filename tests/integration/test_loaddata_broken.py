@@ -11,7 +11,7 @@ from typing import Any, Final
 import orjson
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from eventbus.errors import LoadError
 from eventbus.loaddata import loaddata
@@ -31,6 +31,7 @@ class Person(Base):
     __tablename__ = "person"
     id: Mapped[int] = mapped_column(primary_key=True)
     team_id: Mapped[int | None] = mapped_column(sa.ForeignKey("team.id"))
+    team: Mapped[Team | None] = relationship()
     born: Mapped[Any] = mapped_column(sa.Date, nullable=True)
     seen: Mapped[Any] = mapped_column(sa.DateTime, nullable=True)
     at: Mapped[Any] = mapped_column(sa.Time, nullable=True)
@@ -68,14 +69,20 @@ FIELDS: Final[dict[str, dict[str, Any]]] = {
     "key": {"no UUID": "abc", "a number": 1},
     "photo": {"no base64": "not base64!", "a number": 1},
     "lapse": {"no duration": "2 hours", "empty": "P"},
-    "team_id": {"no whole number": 1.5, "text": "one", "an unknown natural key": ["nobody"], "to nothing": 99},
+    "team_id": {
+        "no whole number": 1.5,
+        "text": "one",
+        "as in Python": "1_0",
+        "an unknown natural key": ["nobody"],
+        "to nothing": 99,
+    },
 }
 RECORDS: Final[dict[str, tuple[list[Any], str]]] = {
     "no record": ([5], "not a record"),
     "no fields": ([{"model": "x.team", "pk": 1}], "not a record"),
     "fields that are a list": ([{"model": "x.team", "pk": 1, "fields": []}], "not a record"),
     "an unknown model": ([{"model": "x.tem", "pk": 1, "fields": {}}], "no model x.tem"),
-    "an unknown field": ([team(nam="x")], "no field 'nam'"),
+    "an unknown field": ([team(nam="x")], "no field 'nam', did you mean 'name'"),
     "a key of two parts for one": ([team([1, 2])], "primary key|refers to no"),
     "a key of one part for two": ([{"model": "x.line", "pk": 1, "fields": {}}], "primary key"),
     "no required field": ([{"model": "x.team", "pk": 1, "fields": {}}], "no name"),
@@ -84,6 +91,8 @@ RECORDS: Final[dict[str, tuple[list[Any], str]]] = {
     "two of one unique value": ([team(1), team(2)], r"record 1 of"),
     "two services": ([team(), {"model": "y.team", "pk": 2, "fields": {"name": "u"}}], "not of the service"),
     "a stub": ([{**team(), "stub": {"reason": "EventTooLarge"}}], "a stub"),
+    "a pk that is not its field": ([team(1, id=2)], "its pk says 1, this field 2"),
+    "a field under both its names": ([team(), person(team=1, team_id=1)], "'team' and 'team_id' are one"),
     "a list that is none": ([person(team=[["x"]])], "team"),
 }
 FILES: Final[dict[str, tuple[bytes, str]]] = {
@@ -93,6 +102,8 @@ FILES: Final[dict[str, tuple[bytes, str]]] = {
     "Latin-1": ('[{"model": "x.team", "pk": 1, "fields": {"name": "Zoë"}}]'.encode("latin-1"), "not UTF-8"),
     "XML": (b"<django-objects/>", "XML"),
     "YAML": (b"- model: x.team\n", "YAML"),
+    "a name twice": (b'[{"model": "x.team", "pk": 1, "fields": {"name": "a", "name": "b"}}]', "of the name 'name'"),
+    "a name twice, far within": (b'[{"model": "x.team", "pk": 1, "fields": {"name": {"a": 1, "a": 1}}}]', "name 'a'"),
     "a text": (b'"text"', "a record is an object"),
     "half a gzip": (gzip.compress(json.dumps([team()]).encode())[:-9], "cannot be read|ends too early"),
     "half an lzma": (lzma.compress(json.dumps([team()]).encode(), format=lzma.FORMAT_ALONE)[:30], "cannot be read"),

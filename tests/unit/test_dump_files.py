@@ -76,7 +76,7 @@ def test_every_shape_gives_the_records(shape: str, chunk: int, tmp_path: Path) -
         assert read(path) == records(count)
 
 
-@given(items=RECORDS, size=st.integers(1, 60), shape=st.sampled_from(sorted(WRITERS)))
+@given(items=RECORDS, size=st.integers(3, 60), shape=st.sampled_from(sorted(WRITERS)))
 def test_any_records_cut_anywhere(items: list[Any], size: int, shape: str) -> None:
     before, cutting.CHUNK = cutting.CHUNK, size  # type: ignore[misc]
     try:

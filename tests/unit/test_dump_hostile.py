@@ -9,6 +9,8 @@ import json
 import lzma
 import os
 import threading
+import tracemalloc
+import weakref
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +19,8 @@ from typing import Any
 import pytest
 
 from eventbus.dumps.reading import cutting, files, sources
+from eventbus.dumps.reading.places import Places
+from eventbus.dumps.writing.failures import Failure, Failures
 from eventbus.errors import LoadError
 from tests.support.planting import make_socket, make_sparse
 
@@ -291,3 +295,44 @@ def test_objects_and_lists_weigh_what_they_take_in_memory_not_what_they_are_in_j
     (batch,) = files.read([tmp_path / "dense.json"])
     assert batch.size < 160_000
     assert batch.weight > 50_000 * 56, "an empty list has 56 bytes"
+
+
+def test_a_batch_is_not_held_while_the_next_one_is_read(tmp_path: Path) -> None:
+    heavy = tmp_path / "heavy.json"
+    heavy.write_bytes(b'[{"model": "crm.contact", "pk": "a", "fields": {"a": [' + b"[]," * 200_000 + b"[]]}}]")
+    small = tmp_path / "small"
+    small.mkdir()
+    for number in range(4):
+        (small / f"{number}.json").write_bytes(b'{"fields": {"a": [' + b"[]," * 100_000 + b"[]]}}")
+
+    def peak(*paths: Path) -> int:
+        tracemalloc.start()
+        for batch in files.read(paths):
+            del batch
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    assert peak(heavy, heavy, heavy, heavy) < 1.5 * peak(heavy)
+    assert peak(small) < 1.5 * peak(small / "0.json")
+
+
+class Value:
+    """Something large in a record."""
+
+
+def test_a_failure_does_not_hold_what_was_wrong() -> None:
+    failures, values = Failures(20, Places([])), []
+
+    def fail() -> None:
+        value = Value()
+        values.append(weakref.ref(value))
+        raise ValueError("wrong")
+
+    for _ in range(3):
+        try:
+            fail()
+        except ValueError as error:
+            failures.add(Failure(None, "wrong", cause=error, model="crm.contact"))
+    assert failures
+    assert [value() for value in values] == [None, None, None]

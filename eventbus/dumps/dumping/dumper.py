@@ -93,17 +93,17 @@ class Dump:
             for some in each.fetch():
                 before = self.dumped.objects
                 for row in some:
-                    record = self._record(each, row)
-                    if record is not None:
+                    line = self._line(each, row)
+                    if line is not None:
                         self.dumped.objects += 1
-                        yield orjson.dumps(record, option=orjson.OPT_SORT_KEYS)
+                        yield line
                 self.dumped.models[each.model] += self.dumped.objects - before
                 if progress is not None:
                     progress(self.dumped)
 
-    def _record(self, rows: Rows, row: Sequence[Any]) -> dict[str, Any] | None:
+    def _line(self, rows: Rows, row: Sequence[Any]) -> bytes | None:
         try:
-            return rows.record(row)
+            return orjson.dumps(rows.record(row), option=orjson.OPT_SORT_KEYS)
         except Exception as error:
             told = rows.explain(row, error)
             if not self._skip_broken:
@@ -242,7 +242,8 @@ class Rows:
 
     def fetch(self) -> Iterator[Sequence[Any]]:
         """The rows, some at a time."""
-        yield from self._connection.execute(self.select(), execution_options={"yield_per": ROWS}).partitions()
+        with self._connection.execute(self.select(), execution_options={"yield_per": ROWS}) as result:
+            yield from result.partitions()
 
     def explain(self, row: Sequence[Any], error: BaseException) -> SerializationError:
         """The error that names the record, the field and what is wrong with the value."""
@@ -255,7 +256,7 @@ class Rows:
             try:
                 orjson.dumps(value if value is None or value.__class__.__name__ == form.dumps else form.write(value))
             except Exception as wrong:  # noqa: BLE001 - whatever a value that does not fit makes of it
-                reason = str(wrong) or type(wrong).__name__
+                reason = "a text that is not UTF-8" if _is_undecoded(value) else str(wrong) or type(wrong).__name__
                 return SerializationError(
                     f"{name}: field {field_name!r} holds what cannot be dumped: {reason} "
                     "(--skip-broken leaves the record out)",
@@ -263,6 +264,11 @@ class Rows:
                     field=field_name,
                 )
         return SerializationError(f"{name}: cannot be dumped: {error}", record=name)
+
+
+def _is_undecoded(value: Any) -> bool:
+    """Whether a text holds bytes that could not be read (see `surroundings`)."""
+    return isinstance(value, str) and any("\udc80" <= character <= "\udcff" for character in value)
 
 
 def _has_family(mapper: Mapper[Any]) -> bool:

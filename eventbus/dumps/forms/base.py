@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import base64
 import binascii
-import datetime as dt
 import decimal
 import json
 import math
+import re
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,7 +22,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeEngine, UserDefinedType
 
-from eventbus.dumps.reading.numbers import json_text
+from eventbus.dumps.reading.names import check_names
+from eventbus.dumps.reading.numbers import is_text_of, json_text
 from eventbus.records import columns
 from eventbus.records.decimals import CONTEXT, to_decimal
 from eventbus.records.normalising.numbers import shortest_single, to_single
@@ -123,11 +125,22 @@ def same_text(value: Any) -> Any:
 
 def whole(value: Any) -> int:
     """A whole number, also as text."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        if isinstance(value, float) and value != value // 1:
-            raise ValueError("not a whole number")
+    if value.__class__ is int:
+        return value
+    if isinstance(value, str) and _WHOLE.fullmatch(value):
         return int(value)
-    return value
+    if isinstance(value, float) and math.isfinite(value):
+        exact = to_decimal(value)
+        if exact == exact.to_integral_value():
+            return int(exact)
+    if isinstance(value, int):
+        return int(value)
+    raise ValueError("not a whole number")
+
+
+_WHOLE = re.compile(r"[+-]?[0-9]{1,4000}")
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+"""Python takes more for a number: `1_000`, other scripts' digits, blanks around it."""
 
 
 def stored_whole(value: Any) -> int:
@@ -163,10 +176,19 @@ def stored_truth(value: Any) -> bool:
 
 def number(value: Any) -> float:
     """A float; infinities and NaN as the texts that `number_text` writes."""
-    found = float(value)
-    if math.isfinite(found) or (isinstance(value, str) and value in _NOT_FINITE):
-        return found
-    raise ValueError("not a number that a float can hold")
+    if isinstance(value, str) and value in _NOT_FINITE:
+        return float(value)
+    if not isinstance(value, int | float) and not (isinstance(value, str) and _NUMBER.fullmatch(value)):
+        raise ValueError("not a number")
+    try:
+        found = float(value)
+    except OverflowError:
+        found = math.inf
+    if not math.isfinite(found):
+        raise ValueError("not a number that a float can hold")
+    if not is_text_of(found, str(value)):
+        raise ValueError("has more digits than a float can hold")
+    return found
 
 
 _NOT_FINITE = frozenset({"NaN", "Infinity", "-Infinity"})
@@ -197,12 +219,10 @@ def exact_decimal(places: int | None) -> Read:
     """A decimal, from a number or a text, that has no more digits after the point than the column keeps."""
 
     def read(value: Any) -> decimal.Decimal:
-        try:
-            found = to_decimal(value)
-        except (decimal.InvalidOperation, ValueError):
-            raise ValueError("not a number") from None
-        if isinstance(value, bool):
+        texts = isinstance(value, str) and (value in _NOT_FINITE or _NUMBER.fullmatch(value))
+        if isinstance(value, bool) or not (texts or isinstance(value, int | float)):
             raise ValueError("not a number")
+        found = to_decimal(value)
         if not found.is_finite():
             if places is None and str(found) in _NOT_FINITE:
                 return found
@@ -252,48 +272,12 @@ def member(type_: sa.Enum) -> Read:
     return read
 
 
-# -- moments -------------------------------------------------------------------
-
-
-def naive(value: Any) -> dt.datetime:
-    """A moment for a column without a zone: one with an offset is converted to UTC."""
-    moment = dt.datetime.fromisoformat(value)
-    return moment if moment.tzinfo is None else moment.astimezone(dt.UTC).replace(tzinfo=None)
-
-
-def day(value: Any) -> dt.date:
-    """A date."""
-    return dt.date.fromisoformat(value)
-
-
-def time_of_day(value: Any) -> dt.time:
-    """A time of day for a column without a zone; with an offset it would need a date to be converted."""
-    found = dt.time.fromisoformat(value)
-    if found.tzinfo is not None:
-        raise ValueError("a time of day with an offset, which this column cannot hold")
-    return found
-
-
-def time_text(value: Any) -> str:
-    """A time of day in ISO 8601."""
-    text: str = value.isoformat()
-    return text
-
-
-def checked_fraction(moment: Any, digits: int | None) -> Any:
-    """A moment or time of day whose fraction of a second the column keeps."""
-    if digits is not None and digits < 6 and moment.microsecond % 10 ** (6 - digits):
-        raise ValueError(_fraction(digits))
-    return moment
-
-
-def _fraction(digits: int) -> str:
-    return f"has a fraction of a second of which the column keeps {digits or 'no'} digit{'s' if digits > 1 else ''}"
-
-
-def too_fine(digits: int) -> ValueError:
-    """What to say of a fraction that a column would cut."""
-    return ValueError(_fraction(digits))
+def unique_id(value: Any) -> uuid.UUID:
+    """A UUID from its text."""
+    try:
+        return uuid.UUID(value)
+    except (ValueError, TypeError, AttributeError):
+        raise ValueError("not a UUID") from None
 
 
 # -- JSON ----------------------------------------------------------------------
@@ -315,7 +299,8 @@ def checked_json(value: Any) -> orjson.Fragment:
         value = json.dumps(value)
     data = value.encode() if isinstance(value, str) else bytes(value)
     try:
-        orjson.loads(data)
+        found = orjson.loads(data)
     except orjson.JSONDecodeError as error:
         raise ValueError(f"not valid JSON: {error}") from None
+    check_names(data, found)
     return orjson.Fragment(data.replace(b"\n", b" ").replace(b"\r", b" "))

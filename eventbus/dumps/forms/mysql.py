@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import uuid
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -13,7 +12,7 @@ from sqlalchemy.types import NullType, TypeEngine
 
 from eventbus.dumps import texts
 from eventbus.dumps.facts import ColumnFacts
-from eventbus.dumps.forms import base
+from eventbus.dumps.forms import base, moments
 from eventbus.dumps.forms.base import AsIs, Form, as_is
 from eventbus.dumps.texts import Period
 from eventbus.records import columns
@@ -126,11 +125,13 @@ def _numeric(type_: Any, dialect: Dialect, facts: ColumnFacts) -> Form:
 
 def _moment(_type: Any, _dialect: Dialect, facts: ColumnFacts) -> Form:
     digits = facts.digits
-    return Form(lambda value: base.checked_fraction(base.naive(value), digits), _stored(dt.datetime), dumps="datetime")
+    return Form(
+        lambda value: moments.checked_fraction(moments.naive(value), digits), _stored(dt.datetime), dumps="datetime"
+    )
 
 
 def _date(_type: Any, _dialect: Dialect, _facts: ColumnFacts) -> Form:
-    return Form(base.day, _stored(dt.date), dumps="date")
+    return Form(moments.day, _stored(dt.date), dumps="date")
 
 
 def _stored(kind: type[Any]) -> Any:
@@ -151,10 +152,10 @@ def _time(_type: Any, _dialect: Dialect, facts: ColumnFacts) -> Form:
     def read(value: Any) -> str:
         text, used = texts.parse_clock(value)
         if used > digits:
-            raise base.too_fine(digits)
+            raise moments.too_fine(digits)
         return text
 
-    return Form(read, lambda value: texts.clock(value) if isinstance(value, dt.timedelta) else base.time_text(value))
+    return Form(read, lambda value: texts.clock(value) if isinstance(value, dt.timedelta) else moments.time_text(value))
 
 
 def _interval(type_: Any, dialect: Dialect, facts: ColumnFacts) -> Form:
@@ -163,7 +164,7 @@ def _interval(type_: Any, dialect: Dialect, facts: ColumnFacts) -> Form:
     def read(value: Any) -> dt.timedelta:
         found = Period.parse(value).timedelta()
         if digits is not None and digits < 6 and found.microseconds % 10 ** (6 - digits):
-            raise base.too_fine(digits)
+            raise moments.too_fine(digits)
         return found
 
     return base.processed(Form(read, lambda value: str(Period.of(value))), type_, dialect)
@@ -171,8 +172,8 @@ def _interval(type_: Any, dialect: Dialect, facts: ColumnFacts) -> Form:
 
 def _uuid(type_: Any, dialect: Dialect, _facts: ColumnFacts) -> Form:
     if type_.as_uuid:
-        return base.processed(Form(uuid.UUID, str), type_, dialect)
-    return base.processed(Form(lambda value: str(uuid.UUID(value)), str), type_, dialect)
+        return base.processed(Form(base.unique_id, str), type_, dialect)
+    return base.processed(Form(lambda value: str(base.unique_id(value)), str), type_, dialect)
 
 
 def _bytes(type_: Any, _dialect: Dialect, facts: ColumnFacts) -> Form:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -15,7 +15,7 @@ from sqlalchemy.types import TypeEngine
 
 from eventbus.dumps import texts
 from eventbus.dumps.facts import ColumnFacts
-from eventbus.dumps.forms import arrays, base
+from eventbus.dumps.forms import arrays, base, moments
 from eventbus.dumps.forms.base import Form, as_text
 from eventbus.dumps.texts import Period
 from eventbus.records import columns
@@ -23,6 +23,7 @@ from eventbus.records.decimals import to_decimal
 from eventbus.records.schemas.column_types import BINARY
 
 _DIGITS: Final = re.compile(r"\((\d)\)")
+_MIDNIGHT: Final = re.compile(r"24:00:00(?:[+-]\d\d(?::\d\d){0,2})?")
 _SCALE: Final = re.compile(r"numeric\(\d+,(-?\d+)\)")
 
 
@@ -100,18 +101,16 @@ def _moment(type_: Any, _dialect: Dialect, name: str) -> Form:
     digits = _digits_of(name)
 
     def read(value: Any) -> str:
-        if texts.is_beyond(value) and not value[:4].isdigit():
-            return str(value)
         try:
-            moment: dt.datetime = dt.datetime.fromisoformat(value)
+            found = moments.moment(value)
         except ValueError:
             if texts.is_beyond(value):
                 return str(value)
             raise
-        moment = base.checked_fraction(moment, digits)
+        moment: dt.datetime = moments.checked_fraction(found, digits)
         if zoned:
             return (moment.replace(tzinfo=dt.UTC) if moment.tzinfo is None else moment).isoformat()
-        return (moment if moment.tzinfo is None else moment.astimezone(dt.UTC).replace(tzinfo=None)).isoformat()
+        return (moment if moment.tzinfo is None else moments.in_utc(moment).replace(tzinfo=None)).isoformat()
 
     return _text_of(name, read, texts.iso)
 
@@ -124,7 +123,7 @@ def _digits_of(name: str) -> int | None:
 def _date(_type: Any, _dialect: Dialect, name: str) -> Form:
     def read(value: Any) -> str:
         try:
-            return base.day(value).isoformat()
+            return moments.day(value).isoformat()
         except ValueError:
             if texts.is_beyond(value) and ":" not in value:
                 return str(value)
@@ -138,12 +137,12 @@ def _time(type_: Any, _dialect: Dialect, name: str) -> Form:
     digits = _digits_of(name)
 
     def read(value: Any) -> str:
-        if value == "24:00:00":
-            return str(value)
-        found = dt.time.fromisoformat(value) if zoned else base.time_of_day(value)
+        if isinstance(value, str) and (_MIDNIGHT if zoned else re.compile("24:00:00")).fullmatch(value):
+            return value
+        found = moments.clock_time(value) if zoned else moments.time_of_day(value)
         if zoned and found.tzinfo is None:
             found = found.replace(tzinfo=dt.UTC)
-        return str(base.checked_fraction(found, digits).isoformat())
+        return str(moments.checked_fraction(found, digits).isoformat())
 
     return _text_of(name, read, texts.iso)
 
@@ -153,7 +152,7 @@ def _interval(_type: Any, _dialect: Dialect, name: str) -> Form:
 
 
 def _uuid(_type: Any, _dialect: Dialect, name: str) -> Form:
-    return _text_of(name, lambda value: str(uuid.UUID(value)), str)
+    return _text_of(name, lambda value: str(base.unique_id(value)), str)
 
 
 def _bytes(_type: Any, _dialect: Dialect, _name: str) -> Form:
@@ -193,8 +192,19 @@ def _item(type_: TypeEngine[Any], dialect: Dialect, name: str) -> Form:
     special = _ITEMS.get(next((kinds for kinds in _ITEMS if isinstance(type_, kinds)), None))
     if special is not None:
         return Form(*special)
-    made = form(type_, dialect, ColumnFacts(name))
-    return made or Form(base.same_text, str)
+    made = form(type_, dialect, ColumnFacts(name)) or Form(base.same_text, str)
+    return replace(made, write=_not_null(made.write)) if made.json else made
+
+
+def _not_null(write: base.Write) -> base.Write:
+    """In a list there is one null, SQL's."""
+
+    def checked(text: str) -> Any:
+        if text.strip() == "null":
+            raise ValueError("an array with JSON's null in it, which would come back as SQL's")
+        return write(text)
+
+    return checked
 
 
 _ITEMS: Final[dict[Any, tuple[Callable[[Any], str], Callable[[str], Any]]]] = {

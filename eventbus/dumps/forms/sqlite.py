@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-import uuid
+import re
+from dataclasses import replace
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -12,7 +13,7 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.types import NullType, TypeEngine
 
 from eventbus.dumps.facts import ColumnFacts
-from eventbus.dumps.forms import base
+from eventbus.dumps.forms import base, moments
 from eventbus.dumps.forms.base import Form, as_is
 from eventbus.dumps.texts import Period
 from eventbus.records import columns
@@ -21,11 +22,17 @@ from eventbus.records.schemas.column_types import BINARY
 
 _CERTAIN: Final = 15
 """Characters of a number, its point one of them, that a float gives back as they were."""
+_NUMBERS: Final = ("num", "dec", "real", "floa", "doub", "int")
+"""By these words in a type SQLite, or its user, knows a number; what it knows not SQLAlchemy reflects as one too."""
+_FEW_DIGITS: Final = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
 _WHOLE: Final = float(1 << 62)
+_INTEGER: Final = 1 << 63
 
 
 def form(type_: TypeEngine[Any], dialect: Dialect, facts: ColumnFacts) -> Form | None:
     """The form of a type on SQLite, or None where nothing special is known of it."""
+    if isinstance(type_, sa.Numeric) and facts.type and not any(word in facts.type for word in _NUMBERS):
+        return _untyped(type_, dialect)
     for kinds, make in _MAKERS:
         if isinstance(type_, kinds):
             made: Form = make(type_, dialect)
@@ -70,13 +77,8 @@ def _reading(places: int) -> base.Read:
     exact = base.exact_decimal(None)
 
     def read(value: Any) -> int | float:
-        if value.__class__ is str and len(value) <= _CERTAIN and "e" not in value and "E" not in value:
-            try:
-                few_digits = float(value)
-            except ValueError:
-                raise ValueError("not a number") from None
-            if few_digits - few_digits == 0.0:  # neither infinite nor NaN
-                return few_digits
+        if value.__class__ is str and len(value) <= _CERTAIN and _FEW_DIGITS.fullmatch(value):
+            return float(value)
         number = exact(value)
         if number.is_nan():
             raise ValueError("NaN, which SQLite would make NULL of")
@@ -107,25 +109,22 @@ def _writing(places: int) -> base.Write:
 
 def _moment(type_: Any, dialect: Dialect) -> Form:
     usual = _is_usual(sa.DateTime(), type_, dialect, dt.datetime(2026, 1, 2, 3, 4, 5, 678))  # noqa: DTZ001 - as stored
-    made = base.processed(Form(base.naive, _same), type_, dialect)
+    made = base.processed(Form(moments.naive, _same), type_, dialect)
     return Form(_moment_text, made.write) if usual else made
 
 
 def _moment_text(value: Any) -> str:
-    moment = dt.datetime.fromisoformat(value)
-    if moment.tzinfo is not None:
-        moment = base.naive(value)
-    return moment.isoformat(" ", "microseconds")
+    return moments.naive(value).isoformat(" ", "microseconds")
 
 
 def _date(type_: Any, dialect: Dialect) -> Form:
-    made = base.processed(Form(base.day, _same), type_, dialect)
+    made = base.processed(Form(moments.day, _same), type_, dialect)
     usual = _is_usual(sa.Date(), type_, dialect, dt.date(2026, 1, 2))
     return Form(_day_text, made.write) if usual else made
 
 
 def _day_text(value: Any) -> str:
-    return dt.date.fromisoformat(value).isoformat()
+    return moments.day(value).isoformat()
 
 
 def _is_usual(usual: TypeEngine[Any], type_: TypeEngine[Any], dialect: Dialect, sample: Any) -> bool:
@@ -135,7 +134,7 @@ def _is_usual(usual: TypeEngine[Any], type_: TypeEngine[Any], dialect: Dialect, 
 
 
 def _time(type_: Any, dialect: Dialect) -> Form:
-    return base.processed(Form(base.time_of_day, base.time_text), type_, dialect)
+    return base.processed(Form(moments.time_of_day, moments.time_text), type_, dialect)
 
 
 def _interval(type_: Any, dialect: Dialect) -> Form:
@@ -146,8 +145,8 @@ def _interval(type_: Any, dialect: Dialect) -> Form:
 
 def _uuid(type_: Any, dialect: Dialect) -> Form:
     if type_.as_uuid:
-        return base.processed(Form(uuid.UUID, str), type_, dialect)
-    return base.processed(Form(lambda value: str(uuid.UUID(value)), str), type_, dialect)
+        return base.processed(Form(base.unique_id, str), type_, dialect)
+    return base.processed(Form(lambda value: str(base.unique_id(value)), str), type_, dialect)
 
 
 def _bytes(_type: Any, _dialect: Dialect) -> Form:
@@ -155,7 +154,15 @@ def _bytes(_type: Any, _dialect: Dialect) -> Form:
 
 
 def _json(_type: Any, dialect: Dialect) -> Form:
-    return base.json_form(dialect, show=as_is)
+    """SQLite makes a number of a text that is one, and a float of one with more digits."""
+    made = base.json_form(dialect, show=as_is)
+
+    def read(value: Any) -> Any:
+        if isinstance(value, int | float) and not (isinstance(value, int) and -_INTEGER <= value < _INTEGER):
+            base.number(value)
+        return made.read(value)
+
+    return replace(made, read=read)
 
 
 def _untyped(_type: Any, _dialect: Dialect) -> Form:
@@ -164,10 +171,12 @@ def _untyped(_type: Any, _dialect: Dialect) -> Form:
 
 
 def _scalar(value: Any) -> Any:
-    if isinstance(value, str | int | float) and not isinstance(value, float):
-        return value
     if isinstance(value, float):
-        return base.number_text(value)
+        if not math.isfinite(value):
+            raise ValueError("not a finite number, which a column without a type cannot have in a dump")
+        return base.number(value)
+    if isinstance(value, str | int):
+        return value
     raise ValueError(f"a value of {type(value).__name__}, which a column without a type cannot have in a dump")
 
 

@@ -116,7 +116,7 @@ class Records:
         except Exception as error:
             if plan is None:
                 raise
-            field, reason = plan.explain(fields)
+            field, reason = plan.explain(fields, error)
             self._lose(target, origin[3])
             self._fail(origin, reason, field, error)
 

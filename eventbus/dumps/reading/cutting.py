@@ -17,6 +17,7 @@ from typing import IO, Any, Final, NamedTuple
 import orjson
 
 from eventbus.dumps.reading.kinds import not_utf8, other_kind
+from eventbus.dumps.reading.names import check_names
 from eventbus.dumps.reading.numbers import exact_float
 from eventbus.dumps.reading.sources import LONGEST_PATH
 from eventbus.errors import LoadError
@@ -65,10 +66,12 @@ class TooManyValuesError(ValueError):
 
 
 def parse(data: bytes | memoryview) -> Any:
-    """The value of a JSON text, its numbers with all their digits. Raises ValueError, for too many values too."""
+    """The value of a JSON text, its numbers with all their digits. Raises ValueError, for too many values, and
+    for an object that has a name twice, too."""
     if len(data) > 2 * MOST_VALUES:
         _count_values(bytes(data))
     value = _loads(data)
+    check_names(bytes(data), value)
     return json.loads(bytes(data), parse_float=exact_float) if _has_long_numbers(bytes(data)) else value
 
 
@@ -195,6 +198,7 @@ class Records:
                 self._first = False
                 self._ends = _Ends(self._buffer)
                 yield found
+                del found  # not held while the next ones are read: both may be large
             elif not self._over:
                 self._buffer.grow()
         if self._buffer.skip_space():

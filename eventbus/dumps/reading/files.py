@@ -11,13 +11,18 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
-from typing import IO, Any
+from itertools import starmap
+from typing import IO, Any, Final
 
 from eventbus.dumps.reading import cutting, sources
 from eventbus.dumps.reading.sources import LONGEST_PATH, STDIN
 from eventbus.errors import LoadError
 from eventbus.redaction import shown
+
+_MOST_WEIGHT: Final = 4 << 20
+"""Bytes of memory for records that are gathered out of small files."""
 
 __all__ = ["STDIN", "Batch", "origin", "read"]
 
@@ -80,16 +85,15 @@ def _read_directory(directory: str) -> Iterator[Batch]:
                 raw.seek(0)
                 yield from _read_stream(path, raw)
                 continue
-            slices = list(cutting.batches(path, BytesIO(data)))
-            batch = [record for each in slices for record in each.records]
-            heavy = sum(each.weight for each in slices)
-        if len(batch) != 1:
-            yield Batch(path, batch, len(data), heavy)
-            continue
-        records.append(_From(path, batch[0]))
-        size += len(data)
-        weight += heavy
-        if size > cutting.CHUNK:
+            found = _joined(path, data)
+        if len(found.records) == 1:
+            records.append(_From(path, found.records[0]))
+            size += found.size
+            weight += found.weight
+        else:
+            yield found
+        del found
+        if size > cutting.CHUNK or weight > _MOST_WEIGHT:
             yield Batch(directory, records, size, weight)
             records, size, weight = [], 0, 0
     if records:
@@ -98,6 +102,12 @@ def _read_directory(directory: str) -> Iterator[Batch]:
         raise LoadError(
             f"{shown(directory, LONGEST_PATH)}: there is no file of records in this directory", path=directory
         )
+
+
+def _joined(path: str, data: bytes) -> Batch:
+    """The records of a small file."""
+    slices = list(cutting.batches(path, BytesIO(data)))
+    return Batch(path, [record for each in slices for record in each.records], len(data), sum(s.weight for s in slices))
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,5 +125,5 @@ def origin(path: str, record: Any) -> tuple[str, Any]:
 
 def _read_stream(path: str, raw: IO[bytes]) -> Iterator[Batch]:
     for name, stream in sources.plain(path, raw):
-        for found in cutting.batches(name, stream):
-            yield Batch(name, *found)
+        # `starmap` holds no batch while the next one is read: both may be large.
+        yield from starmap(partial(Batch, name), cutting.batches(name, stream))

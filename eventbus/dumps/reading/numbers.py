@@ -21,17 +21,25 @@ class LongNumber(float):
 def exact_float(text: str) -> float:
     """For `json.loads(parse_float=…)`: a float where that is the same number, else a LongNumber."""
     number = float(text)
-    if len(text) < 16 or _digits(repr(number)) == _digits(text):
+    if len(text) < 16 or (number - number == 0 and _digits(repr(number)) == _digits(text)):
         return number
     long = LongNumber(number)
     long.text = text
     return long
 
 
+def is_text_of(number: float, text: str) -> bool:
+    """Whether this text stands for this float alone: its shortest text, or more of its digits."""
+    if len(text) < 16:
+        return True
+    wanted = _digits(text)
+    return wanted in (_digits(repr(number)), _digits(f"{number:.{max(len(wanted[0]) - 1, 0)}e}"))
+
+
 def _digits(text: str) -> tuple[str, int]:
     """A number's significant digits and its exponent: the same for `1.50` and `15e-1`."""
     mantissa, _, exponent = text.lower().partition("e")
-    whole, _, fraction = mantissa.lstrip("-").partition(".")
+    whole, _, fraction = mantissa.lstrip("+-").partition(".")
     digits = (whole + fraction).lstrip("0")
     return digits.rstrip("0"), int(exponent or 0) - len(fraction) + len(digits) - len(digits.rstrip("0"))
 

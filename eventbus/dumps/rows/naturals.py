@@ -44,6 +44,8 @@ def reading_lists(read: Read, column: Column[Any], targets: Targets) -> Read:
 
 def _reader(read: Read, entity: str, wanted: str) -> Read:
     def read_list(value: Any) -> Any:
+        if value.__class__ is list and any(isinstance(part, list | dict) for part in value):
+            raise ValueError("not a natural key, whose parts are texts and numbers")
         return Natural(entity, wanted, tuple(value)) if value.__class__ is list else read(value)
 
     return read_list
@@ -88,9 +90,7 @@ class Naturals:
 
     def resolve(self, rows: Sequence[tuple[Any, ...]], places: Sequence[int]) -> list[tuple[Any, ...] | Natural]:
         """The rows with keys in place of natural ones; for a row with one that is not there, that one."""
-        wanted = {
-            row[place] for row in rows for place in places if row[place].__class__ is Natural and _hashable(row[place])
-        }
+        wanted = {row[place] for row in rows for place in places if row[place].__class__ is Natural}
         if not wanted:
             return list(rows)
         found = {each: key for each in wanted if (key := self._key(each)) is not None}
@@ -126,11 +126,3 @@ class Naturals:
                 "looked up; write the fixture without --natural-foreign, or add a UniqueConstraint"
             )
         return f"{natural} refers to no {natural.entity}"
-
-
-def _hashable(natural: Natural) -> bool:
-    try:
-        hash(natural)
-    except TypeError:
-        return False
-    return True

@@ -6,6 +6,7 @@ of what the driver takes, so that nothing is left to do for a row when it is wri
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -61,19 +62,21 @@ class Plan:
             group.rows.append(one)
             group.origins.append(origin)
 
-    def explain(self, values: Mapping[str, Any]) -> tuple[str | None, str]:
+    def explain(self, values: Mapping[str, Any], error: Exception) -> tuple[str | None, str]:
         """Which field of a record is wrong and why, after its row could not be made."""
+        if isinstance(error, _OtherKeyError):
+            return error.field, str(error)
         for key, (source, read) in self.readers.items():
             try:
                 if values[source] is not None:
                     read(values[source])
-            except ValidationError as error:
-                return key, " ".join(map(str, error.messages))
-            except (ValueError, TypeError, ArithmeticError, AttributeError) as error:
-                return key, str(error)
-        wrong = [name for name, _, _ in self.links if not isinstance(values[name], list)]
-        if wrong:
-            return wrong[0], "not a list of keys"
+            except ValidationError as wrong:
+                return key, " ".join(map(str, wrong.messages))
+            except (ValueError, TypeError, ArithmeticError, AttributeError) as wrong:
+                return key, str(wrong)
+        for name, _, _ in self.links:
+            if not isinstance(values[name], list):
+                return name, "not a list of keys"
         return None, "the pk does not fit the model's primary key"
 
 
@@ -132,8 +135,15 @@ class Planner:
         found = {name: name if name in target.entity.positions else target.aliases.get(name) for name in names}
         unknown = [name for name, key in found.items() if key is None]
         if unknown and not self._ignore_unknown:
-            raise LoadError(f"there is no field {', '.join(map(repr, unknown))} (--ignorenonexistent leaves such out)")
-        return {key: name for name, key in found.items() if key is not None and key not in target.computed}
+            raise LoadError(
+                f"there is no field {', '.join(map(repr, unknown))}{_meant(unknown, target)} "
+                "(--ignorenonexistent leaves such out)"
+            )
+        sources: dict[str, str] = {}
+        for name, key in found.items():
+            if key is not None and sources.setdefault(key, name) != name:
+                raise LoadError(f"the fields {sources[key]!r} and {name!r} are one: leave one of them out")
+        return {key: name for key, name in sources.items() if key not in target.computed}
 
     def _group(
         self, target: Target, part: Part, primary: Sequence[str], sources: Mapping[str, str], natural: Sequence[str]
@@ -211,6 +221,11 @@ class _RowFunction:
         number = len(self._items)
         if key in primary:
             value = f"p{primary.index(key)}"
+            if key in sources:
+                self._names[f"k{number}"] = _same_key(key, read)
+                self._lines.append(
+                    f"    if {value} != fields[{sources[key]!r}]: k{number}({value}, fields[{sources[key]!r}])"
+                )
         elif key in sources:
             value = f"v{number}"
             self._lines.append(f"    {value} = fields[{sources[key]!r}]")
@@ -234,6 +249,30 @@ def _usual(form: Form) -> str:
     if form.loads:
         return f"{{v}} if {{v}}.__class__ is {form.loads} or {{v}} is None else {{f}}({{v}})"
     return "{f}({v})" if form.asks_null else "None if {v} is None else {f}({v})"
+
+
+class _OtherKeyError(ValueError):
+    """A record's pk is not what its fields say."""
+
+    def __init__(self, field: str, pk: Any, value: Any) -> None:
+        super().__init__(f"its pk says {pk!r}, this field {value!r}")
+        self.field = field
+
+
+def _same_key(key: str, read: Read) -> Callable[[Any, Any], None]:
+    """What sees to it that a part of a pk and the field of the same column, which look different, are one value."""
+
+    def check(pk: Any, value: Any) -> None:
+        if value is not None and read(pk) != read(value):
+            raise _OtherKeyError(key, pk, value)
+
+    return check
+
+
+def _meant(unknown: Sequence[str], target: Target) -> str:
+    known = [*target.entity.keys, *target.aliases]
+    close = [each for name in unknown for each in difflib.get_close_matches(name, known, 1)]
+    return f", did you mean {', '.join(map(repr, close))}?" if close else ""
 
 
 def _refuse(_value: Any) -> Any:

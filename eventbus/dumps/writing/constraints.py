@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, ForeignKeyConstraint
 from sqlalchemy.exc import DBAPIError
 
+from eventbus.dumps.facts import name_as_value
 from eventbus.errors import LoadError
 
 _DEFERRED: Final = """
@@ -45,7 +46,7 @@ def not_deferrable(
 def _foreign(connection: Connection, constraint: ForeignKeyConstraint) -> Iterator[Foreign]:
     table = connection.dialect.identifier_preparer.format_table(constraint.table)
     wanted = {column.name for column in constraint.columns}
-    for row in connection.execute(sa.text(_FOREIGN), {"table": table}):
+    for row in connection.execute(sa.text(_FOREIGN), {"table": name_as_value(connection, constraint.table)}):
         if set(row.columns) == wanted:
             yield Foreign(table, row.name, row.deferrable)
 

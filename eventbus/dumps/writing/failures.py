@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from eventbus.dumps.reading.places import Places
@@ -11,6 +12,8 @@ from eventbus.dumps.rows.groups import Origin
 from eventbus.errors import LoadError
 from eventbus.redaction import shown
 
+_REFERENCE: Final = re.compile(r"[^:]* (?:refers to no|is wanted by) ")
+"""A reason that begins with the names of its fields."""
 LONGEST: Final = 1_000
 """Characters of a reason that are shown."""
 
@@ -25,6 +28,13 @@ class Failure:
     cause: BaseException | None = None
     model: str | None = None
     pk: Any = None
+
+
+def _forget_frames(error: BaseException | None) -> None:
+    """Let go of a traceback, which holds the values of its frames: a record may be large."""
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
 
 
 class Failures:
@@ -42,7 +52,8 @@ class Failures:
 
     def add(self, failure: Failure) -> None:
         """Note a failure. Raises LoadError if it is the last that is told."""
-        self._found.append(failure)
+        self._found.append(replace(failure, cause=None) if self._found else failure)
+        _forget_frames(failure.cause)
         if len(self._found) >= self.limit:
             raise self.error() from failure.cause
 
@@ -78,7 +89,7 @@ class Failures:
 
     def _error(self, failure: Failure) -> LoadError:
         reason = shown(failure.reason, LONGEST)
-        if failure.field is not None and not reason.startswith(failure.field):
+        if failure.field is not None and not (reason.startswith(failure.field) and _REFERENCE.match(reason)):
             reason = f"field {failure.field!r}: {reason}"
         if failure.origin is None:
             return LoadError(

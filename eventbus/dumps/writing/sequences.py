@@ -9,6 +9,8 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Table
 from sqlalchemy.dialects import postgresql
 
+from eventbus.dumps.facts import name_as_value
+
 
 def lift_sequences(connection: Connection, tables: Iterable[Table]) -> None:
     """Lift sequences over the numbers there are, so that the application's next row gets a free one."""
@@ -21,7 +23,7 @@ def lift_sequences(connection: Connection, tables: Iterable[Table]) -> None:
 
 
 def _lift(connection: Connection, table: Table, column: sa.Column[Any]) -> None:
-    quoted = connection.dialect.identifier_preparer.format_table(table)
+    quoted = name_as_value(connection, table)
     owned: Any = sa.func.pg_get_serial_sequence(quoted, column.name)
     if isinstance(column.default, sa.Sequence):
         owned = sa.literal(connection.dialect.identifier_preparer.format_sequence(column.default))

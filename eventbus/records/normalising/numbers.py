@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import decimal
 import struct
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy.engine import Dialect
 
@@ -105,10 +105,14 @@ def _mysql_single(value: Any) -> float:
     return float(f"{to_single(value):.6g}") + 0.0
 
 
+_SMALLEST_NORMAL: Final = 2.0**-126
+"""Numbers below have fewer digits."""
+
+
 def shortest_single(value: Any) -> float:
     """The shortest number that is this single-precision one, as PostgreSQL prints it."""
     single = to_single(value)
-    for digits in range(6, 9):
+    for digits in range(6 if abs(single) >= _SMALLEST_NORMAL else 1, 9):
         short = float(f"{single:.{digits}g}")
         if to_single(short) == single:
             return short
