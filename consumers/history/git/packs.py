@@ -177,6 +177,7 @@ class _Trees:
 def _put(pack: Pack, tree: _Tree, edits: list[int] | None) -> bytes:
     id = object_id(TREE, tree.data)
     if id in pack.entries:
+        tree.pack = None  # it is again what it was, or what another is: its last form is no base of the next
         return id
     at = pack.at
     if edits and tree.pack is pack and tree.chain < _CHAIN and len(tree.data) > 60 * len(edits):
