@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from consumers.history.git.commits import Commit
 from consumers.history.git.fastimport import FastImport
-from consumers.history.git.follower import Writer
 from consumers.history.git.layout import path_of
 from consumers.history.git.message import Signature
 from consumers.history.git.packs import PackWriter
@@ -41,13 +40,16 @@ def write(path: Path, commits: Sequence[Files], make: type[FastImport | PackWrit
             if number % (2 * every) == 0 or number == len(commits):
                 writer.close()
                 tip, writer = head(path), None
-    said = subprocess.run(["git", "-C", path, "fsck", "--full", "--strict"], capture_output=True, text=True)
-    assert (said.returncode, said.stderr) == (0, "")
+    assert git(path, "fsck", "--full", "--strict").stderr == ""
     return head(path)
 
 
 def head(path: Path) -> str:
-    return subprocess.run(["git", "-C", path, "rev-parse", "main"], capture_output=True, text=True).stdout.strip()
+    return git(path, "rev-parse", "main").stdout.strip()
+
+
+def git(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["git", "-C", path, *arguments], capture_output=True, text=True, check=True)
 
 
 def test_a_directory_that_is_again_what_it_was_can_be_changed_afterwards(tmp_path: Path) -> None:
