@@ -147,7 +147,7 @@ class Tail:
                     yield from self._past.more()
                 batch = inbox.fetch(_WAIT, _BATCH)
                 inbox.tick()
-                yield from self._new(map(self._read, batch))
+                yield from self._new(each for delivery in batch for each in self._read(delivery))
                 inbox.acknowledge(batch)
             inbox.close()
         finally:
@@ -170,12 +170,10 @@ class Tail:
         past = self._past
         return (each for each in batch if past is None or isinstance(each, BadEvent) or past.is_new(each.event))
 
-    def _read(self, delivery: Delivery) -> Delivery | BadEvent:
-        try:
-            self._screen.check(delivery)
-        except BadEvent as error:
-            return error
-        return delivery
+    def _read(self, delivery: Delivery) -> Iterator[Delivery | BadEvent]:
+        good, bad = self._screen.sift(delivery)
+        yield from good
+        yield from (fault for _, fault in bad)
 
 
 @click.command(context_settings=HELP_OPTIONS)

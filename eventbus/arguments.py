@@ -104,6 +104,7 @@ _RULES: Final[Mapping[str, _Rule]] = {
     "outbox": _YES_OR_NO,
     "create_outbox": _YES_OR_NO,
     "delivery": _Rule(lambda value: value in (None, "thread", "relay"), 'give "thread", "relay", or nothing'),
+    "wire": _Rule(lambda value: value in (None, "single", "batch"), 'give "single", "batch", or nothing'),
     "reread": _YES_OR_NO,
     "bulk": _one_of(MODES),
     "on_unfit": _one_of(POLICIES),

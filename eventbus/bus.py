@@ -33,7 +33,7 @@ from eventbus.listeners.statements.omissions import Mode
 from eventbus.listeners.targets import resolve
 from eventbus.outbox import Entry, Outbox
 from eventbus.outbox.writer import begun
-from eventbus.publishers import Publisher, publisher_for
+from eventbus.publishers import Publisher, on_the_wire, publisher_for
 from eventbus.records.entities import Entities
 from eventbus.redaction import redact_url
 from eventbus.settings import DEFAULT_SERVICE, Settings
@@ -57,6 +57,7 @@ def install(
     outbox: bool = True,
     create_outbox: bool = True,
     delivery: Literal["thread", "relay"] | None = None,
+    wire: Literal["single", "batch"] | None = None,
     bulk: Mode = "capture",
     auto_fields: bool | AutoFields = True,
     new_id: IdGenerator = uuid7,
@@ -81,6 +82,8 @@ def install(
     * `create_outbox=False`: the outbox tables are made by Alembic (`eventbus.outbox.metadata`), not on first need.
     * `delivery`: wins over EVENTBUS_DELIVERY. "thread": this process publishes, after the commit. "relay": it only
       writes the outbox row, and an `eventbus relay` publishes; no broker is spoken to here.
+    * `wire`: wins over EVENTBUS_WIRE. "single": a message for each event. "batch": neighbours of one transaction and
+      routing key share messages, for consumers that know them. Where the relay publishes, it is the relay's to say.
     * `bulk`: what becomes of update(), delete() and insert() statements: "capture" them as changes, "warn", "raise" or
       "ignore"; the execution option `eventbus_bulk` overrides it for one statement.
     * `auto_fields`: fill in ids, authors and timestamps; an `AutoFields` of your own names the fields.
@@ -100,7 +103,8 @@ def install(
     arguments.check(**given)
     # Before the lock: a module of theirs may install a bus of its own.
     found = import_listeners(listeners) if isinstance(listeners, str) else []
-    settings = _settings(settings, service=service, url=url, delivery=delivery)
+    settings = _settings(settings, service=service, url=url, delivery=delivery, wire=wire)
+    _demand_publishing(settings, wire)
     with _lock:
         resolved = resolve(target)
         present = _installed.get(resolved.session_class)
@@ -249,6 +253,13 @@ def _settings(settings: Settings | None, **given: str | None) -> Settings:
     return replace(settings, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
 
 
+def _demand_publishing(settings: Settings, wire: str | None) -> None:
+    if wire is not None and settings.by_relay:
+        raise ConfigurationError(
+            f"install(wire={wire!r}): here eventbus-relay publishes, so it is the one to be told: EVENTBUS_WIRE={wire}"
+        )
+
+
 def _delivery(
     settings: Settings, publisher: Callable[[], Publisher] | Publisher | None, *, durable: bool, joined: Joined
 ) -> _Delivery:
@@ -264,10 +275,8 @@ def _delivery(
         settings = replace(settings, url=_anchored(settings.url))
         publisher_for(settings).close()
         make: Callable[[], Publisher] = partial(publisher_for, settings)
-    elif isinstance(publisher, Publisher):
-        make = partial(_itself, publisher)
     else:
-        make = publisher
+        make = partial(_own, publisher, settings)
     return Dispatcher(
         make,
         max_bytes=settings.max_pending_bytes,
@@ -283,8 +292,8 @@ def _anchored(url: str) -> str:
     return f"sqlite:///{os.path.abspath(path)}"
 
 
-def _itself(publisher: Publisher) -> Publisher:
-    return publisher
+def _own(publisher: Callable[[], Publisher] | Publisher, settings: Settings) -> Publisher:
+    return on_the_wire(publisher if isinstance(publisher, Publisher) else publisher(), settings)
 
 
 def _announce(bus: Bus, publisher: object) -> None:

@@ -38,6 +38,8 @@ class Settings:
     unroutable: Literal["keep", "drop"] = "keep"
     ordering: Literal["fast", "strict"] = "fast"
     delivery: Literal["thread", "relay"] = "thread"
+    wire: Literal["single", "batch"] = "single"
+    """`batch`: events of one transaction and routing key share messages. For whoever publishes: service or relay."""
     insecure_tls: bool = False
     send_user: bool = False
     """Put the broker login into each message, for consumers that check who speaks (EVENTBUS_TRUSTED_USERS there)."""
@@ -62,6 +64,8 @@ class Settings:
             yield f"EVENTBUS_ORDERING is {self.ordering!r}: use fast or strict"
         if self.delivery not in ("thread", "relay"):
             yield f"EVENTBUS_DELIVERY is {self.delivery!r}: use thread or relay"
+        if self.wire not in ("single", "batch"):
+            yield f"EVENTBUS_WIRE is {self.wire!r}: use single or batch"
         if self.max_event_bytes < 1024:
             yield f"EVENTBUS_MAX_EVENT_BYTES is {self.max_event_bytes}: at least 1024"
         if self.max_pending_bytes < self.max_event_bytes:
@@ -96,6 +100,7 @@ class Settings:
                 "unroutable": env.str("UNROUTABLE", default.unroutable),
                 "ordering": env.str("ORDERING", default.ordering),
                 "delivery": env.str("DELIVERY", default.delivery),
+                "wire": env.str("WIRE", default.wire),
                 "insecure_tls": env.bool("INSECURE_TLS", default.insecure_tls),
                 "send_user": env.bool("SEND_USER", default.send_user),
                 "hmac_keys": env.str("HMAC_KEYS", default.hmac_keys),

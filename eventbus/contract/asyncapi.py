@@ -6,24 +6,27 @@ from collections.abc import Iterable
 from typing import Any
 
 from eventbus.contract.json_schema import Describer, JsonSchema, events
-from eventbus.events import naming
+from eventbus.events import batch, naming
 from eventbus.events.envelope import CONTENT_TYPE
 from eventbus.records.entity import Entity
 
 Document = dict[str, Any]
 
 
-def describe(service: str, entities: Iterable[Entity], *, exchange: str, dialect: str, version: str) -> Document:
+def describe(
+    service: str, entities: Iterable[Entity], *, exchange: str, dialect: str, version: str, batches: bool = False
+) -> Document:
     """An AsyncAPI 3.0 document: a channel, a message and an operation for each routing key of these entities.
 
     `version` is that of the service's contract; `dialect` says on which database records live, as databases differ in
-    what they round and cut.
+    what they round and cut. `batches`: messages may also hold several events.
     """
     describer = Describer()
     schemas: dict[str, JsonSchema] = {}
     for entity in entities:
         schemas |= events(describer, entity, f"/{naming.quote(service)}", dialect)
     names = {key: key.replace("%", "_") for key in schemas}  # names of components are [a-zA-Z0-9._-]
+    forms = {name: _messages(key, name, batches) for key, name in names.items()}
     return {
         "asyncapi": "3.0.0",
         "info": {
@@ -32,19 +35,19 @@ def describe(service: str, entities: Iterable[Entity], *, exchange: str, dialect
             "description": "Every committed change of a record, as a CloudEvent, at least once. Compare `sequence`.",
         },
         "defaultContentType": CONTENT_TYPE,
-        "channels": {names[key]: _channel(key, names[key], exchange) for key in schemas},
-        "operations": {f"send.{names[key]}": _operation(names[key]) for key in schemas},
+        "channels": {name: _channel(key, forms[name], exchange) for key, name in names.items()},
+        "operations": {f"send.{name}": _operation(name, forms[name]) for name in names.values()},
         "components": {
-            "messages": {names[key]: _message(key, names[key]) for key in schemas},
+            "messages": {form: made for name in names.values() for form, made in forms[name].items()},
             "schemas": {names[key]: schema for key, schema in schemas.items()},
         },
     }
 
 
-def _channel(key: str, name: str, exchange: str) -> Document:
+def _channel(key: str, forms: Iterable[str], exchange: str) -> Document:
     return {
         "address": key,
-        "messages": {name: {"$ref": f"#/components/messages/{name}"}},
+        "messages": {form: {"$ref": f"#/components/messages/{form}"} for form in forms},
         "bindings": {
             "amqp": {
                 "is": "routingKey",
@@ -55,17 +58,19 @@ def _channel(key: str, name: str, exchange: str) -> Document:
     }
 
 
-def _operation(name: str) -> Document:
+def _operation(name: str, forms: Iterable[str]) -> Document:
     return {
         "action": "send",
         "channel": {"$ref": f"#/channels/{name}"},
-        "messages": [{"$ref": f"#/channels/{name}/messages/{name}"}],
+        "messages": [{"$ref": f"#/channels/{name}/messages/{form}"} for form in forms],
     }
 
 
-def _message(key: str, name: str) -> Document:
-    return {
-        "name": key,
-        "contentType": CONTENT_TYPE,
-        "payload": {"$ref": f"#/components/schemas/{name}"},
-    }
+def _messages(key: str, name: str, batches: bool) -> dict[str, Document]:
+    """The messages of a channel, by their names: the event alone, and maybe several in a list."""
+    event = {"$ref": f"#/components/schemas/{name}"}
+    single = {name: {"name": key, "contentType": CONTENT_TYPE, "payload": event}}
+    if not batches:
+        return single
+    several = {"type": "array", "items": event, "minItems": 2, "maxItems": batch.MOST_EVENTS}
+    return {**single, f"{name}.batch": {"name": key, "contentType": batch.CONTENT_TYPE, "payload": several}}

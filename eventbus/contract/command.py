@@ -57,7 +57,15 @@ def command(session: str, models: str | None, dialect: str, release: str, old: P
     if columns:
         click.echo("\n".join(_columns(found)))
         return commands.DONE
-    document = describe(bus.settings.service, found, exchange=bus.settings.exchange, dialect=dialect, version=release)
+    settings = bus.settings
+    document = describe(
+        settings.service,
+        found,
+        exchange=settings.exchange,
+        dialect=dialect,
+        version=release,
+        batches=settings.wire == "batch",
+    )
     if old is None:
         click.echo(json.dumps(document, indent=2, ensure_ascii=False))
         return commands.DONE

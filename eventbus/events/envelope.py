@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from eventbus.errors import BadEvent
-from eventbus.events import naming
+from eventbus.events import batch, naming
 from eventbus.events.reading import DEFAULT_LIMITS, Limits, parse
 
 CONTENT_TYPE: Final = "application/cloudevents+json"
@@ -31,12 +31,20 @@ _SCALARS: Final = (str, int, float, bool)
 
 
 class Message(NamedTuple):
-    """An event ready to be published: sealed body, and what the AMQP properties repeat of it."""
+    """What is ready to be published: a sealed event and what the AMQP properties repeat of it; or a batch of events.
+
+    All events of a batch are of the transaction and the routing key that it names; its `id` is that of the first.
+    """
 
     routing_key: str
     id: str
     body: bytes
     correlation_id: str
+
+    @property
+    def content_type(self) -> str:
+        """That of an event, or of a batch of them."""
+        return batch.CONTENT_TYPE if batch.is_batch(self.body) else CONTENT_TYPE
 
 
 _new_message: Final[Callable[[Iterable[str | bytes]], Message]] = partial(tuple.__new__, Message)

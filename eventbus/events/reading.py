@@ -26,6 +26,8 @@ _BLANKS: Final = (b" ", b"\t", b"\r", b"\n")
 class Limits:
     """What a body may hold before it is refused: bytes, nesting levels, object keys, digits of an integer, objects and
     lists, and values of all kinds. An empty list of two bytes takes thirty times as much in memory.
+
+    Of a batch `body` bounds the whole and each event, `events` their number; the others are an event's.
     """
 
     body: int = 1 << 20
@@ -34,6 +36,7 @@ class Limits:
     digits: int = 19
     containers: int = 50_000
     values: int = 250_000
+    events: int = 1_000
 
 
 DEFAULT_LIMITS: Final = Limits()

@@ -22,5 +22,13 @@ def examine_environment(environment: Mapping[str, str] = os.environ) -> Iterator
     except ConfigurationError as error:
         found.append(Finding("wrong", str(error), "docs/configuration.md lists every setting"))
     else:
-        yield Finding("ok", f"service {settings.service}, exchange {settings.exchange}, queue {settings.queue}")
+        yield Finding("ok", _told(settings))
+        if settings.wire == "batch" and environment.get("EVENTBUS_SHARD"):
+            wrong = "EVENTBUS_WIRE is batch, and EVENTBUS_SHARD is set: shards dead-letter batches"
+            found.append(Finding("wrong", wrong, "set EVENTBUS_WIRE=single where events are published"))
     yield from found
+
+
+def _told(settings: Settings) -> str:
+    names = f"service {settings.service}, exchange {settings.exchange}, queue {settings.queue}"
+    return f"{names}, events in batches" if settings.wire == "batch" else names

@@ -16,6 +16,7 @@ from typing import Final, final
 
 from amqp.exceptions import FrameError, UnexpectedFrame
 
+from eventbus.events import batch
 from eventbus.events.envelope import CONTENT_TYPE, Message
 from eventbus.publishers.headers import partition, partition_table
 
@@ -76,6 +77,7 @@ class FrameWriter:
         self._headers = headers
         self._plain = headers is partition
         self._head = _short(CONTENT_TYPE) + _short("utf-8")
+        self._batch_head = _short(batch.CONTENT_TYPE) + _short("utf-8")
         self._tail = (_short(user_id) if user_id is not None else b"") + _short(app_id)
         self._keys: dict[str, tuple[bytes, bytes, int]] = {}
         self._correlation = ("", _PERSISTENT + _LENGTHS[0])
@@ -98,14 +100,15 @@ class FrameWriter:
         if len(name) > 255:
             raise _too_long(event_id, name)
         correlation, size = self._correlation[1], len(body)
-        header = fixed + len(table) + len(correlation) + len(name)
+        head = self._batch_head if batch.is_batch(body) else self._head
+        header = fixed + len(head) + len(table) + len(correlation) + len(name)
         if header > self._chunk:
             raise ValueError(f"its headers have {header} bytes, a frame holds {self._chunk}")
         return b"".join(
             (
                 method,
                 _CONTENT.pack(_HEADER, self._channel, header, _BASIC, 0, size, self._flags),
-                self._head,
+                head,
                 table,
                 correlation,
                 _LENGTHS[len(name)],
@@ -128,9 +131,7 @@ class FrameWriter:
         if len(self._keys) >= _MAX_KEYS:
             self._keys.clear()
         end = _short(key) + self._tail + _END
-        fixed = (
-            _CONTENT.size - _FRAME.size + len(self._head) + len(_LENGTHS[0]) + _TIMESTAMP.size + len(end) - len(_END)
-        )
+        fixed = _CONTENT.size - _FRAME.size + len(_LENGTHS[0]) + _TIMESTAMP.size + len(end) - len(_END)
         prepared = self._keys[key] = (self._frame(METHOD, arguments), end, fixed)
         return prepared
 

@@ -14,6 +14,7 @@ from typing import Final
 
 import orjson
 
+from eventbus.events import batch
 from eventbus.events.signing import Key, sign
 
 PARTITION_HEADER: Final = "partitionkey"
@@ -35,8 +36,8 @@ def headers_for(key: Key | None = None) -> Callable[[bytes], dict[str, str]]:
 
 
 def partition(body: bytes) -> dict[str, str]:
-    """The partition key alone."""
-    found = _PARTITION.search(body)
+    """The partition key alone. A batch has none, being about many records."""
+    found = None if batch.is_batch(body) else _PARTITION.search(body)
     if not found:
         return {}
     key: str = orjson.loads(found[1])
@@ -46,6 +47,8 @@ def partition(body: bytes) -> dict[str, str]:
 
 def partition_table(body: bytes) -> bytes | None:
     """The AMQP table of `partition(body)`; None where it takes more than to cut it out."""
+    if batch.is_batch(body):
+        return None
     start = body.find(_BEFORE) + len(_BEFORE)
     end = body.find(b'"', start)
     text = body[start:end]

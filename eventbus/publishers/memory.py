@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import final
 
 from eventbus.errors import BrokerUnavailable
+from eventbus.events import batch
 from eventbus.events.envelope import Event, Message, decode
+from eventbus.events.reading import DEFAULT_LIMITS
 from eventbus.publishers.base import Outcome, Publisher
 
 
@@ -43,8 +45,8 @@ class MemoryPublisher(Publisher):
 
     @property
     def events(self) -> list[Event]:
-        """The messages, decoded."""
-        return [decode(message.body) for message in list(self.messages)]
+        """The messages, decoded; of a batch each event."""
+        return [decode(body) for message in list(self.messages) for body in _bodies(message)]
 
     def lose(self, *, confirmed: int = 0, arrived: int = 0) -> None:
         """The next call loses its connection: the first `confirmed` messages are confirmed, the fate of the rest is
@@ -89,3 +91,7 @@ class MemoryPublisher(Publisher):
                 self.messages.append(message)
                 self._changed.notify_all()
         return outcome
+
+
+def _bodies(message: Message) -> list[bytes]:
+    return batch.cut(message.body, DEFAULT_LIMITS) if batch.is_batch(message.body) else [message.body]

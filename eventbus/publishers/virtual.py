@@ -16,7 +16,7 @@ from kombu.exceptions import KombuError
 
 from eventbus import transports
 from eventbus.errors import BrokerUnavailable
-from eventbus.events.envelope import CONTENT_TYPE, Message
+from eventbus.events.envelope import Message
 from eventbus.events.signing import Key
 from eventbus.process import failpoints
 from eventbus.publishers.base import Outcome, Publisher
@@ -104,7 +104,7 @@ class VirtualPublisher(Publisher):
     def _item(self, message: Message) -> tuple[str, bytes, dict[str, Any]]:
         properties = {
             "application_headers": self._headers(message.body),
-            "content_type": CONTENT_TYPE,
+            "content_type": message.content_type,
             "content_encoding": "utf-8",
             "delivery_mode": 2,
             "correlation_id": message.correlation_id,

@@ -66,10 +66,12 @@ class TeamSchema(Schema):
         return 3
 
 
-def document(schemas: dict[Any, Any] | None = None, models: Any = (Team, Member)) -> dict[str, Any]:
+def document(
+    schemas: dict[Any, Any] | None = None, models: Any = (Team, Member), *, batches: bool = False
+) -> dict[str, Any]:
     entities = Entities("crm", schemas=schemas)
     found = [entity for model in models if (entity := entities.for_mapper(sa.inspect(model)))]
-    described = describe("crm", found, exchange="eventbus", dialect="sqlite", version="1.0.0")
+    described = describe("crm", found, exchange="eventbus", dialect="sqlite", version="1.0.0", batches=batches)
     return json.loads(json.dumps(described))  # type: ignore[no-any-return]
 
 
@@ -157,8 +159,22 @@ def test_a_schema_of_your_own_is_described_by_its_fields() -> None:
     assert "year" in json.dumps(shown["motto"])
 
 
-def test_every_reference_in_the_document_leads_somewhere() -> None:
-    described = document()
+def test_a_service_that_sends_batches_says_so(events: list[bytes]) -> None:
+    key = "crm.team.created"
+    described = document(batches=True)
+    assert set(described["channels"][key]["messages"]) == {key, f"{key}.batch"}
+    several = described["components"]["messages"][f"{key}.batch"]
+    assert several["contentType"] == "application/cloudevents-batch+json"
+    created = [event for body in events if (event := orjson.loads(body))["type"] == key]
+    schema = {**several["payload"], "components": described["components"]}
+    Draft202012Validator(schema).validate(created * 2)
+    assert not Draft202012Validator(schema).is_valid(created)
+    assert f"{key}.batch" not in document()["components"]["messages"]
+
+
+@pytest.mark.parametrize("batches", [False, True])
+def test_every_reference_in_the_document_leads_somewhere(batches: bool) -> None:
+    described = document(batches=batches)
     references = set()
 
     def collect(value: Any) -> None:

@@ -101,3 +101,11 @@ def test_failures_can_be_arranged(maker: sessionmaker) -> None:  # type: ignore[
             session.add(Contact(id="ab12"))
         assert events.types == ["crm.contact.created"]
         assert len(tries) == 2
+
+
+def test_events_are_seen_one_by_one_whatever_the_wire(maker: sessionmaker) -> None:  # type: ignore[type-arg]
+    with capture_events(maker, service="crm", wire="batch") as events:
+        with maker.begin() as session:
+            session.add_all([Contact(id="ab12"), Contact(id="ab13"), Contact(id="ab14")])
+        assert [event.pk for event in events.of("contact")] == ["ab12", "ab13", "ab14"]
+        assert len(events.publisher.messages) == 1

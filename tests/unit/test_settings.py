@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from eventbus.errors import ConfigurationError
+from eventbus.inspection.settings import examine_environment
 from eventbus.redaction import redact
 from eventbus.settings import Settings
 
@@ -87,3 +88,22 @@ def test_no_password_survives_redaction(text: str) -> None:
 
 def test_settings_show_no_password() -> None:
     assert "secret" not in repr(Settings(url="amqp://u:secret@h"))
+
+
+@pytest.mark.parametrize(
+    ("environment", "told"),
+    [
+        ({"EVENTBUS_WIRE": "batch"}, []),
+        ({"EVENTBUS_SHARD": "0/2"}, []),
+        ({"EVENTBUS_WIRE": "batch", "EVENTBUS_SHARD": "0/2"}, ["shards dead-letter batches"]),
+    ],
+)
+def test_doctor_names_batches_that_no_shard_takes(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], told: list[str]
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    found = list(examine_environment())
+    assert [text for text in told if not any(text in each.text for each in found)] == []
+    assert [each.level for each in found].count("wrong") == len(told)
+    assert ("events in batches" in found[0].text) is ("EVENTBUS_WIRE" in environment)

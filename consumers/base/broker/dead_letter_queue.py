@@ -27,6 +27,7 @@ from consumers.base.reading.letter import Letter
 from consumers.base.settings import ConsumerSettings
 from consumers.trust import REASONS
 from eventbus.errors import BadEvent, ConfigurationError
+from eventbus.events import batch
 from eventbus.events.envelope import Event, decode
 from eventbus.events.naming import dead_letter_queue
 from eventbus.events.reading import Limits
@@ -38,6 +39,7 @@ _QUIET: Final = 2.0
 """Seconds without another letter after which the rest is taken to be in somebody else's hands."""
 _RETURN: Final = 2.0
 """Seconds the broker has for putting back what was only looked at."""
+_ANY: Final = Limits(body=64 << 20)
 DISTRUST: Final = REASONS | {STALE, AHEAD}
 _BROKERS_REASONS: Final = {
     "delivery_limit": "delivered too often",
@@ -51,6 +53,8 @@ _BROKERS_REASONS: Final = {
 class Entry:
     """One dead letter. `event` is None where the body is no event; `digest` is the SHA-256 of the body, in hex.
 
+    Of a batch, which all are of one kind, `event` is the first; `others` says how many more there are.
+
     `written` says that the broker vouches for whoever wrote the letter: a consumer with the login of this command.
     """
 
@@ -58,6 +62,7 @@ class Entry:
     digest: str
     event: Event | None
     written: bool = True
+    others: int = 0
 
     @property
     def reason(self) -> str:
@@ -95,8 +100,11 @@ class Entry:
 
     @property
     def record(self) -> str:
-        """`crm.contact/ab12`; empty where the body is no event."""
-        return f"{self.event.model}/{self.event.record}" if self.event else ""
+        """`crm.contact/ab12`, of a batch the first and how many others; empty where the body is no event."""
+        if self.event is None:
+            return ""
+        record = f"{self.event.model}/{self.event.record}"
+        return f"{record} and {self.others:,} more" if self.others else record
 
     @property
     def moved_by_broker(self) -> bool:
@@ -279,11 +287,18 @@ class DeadLetterQueue:
 
 def _entry(delivery: Delivery, own_user: str | None) -> Entry:
     try:
-        event = decode(delivery.body, Limits(body=64 << 20))
+        event, *others = _events(delivery.body)
     except BadEvent:
-        event = None
-    entry = Entry(delivery, delivery.digest, event)
+        entry = Entry(delivery, delivery.digest, None)
+    else:
+        entry = Entry(delivery, delivery.digest, event, others=len(others))
     return replace(entry, written=not entry.moved_by_broker and letter.is_own(delivery, own_user))
+
+
+def _events(body: bytes) -> list[Event]:
+    """The events of a body, at least one. Raises BadEvent where one of them is none."""
+    bodies = batch.cut(body, _ANY) if batch.is_batch(body) else [body]
+    return [decode(each, _ANY) for each in bodies]
 
 
 def _ready(channel: Any, queue: str) -> int | None:

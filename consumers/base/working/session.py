@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, final
 
@@ -13,6 +13,7 @@ from consumers.base.broker.pulse import Pulse
 from consumers.base.errors import Stalled, Taken
 from consumers.base.observer import Observer
 from consumers.base.reading.delivery import Delivery
+from consumers.base.reading.part import settled
 from consumers.base.reading.screen import Screen
 from consumers.base.settings import ConsumerSettings
 from consumers.base.working.dead_letter_box import DeadLetterBox
@@ -137,10 +138,13 @@ class Session:
 
     def _settle(self, batch: Sequence[Delivery]) -> None:
         good = self._sift(batch)
-        if good:
-            self.work = Worklist(self._parts.handler, good)
+        most = self._parts.settings.max_batch
+        for start in range(0, len(good), most):  # batches on the wire may hold more events than one call is to have
+            self.work = Worklist(self._parts.handler, good[start : start + most])
             self._handle(self.work)
             self.progress_at = time.monotonic()
+            if self._parts.stop.is_set():
+                break
         self._post()
 
     def _announce(self) -> None:
@@ -159,15 +163,13 @@ class Session:
 
     def _sift(self, batch: Sequence[Delivery]) -> list[Delivery]:
         """The deliveries that are events; the others are on their way to the dead letters."""
-        check = self._parts.screen.check
-        good = []
+        sift = self._parts.screen.sift
+        good: list[Delivery] = []
         for delivery in batch:
-            try:
-                check(delivery)
-            except BadEvent as fault:
-                self._refuse(delivery, fault)
-            else:
-                good.append(delivery)
+            sifted = sift(delivery)
+            good += sifted.good
+            for part, fault in sifted.bad:
+                self._refuse(part, fault)
         return good
 
     def _refuse(self, delivery: Delivery, fault: BadEvent) -> None:
@@ -203,7 +205,7 @@ class Session:
         with self._pulse, processed(self._parts.settings.queue_name, (each.event.traceparent for each in work.pending)):
             turn = work.turn()
         if turn.done:
-            self._inbox.acknowledge(turn.done)
+            self._acknowledge(turn.done)
             self._parts.observer.handled(len(turn.done), time.monotonic() - started)
         for delivery, reason in turn.dead:
             self._parts.box.put(delivery, BadEvent(reason))
@@ -219,8 +221,12 @@ class Session:
     def _post(self) -> None:
         posted = self._parts.box.post()
         if posted:
-            self._inbox.acknowledge(posted)
+            self._acknowledge(posted)
             self.progress_at = time.monotonic()
+
+    def _acknowledge(self, deliveries: Iterable[Delivery]) -> None:
+        if messages := settled(deliveries):
+            self._inbox.acknowledge(messages)
 
     def _sleep(self, seconds: float) -> None:
         end = time.monotonic() + seconds

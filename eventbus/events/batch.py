@@ -1,0 +1,66 @@
+"""Several events in one message: CloudEvents' JSON batch format, a list of events.
+
+Made and cut by bytes alone. An event of ours stands on one line, since JSON allows no raw line break within a text. So
+events are joined by a comma and a line break, cut there again, and each has the bytes it would have alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+import orjson
+
+from eventbus.errors import BadEvent
+from eventbus.events.reading import Limits, parse
+
+CONTENT_TYPE: Final = "application/cloudevents-batch+json"
+MOST_EVENTS: Final = 256
+"""Events of a batch as we send it; readers take more."""
+MOST_BYTES: Final = 256 << 10
+"""Bytes of a batch as we send it, if the largest event may be that large."""
+_BETWEEN: Final = b",\n"
+AROUND: Final = len(b"[]")
+BETWEEN: Final = len(_BETWEEN)
+"""Bytes that a batch takes beside its events: at both ends together, and for each event after the first."""
+
+
+def is_batch(body: bytes) -> bool:
+    """Whether a body of ours holds several events: a list, and no object."""
+    return body[:1] == b"["
+
+
+def joined(bodies: Iterable[bytes]) -> bytes:
+    """One body of several sealed events, in their order."""
+    return b"[" + _BETWEEN.join(bodies) + b"]"
+
+
+def cut(body: bytes, limits: Limits) -> list[bytes]:
+    """The bodies of a batch's events, in their order; none was looked into, and some may be no events.
+
+    A batch that somebody else wrote, not an event a line, is read and written anew. Raises BadEvent with a constant
+    reason for what is no batch, or a larger one than the limits allow; these are asked before anything is made of it.
+    """
+    if len(body) > limits.body:
+        raise BadEvent("body too large", f"{len(body)} bytes, the limit is {limits.body}")
+    _check_number(body.count(b"}" + _BETWEEN + b"{") + 1, limits)
+    bodies = body[1:-1].split(_BETWEEN)
+    is_ours = is_batch(body) and body.endswith(b"]") and len(bodies) > 1
+    if is_ours and all(each[:1] == b"{" and each[-1:] == b"}" for each in bodies):
+        return bodies
+    return [orjson.dumps(event) for event in _read(body, limits)]
+
+
+def _read(body: bytes, limits: Limits) -> list[Any]:
+    events = parse(body, limits)
+    if type(events) is not list:
+        raise BadEvent("batch is not a list")
+    if not events:
+        raise BadEvent("batch without an event")
+    _check_number(len(events), limits)
+    return events
+
+
+def _check_number(events: int, limits: Limits) -> None:
+    if events > limits.events:
+        raise BadEvent("too many events in a batch", f"{events}, the limit is {limits.events}")
