@@ -59,9 +59,9 @@ def _run(database: str, size: int, count: int, target: str, memory: dict[str, li
             memory["memory/service, bare"].append(answer.memory)
             return count / (answer.ended - answer.began)
         name = stack.enter_context(places.queue())
-        where = base if target == "disk" else stack.enter_context(_ram())
-        cache = stack.enter_context(_empty_redis()) if target == "redis" else None
-        started = mirrors.running(places.BROKER, name, where / "data", cache=_url(cache))
+        where = base if target == "disk" else stack.enter_context(ram())
+        cache = stack.enter_context(empty_redis()) if target == "redis" else None
+        started = mirrors.running(places.BROKER, name, where / "data", cache=url_of(cache))
         (mirror,) = stack.enter_context(started)
         settings = Settings(url=places.BROKER, service=name, exchange=name, queue=name)
         writer = stack.enter_context(service.running(url, settings))
@@ -69,7 +69,7 @@ def _run(database: str, size: int, count: int, target: str, memory: dict[str, li
         mirrors.wait_for([mirror], 200)
         answer = writer.work(service.Burst(0, count, size))
         if cache:
-            mirrors.wait_until(lambda: _records(cache, name) >= count + 200, "the last record in Redis")
+            mirrors.wait_until(lambda: records_in(cache) >= count + 200, "the last record in Redis")
         else:
             mirrors.wait_for([mirror], count + 200)
         seconds = time.monotonic() - answer.began
@@ -99,7 +99,7 @@ def _files(count: int) -> float:
 
 
 @contextmanager
-def _ram() -> Iterator[Path]:
+def ram() -> Iterator[Path]:
     """A directory that no disk slows down."""
     before = os.environ.get("BENCH_DIR")
     os.environ["BENCH_DIR"] = str(RAM)
@@ -113,7 +113,7 @@ def _ram() -> Iterator[Path]:
 
 
 @contextmanager
-def _empty_redis() -> Iterator[redis.Redis]:
+def empty_redis() -> Iterator[redis.Redis]:
     """A database of Redis that nobody uses; emptied afterwards."""
     for number in range(15, 0, -1):
         client = redis.Redis.from_url(f"{REDIS}/{number}")
@@ -129,11 +129,11 @@ def _empty_redis() -> Iterator[redis.Redis]:
         client.close()
 
 
-def _url(cache: redis.Redis | None) -> str:
+def url_of(cache: redis.Redis | None) -> str:
     return f"{REDIS}/{cache.connection_pool.connection_kwargs['db']}" if cache else ""
 
 
-def _records(cache: redis.Redis, name: str) -> int:
+def records_in(cache: redis.Redis) -> int:
     """Keys of the records; the mirror's marks are a few more."""
     size = int(cache.dbsize())
     return size - sum(1 for _ in cache.scan_iter("eventbus:complete*")) if size else 0
