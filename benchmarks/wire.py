@@ -1,7 +1,7 @@
 """What batches on the wire bring: `python -m benchmarks.wire [--rounds 3] [--events 100000]`.
 
-The same events in single messages and in batches, in turns. They are of transactions of a thousand updates each, as the
-writer puts them into outbox rows.
+The same events in single messages and in batches, in turns. They are of transactions of a thousand new records each, as
+the writer puts them into outbox rows.
 
 * drain: an outbox full of a dead process's rows, and a relay that takes them to the broker until none is left.
 * mirror: a full queue, and a mirror of its own process that has it all in Redis; its files are on a RAM disk. The clock
@@ -96,7 +96,7 @@ def fill(engine: Engine, events: int) -> None:
 
 
 def batches(events: int) -> Iterator[Batch]:
-    """What the writer would make of so many updates, each of a record of its own."""
+    """What the writer would make of so many new records."""
     version = time.time_ns() // 1000 - 2 * events
     for start in range(0, events, TRANSACTION):
         stop = min(events, start + TRANSACTION)
@@ -104,7 +104,7 @@ def batches(events: int) -> Iterator[Batch]:
             numbers = range(first, min(stop, first + ROW))
             version += 1
             bodies = [event(number, f"0193-{start:09d}", number - start) for number in numbers]
-            yield Batch(version, f"0193-{start:09d}", ["crm.contact.updated"] * len(bodies), bodies, first - start)
+            yield Batch(version, f"0193-{start:09d}", ["crm.contact.created"] * len(bodies), bodies, first - start)
 
 
 def event(number: int, transaction: str, index: int) -> bytes:
@@ -118,17 +118,17 @@ def event(number: int, transaction: str, index: int) -> bytes:
     return encode(
         id=f"{transaction}-{index}",
         source="/crm",
-        type="crm.contact.updated",
+        type="crm.contact.created",
         subject=f"contact/{number}",
         time="2026-11-23T08:00:00.000000Z",
         transaction=transaction,
         data={
-            "op": "u",
+            "op": "c",
             "model": "crm.contact",
             "pk": number,
-            "before": {"phone": None},
+            "before": None,
             "after": after,
-            "changed": ["phone"],
+            "changed": [],
             "author": "u1",
             "transaction": {"id": transaction, "index": index, "size": TRANSACTION},
         },

@@ -134,10 +134,7 @@ class Feed:
         """As they are in the state by now, however often they changed while they waited."""
         records: list[Record] = []
         size = 0
-        for key in keys:
-            record = state.get(*key)
-            if record is None:
-                continue
+        for record in state.several(keys):
             records.append(record)
             size += len(record.document or b"")
             if size > _SLICE:

@@ -43,23 +43,29 @@ _SCANNED: Final = 1000
 _AHEAD: Final = 24 * 3600 * 1_000_000
 """Microseconds by which a version may be ahead of the clock; one beyond is none that a mirror wrote."""
 _STORE: Final = f"""
-local known = redis.pcall('HGET', KEYS[1], 'version')
-if type(known) == 'table' then
-  if not known.err:find('WRONGTYPE') then return known end
-  redis.call('UNLINK', KEYS[1])
-elseif known and #known == {VERSION_DIGITS} and not known:find('%D') and known > ARGV[1] and known <= ARGV[2] then
-  return 0
+for i, key in ipairs(KEYS) do
+  local version, document = ARGV[2 * i], ARGV[2 * i + 1]
+  local newest = version > ARGV[1] and version or ARGV[1]
+  local known = redis.pcall('HGET', key, 'version')
+  if type(known) == 'table' then
+    if not known.err:find('WRONGTYPE') then return known end
+    redis.call('UNLINK', key)
+    known = false
+  end
+  if known and #known == {VERSION_DIGITS} and not known:find('%D') and known > version and known <= newest then
+    -- newer than what is told
+  elseif document ~= '' then
+    redis.call('HSET', key, 'version', version, 'document', document)
+    redis.call('PERSIST', key)
+  else
+    redis.call('DEL', key)
+    redis.call('HSET', key, 'version', version)
+    redis.call('EXPIRE', key, {TOMBSTONE_SECONDS})
+  end
 end
-if ARGV[3] then
-  redis.call('HSET', KEYS[1], 'version', ARGV[1], 'document', ARGV[3])
-  redis.call('PERSIST', KEYS[1])
-else
-  redis.call('DEL', KEYS[1])
-  redis.call('HSET', KEYS[1], 'version', ARGV[1])
-  redis.call('EXPIRE', KEYS[1], {TOMBSTONE_SECONDS})
-end
-return 1
+return #KEYS
 """
+"""One call for many records: the client's work for a command is several times Redis's own."""
 
 
 class RedisCache(Cache):
@@ -121,14 +127,11 @@ class RedisCache(Cache):
 
     def store(self, records: Sequence[Record]) -> None:
         with self._translated():
-            pipeline = self._client.pipeline(transaction=False)
-            for directory, filename, version, document, *_ in records:
-                newest = max(version, time.time_ns() // 1000 + _AHEAD)
-                arguments: list[bytes | str] = [f"{number:0{VERSION_DIGITS}d}" for number in (version, newest)]
-                if document is not None:
-                    arguments.append(document)
-                self._script(keys=[_key(directory, filename)], args=arguments, client=pipeline)
-            pipeline.execute()
+            keys = [_key(record.directory, record.filename) for record in records]
+            arguments: list[bytes | str] = [_digits(time.time_ns() // 1000 + _AHEAD)]
+            for record in records:
+                arguments += (_digits(record.version), record.document or b"")
+            self._script(keys=keys, args=arguments)
 
     def forget(self, directory: str, filename: str) -> None:
         with self._translated():
@@ -185,6 +188,10 @@ def _unchecked(url: str) -> str | None:
 
 def _is_version(text: Any) -> TypeGuard[bytes]:
     return text is not None and len(text) == VERSION_DIGITS and text.isdigit()
+
+
+def _digits(version: int) -> str:
+    return f"{version:0{VERSION_DIGITS}d}"
 
 
 def _key(directory: str, filename: str) -> str:

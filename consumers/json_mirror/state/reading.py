@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from typing import Any, Final
 
@@ -30,6 +30,7 @@ _MUST_BE_EMPTY: Final = {
     "SELECT 1 FROM record WHERE typeof(version) != 'integer' OR typeof(name) != 'text' "
     "OR typeof(document) NOT IN ('blob', 'null') LIMIT 1": "values of a wrong kind",
 }
+_AMONG: Final = "name IN (SELECT value FROM json_each(?))"
 _READ: Final = "FROM record JOIN entity ON entity.id = record.entity"
 
 
@@ -44,6 +45,16 @@ class Reader(StateFile):
             query = f"SELECT {self._columns()} {_READ} WHERE directory = ? AND name = ?"
             row = self._db.execute(query, (directory, filename)).fetchone()
         return None if row is None else _record(row)
+
+    def several(self, keys: Iterable[tuple[str, str]]) -> Iterator[Record]:
+        """Of these (directory, file name) the ones that were seen, as they stand, tombstones too; in no order."""
+        wanted: dict[str, list[str]] = {}
+        for directory, filename in keys:
+            wanted.setdefault(directory, []).append(filename)
+        query = f"SELECT {self._columns()} {_READ} WHERE directory = ? AND {_AMONG}"
+        for directory, filenames in wanted.items():
+            with self._translated(), closing(self._db.execute(query, (directory, json.dumps(filenames)))) as rows:
+                yield from map(_record, rows)
 
     def _columns(self) -> str:
         """What `_record` is made of; a file of an older format, read beside its mirror, has less."""
