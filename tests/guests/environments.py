@@ -12,7 +12,8 @@ from typing import Final
 ROOT: Final = Path(__file__).parents[2]
 
 ENVIRONMENTS: Final[Mapping[str, Sequence[str]]] = {
-    "optuna": ("optuna", "fakeredis[lua]", "moto[server]"),
+    "optuna": ("optuna",),
+    "optuna-suite": ("optuna", "fakeredis[lua]", "moto[server]"),
     "mlflow": ("mlflow",),
     "prefect": ("prefect",),
     "advanced-alchemy": (

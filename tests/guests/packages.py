@@ -28,6 +28,8 @@ class Guest:
     paths: Sequence[str]
     options: Sequence[str] = ()
     differences: Mapping[str, str] = field(default_factory=dict)
+    environment: str = ""
+    """Where none is named, the one of the package's name."""
 
     def reason(self, name: str) -> str | None:
         return next((why for pattern, why in self.differences.items() if fnmatchcase(name, pattern)), None)
@@ -39,6 +41,7 @@ GUESTS: Final = {
         ("tests/storages_tests/test_storages.py", "tests/storages_tests/rdb_tests"),
         ("-k", "rdb or sqlite"),
         {"*::test_upgrade_*": "migrations have old models of their own, of the names and tables of the present ones"},
+        environment="optuna-suite",
     ),
     "sqlalchemy_utils": Guest(
         "sqlalchemy-utils",
@@ -58,7 +61,7 @@ GUESTS: Final = {
 def differing(name: str) -> list[str]:
     """Run one guest bare and with the bus; the ids of what ended otherwise and should not have."""
     guest = GUESTS[name]
-    python = python_of(guest.package)
+    python = python_of(guest.environment or guest.package)
     options = ["-p", "no:cacheprovider", "--tb=short", *guest.options]
     suite = Suite(source(guest.package, python), options, python)
     bare, bus = suite.run(guest.paths, bus=False), suite.run(guest.paths, bus=True)
