@@ -23,7 +23,7 @@ from eventbus.delivery.stats import Stats, Watcher
 from eventbus.errors import ConfigurationError, InstallError
 from eventbus.events.ids import uuid7
 from eventbus.listeners.auto_fields import AutoFields, IdGenerator
-from eventbus.listeners.base import Listener, register
+from eventbus.listeners.base import Listener, register, unlisten
 from eventbus.listeners.capture import Capture
 from eventbus.listeners.committing.encoding import Encoder, Policy
 from eventbus.listeners.committing.transaction import Joined, Transactions
@@ -129,7 +129,7 @@ def install(
         )
         beginning = (resolved.session_class, "after_begin", begun)
         event.listen(*beginning)
-        undo = (partial(event.remove, *beginning), uninstall, resolved.release)
+        undo = (partial(unlisten, *beginning), uninstall, resolved.release)
         bus = Bus(settings, entities, encoder, sink, resolved.session_class, undo, arguments=given)
         _installed[resolved.session_class] = bus
     _announce(bus, publisher)

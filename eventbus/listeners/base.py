@@ -162,11 +162,17 @@ class _Hooks:
             chosen = [partial(_call_while, self._while, function) for function in chosen]
         for function in reversed(chosen) if first else chosen:
             event.listen(self._target, moment, function, insert=first)
-            self._undo.append(lambda function=function: event.remove(self._target, moment, function))  # type: ignore[misc]
+            self._undo.append(partial(unlisten, self._target, moment, function))
 
     def remove(self) -> None:
         while self._undo:
             self._undo.pop()()
+
+
+def unlisten(target: Any, moment: str, function: Callable[..., Any]) -> None:
+    """Take a listener away, if nobody has: tests of a program may have taken away all of a Session."""
+    if event.contains(target, moment, function):
+        event.remove(target, moment, function)
 
 
 class _Guarded:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
 from sqlalchemy import Table
@@ -86,6 +86,17 @@ def arrange(modules: Sequence[str]) -> None:
 def callbacks_for(entity: Entity, op: str) -> tuple[Callback, ...]:
     """The functions that want to know of this operation on this entity, in the order they were registered."""
     return tuple(hook.callback for hook in registered if op in hook.operations and hook.concerns(entity))
+
+
+def tell(entity: Entity, change: Change, others: Iterable[Callback]) -> None:
+    """Call all that want to know of a committed change, and then these."""
+    try:
+        callbacks = callbacks_for(entity, OPERATIONS[change.op])
+    except Exception:  # a class may answer issubclass() in a way of its own
+        log.exception("hooks not called", extra={"entity": change.entity, "op": change.op})
+        callbacks = ()
+    for callback in (*callbacks, *others):
+        call(callback, change)
 
 
 def call(callback: Callback, change: Change) -> None:

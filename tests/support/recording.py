@@ -39,6 +39,7 @@ class RecordingSink:
     def __init__(self) -> None:
         self.written: list[Written] = []
         self.submitted: list[Written] = []
+        self.doubted: list[Written] = []
         self.fail: dict[str, Exception] = {}
 
     def write(self, connection: Connection, batch: Batch, *, committing: bool) -> list[Written]:
@@ -54,7 +55,7 @@ class RecordingSink:
         self.submitted += entries
 
     def doubt(self, entries: Sequence[Written]) -> None:
-        """There is no outbox to look into."""
+        self.doubted += entries
 
 
 class Recording:

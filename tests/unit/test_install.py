@@ -75,3 +75,13 @@ def test_variables_that_nobody_reads_are_told_of_once(
         "EVENTBUS_URL_FILES is set, and nobody reads it: did you mean EVENTBUS_DURABLE_FILES?",
         "EVENTBUS_XYZ is set, and nobody reads it: take it away",
     ]
+
+
+def test_listeners_that_somebody_took_away_are_not_missed(maker: Any) -> None:
+    """As tests of a program do, which clear all listeners of a Session."""
+    bus = install(maker)
+    kind = type(maker())
+    methods = {name: kind.__dict__.get(name) for name in ("bulk_save_objects", "_is_clean")}
+    kind.dispatch._clear()
+    bus.close()
+    assert all(kind.__dict__.get(name) is not method for name, method in methods.items())

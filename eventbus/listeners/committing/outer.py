@@ -6,7 +6,8 @@ is committed with the Connection, though the Session be closed, forgotten or sti
 events are written before the Connection's COMMIT.
 
 SQLAlchemy announces a COMMIT before it is sent and says nothing after. Whether it took place shows in what comes next
-on that connection: a rollback (the COMMIT failed), a new transaction, or its return to the pool.
+on that connection: a rollback (the COMMIT failed), a new transaction, or its return to the pool. If it is lost nobody
+knows, and the outbox has to be asked.
 """
 
 from __future__ import annotations
@@ -23,9 +24,16 @@ from eventbus.listeners.recording.transactional import has_failed
 
 log = logging.getLogger(__name__)
 
-Deliver = Callable[[], None]
-Write = Callable[[Ledger, Connection], Deliver | None]
-"""Writes what a ledger has recorded on a connection into the outbox there; gives what delivers it after the commit."""
+
+class Waiting(NamedTuple):
+    """What is to be done with written events: after the commit, or if nobody knows whether there was one."""
+
+    deliver: Callable[[], None]
+    doubt: Callable[[], None]
+
+
+Write = Callable[[Ledger, Connection], Waiting | None]
+"""Writes what a ledger has recorded on a connection into the outbox there."""
 
 
 class OuterTransactions:
@@ -36,9 +44,9 @@ class OuterTransactions:
         self._watched: WeakKeyDictionary[Connection, _Watched] = WeakKeyDictionary()
         self._pools: WeakKeyDictionary[Pool, _Checkins] = WeakKeyDictionary()
 
-    def wait(self, connection: Connection, deliver: Deliver) -> None:
-        """Call `deliver` after the commit of the transaction that is open on this connection now."""
-        pending = _Pending(deliver, frozenset(_open_savepoints(connection)))
+    def wait(self, connection: Connection, waiting: Waiting) -> None:
+        """Deliver after the commit of the transaction that is open on this connection now."""
+        pending = _Pending(waiting, frozenset(_open_savepoints(connection)))
         self._watch(connection).pending.append(pending)
 
     def join(self, connection: Connection, ledger: Ledger) -> None:
@@ -82,7 +90,7 @@ class _Guest:
 class _Pending(NamedTuple):
     """One delivery that waits, and the savepoints it lies in: rolling one of them back takes it along."""
 
-    deliver: Deliver
+    waiting: Waiting
     savepoints: frozenset[str]
 
 
@@ -111,7 +119,14 @@ class _Watched:
         self._committing = False
         pending, self.pending = self.pending, []
         for each in pending:
-            each.deliver()
+            each.waiting.deliver()
+
+    def lost(self) -> None:
+        """The connection is no more."""
+        pending, self.pending = self.pending, []
+        for each in pending if self._committing else ():
+            each.waiting.doubt()
+        self._committing = False
 
     def _commits(self, connection: Connection, *_: Any) -> None:
         if has_failed(connection):
@@ -143,9 +158,9 @@ class _Watched:
         self._dismiss()
 
     def _write_for(self, guest: _Guest, connection: Connection, savepoints: frozenset[str]) -> None:
-        deliver = self._write(guest.ledger, connection)
-        if deliver is not None:
-            self.pending.append(_Pending(deliver, savepoints))
+        waiting = self._write(guest.ledger, connection)
+        if waiting is not None:
+            self.pending.append(_Pending(waiting, savepoints))
 
     def _dismiss(self) -> None:
         self.guests = [guest for guest in self.guests if not guest.has_left or guest.has_to_tell]
@@ -178,11 +193,12 @@ def _open_savepoints(connection: Connection) -> Iterator[str]:
 
 
 class _Checkins:
-    """Connections on their way back into one pool."""
+    """Connections on their way back into one pool, or out of it."""
 
     def __init__(self, pool: Pool) -> None:
         self._expected: dict[int, _Watched] = {}
         event.listen(pool, "checkin", self._checkin)
+        event.listen(pool, "invalidate", self._lose)
 
     def expect(self, dbapi_connection: Any, watched: _Watched) -> None:
         self._expected[id(dbapi_connection)] = watched
@@ -191,3 +207,8 @@ class _Checkins:
         watched = self._expected.pop(id(dbapi_connection), None)
         if watched is not None:
             watched.settled()
+
+    def _lose(self, dbapi_connection: Any, *_: Any) -> None:
+        watched = self._expected.pop(id(dbapi_connection), None)  # soon that of another connection
+        if watched is not None:
+            watched.lost()

@@ -26,12 +26,13 @@ from eventbus.listeners.base import Listener
 from eventbus.listeners.capture import Capture
 from eventbus.listeners.committing.completion import complete, forget_expressions, forget_untouched
 from eventbus.listeners.committing.encoding import Encoder, Envelope, UnreadError, envelope_of
-from eventbus.listeners.committing.outer import Deliver, OuterTransactions
+from eventbus.listeners.committing.outer import OuterTransactions, Waiting
 from eventbus.listeners.flushing.doubt import doubt
 from eventbus.listeners.last_flush import on_clean
 from eventbus.listeners.recording.frame import Net, Recorded
-from eventbus.listeners.recording.ledger import LEDGER, Ledger, TransactionFrame, open_ledger
+from eventbus.listeners.recording.ledger import LEDGER, Ledger, TransactionFrame, open_ledger, open_ledgers
 from eventbus.listeners.recording.transactional import autocommits, note_autocommit, warn_of_hidden_commit
+from eventbus.listeners.recording.undone import Undone
 from eventbus.muting import MUTED
 from eventbus.process import failpoints
 from eventbus.records.expressions import is_expression
@@ -90,7 +91,8 @@ class Transactions(Listener):
         self._encoder = encoder
         self._sink = sink
         self._outer = OuterTransactions(self._write_for_guest)
-        self._told = [each for each in listeners if type(each).changed is not Listener.changed]
+        self._undone = Undone(self._forget)
+        self._told = [each.changed for each in listeners if type(each).changed is not Listener.changed]
         self._undo: dict[Any, Callable[[], None]] = {}
 
     def installed(self, session_class: type[Session]) -> None:
@@ -99,9 +101,12 @@ class Transactions(Listener):
 
     def uninstalled(self, session_class: type[Session]) -> None:
         self._undo.pop(session_class)()
+        if not self._undo:
+            self._undone.stop()
 
     def begin(self, session: Session, transaction: SessionTransaction, connection: Connection) -> None:
         """Look at connections without transactions, and at savepoints that come before anything was written."""
+        self._undone.watch(connection)
         if not transaction.nested:
             if _is_guest(transaction, connection):
                 self._join(session, connection)
@@ -167,13 +172,19 @@ class Transactions(Listener):
             elif savepoint.records:
                 doubt(session, savepoint)
 
+    def _forget(self, connection: Connection) -> None:
+        """The database has undone what was written on this connection: nothing is left to tell of it."""
+        for _, ledger in open_ledgers(self._capture):
+            for frame in ledger.frames():
+                frame.split({entity for entity in frame.records if ledger.connections[entity] is connection})
+
     def _join(self, session: Session, connection: Connection) -> None:
         ledger = open_ledger(session, self._capture)
         if ledger is not None:
             ledger.is_guest = True
             self._outer.join(connection, ledger)
 
-    def _write_for_guest(self, ledger: Ledger, connection: Connection) -> Deliver | None:
+    def _write_for_guest(self, ledger: Ledger, connection: Connection) -> Waiting | None:
         """Write what a Session has done on a Connection that is about to commit by itself."""
         whole = TransactionFrame()
         for frame in ledger.frames():
@@ -185,7 +196,7 @@ class Transactions(Listener):
         except BaseException:
             ledger.root.merge(whole)
             raise
-        return lambda: self._deliver(whole)
+        return self._waiting(whole)
 
     def _write(self, ledger: Ledger, frame: TransactionFrame, commits: Callable[[Connection], bool]) -> None:
         """Put the frame's net changes into the outbox of each database concerned, and forget them."""
@@ -228,9 +239,12 @@ class Transactions(Listener):
     def _publish(self, frame: TransactionFrame) -> None:
         for connection in frame.written_on if self._joined == "wait" else ():
             if connection.in_transaction():
-                self._outer.wait(connection, lambda: self._deliver(frame))
+                self._outer.wait(connection, self._waiting(frame))
                 return
         self._deliver(frame)
+
+    def _waiting(self, frame: TransactionFrame) -> Waiting:
+        return Waiting(partial(self._deliver, frame), partial(self._sink.doubt, frame.entries))
 
     def _deliver(self, frame: TransactionFrame) -> None:
         """After the commit nothing may raise: the rows are there, whatever we do."""
@@ -240,18 +254,7 @@ class Transactions(Listener):
         except Exception:
             log.exception("events not handed over; they wait in the outbox", extra={"entries": len(frame.entries)})
         for entity, change in frame.told:
-            self._tell(entity, change)
-
-    def _tell(self, entity: Entity, change: Change) -> None:
-        try:
-            callbacks = hooks.callbacks_for(entity, hooks.OPERATIONS[change.op])
-        except Exception:  # a class may answer issubclass() in a way of its own
-            log.exception("hooks not called", extra={"entity": change.entity, "op": change.op})
-            callbacks = ()
-        for callback in callbacks:
-            hooks.call(callback, change)
-        for listener in self._told:
-            hooks.call(listener.changed, change)
+            hooks.tell(entity, change, self._told)
 
 
 def _batches(

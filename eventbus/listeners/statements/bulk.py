@@ -36,7 +36,7 @@ class Bulk(Listener):
         self._rows = Rows(capture.entities)
         self._omissions = Omissions(capture, self._rows, mode)
         executions = Executions(capture, self._rows, self._omissions)
-        self._watches = Watches(executions.begin, executions.prepare_insert, executions.forget)
+        self._watches = Watches(executions.begin, executions.prepare_insert, executions.fail)
         self._legacy = LegacyMethods(capture, self._rows, self._omissions, self._watches)
 
     def installed(self, session_class: type[Session]) -> None:

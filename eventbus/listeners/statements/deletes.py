@@ -5,7 +5,7 @@ from __future__ import annotations
 from eventbus.events.change import Key
 from eventbus.listeners.recording.frame import Frame
 from eventbus.listeners.statements.execution import Execution, note_deleted
-from eventbus.listeners.statements.rows import Row
+from eventbus.listeners.statements.rows import Known, Row
 
 
 class DeleteExecution(Execution):
@@ -38,6 +38,13 @@ class DeleteExecution(Execution):
             self.check_count(len(left))
             gone = self.hit.known(self.connection, list(left.values()))
 
+        self._note(gone)
+
+    def finish_partly(self) -> None:
+        stay = self.staying(self._seen)
+        self._note(self.hit.known(self.connection, [row for key, row in self._seen.items() if key not in stay]))
+
+    def _note(self, gone: Known) -> None:
         def note(frame: Frame) -> None:
             note_deleted(frame, gone)
 

@@ -48,8 +48,15 @@ class Execution:
         """What the driver would tell as the last id of an INSERT (MySQL)."""
         return 0
 
+    def seem_untold(self) -> None:
+        """Have a list of rows that was made to give them back tell no more than the driver does otherwise."""
+
     def finish(self) -> None:
+        """Record what it did."""
         raise NotImplementedError
+
+    def finish_partly(self) -> None:
+        """Record what a list did before a row of it was refused: SQLite and MariaDB let a program go on with that."""
 
     def ask(self, names: Iterable[str], expressions: Iterable[str] = ()) -> None:
         """Have the statement give back these columns of each row."""

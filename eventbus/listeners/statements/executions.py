@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,15 +10,17 @@ from sqlalchemy import Connection, Insert
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from eventbus.errors import CaptureError
+from eventbus.errors import CaptureError, CaptureWarning
 from eventbus.listeners.capture import Capture
 from eventbus.listeners.flushing.cascades import StatementCascades
 from eventbus.listeners.recording.frame import Frame
 from eventbus.listeners.recording.ledger import flush_of
 from eventbus.listeners.recording.transactional import check_transactional
+from eventbus.listeners.recording.undone import is_undone
 from eventbus.listeners.statements.deletes import DeleteExecution
 from eventbus.listeners.statements.execution import Execution, within_a_flush
 from eventbus.listeners.statements.inserts import NO_RETURNING, InsertExecution
+from eventbus.listeners.statements.lists import go_together, one_by_one
 from eventbus.listeners.statements.omissions import Omissions
 from eventbus.listeners.statements.recognition import Rows
 from eventbus.listeners.statements.returning import with_keys_given_back
@@ -47,7 +50,8 @@ class Executions:
         if hit is None or not (is_upsert(statement) or lacks_keys(hit.key, many)):
             return statement
         if connection.dialect.insert_executemany_returning and hit.table.implicit_returning:
-            return with_keys_given_back(statement, hit.key)
+            told = with_keys_given_back(statement, hit.key)
+            return told if go_together(connection.dialect.name, statement, many) else one_by_one(told)
         if is_upsert(statement) or any(row.get(column.key) is None for row in many for column in hit.key):
             raise CaptureError(NO_RETURNING.format(hit.name))
         return statement
@@ -80,12 +84,28 @@ class Executions:
         try:
             execution.prepare()
         except DBAPIError:
-            self.forget(execution)
+            self._forget(execution)
             raise
         return execution
 
-    def forget(self, failed: Execution) -> None:
-        """The database has refused it: what was known of the table may be out of date."""
+    def fail(self, failed: Execution, error: DBAPIError) -> None:
+        """The database has refused it. What it did before that stays, but on PostgreSQL."""
+        self._forget(failed)
+        connection = failed.connection
+        if connection.dialect.name == "postgresql" or connection.closed or is_undone(connection, error.orig):
+            return
+        try:
+            failed.finish_partly()
+        except DBAPIError as unread:
+            warnings.warn(
+                f"A list of {failed.hit.name} failed in its middle, and the rows before cannot be read: roll back, "
+                f"or no event tells of them ({unread.orig})",
+                CaptureWarning,
+                stacklevel=2,
+            )
+
+    def _forget(self, failed: Execution) -> None:
+        """What was known of the table may be out of date."""
         self._capture.present.forget(failed.connection.dialect, failed.hit.table)
 
     def _check_columns(self, sent: Sent, hit: Hit) -> None:

@@ -39,7 +39,8 @@ class InsertExecution(Execution):
 
     def prepare(self) -> None:
         self._earlier: dict[Key, Row] = {}
-        self._result_rows: Sequence[Any] = ()
+        self._told_before = 0
+        self._changes = self._count_changes()
         self._upserts = is_upsert(self.sent.statement)
         self._tells_new = False
         self._sets: tuple[str, ...] = ()
@@ -62,15 +63,35 @@ class InsertExecution(Execution):
 
     def _keeps_last_id(self) -> bool:
         """Whether the driver tells the last id of an INSERT only if nothing is given back."""
-        if self.connection.dialect.name not in ("mysql", "mariadb"):
+        if not self._is_mysql:
             return False
         return set(self.hit.key) == set(self.sent.table.primary_key)
 
     def has_run(self, cursor: Any) -> None:
         super().has_run(cursor)
-        if self._upserts and self.returning is not None and self.connection.dialect.name in ("mysql", "mariadb"):
-            rows, _ = self.returning.read(self.context)
-            self.context._rowcount = sum(self._counts(row) for row in rows)
+        if self._in_batches and self.returning is not None:
+            self._told_before = len(self.returning.rows)  # those of this batch are fetched next
+        elif self._upserts and self.returning is not None and self._is_mysql:
+            self.context._rowcount = self._count_as_mysql()
+
+    def seem_untold(self) -> None:
+        assert self.returning is not None
+        if self._is_mysql:
+            last = self.last_id()
+            self.context.get_lastrowid = lambda: last
+        if self._is_mysql and self._upserts:
+            self.context._rowcount = self._count_as_mysql()
+        elif self.connection.dialect.name != "postgresql":  # whose drivers tell none
+            self.context._rowcount = len(self.returning.rows)
+
+    @property
+    def _is_mysql(self) -> bool:
+        return self.connection.dialect.name in ("mysql", "mariadb")
+
+    def _count_as_mysql(self) -> int:
+        assert self.returning is not None
+        rows, _ = self.returning.read(self.context)
+        return sum(self._counts(row) for row in rows)
 
     def _counts(self, row: Row) -> int:
         """As MySQL counts the rows of an upsert: one that it changed is two."""
@@ -78,10 +99,10 @@ class InsertExecution(Execution):
         return 1 if old == row else 2
 
     def last_id(self) -> int:
-        """That of the first row that is new."""
+        """That of the first row that is new, of those that were sent last."""
         assert self.returning is not None
         own = self.sent.table.autoincrement_column
-        rows, _ = self.returning.read(self.context)
+        rows = self.returning.read(self.context)[0][self._told_before :]
         if own is None or not rows:
             return 0
         new = [row for row in rows if self.hit.key_of(row) not in self._earlier] or rows
@@ -114,6 +135,21 @@ class InsertExecution(Execution):
         made = self.hit.known(self.connection, rows)
         self.record(lambda frame: note_created(frame, self.hit, made))
 
+    def finish_partly(self) -> None:
+        if self.returning is not None and self.returning.rows:
+            self.finish()
+        elif self.returning is None and self.sent.many:
+            rows = self._rows_by_their_keys()[: self._count_changes() - self._changes]
+            made = self.hit.known(self.connection, rows)
+            self.record(lambda frame: note_created(frame, self.hit, made))
+
+    def _count_changes(self) -> int:
+        """How many rows SQLite's connection has ever changed; elsewhere a list of given keys is one statement."""
+        if self.connection.dialect.name != "sqlite":
+            return 0
+        changes: int = self.connection.connection.driver_connection.total_changes  # type: ignore[union-attr]
+        return changes
+
     def _rows_by_their_keys(self) -> list[Row]:
         """Of each row the key, which is read as the database has it; what else it holds is read at the commit."""
         if self.sent.many or self._in_batches:
@@ -133,7 +169,9 @@ class InsertExecution(Execution):
     def _finish_upsert(self, rows: list[Row], new: Sequence[bool | None]) -> None:
         """A row that is not new and was not foreseen has another key now, if one that was foreseen is gone."""
         known = self.hit.known(self.connection, rows)
-        is_new = dict(zip(self.by_key(rows), new, strict=False))
+        is_new: dict[Key, bool | None] = {}
+        for row, flag in zip(rows, new, strict=True):
+            is_new.setdefault(self.hit.key_of(row), flag)  # a later row of the list may have met this one
         passed = [key for key in self._earlier if key not in known]
         stay = self.by_key(self.rows_by_key(self.hit.pk_keys, passed)) if passed else {}
         gone = {key: self._earlier[key] for key in passed if key not in stay}

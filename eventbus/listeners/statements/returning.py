@@ -87,6 +87,7 @@ def without_rows(result: Any) -> None:
     result._metadata = _NO_RESULT_METADATA
     result.cursor_strategy = _NO_CURSOR_DML
     result.context.returned_default_rows = None
+    vars(result.context).pop("inserted_primary_key_rows", None)  # of many rows SQLAlchemy makes it of what was given
     if result.dialect.name == "sqlite":
         result.context.get_lastrowid = lambda: None  # of many rows sent one by one the driver tells none
 

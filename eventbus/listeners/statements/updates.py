@@ -8,7 +8,7 @@ from typing import Any
 from eventbus.errors import CaptureError
 from eventbus.events.change import MISSING, Key
 from eventbus.listeners.flushing.plan import is_rewritten, may_mutate
-from eventbus.listeners.recording.frame import Frame
+from eventbus.listeners.recording.frame import Frame, differs
 from eventbus.listeners.statements.execution import (
     Execution,
     differing,
@@ -87,6 +87,14 @@ class UpdateExecution(Execution):
             if self._keys is None:
                 self.check_count(self._hits)
             self._note_changed(self._now(self._seen), self._seen)
+
+    def finish_partly(self) -> None:
+        """The rows of a list that are not what they were; keys that were set are not followed."""
+        if self._keys is None or self._moves:
+            return
+        now = self.by_key(self.rows_by_key(self._names, self._seen))
+        changed = [row for key, row in now.items() if any(differs(self._seen[key][name], row[name]) for name in row)]
+        self._note_changed(self.hit.known(self.connection, changed), self._seen)
 
     def _finish_told(self) -> None:
         rows = self.given_back()

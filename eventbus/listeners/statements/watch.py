@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, Insert, event
 from sqlalchemy.engine.interfaces import ExecuteStyle
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Mapper, Session
 from sqlalchemy.sql.dml import UpdateBase
 
@@ -49,8 +50,8 @@ Begin = Callable[[Scope, Connection, Any], Execution | None]
 """Prepares for what a context is about to send; None where nothing of it is captured."""
 Prepare = Callable[[Scope, Connection, Insert, Sequence[Any]], Insert]
 """An INSERT of many rows, made to give back their keys if nothing else tells these."""
-Failed = Callable[[Execution], None]
-"""Is told of one that the database has refused."""
+Failed = Callable[[Execution, DBAPIError], None]
+"""Is told of one that the database has refused, perhaps in its middle."""
 
 
 class Watches:
@@ -74,6 +75,10 @@ class Watches:
             for connection in _connections(session):
                 self._join(scope, connection)
             yield
+        except DBAPIError as error:
+            for watch in scope.watches:
+                watch.fail(error)
+            raise
         finally:
             for watch in scope.watches:
                 watch.leave(scope)
@@ -117,15 +122,16 @@ class _Watch:
         event.listen(connection, "after_execute", self._after_execute)
 
     def leave(self, scope: Scope) -> None:
-        """The statement is over, or has failed: then what it began is let go of, which would hold the connection."""
+        """The statement is over. What it began, if something failed, is let go of, which would hold the connection."""
         self.scopes.remove(scope)
         if not self.scopes:
-            self._let_go()
+            self._execution = None
 
-    def _let_go(self) -> None:
+    def fail(self, error: DBAPIError) -> None:
+        """The database has refused what is under way."""
         failed, self._execution = self._execution, None
         if failed is not None:
-            self._failed(failed)
+            self._failed(failed, error)
 
     def _scope(self) -> Scope | None:
         scope = self.scopes[-1] if self.scopes else None
@@ -135,7 +141,7 @@ class _Watch:
         self, connection: Connection, statement: Any, many: Any, parameters: Any, options: Any
     ) -> tuple[Any, Any, Any]:
         if isinstance(statement, UpdateBase):
-            self._let_go()
+            self._execution = None
             scope = self._scope()
             given = statement
             if scope is not None and many and isinstance(statement, Insert):
@@ -169,6 +175,7 @@ class _Watch:
             self._execution = None
             if self._made_to_tell:
                 without_rows(result)
+                execution.seem_untold()
             execution.finish()
 
 

@@ -21,7 +21,12 @@ from tests.faults.chaos.models import TABLES, truth
 Record = tuple[str, tuple[Any, ...]]
 """Entity and key."""
 Row = Mapping[str, Any]
-_TRACE = re.compile(r"^Traceback .*\n(?:(?: .*)?\n)*(?:\S.*\n)", re.MULTILINE)
+_TRACEBACK = r"Traceback .*\n(?:(?: .*)?\n)*(?:\S.*\n)"
+_TRACE = re.compile(rf"^{_TRACEBACK}", re.MULTILINE)
+_RESET = re.compile(
+    rf"^Exception during reset or similar\n{_TRACEBACK}(?:\n(?:During|The above) .*\n\n{_TRACEBACK})*", re.MULTILINE
+)
+"""SQLAlchemy's pool tells so of a connection that it drops since it is lost."""
 
 
 class Change(NamedTuple):
@@ -170,7 +175,7 @@ def check_files(engine: Engine, directory: Path, verdict: Verdict) -> None:
 
 def check_log(log: Path, verdict: Verdict) -> None:
     """No process ends with an error of its own."""
-    text = log.read_text(errors="replace")
+    text = _RESET.sub("", log.read_text(errors="replace"))
     verdict.crashes = [trace.strip().splitlines()[-1] for trace in _TRACE.findall(text)]
 
 

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.orm import Session
 
 from eventbus import bus
@@ -42,16 +41,7 @@ def pytest_runtest_protocol() -> Iterator[None]:
     try:
         return (yield)
     finally:
-        _close(present)
-
-
-def _close(present: bus.Bus) -> None:
-    """Suites take away every listener of every Session, ours too; each that is missing is one error."""
-    while True:
-        try:
-            return present.close(timeout=0)
-        except InvalidRequestError:
-            continue
+        present.close(timeout=0)
 
 
 def pytest_sessionstart() -> None:
