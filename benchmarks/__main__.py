@@ -31,7 +31,17 @@ LONGEST: Final = 900.0
 """Seconds of one part."""
 NEEDS: Final = {
     **dict.fromkeys(
-        ("writer-postgresql", "growth-commits", "chain", "latency", "backlog", "outage", "statements", "doorbell"),
+        (
+            "writer-postgresql",
+            "growth-commits",
+            "chain",
+            "latency",
+            "backlog",
+            "wire",
+            "outage",
+            "statements",
+            "doorbell",
+        ),
         "postgresql",
     ),
     "writer-mariadb": "mariadb",
@@ -51,6 +61,7 @@ PARTS: Final[dict[str, tuple[str, ...]]] = {
     "loaddata": ("benchmarks.loaddata",),
     "loaddata-large": ("benchmarks.loaddata", "--megabytes", "100"),
     "backlog": ("benchmarks.backlog", "--rows", "100000"),
+    "wire": ("benchmarks.wire",),
     "outage": ("benchmarks.outage", "--seconds", "5"),
     "statements": ("benchmarks.statements", "--turns", "15"),
     "doorbell": ("benchmarks.doorbell", "--rounds", "3", "--seconds", "2"),
@@ -65,6 +76,7 @@ QUICK: Final[dict[str, tuple[str, ...]]] = {
     "loaddata": ("--rounds", "1", "--rows", "2000"),
     "loaddata-large": ("--megabytes", "10"),
     "backlog": ("--rows", "10000"),
+    "wire": ("--rounds", "1", "--events", "10000"),
     "outage": ("--seconds", "1"),
     "statements": ("--turns", "3"),
     "doorbell": ("--rounds", "1", "--seconds", "0.5"),

@@ -209,6 +209,7 @@ _TABLES: Final[dict[str, Callable[[Results], Iterator[str]]]] = {
     "commands": _commands,
     "chain": partial(_listed, ("chain/", "shards/", "memory/")),
     "publishing": partial(_listed, ("publishing/", "consumer/", "backlog/", "serialization/")),
+    "wire": partial(_listed, ("wire/",)),
     "outage": partial(_listed, ("outage/",)),
     "dumps": partial(_listed, ("loaddata/", "compare/", "history/")),
     "doorbell": partial(_listed, ("doorbell/",)),
