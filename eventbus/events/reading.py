@@ -47,9 +47,9 @@ def parse(body: bytes, limits: Limits) -> Any:
     if len(body) > limits.body:
         raise BadEvent("body too large", f"{len(body)} bytes, the limit is {limits.body}")
     # Brackets, colons and commas bound all that is counted from above, at the cost of some scans; only a body that
-    # might pass a limit is measured exactly.
+    # might pass a limit is measured exactly. One that is shorter than the limits cannot.
     opened = body.count(b"{") + body.count(b"[")
-    if opened > limits.containers or body.count(b":") > limits.keys or body.count(b",") + opened >= limits.values:
+    if len(body) >= min(limits.containers, limits.keys, limits.values) and _may_pass(body, opened, limits):
         _check_numbers_of(_outside_texts(body), limits)
     long_numbers = body.translate(_DIGITS_TO_ZERO).count(_LONG_NUMBER)
     if long_numbers > 1 or (long_numbers == 1 and not _SEQUENCE.search(body)):
@@ -63,6 +63,10 @@ def parse(body: bytes, limits: Limits) -> Any:
     if opened > limits.depth:
         _check_depth(document, limits.depth)
     return document
+
+
+def _may_pass(body: bytes, opened: int, limits: Limits) -> bool:
+    return opened > limits.containers or body.count(b":") > limits.keys or body.count(b",") + opened >= limits.values
 
 
 def _outside_texts(body: bytes) -> bytes:
