@@ -17,7 +17,9 @@ from consumers.json_mirror.state.checksum import checksum
 from consumers.json_mirror.state.stored import restored
 from consumers.json_mirror.state.values import UNBOUNDED, Bounds, Change, Written
 
-_FIND: Final = "SELECT id, version, document, rest FROM record WHERE entity = ? AND name = ?"
+_FIND: Final = (
+    "SELECT id, version, document, rest, name FROM record WHERE entity = ? AND name IN (SELECT value FROM json_each(?))"
+)
 _INSERT: Final = (
     "INSERT INTO record (entity, name, version, applied, document, rest, checksum) VALUES (?, ?, ?, ?, ?, ?, ?)"
 )
@@ -63,7 +65,7 @@ class _Record:
         self.row = row
         self.told: Change | None = None
         self.merged: Merged | None = None
-        self._size = 0 if row is None else sum(len(part) for part in row[2:] if part is not None)
+        self._size = 0 if row is None else sum(len(part) for part in row[2:4] if part is not None)
 
     def take(self, change: Change, bounds: Bounds) -> bool:
         """False where the record would grow beyond the bounds: then it is as it was."""
@@ -72,7 +74,7 @@ class _Record:
             if self.told is not None:
                 known = merge(None, self.told)
             elif self.row is not None:
-                _, version, document, rest = self.row
+                _, version, document, rest, _ = self.row
                 if change.version <= version and rest is None:
                     return True  # its version vouches for all that the row has
                 if change.version <= version or not change.whole:
@@ -155,6 +157,21 @@ class _Entities:
         self._db.executemany(_COUNT, [(e.live, e.deleted, e.version, e.time, e.id) for e in changed])
 
 
+def _rows(db: sqlite3.Connection, entities: _Entities, changes: Iterable[Change]) -> dict[tuple[str, str], Any]:
+    """The rows of these changes' records, as far as there are any, by directory and file name."""
+    names: dict[str, set[str]] = {}
+    for change in changes:
+        names.setdefault(change.directory, set()).add(change.filename)
+    rows: dict[tuple[str, str], Any] = {}
+    for directory, wanted in names.items():
+        if (entity := entities[directory]) is not None:
+            found = db.execute(_FIND, (entity.id, orjson.dumps(list(wanted)).decode())).fetchall()
+            rows.update(((directory, row[4]), row) for row in found)
+    if any(type(row[1]) is not int for row in rows.values()):
+        raise StateDamaged("a version in the state is no number; run the mirror with --rebuild")
+    return rows
+
+
 def write(db: sqlite3.Connection, changes: Iterable[Change], bounds: Bounds = UNBOUNDED) -> list[Written]:
     """Put in what the changes say that the state does not know; tell whose files change, each once.
 
@@ -163,6 +180,8 @@ def write(db: sqlite3.Connection, changes: Iterable[Change], bounds: Bounds = UN
     entities = _Entities(db, bounds)
     refused: dict[int, str] = {}
     records: dict[tuple[str, str], tuple[_Record, Change]] = {}
+    changes = list(changes)
+    rows = _rows(db, entities, changes)
     for change in changes:
         key = change[:2]
         found = records.get(key)
@@ -171,10 +190,7 @@ def write(db: sqlite3.Connection, changes: Iterable[Change], bounds: Bounds = UN
             if entity is None:
                 refused[id(change)] = TOO_MANY
                 continue
-            row = db.execute(_FIND, (entity.id, key[1])).fetchone()
-            if row is not None and type(row[1]) is not int:
-                raise StateDamaged("a version in the state is no number; run the mirror with --rebuild")
-            found = records[key] = _Record(entity, row), change
+            found = records[key] = _Record(entity, rows.get(key)), change
         if not found[0].take(change, bounds):
             refused[id(change)] = TOO_LARGE
     if refused:
