@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -94,6 +94,12 @@ class _Dying:
 
     def publish(self) -> None:
         self._writer.publish()
+
+    def expect(self, commits: Sequence[Commit]) -> None:
+        self._writer.expect(commits)
+
+    def let_go(self) -> None:
+        self._writer.let_go()
 
     def close(self) -> None:
         if isinstance(self._writer, FastImport):

@@ -59,7 +59,7 @@ class _Found(NamedTuple):
 
 
 class Commits:
-    """Iterate over the commits behind position `after`. `omit` are models and fields that stay out."""
+    """The commits behind position `after`, some at a time. `omit` are models and fields that stay out."""
 
     def __init__(self, history: History, after: int, omit: frozenset[str] = frozenset()) -> None:
         self._history = history
@@ -70,9 +70,9 @@ class Commits:
         self._is_first = after == 0
         self._chains: dict[int, tuple[Content | None, list[Step]]] = {}
 
-    def __iter__(self) -> Iterator[Commit]:
+    def __iter__(self) -> Iterator[list[Commit]]:
         while window := self._window():
-            yield from window
+            yield window
 
     def _window(self) -> list[Commit]:
         """The commits of one read of the history, which the historian may go on with meanwhile."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final, NoReturn
 
@@ -19,12 +20,18 @@ class FastImport:
 
     def __init__(self, repository: Repository, tip: str) -> None:
         self._repository = repository
+        self._begin(tip)
+
+    def _begin(self, tip: str) -> None:
         self._parent = tip
         # --done: the end of a feeder that was killed is no end of the stream, and publishes nothing.
-        self._process = repository.start(
+        self._process = self._repository.start(
             "-c", "core.fsync=all", "fast-import", "--quiet", "--done", "--date-format=raw",
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
+
+    def expect(self, commits: Sequence[Commit]) -> None:
+        """These come next; git reads what it needs by itself."""
 
     def commit(self, commit: Commit) -> None:
         """Add one."""
@@ -43,6 +50,11 @@ class FastImport:
             answer = b""
         if answer != _PUBLISHED:
             self._fail()
+
+    def let_go(self) -> None:
+        """End it, and begin with another."""
+        self.close()
+        self._begin(self._repository.tip().id)
 
     def close(self) -> None:
         """End it; what was not published may be, or is made again by the next."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from consumers.history.errors import GitFailed
@@ -15,10 +15,12 @@ from consumers.history.reading.history import History
 
 EVERY: Final = 1_000
 """Commits after which what was made is published."""
-PAUSE: Final = 0.5
-"""Seconds after which it is published in any case."""
+PAUSE: Final = 1.0
+"""Seconds after which it is published while there is more to do."""
 PACKS: Final = 10
-"""More packs than these are joined."""
+"""More packs than these are joined, once there is nothing else to do."""
+_MANY_PACKS: Final = 50
+"""So many at most while there is: joining them then would take longer than making them."""
 _GRAPH_PAUSE: Final = 24 * 3600.0
 
 log = logging.getLogger(__name__)
@@ -27,11 +29,17 @@ log = logging.getLogger(__name__)
 class Writer(Protocol):
     """What makes git objects of commits. One object goes on from one tip; an error ends its use."""
 
+    def expect(self, commits: Sequence[Commit]) -> None:
+        """These come next: what they need can be read at once."""
+
     def commit(self, commit: Commit) -> None:
         """Add one behind the last."""
 
     def publish(self) -> None:
         """Make the branch lead to the last one; returns once no crash can lose it."""
+
+    def let_go(self) -> None:
+        """Hold no file of the repository open: some are about to be joined. All that was added is published."""
 
     def close(self) -> None:
         """Let go of what is not published."""
@@ -73,24 +81,28 @@ class Follower:
 
     def follow(self, history: History) -> int:
         """Publish what the history has; tell how many commits it were."""
-        self._begin(history)
+        writer = self._begin(history)
         made, published, last = 0, 0, time.monotonic()
-        for commit in Commits(history, self._position, self._omit):
-            self._begin(history).commit(commit)
-            self._position = commit.position
-            made += 1
-            if made - published >= EVERY or time.monotonic() - last >= PAUSE:
-                self._publish()
-                published, last = made, time.monotonic()
+        for commits in Commits(history, self._position, self._omit):
+            writer.expect(commits)
+            for commit in commits:
+                writer.commit(commit)
+                self._position = commit.position
+                made += 1
+                if made - published >= EVERY or time.monotonic() - last >= PAUSE:
+                    writer.publish()
+                    self._join(_MANY_PACKS)
+                    published, last = made, time.monotonic()
         if made > published:
-            self._publish()
+            writer.publish()
+        self._join(PACKS)
         return made
 
-    def _publish(self) -> None:
-        assert self._writer is not None
-        self._writer.publish()
-        if self._repository.packs > PACKS:
-            self.close()  # nobody may hold a pack that is about to be joined
+    def _join(self, most: int) -> None:
+        """Have no more packs than these."""
+        if self._repository.packs > most:
+            assert self._writer is not None
+            self._writer.let_go()
             self._repository.repack()
 
     def _begin(self, history: History) -> Writer:

@@ -28,6 +28,6 @@ def encode(commit: Commit, parent: str = "") -> bytes:
 
 def write(out: IO[bytes], history: History, omit: frozenset[str]) -> None:
     """The whole history."""
-    for commit in Commits(history, 0, omit):
-        out.write(encode(commit))
+    for commits in Commits(history, 0, omit):
+        out.writelines(map(encode, commits))
     out.write(b"done\n")
