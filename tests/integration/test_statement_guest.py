@@ -79,9 +79,19 @@ class Clerk(Person):
     desk: Mapped[str | None] = mapped_column(String(20))
 
 
+class Virtual(Base):
+    """Whose table gives nothing back."""
+
+    __tablename__ = "virtual"
+    __table_args__ = {"implicit_returning": False}  # noqa: RUF012 - declarative
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str | None] = mapped_column(String(20))
+
+
 ITEMS: Any = Item.__table__
 PAGES: Any = Page.__table__
-NUMBERED = ("item", "person")
+NUMBERED = ("item", "person", "virtual")
 FROM_ONE = {
     "postgresql": "ALTER SEQUENCE {}_id_seq RESTART",
     "mysql": "ALTER TABLE {} AUTO_INCREMENT = 1",
@@ -103,7 +113,7 @@ class House:
         with self.sessions.begin() as session:
             session.add_all([Item(name=name, tally=number) for number, name in enumerate("abc", 1)])
             session.add_all([Page(book=1, number=number, line="l") for number in (1, 2)])
-            session.add(Boss(name="boss", level=1, swing="s"))
+            session.add_all([Boss(name="boss", level=1, swing="s"), *(Virtual(name=name) for name in "uvw")])
             session.flush()
             session.add_all([Clerk(name="clerk", desk="d"), Person(name="p")])
 
@@ -183,6 +193,9 @@ STEPS: dict[str, Step] = {
         else insert(ITEMS).from_select(["id", "name"], select(ITEMS.c.id + 20, ITEMS.c.name + "!"))
     ),
     "insert an expression": lambda s, _: s.execute(insert(Item).values(id=10, name=func.lower("N"))),
+    "insert, nothing given back": lambda s, _: s.execute(insert(Virtual).values(name="n")),
+    "update, nothing given back": lambda s, _: s.execute(update(Virtual).values(name="x")),
+    "delete, nothing given back": lambda s, _: s.execute(delete(Virtual)),
     "insert inline": lambda s, _: s.execute(insert(ITEMS).values(id=10, name="n").inline()),
     "insert returning": lambda s, _: s.execute(insert(Item).values(id=10, name="n").returning(Item.name)),
     "insert returning objects": lambda s, _: s.execute(insert(Item).values(id=10, name="n").returning(Item)),

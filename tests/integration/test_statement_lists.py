@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ import pytest
 from sqlalchemy import Connection, String, bindparam, delete, event, func, insert, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
 from tests.support.databases import fresh_database
@@ -93,6 +95,23 @@ def test_a_row_sees_those_before_it(book: Book, target: Any) -> None:
     with book.sessions.begin() as session:
         session.execute(insert(target).values(place=NEXT), named("x", "y", "z"))
     assert [place for _, _, place in book.rows()] == [0, 0, 0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
+@pytest.mark.parametrize("book", ["postgres"], indirect=True)
+def test_no_driver_of_postgresql_counts_the_rows_of_a_list(book: Book, driver: str) -> None:
+    url = book.engine.url.set(drivername=f"postgresql+{driver}")
+
+    async def counted() -> int:
+        engine = create_async_engine(url)
+        async with AsyncSession(engine, sync_session_class=book.sessions.class_) as session:
+            result = await session.execute(insert(ENTRIES), named("x", "y"))
+            await session.commit()
+        await engine.dispose()
+        return result.rowcount  # type: ignore[attr-defined,no-any-return]
+
+    assert asyncio.run(counted()) == -1
+    assert [name for _, name, _ in book.rows()] == ["a", "b", "c", "x", "y"]
 
 
 # -- a list that fails, and a program that goes on ----------------

@@ -81,8 +81,10 @@ class InsertExecution(Execution):
             self.context.get_lastrowid = lambda: last
         if self._is_mysql and self._upserts:
             self.context._rowcount = self._count_as_mysql()
-        elif self.connection.dialect.name != "postgresql":  # whose drivers tell none
-            self.context._rowcount = len(self.returning.rows)
+        else:
+            # PostgreSQL's drivers tell none.
+            is_told = self.connection.dialect.name != "postgresql"
+            self.context._rowcount = len(self.returning.rows) if is_told else -1
 
     @property
     def _is_mysql(self) -> bool:

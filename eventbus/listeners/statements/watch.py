@@ -183,7 +183,10 @@ def _is_dml(context: Any, statement: str, *, many: bool) -> bool:
     """Whether this is what the context is for, and not a default or sequence that it asks for first."""
     if context is None or context.compiled is None or not (context.isinsert or context.isupdate or context.isdelete):
         return False
-    return context.statement in statement or (many and context.execute_style is ExecuteStyle.INSERTMANYVALUES)
+    own = getattr(context, "statement", None)  # not made yet while a sequence is asked for the key
+    if own is None:
+        return False
+    return own in statement or (many and context.execute_style is ExecuteStyle.INSERTMANYVALUES)
 
 
 def _connections(session: Session) -> Iterator[Connection]:
