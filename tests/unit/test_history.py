@@ -281,6 +281,17 @@ def test_every_version_that_is_kept_stays_readable_after_pruning(path: Path) -> 
     assert "whole" in run(path, "verify")
 
 
+def test_a_version_that_came_late_stays_readable_after_pruning(path: Path) -> None:
+    keep(path, [Event("t1", "ab12", 10, "c", {"n": 1}, ("n",)), Event("t3", "ab12", 30, "u", {"n": 3}, ("n",))])
+    keep(path, [Event("t4", "cd34", 40, "c", {"n": 4}, ("n",), second=20)])
+    keep(path, [Event("t2", "ab12", 20, "u", {"n": 2}, ("n",), second=2)])
+    assert pruning.prune(path, (NOON + 15) * 10**6) == 1
+    with History(path) as history:
+        found = [(each.step.version, each.content) for each in history.versions("crm/contact/ab12.json")]
+    assert [(version, content and content.fields["n"]) for version, content in found] == [(30, 3), (20, 2)]
+    assert "whole" in run(path, "verify")
+
+
 def test_a_letter_from_before_the_horizon_does_not_come_in(path: Path) -> None:
     keep(path, [CREATED, ANN, BOB])
     pruning.prune(path, (NOON + 15) * 10**6)

@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 
 from consumers.history.assembly.assembly import Tempo
 from consumers.history.historian import Historian
+from consumers.history.reading import moments, past
 from consumers.history.reading.history import History
 from consumers.history.store.archive import Archive
+from consumers.history.upkeep import checking, pruning
 from tests.support.histories import NOON, Event, FakeJournal
 
 FIELDS = ("email", "name", "phone")
@@ -43,19 +45,19 @@ def transactions(draw: st.DrawFn) -> list[list[Event]]:
 def _event(
     draw: st.DrawFn, alive: dict[str, list[dict[str, int]]], transaction: str, record: str, version: int, size: int
 ) -> Event:
-    past = alive.setdefault(record, [])
+    past, second = alive.setdefault(record, []), float(transaction[1:])
     if not past:
         fields = dict.fromkeys(FIELDS, version)
         past.append(fields)
-        return Event(transaction, record, version, "c", dict(fields), FIELDS, size)
+        return Event(transaction, record, version, "c", dict(fields), FIELDS, size, second=second)
     if draw(st.integers(0, 6)) == 0:
         past.clear()
-        return Event(transaction, record, version, "d", None, (), size)
+        return Event(transaction, record, version, "d", None, (), size, second=second)
     changed = draw(st.lists(st.sampled_from(FIELDS), min_size=1, max_size=2, unique=True))
     read = past[-1 - draw(st.integers(0, len(past) - 1))]  # an older one is stale
     new = dict.fromkeys(changed, version)
     past.append({**past[-1], **new})
-    return Event(transaction, record, version, "u", {**read, **new}, tuple(changed), size)
+    return Event(transaction, record, version, "u", {**read, **new}, tuple(changed), size, second=second)
 
 
 @st.composite
@@ -177,3 +179,36 @@ def test_where_nothing_is_slow_each_transaction_is_one_commit_in_the_order_of_ve
         assert [each.id for each in log] == [events[0].transaction for events in made]
         assert not any(each.late or each.part > 1 or each.is_incomplete for each in log)
     shutil.rmtree(path.parent)
+
+
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
+@given(arrivals(), st.integers(0, 8))
+def test_what_is_kept_after_pruning_reads_as_before(
+    folder: Path, arrived: tuple[list[list[Event]], list[tuple[float, Event]]], second: int
+) -> None:
+    _, coming = arrived
+    path = Path(tempfile.mkdtemp(dir=folder)) / "history.sqlite3"
+    run(path, coming, iter(()), tempo=Tempo())
+    with History(path) as history:
+        first = moments.at_time(history, (NOON + second) * 10**6 - 1)
+        last = history.note("position")
+        then = {position: state(history, position) for position in range(first, last + 1)}
+        known = every_version(history)
+    pruning.prune(path, (NOON + second) * 10**6)
+    with History(path) as history:
+        assert {position: state(history, position) for position in range(first, last + 1)} == then
+        kept = every_version(history)
+        assert kept == {each: known[each] for each in kept}
+        assert not list(checking.check(history))
+    shutil.rmtree(path.parent)
+
+
+def state(history: History, position: int) -> dict[str, Any]:
+    return {each.path: each.content for each in past.records(history, position)}
+
+
+def every_version(history: History) -> dict[tuple[str, int], Any]:
+    paths = [path for (path,) in history.query("SELECT path FROM record")]
+    return {(path, each.step.version): each.content for path in paths for each in history.versions(path)}

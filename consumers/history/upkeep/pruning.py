@@ -10,9 +10,12 @@ import orjson
 
 from consumers.history.store import deltas, layout
 
-_NEWEST: Final = (
-    "SELECT position, version, op, changed, body FROM change WHERE record = ? AND position <= ? "
-    "ORDER BY version DESC LIMIT 1"
+_NEWEST: Final = "SELECT version, op FROM change WHERE record = ? AND position <= ? ORDER BY version DESC LIMIT 1"
+_OTHER: Final = "SELECT 1 FROM change WHERE record = ? AND (version > ? OR position > ?)"
+# The oldest that stays: the newest of that moment, or one that came to the log later, though it is of before.
+_OLDEST: Final = (
+    "SELECT position, version, op, changed, body FROM change WHERE record = ? AND (version >= ? OR position > ?) "
+    "ORDER BY version LIMIT 1"
 )
 _SLICE: Final = 1_000
 """Records at a time, by number: a slice of rows would tear the chain of a record."""
@@ -63,17 +66,13 @@ def _shorten(db: sqlite3.Connection, record: int, last: int) -> int:
     newest = db.execute(_NEWEST, (record, last)).fetchone()
     if newest is None:
         return 0
-    position, version, op, changed, body = newest
-    if (
-        op == "d"
-        and not db.execute("SELECT 1 FROM change WHERE record = ? AND version > ?", (record, version)).fetchone()
-    ):
+    version, op = newest
+    if op == "d" and not db.execute(_OTHER, (record, version, last)).fetchone():
         gone = db.execute("DELETE FROM change WHERE record = ?", (record,)).rowcount
         db.execute("DELETE FROM record WHERE id = ?", (record,))
         return int(gone)
-    gone = db.execute(
-        "DELETE FROM change WHERE record = ? AND version < ? AND position <= ?", (record, version, last)
-    ).rowcount
+    position, version, op, changed, body = db.execute(_OLDEST, (record, version, last)).fetchone()
+    gone = db.execute("DELETE FROM change WHERE record = ? AND version < ?", (record, version)).rowcount
     if body is not None and gone:
         # What this one led back to is gone; which fields it changed stays known.
         names = deltas.names(body) if op == "u" and changed is None else None
