@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -117,3 +119,33 @@ def test_a_moment_that_is_none_is_told_in_words(tmp_path: Path, capfd: pytest.Ca
     told = capfd.readouterr().err
     assert "is no time" in told
     assert len(told) < 600
+
+
+SPOILT = {
+    "a document that is no JSON": ("UPDATE record SET document = 'spoilt'", "cannot be read"),
+    "a document of another kind": ("UPDATE record SET document = '[1]'", "cannot be read"),
+    "a delta that is no JSON": ("UPDATE change SET body = x'7b22'", "cannot be read"),
+    "a delta that does not unpack": ("UPDATE change SET body = x'789c00'", "cannot be read"),
+    "a delta of another kind": ("UPDATE change SET body = '[1]'", "leads nowhere"),
+    "a delta from nothing": ("UPDATE record SET document = NULL", "leads nowhere"),
+    "a text that is none": ("UPDATE tx SET author = cast(x'ff' AS TEXT)", "UTF-8"),
+}
+
+
+@pytest.mark.parametrize("case", SPOILT)
+def test_a_file_that_is_spoilt_is_told_in_words(tmp_path: Path, capfd: pytest.CaptureFixture[str], case: str) -> None:
+    statement, words = SPOILT[case]
+    path = tmp_path / ".eventbus" / "history.sqlite3"
+    path.parent.mkdir()
+    keep(
+        path,
+        [Event(**USUAL), Event(**{**USUAL, "transaction": "t2", "version": USUAL["version"] + 1, "fields": {"n": 2}})],
+    )
+    with closing(sqlite3.connect(path)) as db:
+        db.execute(statement)
+        db.commit()
+    asked = [["show", "#2"], ["why", "crm.contact", "a", "n", "--all"], ["log", "--json"], ["verify"]]
+    codes = [run(command, [*arguments, "--data-dir", str(tmp_path)], "eventbus history") for arguments in asked]
+    assert set(codes) <= {0, 1}
+    told = capfd.readouterr()
+    assert words in told.err + told.out

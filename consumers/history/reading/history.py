@@ -66,7 +66,9 @@ class History:
     def rows(self, sql: str, *values: Any) -> Iterator[tuple[Any, ...]]:
         """The rows of a query, one at a time."""
         with layout.translated(self.path):
-            yield from self._db.execute(sql, values)
+            # `yield from` would close the cursor, maybe after the file.
+            for row in self._db.execute(sql, values):  # noqa: UP028
+                yield row
 
     def note(self, key: str) -> Any:
         """One of the file's notes: `position`, `version`, `journal`, `state`, `identity`, `horizon`."""

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from consumers.history.errors import HistoryDamaged
 from consumers.json_mirror import filenames
 from consumers.json_mirror.disk import documents
 
@@ -45,11 +46,14 @@ def encode(path: str, key: bytes | None, version: int, content: Content) -> byte
 
 
 def decode(document: bytes | None) -> Content | None:
-    """The content of a file; None where there is no file."""
+    """The content of a file; None where there is no file. Raises HistoryDamaged."""
     if document is None:
         return None
-    read = orjson.loads(document)
-    return Content(read["fields"], read.get("stub"))
+    try:
+        read = orjson.loads(document)
+        return Content(read["fields"], read.get("stub"))
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise HistoryDamaged(f"a record in the history cannot be read: {error}; bring back a copy of it") from error
 
 
 def key_of(path: str, model: str, pk: Any) -> bytes | None:

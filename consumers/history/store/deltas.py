@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import orjson
 
+from consumers.history.errors import HistoryDamaged
 from consumers.history.store.content import Content
 
 EVERY: Final = 64
@@ -44,9 +45,16 @@ def undo(newer: Content | None, older: Content | None, *, whole: bool = False) -
 
 
 def undone(newer: Content | None, delta: bytes | None) -> Content | None:
-    """The content before."""
+    """The content before. Raises HistoryDamaged."""
     if delta is None:
         return None
+    try:
+        return _undone(newer, delta)
+    except (AssertionError, TypeError, AttributeError) as error:
+        raise HistoryDamaged(f"a version in the history leads nowhere: {error}; bring back a copy of it") from error
+
+
+def _undone(newer: Content | None, delta: bytes) -> Content:
     match unpacked(delta):
         case [values, None, stub]:
             return Content(values, stub)
@@ -81,8 +89,11 @@ def names(delta: bytes | None) -> frozenset[str] | None:
 
 
 def unpacked(delta: bytes) -> Any:
-    """The delta as JSON knows it."""
-    return orjson.loads(delta if delta[:1] in b"{[" else zlib.decompress(delta))
+    """The delta as JSON knows it. Raises HistoryDamaged."""
+    try:
+        return orjson.loads(delta if delta[:1] in b"{[" else zlib.decompress(delta))
+    except (ValueError, zlib.error) as error:
+        raise HistoryDamaged(f"a version in the history cannot be read: {error}; bring back a copy of it") from error
 
 
 def _packed(value: Any) -> bytes:

@@ -90,8 +90,8 @@ def translated(path: Path) -> Iterator[None]:
     """Turn what SQLite raises into errors of ours."""
     try:
         yield
-    except sqlite3.DatabaseError as error:
-        if sqlite.is_passing(error):
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the latter of a text that is none
+        if isinstance(error, sqlite3.DatabaseError) and sqlite.is_passing(error):
             raise HistoryUnavailable(f"{path}: {error}") from error
         raise HistoryDamaged(f"{path}: {error}; bring back a copy of it, or move it away to begin anew") from error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from consumers.history.errors import HistoryDamaged
 from consumers.history.git.follower import disagreement
 from consumers.history.git.layout import README, path_of
 from consumers.history.git.repository import NOTHING, Repository
@@ -37,8 +38,8 @@ def _check_record(history: History, path: str) -> Iterator[str]:
     record = history.record(path)
     try:
         versions = list(chain.versions(decode(record.document), history.steps(record.id)))
-    except (ValueError, KeyError, TypeError, AssertionError) as error:
-        yield f"{path}: a version cannot be read: {error}"
+    except HistoryDamaged as error:
+        yield f"{path}: {error}"
         return
     if versions and versions[0].step.version != record.version:
         yield f"{path}: the newest is {record.version}, its last change {versions[0].step.version}"
