@@ -23,7 +23,10 @@ test-oldest: $(VENV)-oldest/.test  ## Run units, contracts and capture with the 
 	  tests/unit tests/contract tests/integration/test_capture_*.py $(ARGS)
 
 test-frameworks: $(VENV)-frameworks/.test  ## Run the examples for FastAPI, Flask, Litestar, Celery, ... under their real servers
-	$(VENV)-frameworks/bin/python -m pytest tests/frameworks $(ARGS)
+	for release in '<2.1' '>=2.1'; do \
+	  $(VENV)-frameworks/bin/python -m pip --disable-pip-version-check --no-input install --quiet "sqlalchemy$$release" || exit 1; \
+	  $(VENV)-frameworks/bin/python -m pytest --numprocesses=auto --maxprocesses=4 tests/frameworks $(ARGS) || exit 1; \
+	done
 
 lint: $(VENV)/.dev  ## Check rules, format, types and layers
 	$(VENV)/bin/ruff check .

@@ -141,17 +141,20 @@ class Reader(StateFile):
         They begin behind `after`, and all begin with `prefix`.
         """
         entity = self._value("SELECT id FROM entity WHERE directory = ?", directory)
-        last, rows = after, [("", b"")]
+        # One lower bound: of two SQLite may search by the one that is far away.
+        bound, first = (">", after) if after >= prefix else (">=", prefix)
+        rows = [("", b"")]
         while rows:
             with self._translated():
                 cursor = self._db.execute(
-                    "SELECT name, document FROM record WHERE entity = ? AND name > ? AND name >= ? AND name < ? "
+                    f"SELECT name, document FROM record WHERE entity = ? AND name {bound} ? AND name < ? "  # noqa: S608
                     "AND document IS NOT NULL ORDER BY name LIMIT 200",
-                    (entity, last, prefix, prefix + "\U0010ffff"),
+                    (entity, first, prefix + "\U0010ffff"),
                 )
                 rows = _slice(cursor, 1)
             yield from rows
-            last = rows[-1][0] if rows else last
+            if rows:
+                bound, first = ">", rows[-1][0]
 
     def pending(self) -> list[str]:
         """The paths whose files may not be what the state says, or not on the disk yet; each once."""
