@@ -164,6 +164,12 @@ def test_a_signature_proves_the_whole_batch(key: Key) -> None:
     assert bad(whole, screen) == [(whole.body, "signature missing")]
 
 
+def test_the_batches_signature_goes_with_no_single_event() -> None:
+    """It would be wrong there: whoever checks it later must find none."""
+    for part in SCREEN.sift(batch_of(*events(2), key=KEYS[0], headers={"mine": 1})).good:
+        assert part.headers == {"mine": 1}
+
+
 def test_a_key_of_one_service_vouches_for_no_other() -> None:
     body = batch.joined([event_body("a", 1, service="billing"), event_body("b", 2, service="billing")])
     foreign = Delivery(
