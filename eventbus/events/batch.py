@@ -24,6 +24,10 @@ AROUND: Final = len(b"[]")
 BETWEEN: Final = len(_BETWEEN)
 """Bytes that a batch takes beside its events: at both ends together, and for each event after the first."""
 
+_LEAST: Final = 100
+"""Bytes of an event at least, on average: its attributes alone take twice as many. A thousand empty objects of two
+bytes would cost a reader hundreds of times their size."""
+
 
 def is_batch(body: bytes) -> bool:
     """Whether a body of ours holds several events: a list, and no object."""
@@ -38,12 +42,13 @@ def joined(bodies: Iterable[bytes]) -> bytes:
 def cut(body: bytes, limits: Limits) -> list[bytes]:
     """The bodies of a batch's events, in their order; none was looked into, and some may be no events.
 
-    A batch that somebody else wrote, not an event a line, is read and written anew. Raises BadEvent with a constant
+    A batch that somebody else wrote, not an event a line, is read as a whole, if it is not larger than ours, and each
+    event written anew. Raises BadEvent with a constant
     reason for what is no batch, or a larger one than the limits allow; these are asked before anything is made of it.
     """
     if len(body) > limits.body:
         raise BadEvent("body too large", f"{len(body)} bytes, the limit is {limits.body}")
-    _check_number(body.count(b"}" + _BETWEEN + b"{") + 1, limits)
+    _check_number(body.count(b"}" + _BETWEEN + b"{") + 1, body, limits)
     bodies = body[1:-1].split(_BETWEEN)
     is_ours = is_batch(body) and body.endswith(b"]") and len(bodies) > 1
     if is_ours and all(each[:1] == b"{" and each[-1:] == b"}" for each in bodies):
@@ -52,15 +57,18 @@ def cut(body: bytes, limits: Limits) -> list[bytes]:
 
 
 def _read(body: bytes, limits: Limits) -> list[Any]:
+    if len(body) > MOST_BYTES:
+        raise BadEvent("batch is not an event a line, and too large", f"{len(body)} bytes, the limit is {MOST_BYTES}")
     events = parse(body, limits)
     if type(events) is not list:
         raise BadEvent("batch is not a list")
     if not events:
         raise BadEvent("batch without an event")
-    _check_number(len(events), limits)
+    _check_number(len(events), body, limits)
     return events
 
 
-def _check_number(events: int, limits: Limits) -> None:
-    if events > limits.events:
-        raise BadEvent("too many events in a batch", f"{events}, the limit is {limits.events}")
+def _check_number(events: int, body: bytes, limits: Limits) -> None:
+    most = min(limits.events, len(body) // _LEAST + 1)
+    if events > most:
+        raise BadEvent("too many events in a batch", f"{events}, the limit is {most}")

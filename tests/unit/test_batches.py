@@ -48,7 +48,7 @@ _VALUES = st.recursive(
 
 @given(st.lists(st.dictionaries(st.text(max_size=5), _VALUES, max_size=3), min_size=1, max_size=10))
 def test_no_text_of_an_event_is_taken_for_its_end(events: list[dict[str, object]]) -> None:
-    bodies = [orjson.dumps({**each, "x": '},\n{"'}) for each in events]
+    bodies = [orjson.dumps({**each, "x": 20 * '},\n{"'}) for each in events]
     assert batch.cut(batch.joined(bodies), LIMITS) == bodies
 
 
@@ -71,7 +71,6 @@ def test_a_batch_that_somebody_else_wrote_is_read_too(indent: int | None) -> Non
         (b"[" * 1000 + b"]" * 1000, "nested too deep"),
         (b"[" + b"{},\n" * 10 + b"{}]", "too many events in a batch"),
         (b"[" + b"{}," * 10 + b"{}]", "too many events in a batch"),
-        (b"[" + b"{}," * 33_000 + b"{}]", "too many events in a batch"),
         (b"[" + b"{},\n" * 25_000 + b"{}]", "body too large"),
     ],
 )
@@ -113,7 +112,7 @@ def test_what_has_no_such_neighbour_goes_as_ever() -> None:
 
 
 def test_the_order_of_events_is_that_of_the_transaction() -> None:
-    found = sent(messages(2), messages(2, 20, 2, "crm.order.created"), messages(2, start=4))
+    found = sent(messages(2, 99), messages(2, 99, 2, "crm.order.created"), messages(2, 99, 4))
     bodies = [body for message in found for body in batch.cut(message.body, Limits())]
     assert [json.loads(body)["n"] for body in bodies] == [0, 1, 2, 3, 4, 5]
     updated = "crm.contact.updated"
@@ -121,7 +120,7 @@ def test_the_order_of_events_is_that_of_the_transaction() -> None:
 
 
 def test_a_batch_is_bounded_in_events_and_bytes() -> None:
-    sizes = [len(batch.cut(message.body, Limits())) for message in sent(messages(600))]
+    sizes = [len(batch.cut(message.body, Limits())) for message in sent(messages(600, 99))]
     assert sizes == [256, 256, 88]
     many = sent(messages(20, 1000), most_bytes=4096)
     assert all(len(message.body) <= 4096 for message in many)

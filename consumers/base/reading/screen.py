@@ -81,7 +81,8 @@ class Screen:
             try:
                 self.check(part)
             except BadEvent as fault:
-                sifted.bad.append((part, fault))
+                # Without the frames that raised it: they hold what was read, many times the body's size.
+                sifted.bad.append((part, BadEvent(fault.reason, fault.detail)))
             else:
                 sifted.good.append(part)
         return sifted if sifted.good else Sifted([], [(delivery, sifted.bad[0][1])])

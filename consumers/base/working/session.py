@@ -132,9 +132,16 @@ class Session:
         for part in _slices(batch):
             self._settle(part)
             part.clear()
+            self._await_room()
             if parts.stop.is_set():
                 break
         return True
+
+    def _await_room(self) -> None:
+        """One message may leave a thousand letters: no more of them are made than the box is for."""
+        while self._parts.box.full and not self._parts.stop.is_set():
+            self._sleep(_IDLE)
+            self._post()
 
     def _settle(self, batch: Sequence[Delivery]) -> None:
         good = self._sift(batch)
