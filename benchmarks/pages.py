@@ -213,24 +213,27 @@ def time_viewers(running: Site, name: str, workload: history.Workload, viewers: 
 
 
 def mirror_beside(workload: history.Workload, rounds: int, messages: int) -> None:
-    """Messages a second of a mirror that empties its queue, in turns alone and with pages that are looked at."""
+    """Messages a second of a mirror that empties its queue, in turns alone and with pages that are looked at.
+
+    More changes come meanwhile, for viewers to see.
+    """
     bodies = [body for bodies in workload.transactions(messages, 1) for body in bodies]
     rates: dict[bool, list[float]] = defaultdict(list)
     for number in range(rounds):
         for is_watched in (False, True) if number % 2 else (True, False):
-            rates[is_watched].append(_drain(bodies, is_watched=is_watched))
+            rates[is_watched].append(_drain(bodies, workload, is_watched=is_watched))
     figures.note_median("pages/mirror alone", rates[False], "messages/s")
     figures.note_ratio("pages/mirror beside pages", rates[True], rates[False])
 
 
-def _drain(bodies: list[bytes], *, is_watched: bool) -> float:
+def _drain(bodies: list[bytes], workload: history.Workload, *, is_watched: bool) -> float:
     with places.directory() as base, places.queue() as name:
         with transports.connection(places.BROKER) as connection, connection.channel() as channel:
             producer = kombu.Producer(channel, kombu.Exchange(name, "topic"))
             for body in bodies:
                 _send(producer, body)
         State(_made(base / "data" / ".eventbus" / "state.sqlite3")).close()
-        with _looked_at(base / "data", name) if is_watched else nullcontext():
+        with _looked_at(base / "data", name) if is_watched else nullcontext(), changing(name, workload):
             began = time.monotonic()
             subprocess.run(_mirror(base / "data"), env=_at(name), check=True, stderr=subprocess.DEVNULL)
             return len(bodies) / (time.monotonic() - began)

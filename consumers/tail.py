@@ -45,7 +45,7 @@ from eventbus.transports.sqlite.routing import topic_matches
 _WAIT: Final = 0.2
 """Seconds without an event before it is looked whether to stop."""
 _BATCH: Final = 500
-_MOST: Final = 10_000
+MOST: Final = 10_000
 """Events that the broker keeps for a reader that does not keep up; older ones are dropped."""
 _EXPIRES: Final = 60_000
 """Milliseconds after which RabbitMQ deletes a queue that nobody came to read."""
@@ -91,7 +91,7 @@ class Past:
         if key in self._shown:
             return False
         self._shown[key] = None
-        if len(self._shown) > _MOST:
+        if len(self._shown) > MOST:
             del self._shown[next(iter(self._shown))]
         return True
 
@@ -111,10 +111,12 @@ class Tail:
     """The events that match some bindings, from now on. Its queue is its own and goes when it goes, killed or not.
 
     Nothing is taken from other consumers: each queue bound to the exchange gets its own copy. `past` comes first, and
-    is asked once the queue is there, so that nothing is missed between the two.
+    is asked once the queue is there, so that nothing is missed between the two. `most` events wait at RabbitMQ for a
+    reader that does not keep up; of more the oldest go.
     """
 
-    def __init__(self, settings: ConsumerSettings, past: Past | None = None) -> None:
+    def __init__(self, settings: ConsumerSettings, past: Past | None = None, *, most: int = MOST) -> None:
+        self._most = most
         self._settings = replace(settings, queue=f"eventbus.tail.{secrets.token_hex(8)}", shard=None)
         self._screen = Screen.of(settings)
         self._past = past
@@ -156,7 +158,7 @@ class Tail:
     def _open(self, line: Line) -> Inbox:
         settings = self._settings
         amqp = is_amqp(settings.url)
-        arguments = {"x-expires": _EXPIRES, "x-max-length": _MOST} if amqp else {}
+        arguments = {"x-expires": _EXPIRES, "x-max-length": self._most} if amqp else {}
         with setting_up(), line.channel() as channel:
             channel.exchange_declare(exchange=settings.exchange, type="topic", durable=True, auto_delete=False)
             channel.queue_declare(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator, Mapping
+import time
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any, Final, final
+from typing import Any, Final, TypeVar, final
 
 import orjson
 
@@ -19,13 +20,17 @@ from eventbus.transports.sqlite.routing import topic_matches
 
 MOST_VIEWERS: Final = 500
 _ROOM: Final = 200
-"""Changes that wait for a viewer; of one who does not keep up the oldest go."""
+"""Changes that wait for a viewer, and at the broker for us; of one who does not keep up the oldest go."""
+_PACE: Final = 500
+"""Changes a second that are shown at most."""
 _BEAT: Final = 15.0
 _FIELDS: Final = 20
 _LONGEST: Final = 200
 _KEPT: Final = 100
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @final
@@ -94,7 +99,7 @@ class Broadcast:
 
     def _read(self, loop: asyncio.AbstractEventLoop, stop: threading.Event) -> None:
         try:
-            for each in Tail(self._settings).follow(stop):
+            for each in _paced(Tail(self._settings, most=_ROOM).follow(stop), stop):
                 if isinstance(each, BadEvent):
                     continue
                 key, message = each.routing_key or each.event.type, _message(each)
@@ -110,6 +115,17 @@ class Broadcast:
         text = b"id: %d\ndata: %s\n\n" % (self._number, orjson.dumps(message))
         for viewer in list(self._viewers):
             viewer.offer(key, text)
+
+
+def _paced(events: Iterable[T], stop: threading.Event) -> Iterator[T]:
+    """At most `_PACE` a second, in tenths of it: nobody reads more, and mirror and broker have other work."""
+    began, seen = time.monotonic(), 0
+    for each in events:
+        yield each
+        seen += 1
+        if seen == _PACE // 10:
+            stop.wait(max(0.0, began + 0.1 - time.monotonic()))
+            began, seen = time.monotonic(), 0
 
 
 def _message(delivery: Delivery) -> dict[str, Any]:

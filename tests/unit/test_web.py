@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -22,6 +23,7 @@ from consumers.json_mirror.lateness import Lateness
 from consumers.json_mirror.settings import MirrorSettings
 from consumers.web.app import make_app
 from consumers.web.command import main
+from consumers.web.live import _paced
 from consumers.web.pages import ago, as_text
 from consumers.web.settings import WebSettings
 from eventbus import acting_as, install
@@ -387,3 +389,16 @@ def test_how_late_files_were_is_drawn(settings: WebSettings) -> None:
         page, twin = browser.get("/").text, browser.get("/overview.json").json()
     assert "which took 250 ms" in page
     assert twin["worst"] == 0.25
+
+
+def test_live_changes_are_shown_at_a_pace_that_leaves_time_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+
+    class Stop(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            now[0] += timeout or 0.0
+            return False
+
+    monkeypatch.setattr("consumers.web.live.time.monotonic", lambda: now[0])
+    assert len(list(_paced(range(1_000), Stop()))) == 1_000
+    assert now[0] == pytest.approx(2.0)
