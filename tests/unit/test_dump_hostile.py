@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import gc
 import gzip
 import io
 import json
@@ -297,24 +298,28 @@ def test_objects_and_lists_weigh_what_they_take_in_memory_not_what_they_are_in_j
     assert batch.weight > 50_000 * 56, "an empty list has 56 bytes"
 
 
-def test_a_batch_is_not_held_while_the_next_one_is_read(tmp_path: Path) -> None:
-    heavy = tmp_path / "heavy.json"
-    heavy.write_bytes(b'[{"model": "crm.contact", "pk": "a", "fields": {"a": [' + b"[]," * 200_000 + b"[]]}}]")
-    small = tmp_path / "small"
-    small.mkdir()
+def test_a_batch_is_not_held_while_the_next_one_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cutting, "CHUNK", 1 << 14)
+    monkeypatch.setattr(files, "_MOST_WEIGHT", 1 << 18)
+    record = b'{"model": "crm.contact", "pk": "a", "fields": {"a": [' + b"[]," * 4_000 + b"[]]}}"
+    (tmp_path / "lines.jsonl").write_bytes(4 * (record + b"\n"))
+    (tmp_path / "list.json").write_bytes(b"[" + b",".join(4 * [record]) + b"]")
+    directory = tmp_path / "directory"
+    directory.mkdir()
     for number in range(4):
-        (small / f"{number}.json").write_bytes(b'{"fields": {"a": [' + b"[]," * 100_000 + b"[]]}}")
+        (directory / f"{number}.json").write_bytes(record)
+    parse, alive = cutting.parse, []
 
-    def peak(*paths: Path) -> int:
-        tracemalloc.start()
-        for batch in files.read(paths):
+    def counted(data: bytes) -> Any:
+        alive.append(sum(type(each) is list for each in gc.get_objects()))
+        return parse(data)
+
+    monkeypatch.setattr(cutting, "parse", counted)
+    for path in sorted(tmp_path.iterdir()):
+        for batch in files.read([path]):
             del batch
-        found = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        return found
-
-    assert peak(heavy, heavy, heavy, heavy) < 1.5 * peak(heavy)
-    assert peak(small) < 1.5 * peak(small / "0.json")
+    assert len(alive) > 8
+    assert max(alive) < alive[0] + 3_000
 
 
 class Value:
@@ -336,3 +341,13 @@ def test_a_failure_does_not_hold_what_was_wrong() -> None:
             failures.add(Failure(None, "wrong", cause=error, model="crm.contact"))
     assert failures
     assert [value() for value in values] == [None, None, None]
+
+
+def test_values_between_many_short_texts_are_counted_in_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cutting, "MOST_VALUES", 1 << 12)
+    data = b'[{"model": "' + b'},{"model":' * 100_000
+    tracemalloc.start()
+    cutting._count_values(data)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < len(data)

@@ -37,9 +37,10 @@ DEEPEST: Final = 1000
 _BOUNDARY: Final = re.compile(rb'\}\s*,\s*(?=\{\s*"(?:model|pk|fields|version)"\s*:)')
 """Where one record of a list most likely ends. A guess: what is cut there must prove to be whole records."""
 _STRING: Final = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
-_BRACKET: Final = re.compile(rb'(?:[^"{}\[\]]++|%b)*+[{}\[\]]' % _STRING, re.DOTALL)
-"""All up to the next bracket that is not in a text, and it."""
+_PIECES: Final = re.compile(rb'(?:[^"{}\[\]]++|%b){0,1000}+[{}\[\]]?' % _STRING, re.DOTALL)
+"""What is no bracket, texts whole, and the bracket behind it: not all at once, for each piece takes memory."""
 _TEXTS: Final = re.compile(_STRING, re.DOTALL)
+_SOME_TEXTS: Final = re.compile(rb'(?:[^"]++|%b){1,1000}+' % _STRING, re.DOTALL)
 SPACE: Final = b" \t\r\n"
 _SPACE: Final = re.compile(rb"[ \t\r\n]*")
 _BLANKS: Final = (b" ", b"\t", b"\r", b"\n")
@@ -61,13 +62,8 @@ class Slice(NamedTuple):
     weight: int
 
 
-class TooManyValuesError(ValueError):
-    """A text holds more values than one record may."""
-
-
 def parse(data: bytes | memoryview) -> Any:
-    """The value of a JSON text, its numbers with all their digits. Raises ValueError, for too many values, and
-    for an object that has a name twice, too."""
+    """The value of a JSON text, all digits kept. Raises ValueError, also for too many values and a name met twice."""
     if len(data) > 2 * MOST_VALUES:
         _count_values(bytes(data))
     value = _loads(data)
@@ -88,9 +84,12 @@ def _loads(data: bytes | memoryview) -> Any:
 def _count_values(data: bytes) -> None:
     if data.count(b",") + data.count(b"[") + data.count(b"{") <= MOST_VALUES:
         return
-    bare = _TEXTS.sub(b"", data)
-    if bare.count(b",") + bare.count(b"[") + bare.count(b"{") > MOST_VALUES:
-        raise TooManyValuesError(f"more than {MOST_VALUES:,} values in one record")
+    count = 0
+    for some in _SOME_TEXTS.finditer(data):
+        bare = _TEXTS.sub(b"", some[0])
+        count += bare.count(b",") + bare.count(b"[") + bare.count(b"{")
+        if count > MOST_VALUES:
+            raise ValueError(f"more than {MOST_VALUES:,} values in one record")
 
 
 def _has_long_numbers(data: bytes) -> bool:
@@ -166,8 +165,10 @@ class _Ends:
         data, at, depth = self._buffer.data, self._at or start, self._depth
         if data[start : start + 1] != b"{":
             raise self._buffer.broken(_NO_OBJECT, start)
-        while found := _BRACKET.match(data, at):
+        while (found := _PIECES.match(data, at)) and found.end() > at:
             at = found.end()
+            if data[at - 1] not in b"{[}]":
+                continue
             depth += 1 if data[at - 1] in b"{[" else -1
             self._brackets += 1
             if depth > DEEPEST or self._brackets > 2 * MOST_VALUES:
