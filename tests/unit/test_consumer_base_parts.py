@@ -18,7 +18,7 @@ from consumers.base.reading.screen import Screen
 from consumers.base.settings import Shard
 from consumers.base.working.runner import Runner
 from consumers.trust import Trust, parse_users
-from eventbus.errors import BadEvent
+from eventbus.errors import BadEvent, BrokerUnavailable
 from eventbus.events import batch
 from eventbus.events.envelope import CONTENT_TYPE
 from eventbus.events.reading import Limits
@@ -319,3 +319,16 @@ def test_no_more_letters_are_made_than_can_be_sent(monkeypatch: pytest.MonkeyPat
     assert consume(queue, collector).acknowledged == [1, 2]
     assert handled == [1, 1, 2]
     assert sizes == [12, 12, 12]
+
+
+def test_a_drain_whose_letters_nobody_takes_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_self: Sender, _letters: object) -> None:
+        raise Lost("no room")
+
+    monkeypatch.setattr(Sender, "send", refuse)
+    bad = [b'{"x":"%b"}' % (b"x" * 50_000)] * 12
+    inbox = ListInbox([batch_of(*events(1, version), *bad, tag=version) for version in (1, 2)])
+    hasty = replace(SETTINGS, drain_patience=0.1)
+    with pytest.raises(BrokerUnavailable, match="no dead letter was taken"):
+        Runner(hasty, Collector(), threading.Event(), drain=True, open_inbox=lambda _: inbox).run()
+    assert inbox.acknowledged == []

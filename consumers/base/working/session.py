@@ -73,6 +73,7 @@ class Session:
         self._pulse = Pulse(max(1.0, parts.settings.heartbeat / 3), inbox.beat)
         self._ticked = time.monotonic()
         self._standing_by = inbox.standing_by
+        self._draining = False
         self._began = time.monotonic()
         self.progress_at = 0.0
         """When something was settled for the last time, or the handler was at work."""
@@ -89,11 +90,11 @@ class Session:
                 f"another consumer has the queue {self._parts.settings.queue_name}: what is in it goes there. End that "
                 "one first, or use a queue of another name"
             )
+        self._draining = drain
         self._announce()
         seen_empty = False
         while not self._parts.stop.is_set():
-            if drain:
-                self._demand_progress()
+            self._demand_progress()
             if self._step(_DRAINED if drain else _IDLE):
                 seen_empty = False
             elif drain and self._is_empty():
@@ -104,6 +105,8 @@ class Session:
 
     def _demand_progress(self) -> None:
         """A queue without a leader, or whose dead letters nobody takes, would be drained for ever."""
+        if not self._draining:
+            return
         patience = self._parts.settings.drain_patience
         if time.monotonic() - max(self._began, self.progress_at) > patience:
             what = "no dead letter was taken" if self._parts.box else "messages wait, but none was handed over"
@@ -140,6 +143,7 @@ class Session:
     def _await_room(self) -> None:
         """One message may leave a thousand letters: no more of them are made than the box is for."""
         while self._parts.box.full and not self._parts.stop.is_set():
+            self._demand_progress()
             self._sleep(_IDLE)
             self._post()
 
