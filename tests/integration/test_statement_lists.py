@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
+from eventbus.errors import CaptureError
 from tests.support.databases import fresh_database
 from tests.support.discovery import Server
 from tests.support.recording import Recording, replay, tables
@@ -226,3 +227,24 @@ def test_what_a_deadlock_has_undone_is_not_told(book: Book) -> None:
         thread.join()
     assert len(lost) == 1
     assert len(book.rows()) == 4
+
+
+# -- numbers of SQLite --------------------------------------------
+
+
+@pytest.mark.parametrize("book", ["sqlite"], indirect=True)
+def test_of_a_list_some_rows_may_have_keys(book: Book) -> None:
+    with book.sessions.begin() as session:
+        session.execute(delete(Entry).where(Entry.id == 2))
+        session.execute(
+            insert(ENTRIES), [{"id": id_, "name": name} for id_, name in [(None, "x"), (2, "y"), (9, "z"), (None, "w")]]
+        )
+    assert [(key, name) for key, name, _ in book.rows()][1:] == [(2, "y"), (3, "c"), (4, "x"), (9, "z"), (10, "w")]
+
+
+@pytest.mark.parametrize("book", ["sqlite"], indirect=True)
+def test_numbers_that_have_run_out_are_refused(book: Book) -> None:
+    with book.sessions.begin() as session:
+        session.add(Entry(id=2**63 - 1, name="last"))
+    with book.sessions() as session, pytest.raises(CaptureError, match="run out"):
+        session.execute(insert(Entry), named("x", "y"))

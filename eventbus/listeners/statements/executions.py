@@ -19,7 +19,7 @@ from eventbus.listeners.recording.transactional import check_transactional
 from eventbus.listeners.recording.undone import is_undone
 from eventbus.listeners.statements.deletes import DeleteExecution
 from eventbus.listeners.statements.execution import Execution, within_a_flush
-from eventbus.listeners.statements.inserts import NO_RETURNING, InsertExecution
+from eventbus.listeners.statements.inserts import NO_RETURNING, InsertExecution, counts_up
 from eventbus.listeners.statements.lists import go_together, one_by_one
 from eventbus.listeners.statements.omissions import Omissions
 from eventbus.listeners.statements.recognition import Rows
@@ -48,6 +48,8 @@ class Executions:
         table = statement._annotations.get("_emit_insert_table", statement.table)
         hit = self._rows.hit_sent(table_of(table), scope.mapper)
         if hit is None or not (is_upsert(statement) or lacks_keys(hit.key, many)):
+            return statement
+        if not is_upsert(statement) and counts_up(connection, hit):
             return statement
         if connection.dialect.insert_executemany_returning and hit.table.implicit_returning:
             told = with_keys_given_back(statement, hit.key)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Integer
 
 from eventbus.errors import CaptureError
 from eventbus.events.change import MISSING, Key
@@ -19,11 +19,19 @@ from eventbus.listeners.statements.execution import (
     note_updated,
 )
 from eventbus.listeners.statements.returning import IS_NEW
-from eventbus.listeners.statements.rows import Hit, Row
-from eventbus.listeners.statements.sent import Sent, is_upsert
+from eventbus.listeners.statements.rows import Hit, Row, quoted_name
+from eventbus.listeners.statements.sent import Sent, is_upsert, lacks_keys
 from eventbus.listeners.statements.upsert import Telling, rows_in_conflict, set_on_conflict
 
+_LAST: Final = 2**63 - 1
 NO_RETURNING: Final = "INSERT into {}: this database has no RETURNING, so the keys of the new rows are not known"
+
+
+def counts_up(connection: Connection, hit: Hit) -> bool:
+    """Whether SQLite gives a new row a higher key than all others have."""
+    own = hit.table.autoincrement_column
+    is_plain = own is not None and len(hit.key) == 1 and hit.key[0] is own and isinstance(own.type, Integer)
+    return is_plain and connection.dialect.name == "sqlite"
 
 
 class InsertExecution(Execution):
@@ -41,6 +49,7 @@ class InsertExecution(Execution):
         self._earlier: dict[Key, Row] = {}
         self._told_before = 0
         self._changes = self._count_changes()
+        self._highest: int | None = None
         self._upserts = is_upsert(self.sent.statement)
         self._tells_new = False
         self._sets: tuple[str, ...] = ()
@@ -53,6 +62,9 @@ class InsertExecution(Execution):
                 self._earlier = rows_in_conflict(self.connection, self.sent, self.hit)
         if self._gives_back():
             self.ask(self.hit.names(), [IS_NEW] if self._tells_new else [])
+        elif self.sent.many and lacks_keys(self.hit.key, self.sent.parameters) and counts_up(self.connection, self.hit):
+            self.hold("insert")
+            self._highest = self._highest_key()
         elif not self._tells_keys():
             raise CaptureError(NO_RETURNING.format(self.hit.name))
 
@@ -141,7 +153,7 @@ class InsertExecution(Execution):
         if self.returning is not None and self.returning.rows:
             self.finish()
         elif self.returning is None and self.sent.many:
-            rows = self._rows_by_their_keys()[: self._count_changes() - self._changes]
+            rows = self._rows_by_their_keys(self._count_changes() - self._changes)
             made = self.hit.known(self.connection, rows)
             self.record(lambda frame: note_created(frame, self.hit, made))
 
@@ -152,16 +164,35 @@ class InsertExecution(Execution):
         changes: int = self.connection.connection.driver_connection.total_changes  # type: ignore[union-attr]
         return changes
 
-    def _rows_by_their_keys(self) -> list[Row]:
-        """Of each row the key, which is read as the database has it; what else it holds is read at the commit."""
+    def _highest_key(self) -> int:
+        name = quoted_name(self.connection, self.hit.table, self.sent.schemas)
+        key = self.connection.dialect.identifier_preparer.quote(self.hit.key[0].name)
+        query = f"SELECT coalesce(max({key}), 0) FROM {name}"  # noqa: S608 - quoted names
+        highest: int = self.connection.exec_driver_sql(query).scalar_one()
+        if highest == _LAST:
+            raise CaptureError(
+                f"INSERT into {self.hit.name}: its numbers have run out, so the next are chosen at random"
+            )
+        return highest
+
+    def _rows_by_their_keys(self, count: int | None = None) -> list[Row]:
+        """Of each row (of a list: of the first `count`) the key, which is read as the database has it.
+
+        What else it holds is read at the commit.
+        """
         if self.sent.many or self._in_batches:
             names = [column.key for column in self.hit.key]
-            keys = [tuple(each.get(name) for name in names) for each in self.sent.parameters]
-            rows = [dict(zip(self.hit.pk_keys, key, strict=True)) for key in keys]
+            keys = [tuple(each.get(name) for name in names) for each in self.sent.parameters[:count]]
+            rows: list[Row] = [dict(zip(self.hit.pk_keys, key, strict=True)) for key in keys]
         else:
             (told,) = self.context.inserted_primary_key_rows
             by_column = dict(zip(self.sent.table.primary_key, told, strict=False))
             rows = [{name: by_column.get(column) for name, column in zip(self.hit.pk_keys, self.hit.key, strict=True)}]
+        highest = self._highest
+        if highest is not None:
+            (key,) = self.hit.pk_keys
+            given = [row for row in rows if row[key] is not None and int(row[key]) <= highest]
+            return [*given, *self.look(self.hit.names(), [self.hit.key[0] > highest])]
         if any(part is None for row in rows for part in row.values()):
             raise CaptureError(f"INSERT into {self.hit.name}: the database does not tell the primary key of a new row")
         if self.is_elsewhere:
