@@ -20,7 +20,7 @@ This repository is made of .eventbus/history.sqlite3 and can be made again: writ
 """
 
 
-@lru_cache(maxsize=200_000)
+@lru_cache(maxsize=10_000)
 def path_of(path: str) -> str:
     """`crm/contact/ab12.json` → `crm/contact/3/f/a/ab12.json`."""
     directory, _, name = path.rpartition("/")
