@@ -43,16 +43,15 @@ def cut(body: bytes, limits: Limits) -> list[bytes]:
     """The bodies of a batch's events, in their order; none was looked into, and some may be no events.
 
     A batch that somebody else wrote, not an event a line, is read as a whole, if it is not larger than ours, and each
-    event written anew. Raises BadEvent with a constant
-    reason for what is no batch, or a larger one than the limits allow; these are asked before anything is made of it.
+    event written anew. Raises BadEvent with a constant reason for what is no batch, or a larger one than the limits
+    allow; these are asked before anything is made of it.
     """
     if len(body) > limits.body:
         raise BadEvent("body too large", f"{len(body)} bytes, the limit is {limits.body}")
-    _check_number(body.count(b"}" + _BETWEEN + b"{") + 1, body, limits)
-    bodies = body[1:-1].split(_BETWEEN)
-    is_ours = is_batch(body) and body.endswith(b"]") and len(bodies) > 1
-    if is_ours and all(each[:1] == b"{" and each[-1:] == b"}" for each in bodies):
-        return bodies
+    between = body.count(b"}" + _BETWEEN + b"{")
+    _check_number(between + 1, body, limits)
+    if body.startswith(b"[{") and body.endswith(b"}]") and 0 < between == body.count(_BETWEEN):
+        return body[1:-1].split(_BETWEEN)
     return [orjson.dumps(event) for event in _read(body, limits)]
 
 
