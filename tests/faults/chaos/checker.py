@@ -24,7 +24,8 @@ Row = Mapping[str, Any]
 _TRACEBACK = r"Traceback .*\n(?:(?: .*)?\n)*(?:\S.*\n)"
 _TRACE = re.compile(rf"^{_TRACEBACK}", re.MULTILINE)
 _RESET = re.compile(
-    rf"^Exception during reset or similar\n{_TRACEBACK}(?:\n(?:During|The above) .*\n\n{_TRACEBACK})*", re.MULTILINE
+    rf"^Exception during reset or similar\n{_TRACEBACK}(?:(?:[\[(].*\n)*\n(?:During|The above) .*\n\n{_TRACEBACK})*",
+    re.MULTILINE,
 )
 """SQLAlchemy's pool tells so of a connection that it drops since it is lost."""
 
