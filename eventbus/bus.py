@@ -32,7 +32,7 @@ from eventbus.listeners.statements.bulk import Bulk
 from eventbus.listeners.statements.omissions import Mode
 from eventbus.listeners.targets import resolve
 from eventbus.outbox import Entry, Outbox
-from eventbus.outbox.writer import begun
+from eventbus.outbox.writing.writer import begun
 from eventbus.publishers import Publisher, on_the_wire, publisher_for
 from eventbus.records.entities import Entities
 from eventbus.redaction import redact_url

@@ -23,7 +23,7 @@ from eventbus.dumps.targets import entities_of
 from eventbus.errors import ConfigurationError, SerializationError
 from eventbus.events.change import Key
 from eventbus.listeners.committing.encoding import key_values
-from eventbus.outbox.census import take_census
+from eventbus.outbox.reading.census import take_census
 from eventbus.outbox.side import side_engine
 from eventbus.records.entities import Entities
 from eventbus.records.entity import Entity

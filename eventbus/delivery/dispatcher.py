@@ -18,10 +18,10 @@ from collections.abc import Callable, Sequence
 from typing import Final, Literal, final
 
 from eventbus.delivery import lifetime
-from eventbus.delivery.courier import Courier
-from eventbus.delivery.desk import Desk, Options
 from eventbus.delivery.stats import KEPT, Stats, Watcher
 from eventbus.delivery.tempo import Tempo
+from eventbus.delivery.working.courier import Courier
+from eventbus.delivery.working.desk import Desk, Options
 from eventbus.errors import FlushTimeout, counted
 from eventbus.outbox import Entry, Store
 from eventbus.process import forks

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Final, final
 
-from eventbus.delivery.account import DATABASE_ERRORS
+from eventbus.delivery.outboxes.account import DATABASE_ERRORS
 from eventbus.delivery.stats import Stats, Watcher
 from eventbus.delivery.tempo import Tempo
 from eventbus.outbox import Store

@@ -19,9 +19,9 @@ from eventbus.dumps.targets import entities_of, primary_key, rows_of
 from eventbus.errors import counted
 from eventbus.inspection.witness import Absent, Evidence, Finding, Options, Parked, Report, Subject, Witness
 from eventbus.outbox import ParkedRow, Store, metadata
-from eventbus.outbox.census import Census, take_census
 from eventbus.outbox.owner import is_for_relay
 from eventbus.outbox.queries import MOST
+from eventbus.outbox.reading.census import Census, take_census
 from eventbus.outbox.side import missing_file, side_connection
 from eventbus.outbox.tables import outbox, parked
 from eventbus.records.entities import Entities

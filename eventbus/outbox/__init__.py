@@ -4,12 +4,12 @@
 publish (dispatcher and relay).
 """
 
-from eventbus.outbox.leases import Lease
 from eventbus.outbox.owner import Owner
-from eventbus.outbox.parked_rows import ParkedRow
-from eventbus.outbox.store import Row, Store
+from eventbus.outbox.reading.leases import Lease
+from eventbus.outbox.reading.parked_rows import ParkedRow
+from eventbus.outbox.reading.store import Row, Store
 from eventbus.outbox.tables import metadata
 from eventbus.outbox.versions import VersionClock
-from eventbus.outbox.writer import Entry, Outbox
+from eventbus.outbox.writing.writer import Entry, Outbox
 
 __all__ = ["Entry", "Lease", "Outbox", "Owner", "ParkedRow", "Row", "Store", "VersionClock", "metadata"]

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable
 from typing import Final, Literal, final
 
 from eventbus.backoff import Backoff
-from eventbus.delivery.account import DATABASE_ERRORS
 from eventbus.delivery.news import News
+from eventbus.delivery.outboxes.account import DATABASE_ERRORS
+from eventbus.delivery.outboxes.parking import unreadable
 from eventbus.delivery.parcel import Parcel, deliver
-from eventbus.delivery.parking import unreadable
 from eventbus.delivery.tempo import Tempo
 from eventbus.errors import BrokerUnavailable
 from eventbus.outbox import Row, Store

@@ -9,12 +9,12 @@ from typing import final
 
 from sqlalchemy import Engine
 
-from eventbus.delivery.account import DATABASE_ERRORS
 from eventbus.delivery.news import News
-from eventbus.delivery.watch import Watch
-from eventbus.outbox.leases import RELAY
+from eventbus.delivery.outboxes.account import DATABASE_ERRORS
+from eventbus.delivery.outboxes.watch import Watch
 from eventbus.outbox.queries import brief
-from eventbus.outbox.store import Store
+from eventbus.outbox.reading.leases import RELAY
+from eventbus.outbox.reading.store import Store
 
 logger = logging.getLogger("eventbus.outbox")
 

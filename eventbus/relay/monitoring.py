@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from eventbus.monitoring import figures
 from eventbus.monitoring.http import Page, serving
-from eventbus.outbox.census import Census, take_census
+from eventbus.outbox.reading.census import Census, take_census
 from eventbus.relay.service import Progress
 
 _MAX_AGE: Final = 60.0

@@ -10,7 +10,7 @@ from eventbus.delivery.parcel import Parcel, insist
 from eventbus.delivery.tempo import Tempo
 from eventbus.errors import BrokerUnavailable
 from eventbus.outbox import ParkedRow, Store, versions
-from eventbus.outbox.parked_rows import IN_ORDER
+from eventbus.outbox.reading.parked_rows import IN_ORDER
 from eventbus.publishers.base import Outcome, Publisher
 from eventbus.relay.rounds import rounds
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from eventbus.delivery.intake import ROUND_BYTES, ROUND_EVENTS
 from eventbus.delivery.parcel import Parcel
+from eventbus.delivery.working.intake import ROUND_BYTES, ROUND_EVENTS
 
 
 def rounds(parcels: Iterable[Parcel]) -> Iterable[list[Parcel]]:

@@ -17,12 +17,12 @@ from typing import Final, Literal, Protocol, final
 
 from sqlalchemy import Engine, func, select
 
-from eventbus.delivery.account import DATABASE_ERRORS
 from eventbus.delivery.dispatcher import Dispatcher
+from eventbus.delivery.outboxes.account import DATABASE_ERRORS
 from eventbus.delivery.tempo import Tempo
 from eventbus.errors import BrokerUnavailable, EventBusError
 from eventbus.outbox import Owner, Store
-from eventbus.outbox.leases import RELAY
+from eventbus.outbox.reading.leases import RELAY
 from eventbus.outbox.side import side_connection
 from eventbus.outbox.tables import outbox
 from eventbus.publishers.base import Publisher

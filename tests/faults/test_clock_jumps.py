@@ -14,7 +14,7 @@ import orjson
 import pytest
 
 from eventbus.outbox import Store
-from eventbus.outbox.parked_rows import ParkedRow
+from eventbus.outbox.reading.parked_rows import ParkedRow
 from tests.support.committing import Committer, committing
 from tests.support.lacking import lacking
 

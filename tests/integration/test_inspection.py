@@ -18,7 +18,7 @@ from consumers.json_mirror.command import main as mirror
 from eventbus import Bus, commands, install, muted
 from eventbus.environment import KNOWN, unknown
 from eventbus.outbox import ParkedRow, Store
-from eventbus.outbox.leases import RELAY
+from eventbus.outbox.reading.leases import RELAY
 from tests.support.committing import as_process, gone
 from tests.support.consuming import publish
 

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import create_engine, update
 
 from eventbus.outbox import ParkedRow, Store, tables
-from eventbus.outbox.census import Census, take_census
+from eventbus.outbox.reading.census import Census, take_census
 from eventbus.relay import Progress, main
 from eventbus.relay.monitoring import Probe, pages
 from tests.support.committing import Committer, as_process, body, committing, gone

@@ -22,19 +22,9 @@ from eventbus.delivery.dispatcher import Dispatcher
 from eventbus.delivery.tempo import Tempo
 from eventbus.errors import OutboxMissing
 from eventbus.events.envelope import Message
-from eventbus.outbox import (
-    Outbox,
-    ParkedRow,
-    Store,
-    creation,
-    maria,
-    metadata,
-    postgres,
-    table_writer,
-    tables,
-    versions,
-)
+from eventbus.outbox import Outbox, ParkedRow, Store, creation, metadata, tables, versions
 from eventbus.outbox.side import side_engine
+from eventbus.outbox.writing import maria, postgres, table_writer
 from eventbus.publishers.base import Outcome
 from eventbus.publishers.memory import MemoryPublisher
 from eventbus.relay import Relay

@@ -16,19 +16,19 @@ import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
 
-from eventbus.delivery import account as account_module
-from eventbus.delivery import parking
-from eventbus.delivery.account import Account
-from eventbus.delivery.courier import Courier
 from eventbus.delivery.dispatcher import Dispatcher
-from eventbus.delivery.intake import Intake
+from eventbus.delivery.outboxes import account as account_module
+from eventbus.delivery.outboxes import parking
+from eventbus.delivery.outboxes.account import Account
+from eventbus.delivery.outboxes.watch import Watch
 from eventbus.delivery.tempo import Tempo
-from eventbus.delivery.watch import Watch
+from eventbus.delivery.working.courier import Courier
+from eventbus.delivery.working.intake import Intake
 from eventbus.errors import BrokerUnavailable, ExchangeRefused, FlushTimeout
 from eventbus.events.envelope import Batch, Message
 from eventbus.outbox import Entry, Lease, Outbox, Row, Store
-from eventbus.outbox import store as store_module
-from eventbus.outbox.leases import Leases
+from eventbus.outbox.reading import store as store_module
+from eventbus.outbox.reading.leases import Leases
 from eventbus.outbox.riders import Riders
 from eventbus.publishers.base import Outcome, Publisher
 from eventbus.publishers.memory import MemoryPublisher
@@ -1026,7 +1026,7 @@ _ENDS_AT_ONCE = """
 import sys
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
-from eventbus.delivery import parking
+from eventbus.delivery.outboxes import parking
 from eventbus.delivery.dispatcher import Dispatcher
 from eventbus.publishers.virtual import VirtualPublisher
 from tests.support.committing import Committer

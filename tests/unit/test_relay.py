@@ -15,7 +15,7 @@ from eventbus.delivery.tempo import Tempo
 from eventbus.errors import BrokerUnavailable, EventBusError
 from eventbus.events.envelope import Batch, Message
 from eventbus.outbox import ParkedRow, Store
-from eventbus.outbox.leases import RELAY
+from eventbus.outbox.reading.leases import RELAY
 from eventbus.publishers.base import Outcome, Publisher
 from eventbus.publishers.memory import MemoryPublisher
 from eventbus.relay import Ordering, Relay

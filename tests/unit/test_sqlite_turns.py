@@ -16,8 +16,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sess
 
 import eventbus
 from eventbus import bus as bus_module
-from eventbus.delivery.deletion import Deletion
 from eventbus.delivery.dispatcher import Dispatcher
+from eventbus.delivery.outboxes.deletion import Deletion
 from eventbus.delivery.tempo import Tempo
 from eventbus.outbox import turns as turns_module
 from eventbus.outbox.turns import Occupied, Turns, turns_of

@@ -29,7 +29,7 @@ from consumers.web.settings import WebSettings
 from eventbus import acting_as, install
 from eventbus.errors import ConfigurationError
 from eventbus.outbox import ParkedRow, Store
-from eventbus.outbox.parked_rows import NEVER
+from eventbus.outbox.reading.parked_rows import NEVER
 from tests.support.consuming import publish
 
 TOKEN = "a-token-of-some-length"

@@ -15,16 +15,16 @@ from typing import Final, final
 from sqlalchemy.exc import SQLAlchemyError
 
 from eventbus.backoff import Backoff
-from eventbus.delivery.deletion import Deletion
 from eventbus.delivery.news import News
+from eventbus.delivery.outboxes.deletion import Deletion
+from eventbus.delivery.outboxes.parking import Claimed, Parking
+from eventbus.delivery.outboxes.sign import Sign
+from eventbus.delivery.outboxes.sources import Sources
+from eventbus.delivery.outboxes.sweep import Sweep
 from eventbus.delivery.parcel import Parcel
-from eventbus.delivery.parking import Claimed, Parking
-from eventbus.delivery.sign import Sign
-from eventbus.delivery.sources import Sources
-from eventbus.delivery.sweep import Sweep
 from eventbus.delivery.tempo import Tempo
 from eventbus.outbox.queries import brief
-from eventbus.outbox.store import Store
+from eventbus.outbox.reading.store import Store
 from eventbus.outbox.turns import Occupied
 
 DATABASE_ERRORS: Final = (SQLAlchemyError, OSError)

@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable
 from typing import Final, final
 
-from eventbus.delivery.account import Account
-from eventbus.delivery.desk import Desk
-from eventbus.delivery.intake import Job
-from eventbus.delivery.pulse import Pulse
+from eventbus.delivery.outboxes.account import Account
+from eventbus.delivery.working.desk import Desk
+from eventbus.delivery.working.intake import Job
+from eventbus.delivery.working.pulse import Pulse
 
 _LINGER: Final = 0.001
 _LINGER_LONG: Final = 0.005

@@ -12,8 +12,8 @@ from typing import Final, final
 from eventbus.delivery.parcel import Parcel
 from eventbus.delivery.tempo import Tempo, Timer
 from eventbus.outbox import versions
-from eventbus.outbox.parked_rows import NEVER, ParkedRow
-from eventbus.outbox.store import Row, Store
+from eventbus.outbox.reading.parked_rows import NEVER, ParkedRow
+from eventbus.outbox.reading.store import Row, Store
 from eventbus.outbox.turns import Occupied
 from eventbus.publishers.base import Outcome
 

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Final, final
 
-from eventbus.delivery.account import DATABASE_ERRORS, Account
+from eventbus.delivery.outboxes.account import DATABASE_ERRORS, Account
 from eventbus.outbox.turns import Occupied
 
 _PATIENCE: Final = 2.0

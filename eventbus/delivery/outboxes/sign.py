@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import final
 
-from eventbus.delivery.sources import Sources
-from eventbus.outbox.store import Store
+from eventbus.delivery.outboxes.sources import Sources
+from eventbus.outbox.reading.store import Store
 
 
 @final

@@ -12,8 +12,8 @@ from eventbus.outbox import versions
 from eventbus.outbox.creation import code_of, create_tables, demand, is_missing_table
 from eventbus.outbox.owner import Owner
 from eventbus.outbox.side import side_connection
-from eventbus.outbox.table_writer import MAX_LAG, TableWriter
 from eventbus.outbox.tables import outbox
+from eventbus.outbox.writing.table_writer import MAX_LAG, TableWriter
 
 _DUPLICATE_KEY: Final = 1062
 _TABLE_CHANGED: Final = 1412

@@ -10,8 +10,8 @@ from sqlalchemy.exc import DBAPIError
 from eventbus.outbox import versions
 from eventbus.outbox.creation import create_tables, demand, is_missing_table
 from eventbus.outbox.owner import Owner
-from eventbus.outbox.table_writer import TableWriter
 from eventbus.outbox.tables import lease, outbox
+from eventbus.outbox.writing.table_writer import TableWriter
 
 logger = logging.getLogger("eventbus.outbox")
 

@@ -10,14 +10,14 @@ from sqlalchemy.orm import Session, SessionTransaction
 
 from eventbus.errors import ConfigurationError
 from eventbus.events.envelope import Batch
-from eventbus.outbox.maria import MariaWriter
 from eventbus.outbox.owner import Owner
-from eventbus.outbox.postgres import PostgresWriter
-from eventbus.outbox.sqlite import SqliteWriter, is_in_memory
-from eventbus.outbox.store import Store
-from eventbus.outbox.table_writer import NoWriter, TableWriter, Writer
+from eventbus.outbox.reading.store import Store
 from eventbus.outbox.turns import turns_of
 from eventbus.outbox.versions import VersionClock
+from eventbus.outbox.writing.maria import MariaWriter
+from eventbus.outbox.writing.postgres import PostgresWriter
+from eventbus.outbox.writing.sqlite import SqliteWriter, is_in_memory
+from eventbus.outbox.writing.table_writer import NoWriter, TableWriter, Writer
 from eventbus.process import forks
 
 CHUNK_EVENTS: Final = 256

@@ -8,10 +8,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final, final
 
+from eventbus.delivery.outboxes.parking import Parking
 from eventbus.delivery.parcel import Parcel
-from eventbus.delivery.parking import Parking
 from eventbus.outbox.queries import PAGE_BYTES
-from eventbus.outbox.store import Row, Store
+from eventbus.outbox.reading.store import Row, Store
 
 LONG_AGO: Final = float("-inf")
 

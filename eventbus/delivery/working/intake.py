@@ -10,8 +10,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final, final
 
-from eventbus.delivery.account import Account
-from eventbus.delivery.accounts import Accounts
+from eventbus.delivery.outboxes.account import Account
+from eventbus.delivery.outboxes.accounts import Accounts
 from eventbus.delivery.parcel import Parcel
 from eventbus.delivery.remarks import Remarks
 from eventbus.delivery.stats import Counters

@@ -10,15 +10,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal, final
 
-from eventbus.delivery.account import Account
-from eventbus.delivery.accounts import Accounts
-from eventbus.delivery.intake import Intake, Job
-from eventbus.delivery.outlet import Outlet
+from eventbus.delivery.outboxes.account import Account
+from eventbus.delivery.outboxes.accounts import Accounts
 from eventbus.delivery.parcel import Parcel
-from eventbus.delivery.refusals import Refusals
 from eventbus.delivery.remarks import Remarks
 from eventbus.delivery.stats import Counters
 from eventbus.delivery.tempo import Tempo
+from eventbus.delivery.working.intake import Intake, Job
+from eventbus.delivery.working.outlet import Outlet
+from eventbus.delivery.working.refusals import Refusals
 from eventbus.publishers.base import Publisher
 
 _SAMPLES: Final = 1000

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Final, final
 
-from eventbus.delivery.sources import Sources
+from eventbus.delivery.outboxes.sources import Sources
+from eventbus.delivery.outboxes.watch import Watch
 from eventbus.delivery.tempo import Tempo, Timer
-from eventbus.delivery.watch import Watch
-from eventbus.outbox.leases import ABANDONED
 from eventbus.outbox.owner import is_for_relay
-from eventbus.outbox.store import Store
+from eventbus.outbox.reading.leases import ABANDONED
+from eventbus.outbox.reading.store import Store
 
 _PAGES: Final = 10
 """Looked at in one sweep."""

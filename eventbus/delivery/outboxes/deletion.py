@@ -7,10 +7,10 @@ import time
 from contextlib import AbstractContextManager
 from typing import Final, final
 
-from eventbus.delivery.parking import Parking
-from eventbus.delivery.sources import LONG_AGO
+from eventbus.delivery.outboxes.parking import Parking
+from eventbus.delivery.outboxes.sources import LONG_AGO
 from eventbus.delivery.tempo import Tempo
-from eventbus.outbox.store import Store
+from eventbus.outbox.reading.store import Store
 from eventbus.process import failpoints
 
 _DELETE_ROWS: Final = 1000

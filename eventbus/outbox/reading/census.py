@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, Engine, Table, func, inspect, select
 
-from eventbus.outbox.leases import has_relay
 from eventbus.outbox.owner import is_dead, is_for_relay
 from eventbus.outbox.queries import MOST
+from eventbus.outbox.reading.leases import has_relay
 from eventbus.outbox.side import side_connection
 from eventbus.outbox.tables import outbox, parked
 

@@ -18,7 +18,7 @@ from eventbus.events.envelope import Batch
 from eventbus.outbox import versions
 from eventbus.outbox.creation import FRESH_LAG
 from eventbus.outbox.owner import Owner
-from eventbus.outbox.store import Store
+from eventbus.outbox.reading.store import Store
 from eventbus.outbox.versions import VersionClock
 
 MAX_LAG: Final = 60_000_000

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from typing import Final, final
 
-from eventbus.delivery.account import Account
+from eventbus.delivery.outboxes.account import Account
 from eventbus.delivery.tempo import Tempo
 from eventbus.outbox import Store
 

@@ -7,9 +7,9 @@ import random
 import time
 from typing import Final, Literal, final
 
-from eventbus.delivery.intake import Intake, Job
 from eventbus.delivery.remarks import Remarks
 from eventbus.delivery.stats import Counters
+from eventbus.delivery.working.intake import Intake, Job
 from eventbus.publishers.base import Outcome
 
 _MOST_SUSPECTS: Final = 1000

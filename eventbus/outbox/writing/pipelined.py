@@ -24,8 +24,8 @@ from sqlalchemy import Connection, Engine, RootTransaction
 
 from eventbus.errors import OutboxMissing
 from eventbus.events.envelope import Batch
-from eventbus.outbox import prepared
 from eventbus.outbox.tables import outbox
+from eventbus.outbox.writing import prepared
 
 MAX_BYTES: Final = 64 << 10
 

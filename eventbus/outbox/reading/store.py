@@ -12,9 +12,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection, Engine, Select, func, inspect, select
 
 from eventbus.outbox.access import Access
-from eventbus.outbox.leases import Leases
 from eventbus.outbox.owner import FOR_RELAY, Owner
-from eventbus.outbox.parked_rows import ParkedRows
 from eventbus.outbox.queries import (
     MOST,
     PAGE_BYTES,
@@ -27,6 +25,8 @@ from eventbus.outbox.queries import (
     raise_floor,
     slices,
 )
+from eventbus.outbox.reading.leases import Leases
+from eventbus.outbox.reading.parked_rows import ParkedRows
 from eventbus.outbox.riders import Riders
 from eventbus.outbox.side import begin_alone, begin_immediate, missing_file
 from eventbus.outbox.tables import lease, outbox

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import final
 
-from eventbus.outbox.leases import ABANDONED, Lease
 from eventbus.outbox.owner import is_alive, is_dead
+from eventbus.outbox.reading.leases import ABANDONED, Lease
 
 
 @final

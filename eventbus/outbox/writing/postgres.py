@@ -11,12 +11,13 @@ from sqlalchemy.exc import DBAPIError
 
 from eventbus.errors import OutboxMissing
 from eventbus.events.envelope import Batch
-from eventbus.outbox import pipelined, versions
+from eventbus.outbox import versions
 from eventbus.outbox.creation import BOTH_WAYS, TABLES, create_tables, demand, is_missing_table, raising
 from eventbus.outbox.owner import Owner
 from eventbus.outbox.side import side_connection
-from eventbus.outbox.table_writer import MAX_LAG, TableWriter
 from eventbus.outbox.tables import outbox
+from eventbus.outbox.writing import pipelined
+from eventbus.outbox.writing.table_writer import MAX_LAG, TableWriter
 
 logger = logging.getLogger("eventbus.outbox")
 

@@ -1,0 +1,1 @@
+"""What a process knows of each outbox: rows to be read back, taken over, parked and deleted, and who lives."""
