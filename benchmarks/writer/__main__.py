@@ -81,7 +81,7 @@ class Rival:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--database", choices=places.DATABASES, default="sqlite")
-    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=0.15, help="of one turn")
     parser.add_argument("--cell", action="append", help=f"only these; of {', '.join(cell.name for cell in CELLS)}")
     parser.add_argument("--contender", action="append", help="only these, and bare")
@@ -149,7 +149,7 @@ def _commits(rival: Rival, cell: Cell, seconds: float) -> int:
     """How many fill the time: a multiple of the workers, so that all have work to the end."""
     if cell.rows > LARGE:
         return 1
-    few = 2 if cell.rows > 1 else 8
+    few = 1 if cell.rows > 1 else 8
     turn = rival.take(cell, few * cell.workers)
     each = turn.wall / (few * cell.workers)
     least = 1 if cell.rows > 1 else 4
