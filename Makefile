@@ -16,16 +16,16 @@ demo: $(VENV)/.demo  ## Run the whole chain here, without a broker (EVENTBUS_URL
 	$(VENV)/bin/python -m examples.demo $(ARGS)
 
 test: $(VENV)/.dev  ## Run all tests; ARGS="tests/unit -k naming" for some
-	$(VENV)/bin/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal $(ARGS)
+	$(VENV)/bin/python -m pytest --numprocesses=3 --dist=worksteal $(ARGS)
 
 test-oldest: $(VENV)-oldest/.test  ## Run units, contracts and capture with the oldest versions that pyproject.toml allows
-	$(VENV)-oldest/bin/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal \
+	$(VENV)-oldest/bin/python -m pytest --numprocesses=3 --dist=worksteal \
 	  tests/unit tests/contract tests/integration/test_capture_*.py $(ARGS)
 
 test-frameworks: $(VENV)-frameworks/.test  ## Run the examples for FastAPI, Flask, Litestar, Celery, ... under their real servers
 	for release in '<2.1' '>=2.1'; do \
 	  $(VENV)-frameworks/bin/python -m pip --disable-pip-version-check --no-input install --quiet "sqlalchemy$$release" || exit 1; \
-	  $(VENV)-frameworks/bin/python -m pytest --numprocesses=auto --maxprocesses=4 tests/frameworks $(ARGS) || exit 1; \
+	  $(VENV)-frameworks/bin/python -m pytest tests/frameworks $(ARGS) || exit 1; \
 	done
 
 lint: $(VENV)/.dev  ## Check rules, format, types and layers
