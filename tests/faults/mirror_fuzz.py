@@ -268,7 +268,7 @@ class Fuzzed:
 
     def __init__(self, url: str, directory: Path) -> None:
         self.settings: ConsumerSettings = mirror_settings(url, f"fuzz-{uuid.uuid4().hex[:9]}")
-        self.sent = self.refused = self.good = 0
+        self.sent = self.taken = self.refused = self.good = 0
         self.most_memory = 0
         self.most_processor = 0.0
         self._data_dir = directory / "data"
@@ -298,7 +298,11 @@ class Fuzzed:
         before = processor(self._process.pid)
         sent = [each for each in messages if self._wire.send(self.settings.exchange, each)]
         self._take_good()
-        expected = Counter(sha256(body).hexdigest() for each in sent for body in self._bad(each))
+        expected = Counter[str]()
+        for each in sent:
+            good, bad = self._judged(each)
+            self.taken += good
+            expected.update(sha256(body).hexdigest() for body in bad)
         self._await_letters(expected)
         spent = processor(self._process.pid) - before - 2 * _TICK
         self.sent += len(sent)
@@ -336,14 +340,14 @@ class Fuzzed:
             raise AssertionError(f"{complaint}: {self._process.log.read_text()[-2000:]}") from None
         assert self._process.running, self._process.log.read_text()[-2000:]
 
-    def _bad(self, message: Message) -> list[bytes]:
-        """What of it the mirror's own rules refuse, as they do in this process."""
+    def _judged(self, message: Message) -> tuple[int, list[bytes]]:
+        """How many events of it the mirror's own rules take, and what they refuse, as they do in this process."""
         properties = {**STANDARD, **message.properties}
         delivery = Delivery(message.body, message.key, exchange=self.settings.exchange, properties=properties)
         good, bad = self._screen.sift(delivery)
         outcomes = intake.read(good, self._nothing_known, 0)[1]
         given_up = [part for part, outcome in zip(good, outcomes, strict=True) if isinstance(outcome, DeadLetter)]
-        return [part.body for part in (*(part for part, _ in bad), *given_up)]
+        return len(good) - len(given_up), [part.body for part in (*(part for part, _ in bad), *given_up)]
 
 
 def memory(pid: int) -> int:
@@ -397,7 +401,8 @@ def main(minutes: float, url: str, first: int) -> None:
             fuzz(mirror, 100, number)
             number += 1
             click.echo(
-                f"seed {number - 1}: {mirror.sent:,} messages, {mirror.refused:,} refused, {mirror.good:,} good, "
+                f"seed {number - 1}: {mirror.sent:,} messages, {mirror.taken:,} events taken, {mirror.refused:,} refused, "
+                f"{mirror.good:,} good, "
                 f"{mirror.most_memory / (1 << 20):.0f} MiB above the start, "
                 f"{1000 * mirror.most_processor:.0f} ms of processor a message at most"
             )

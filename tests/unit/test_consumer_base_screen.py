@@ -20,7 +20,7 @@ from consumers.base.reading.letter import OURS, Letter, again, dead_letter
 from consumers.base.reading.screen import Screen
 from consumers.trust import Trust, parse_users
 from eventbus.errors import BadEvent
-from eventbus.events import naming
+from eventbus.events import batch, naming
 from eventbus.events.reading import Limits
 from tests.support.consuming import STANDARD, delivery, event_body
 
@@ -70,6 +70,13 @@ def test_properties_alone_can_disqualify(properties: dict[str, Any], reason: str
 def test_size_is_looked_at_before_content() -> None:
     assert refused(delivery(body=b"x" * 2001)) == "body too large"
     assert refused(Delivery(b"", size=10 << 20, standard=True)) == "body too large"
+
+
+@pytest.mark.parametrize("content_type", [STANDARD["content_type"], batch.CONTENT_TYPE])
+@pytest.mark.parametrize("body", [b"{", b"[{]", b"[{},\n{}]", b"x" * 3_000])
+def test_a_fault_does_not_hold_the_frames_that_found_it(content_type: str, body: bytes) -> None:
+    ((_, fault),) = SCREEN.sift(delivery(body=body, content_type=content_type)).bad
+    assert (fault.__traceback__, fault.__cause__, fault.__context__) == (None, None, None)
 
 
 @given(st.binary(max_size=300))

@@ -75,14 +75,13 @@ class Screen:
         try:
             parts = self._parts(delivery) if _is_batch(delivery) else [delivery]
         except BadEvent as fault:
-            return Sifted([], [(delivery, fault)])
+            return Sifted([], [(delivery, _told(fault))])
         sifted = Sifted([], [])
         for part in parts:
             try:
                 self.check(part)
             except BadEvent as fault:
-                # Without the frames that raised it: they hold what was read, many times the body's size.
-                sifted.bad.append((part, BadEvent(fault.reason, fault.detail)))
+                sifted.bad.append((part, _told(fault)))
             else:
                 sifted.good.append(part)
         return sifted if sifted.good else Sifted([], [(delivery, sifted.bad[0][1])])
@@ -120,6 +119,15 @@ class Screen:
             raise
         except Exception as error:  # a message that stops the consumer would stop it again after every restart
             raise BadEvent("unreadable", type(error).__name__) from error
+
+
+def _told(fault: BadEvent) -> BadEvent:
+    """What it says, without the frames that raised it.
+
+    They hold what was read, many times the body's size; and their callers hold them, so all would stay for the
+    collector, which seldom comes.
+    """
+    return BadEvent(fault.reason, fault.detail)
 
 
 def _is_batch(delivery: Delivery) -> bool:
