@@ -402,7 +402,8 @@ def main(minutes: float, url: str, first: int) -> None:
             number += 1
             click.echo(
                 f"seed {number - 1}: {mirror.sent:,} messages, {mirror.taken:,} events taken, "
-                f"{mirror.refused:,} refused, {mirror.good:,} good, {mirror.most_memory / (1 << 20):.0f} MiB above the start, "
+                f"{mirror.refused:,} refused, {mirror.good:,} good, "
+                f"{mirror.most_memory / (1 << 20):.0f} MiB above the start, "
                 f"{1000 * mirror.most_processor:.0f} ms of processor a message at most"
             )
 
