@@ -100,7 +100,7 @@ class Plan:
 
     def _prepare(self, mapper: Mapper[Any], entity: Entity) -> None:
         columns: dict[str, Column[Any]] = dict(zip(entity.keys, entity.columns, strict=True))
-        self._row = _getter(entity.keys)
+        self._row = getter(entity.keys)
         self.keys = entity.keys
         self.pk = _positions(entity.pk_index)
         self.pk_keys = frozenset(entity.keys[position] for position in entity.pk_index)
@@ -216,7 +216,7 @@ def needed_positions(entity: Entity) -> tuple[int, ...]:
     return tuple(sorted(wanted))
 
 
-def _getter(items: tuple[Any, ...]) -> Callable[[Any], tuple[Any, ...]]:
+def getter(items: tuple[Any, ...]) -> Callable[[Any], tuple[Any, ...]]:
     """`itemgetter` that gives a tuple for a single item too."""
     if len(items) == 1:
         (item,) = items

@@ -10,6 +10,7 @@ from sqlalchemy.engine.interfaces import ExecuteStyle
 
 from eventbus.errors import CaptureError
 from eventbus.events.change import MISSING, Entity, Key, Values
+from eventbus.listeners.flushing.plan import getter
 from eventbus.listeners.recording.frame import Frame
 from eventbus.listeners.statements.returning import Returning
 from eventbus.listeners.statements.rows import Hit, Known, Lock, Row, hold_file, look, look_by, values_of
@@ -123,11 +124,18 @@ def of_entity(entity: Entity, row: Mapping[str, Any]) -> Row:
     return {name: value for name, value in row.items() if name in entity.positions}
 
 
-def note_created(frame: Frame, hit: Hit, rows: Known) -> None:
+def note_created(frame: Frame, rows: Known) -> None:
     """These rows are new."""
+    by_entity: dict[Entity, dict[Key, Row]] = {}
     for key, (entity, row) in rows.items():
         if entity is not None:
-            frame.created(entity, key, values_of(entity, hit, key, row))
+            by_entity.setdefault(entity, {})[key] = row
+    for entity, created in by_entity.items():
+        try:
+            values, whole = dict(zip(created, map(getter(entity.keys), created.values()), strict=True)), True
+        except KeyError:
+            values, whole = {key: values_of(entity, row) for key, row in created.items()}, False
+        frame.created_rows(entity, values, whole=whole)
 
 
 def note_deleted(frame: Frame, rows: Known) -> None:
@@ -137,16 +145,14 @@ def note_deleted(frame: Frame, rows: Known) -> None:
             frame.deleted(entity, key, row)
 
 
-def note_updated(frame: Frame, hit: Hit, rows: Known, before: Mapping[Key, Row], *, certain: bool = True) -> None:
+def note_updated(frame: Frame, rows: Known, before: Mapping[Key, Row], *, certain: bool = True) -> None:
     """`before`: of each row the old values of what was set, or may have changed; MISSING where they are not known.
 
     `certain`: the values are the row's under lock; else of what was not set they were seen before.
     """
     for key, (entity, row) in rows.items():
         if entity is not None:
-            frame.updated(
-                entity, key, of_entity(entity, before[key]), values_of(entity, hit, key, row), certain=certain
-            )
+            frame.updated(entity, key, of_entity(entity, before[key]), values_of(entity, row), certain=certain)
 
 
 def within_a_flush(note: Callable[[Frame], None]) -> Callable[[Frame], None]:

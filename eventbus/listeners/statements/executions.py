@@ -19,8 +19,9 @@ from eventbus.listeners.recording.transactional import check_transactional
 from eventbus.listeners.recording.undone import is_undone
 from eventbus.listeners.statements.deletes import DeleteExecution
 from eventbus.listeners.statements.execution import Execution, within_a_flush
-from eventbus.listeners.statements.inserts import NO_RETURNING, InsertExecution, counts_up
+from eventbus.listeners.statements.inserts import NO_RETURNING, InsertExecution
 from eventbus.listeners.statements.lists import go_together, one_by_one
+from eventbus.listeners.statements.numbered import counts_up
 from eventbus.listeners.statements.omissions import Omissions
 from eventbus.listeners.statements.recognition import Rows
 from eventbus.listeners.statements.returning import with_keys_given_back

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from sqlalchemy import Connection, Integer
+from sqlalchemy import Connection
 
 from eventbus.errors import CaptureError
 from eventbus.events.change import MISSING, Key
@@ -18,20 +18,13 @@ from eventbus.listeners.statements.execution import (
     note_deleted,
     note_updated,
 )
+from eventbus.listeners.statements.numbered import counts_up, given_up_to, highest_number
 from eventbus.listeners.statements.returning import IS_NEW
-from eventbus.listeners.statements.rows import Hit, Row, quoted_name
+from eventbus.listeners.statements.rows import Hit, Row
 from eventbus.listeners.statements.sent import Sent, is_upsert, lacks_keys
 from eventbus.listeners.statements.upsert import Telling, rows_in_conflict, set_on_conflict
 
-_LAST: Final = 2**63 - 1
 NO_RETURNING: Final = "INSERT into {}: this database has no RETURNING, so the keys of the new rows are not known"
-
-
-def counts_up(connection: Connection, hit: Hit) -> bool:
-    """Whether SQLite gives a new row a higher key than all others have."""
-    own = hit.table.autoincrement_column
-    is_plain = own is not None and len(hit.key) == 1 and hit.key[0] is own and isinstance(own.type, Integer)
-    return is_plain and connection.dialect.name == "sqlite"
 
 
 class InsertExecution(Execution):
@@ -62,9 +55,9 @@ class InsertExecution(Execution):
                 self._earlier = rows_in_conflict(self.connection, self.sent, self.hit)
         if self._gives_back():
             self.ask(self.hit.names(), [IS_NEW] if self._tells_new else [])
-        elif self.sent.many and lacks_keys(self.hit.key, self.sent.parameters) and counts_up(self.connection, self.hit):
+        elif self.sent.many and counts_up(self.connection, self.hit) and lacks_keys(self.hit.key, self.sent.parameters):
             self.hold("insert")
-            self._highest = self._highest_key()
+            self._highest = highest_number(self.connection, self.sent, self.hit)
         elif not self._tells_keys():
             raise CaptureError(NO_RETURNING.format(self.hit.name))
 
@@ -147,7 +140,7 @@ class InsertExecution(Execution):
             self._finish_upsert(rows, new)
             return
         made = self.hit.known(self.connection, rows)
-        self.record(lambda frame: note_created(frame, self.hit, made))
+        self.record(lambda frame: note_created(frame, made))
 
     def finish_partly(self) -> None:
         if self.returning is not None and self.returning.rows:
@@ -155,7 +148,7 @@ class InsertExecution(Execution):
         elif self.returning is None and self.sent.many:
             rows = self._rows_by_their_keys(self._count_changes() - self._changes)
             made = self.hit.known(self.connection, rows)
-            self.record(lambda frame: note_created(frame, self.hit, made))
+            self.record(lambda frame: note_created(frame, made))
 
     def _count_changes(self) -> int:
         """How many rows SQLite's connection has ever changed; elsewhere a list of given keys is one statement."""
@@ -164,35 +157,23 @@ class InsertExecution(Execution):
         changes: int = self.connection.connection.driver_connection.total_changes  # type: ignore[union-attr]
         return changes
 
-    def _highest_key(self) -> int:
-        name = quoted_name(self.connection, self.hit.table, self.sent.schemas)
-        key = self.connection.dialect.identifier_preparer.quote(self.hit.key[0].name)
-        query = f"SELECT coalesce(max({key}), 0) FROM {name}"  # noqa: S608 - quoted names
-        highest: int = self.connection.exec_driver_sql(query).scalar_one()
-        if highest == _LAST:
-            raise CaptureError(
-                f"INSERT into {self.hit.name}: its numbers have run out, so the next are chosen at random"
-            )
-        return highest
-
     def _rows_by_their_keys(self, count: int | None = None) -> list[Row]:
         """Of each row (of a list: of the first `count`) the key, which is read as the database has it.
 
-        What else it holds is read at the commit.
+        What else it holds is read at the commit; of new rows that SQLite has numbered, at once.
         """
+        highest = self._highest
+        if highest is not None:
+            old = given_up_to(highest, self.hit, self.sent.parameters[:count])
+            return [*old, *self.look(self.hit.names(), [self.hit.key[0] > highest])]
         if self.sent.many or self._in_batches:
-            names = [column.key for column in self.hit.key]
-            keys = [tuple(each.get(name) for name in names) for each in self.sent.parameters[:count]]
-            rows: list[Row] = [dict(zip(self.hit.pk_keys, key, strict=True)) for key in keys]
+            names = [(name, column.key) for name, column in zip(self.hit.pk_keys, self.hit.key, strict=True)]
+            given = self.sent.parameters[:count]
+            rows: list[Row] = [{name: each.get(parameter) for name, parameter in names} for each in given]
         else:
             (told,) = self.context.inserted_primary_key_rows
             by_column = dict(zip(self.sent.table.primary_key, told, strict=False))
             rows = [{name: by_column.get(column) for name, column in zip(self.hit.pk_keys, self.hit.key, strict=True)}]
-        highest = self._highest
-        if highest is not None:
-            (key,) = self.hit.pk_keys
-            given = [row for row in rows if row[key] is not None and int(row[key]) <= highest]
-            return [*given, *self.look(self.hit.names(), [self.hit.key[0] > highest])]
         if any(part is None for row in rows for part in row.values()):
             raise CaptureError(f"INSERT into {self.hit.name}: the database does not tell the primary key of a new row")
         if self.is_elsewhere:
@@ -222,8 +203,8 @@ class InsertExecution(Execution):
 
         def note(frame: Frame) -> None:
             note_deleted(frame, deleted)
-            note_updated(frame, self.hit, updated, before)
-            note_created(frame, self.hit, created)
+            note_updated(frame, updated, before)
+            note_created(frame, created)
 
         self.record(note)
 

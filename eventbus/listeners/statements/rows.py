@@ -70,7 +70,7 @@ class Hit:
         return self._name_by_column.get(getattr(column, "_deannotate", lambda: column)())
 
     def key_of(self, row: Mapping[str, Any]) -> Key:
-        return tuple(row[name] for name in self.pk_keys)
+        return tuple([row[name] for name in self.pk_keys])
 
     def tells(self, names: Iterable[str]) -> bool:
         """Whether these columns tell whose record a row is."""
@@ -88,11 +88,11 @@ class Hit:
         if rows and not self.tells(rows[0]):
             kinds = self.kinds(connection, [self.key_of(row) for row in rows])
             rows = [{**row, self.kind or "": kinds.get(self.key_of(row))} for row in rows]
+        several = len(self.entities) > 1
         known: Known = {}
         for row in rows:
             entity = self.entity_of(row)
-            several = entity is not None and len(self.entities) > 1
-            known[self.key_of(row)] = entity, _part(row, entity) if several else row
+            known[self.key_of(row)] = entity, _part(row, entity) if several and entity is not None else row
         return known
 
 
@@ -183,10 +183,9 @@ class TableHit(Hit):
         return self._entity
 
 
-def values_of(entity: Entity, hit: Hit, key: Key, row: Mapping[str, Any]) -> Values:
+def values_of(entity: Entity, row: Mapping[str, Any]) -> Values:
     """The row as a frame holds it: MISSING for what was not read."""
-    held = {**row, **dict(zip(hit.pk_keys, key, strict=True))}
-    return tuple([held.get(name, MISSING) for name in entity.keys])
+    return tuple([row.get(name, MISSING) for name in entity.keys])
 
 
 def _part(row: Row, entity: Any) -> Row:
@@ -283,9 +282,9 @@ def _by_keys(
         )
 
 
-def _execute(connection: Connection, query: Select[Any], schemas: Any) -> Iterator[Any]:
+def _execute(connection: Connection, query: Select[Any], schemas: Any) -> Sequence[Any]:
     options = {} if schemas is None else {"schema_translate_map": schemas}
-    yield from connection.execute(query, execution_options=options)
+    return connection.execute(query, execution_options=options).all()  # a Result fetches row by row otherwise
 
 
 def _among(dialect: Dialect, columns: Sequence[Any], keys: Sequence[Any]) -> Any:

@@ -227,16 +227,17 @@ def is_volatile(criterion: Any) -> bool:
 
 def lacks_keys(columns: Sequence[Any], rows: Sequence[Mapping[str, Any]]) -> bool:
     """Whether some row to insert does not hold its primary key as the database will give it back."""
-    return any(not _holds(row.get(column.key), column.type) for row in rows for column in columns)
+    return not all(_are_held((row.get(column.key) for row in rows), column.type) for column in columns)
 
 
-def _holds(value: Any, type_: Any) -> bool:
-    if value is None or isinstance(type_, TypeDecorator) or type_._has_bind_expression:
+def _are_held(values: Iterable[Any], type_: Any) -> bool:
+    if isinstance(type_, TypeDecorator) or type_._has_bind_expression:
         return False
     try:
-        return isinstance(value, type_.python_type)
+        expected = type_.python_type
     except NotImplementedError:
-        return True
+        expected = object
+    return all(value is not None and isinstance(value, expected) for value in values)
 
 
 def _may_change_its_mind(element: Any) -> bool:

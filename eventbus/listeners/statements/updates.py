@@ -146,8 +146,8 @@ class UpdateExecution(Execution):
 
         def note(frame: Frame) -> None:
             note_deleted(frame, {key: was[key] for key in others})
-            note_created(frame, self.hit, {key: rows[key] for key in rows if key in others})
-            note_updated(frame, self.hit, changed, before, certain=certain)
+            note_created(frame, {key: rows[key] for key in rows if key in others})
+            note_updated(frame, changed, before, certain=certain)
 
         self.record(note)
 
@@ -168,7 +168,7 @@ class UpdateExecution(Execution):
 
         def note(frame: Frame) -> None:
             note_deleted(frame, gone)
-            note_created(frame, self.hit, now)
+            note_created(frame, now)
 
         self.record(note)
 
