@@ -20,7 +20,7 @@ test: $(VENV)/.dev  ## Run all tests; ARGS="tests/unit -k naming" for some
 
 test-oldest: $(VENV)-oldest/.test  ## Run units, contracts and capture with the oldest versions that pyproject.toml allows
 	$(VENV)-oldest/bin/python -m pytest --numprocesses=3 --dist=worksteal \
-	  tests/unit tests/contract tests/integration/test_capture_*.py $(ARGS)
+	  tests/unit tests/contract tests/integration/test_capture_*.py tests/integration/test_statement_lists.py $(ARGS)
 
 test-frameworks: $(VENV)-frameworks/.test  ## Run the examples for FastAPI, Flask, Litestar, Celery, ... under their real servers
 	for release in '<2.1' '>=2.1'; do \
