@@ -15,14 +15,17 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import Engine, create_engine, delete, insert, select, update
+from sqlalchemy import Engine, Identity, create_engine, delete, insert, select, update
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
 from benchmarks import figures, places
 from tests.support.recording import Recording
+
+NEW: Final = 10_000_000
+"""No key up to here is of a row that a statement makes."""
 
 
 class Base(DeclarativeBase):
@@ -30,7 +33,7 @@ class Base(DeclarativeBase):
 
 
 class _Columns:
-    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    id: Mapped[int] = mapped_column(Identity(start=NEW + 1), primary_key=True)
     name: Mapped[str | None]
     city: Mapped[str | None]
     number: Mapped[int]
@@ -50,23 +53,27 @@ Statement = Callable[[Session, type[Any], int, int], Any]
 
 
 def _rows(turn: int, rows: int) -> list[dict[str, Any]]:
-    return [{"id": number, "name": f"n{turn}", "city": "Brussels", "number": turn} for number in range(rows)]
+    return [{"id": number, "name": f"n{turn}", "city": "Brussels", "number": turn} for number in range(1, rows + 1)]
 
 
 def _where(session: Session, model: type[Any], rows: int, turn: int) -> None:
-    session.execute(update(model).where(model.id < rows).values(number=turn, name=f"n{turn}"))
+    session.execute(update(model).where(model.id <= rows).values(number=turn, name=f"n{turn}"))
 
 
 def _by_key(session: Session, model: type[Any], rows: int, turn: int) -> None:
-    session.execute(update(model), [{"id": number, "number": turn} for number in range(rows)])
+    session.execute(update(model), [{"id": number, "number": turn} for number in range(1, rows + 1)])
 
 
 def _delete(session: Session, model: type[Any], rows: int, turn: int) -> None:
-    session.execute(delete(model).where(model.id < rows))
+    session.execute(delete(model).where(model.id <= rows))
 
 
 def _insert(session: Session, model: type[Any], rows: int, turn: int) -> None:
-    session.execute(insert(model), [{**row, "id": row["id"] + 10_000_000} for row in _rows(turn, rows)])
+    session.execute(insert(model), [{**row, "id": row["id"] + NEW} for row in _rows(turn, rows)])
+
+
+def _insert_without_keys(session: Session, model: type[Any], rows: int, turn: int) -> None:
+    session.execute(insert(model), [{"name": f"n{turn}", "city": "Brussels", "number": turn} for _ in range(rows)])
 
 
 def _upsert(session: Session, model: type[Any], rows: int, turn: int) -> None:
@@ -82,6 +89,7 @@ STATEMENTS: dict[str, Statement] = {
     "update() by key, a list": _by_key,
     "delete()": _delete,
     "insert(), a list": _insert,
+    "insert() without keys, a list": _insert_without_keys,
     "upsert of rows that are there": _upsert,
 }
 
@@ -134,7 +142,7 @@ def measure(
 def _refill(engine: Engine, model: type[Any], rows: int) -> None:
     """The same rows before each turn."""
     with engine.begin() as connection:
-        connection.execute(delete(model.__table__).where(model.id >= rows))
+        connection.execute(delete(model.__table__).where(model.id > rows))
         there = connection.scalars(select(model.id)).all()
         missing = [row for row in _rows(0, rows) if row["id"] not in set(there)]
         if missing:
