@@ -11,15 +11,21 @@ run alternately; the fewest seconds of the processor stand beside each other, of
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from argparse import ArgumentParser
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any, Final
 
 from tests.guests.environments import ROOT, python_of, versions
+
+LIMIT: Final = 600.0
+"""Seconds that one run of a program may take."""
 
 
 @dataclass(frozen=True)
@@ -80,11 +86,31 @@ def compared(name: str, rounds: int = 1) -> Compared:
 
 def _run(name: str, python: str, *options: str) -> Any:
     with TemporaryDirectory() as place:
-        command = [python, "-m", "tests.guests.driver", name, place, *options]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{name} {' '.join(options)} ended with {done.returncode}:\n{done.stderr[-4000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+        told = output_of([python, "-m", "tests.guests.driver", name, place, *options], " ".join([name, *options]))
+    return json.loads(told.splitlines()[-1])
+
+
+def output_of(command: Sequence[str], called: str, limit: float = LIMIT) -> str:
+    """What a program printed, which is ended with all that it has started.
+
+    A server that it leaves behind may hold its output, which is therefore a file: nobody waits for the end of it.
+    Raises RuntimeError if it fails, or has not ended after `limit` seconds.
+    """
+    with TemporaryFile("w+") as out, TemporaryFile("w+") as log:
+        program = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=log, start_new_session=True)
+        try:
+            ending = f"ended with {program.wait(limit)}"
+        except subprocess.TimeoutExpired:
+            ending = f"has not ended within {limit:g} s and was killed"
+        finally:
+            with suppress(ProcessLookupError):  # it left nothing
+                os.killpg(program.pid, signal.SIGKILL)
+            code = program.wait()
+        for each in (out, log):
+            each.seek(0)
+        if code:
+            raise RuntimeError(f"{called} {ending}:\n{log.read()[-4000:]}")
+        return out.read()
 
 
 def _otherwise(bare: Sequence[str], bus: Sequence[str]) -> Iterator[str]:
