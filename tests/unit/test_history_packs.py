@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import tempfile
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from consumers.history.git.commits import Commit
 from consumers.history.git.fastimport import FastImport
 from consumers.history.git.layout import path_of
 from consumers.history.git.message import Signature
+from consumers.history.git.pack import BLOB, Pack
 from consumers.history.git.packs import PackWriter
 from consumers.history.git.repository import Repository
 
@@ -67,6 +70,22 @@ def test_a_directory_that_is_again_what_it_was_can_be_changed_afterwards(tmp_pat
     assert write(tmp_path / "hand.git", commits, PackWriter, 1000) == write(
         tmp_path / "git.git", commits, FastImport, 1000
     )
+
+
+def test_a_pack_in_the_making_is_on_the_disk_not_in_memory(tmp_path: Path) -> None:
+    repository = Repository(tmp_path / "history.git")
+    repository.prepare()
+    made = Pack(repository.path)
+    tracemalloc.start()
+    try:
+        for _ in range(40):
+            made.add(BLOB, os.urandom(500_000))
+        assert made.at > 20_000_000
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    finally:
+        tracemalloc.stop()
+    made.drop()
+    assert list((repository.path / "objects" / "pack").iterdir()) == []
 
 
 @settings(max_examples=30, deadline=None)

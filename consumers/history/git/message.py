@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
+from consumers.history.errors import HistoryDamaged
 from consumers.history.reading.transaction import Transaction
 from consumers.history.store.content import identify
 
@@ -66,7 +67,7 @@ def _subject(transaction: Transaction, changes: Sequence[Change]) -> str:
 def _named(change: Change) -> str:
     try:
         model, pk = identify(change.path, change.key)
-    except ValueError:
+    except HistoryDamaged:
         return clean(change.path)
     entity = model.partition(".")[2]
     key = pk if isinstance(pk, str) else ",".join(map(str, pk)) if isinstance(pk, list) else str(pk)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from hashlib import sha1
+from functools import partial
+from hashlib import file_digest, sha1
+from io import BufferedRandom, BufferedWriter
 from pathlib import Path
 from typing import Final
 
@@ -16,17 +18,19 @@ TREE: Final = 2
 BLOB: Final = 3
 _DELTA: Final = 6
 _NAMES: Final = {COMMIT: b"commit", TREE: b"tree", BLOB: b"blob"}
+_HEAD: Final = struct.Struct(">4sII")
 _SMALL: Final = 3000
 """Bytes up to which deflate does with a small window, which is set up faster."""
+_sha1: Final = partial(sha1, usedforsecurity=False)
 
 
 class Pack:
-    """One pack in the making, in memory."""
+    """One pack in the making. Its objects are in a file from the first: those of a baseline are large together."""
 
     def __init__(self, repository: Path) -> None:
         self._directory = repository / "objects" / "pack"
-        self._parts: list[bytes] = []
-        self.at = 12
+        self._file: BufferedRandom | None = None
+        self.at = _HEAD.size
         self.entries: dict[bytes, tuple[int, int]] = {}
 
     def add(self, kind: int, body: bytes) -> bytes:
@@ -44,22 +48,37 @@ class Pack:
     def _write(self, id: bytes, head: bytes, packed: bytes) -> None:
         data = head + packed
         self.entries[id] = self.at, zlib.crc32(data)
-        self._parts.append(data)
+        if self._file is None:
+            self._file = (self._directory / "tmp_history").open("w+b")
+            self._file.write(bytes(_HEAD.size))  # known when all are counted
+        self._file.write(data)
         self.at += len(data)
 
+    def drop(self) -> None:
+        """Make nothing of it."""
+        if self._file is not None:
+            self._file.close()
+            Path(self._file.name).unlink(missing_ok=True)  # gone where it got its name
+
     def finish(self) -> Path:
-        """Put it on the disk. The file that is returned keeps it from being joined with others; take it away later."""
-        head = struct.pack(">4sII", b"PACK", 2, len(self.entries))
-        checksum = sha1(head, usedforsecurity=False)
-        for part in self._parts:
-            checksum.update(part)
+        """Put it in its place. The file that is returned keeps it from being joined with others; take it away later.
+
+        It has one object at least.
+        """
+        assert self._file is not None
         ids = sorted(self.entries)
         base = self._directory / f"pack-{sha1(b''.join(ids), usedforsecurity=False).hexdigest()}"
         keep = base.with_suffix(".keep")
         keep.touch()
-        write_durably(base.with_suffix(".pack"), [head, *self._parts, checksum.digest()])
+        with self._file as file:
+            file.seek(0)
+            file.write(_HEAD.pack(b"PACK", 2, len(ids)))
+            file.seek(0)
+            checksum = file_digest(file, _sha1).digest()
+            file.write(checksum)
+            _settle(file, base.with_suffix(".pack"))
         # The index last: without it git does not see the pack.
-        write_durably(base.with_suffix(".idx"), [self._index(ids, checksum.digest())])
+        write_durably(base.with_suffix(".idx"), [self._index(ids, checksum)])
         return keep
 
     def _index(self, ids: list[bytes], checksum: bytes) -> bytes:
@@ -151,9 +170,14 @@ def write_durably(path: Path, parts: list[bytes], temporary: Path | None = None)
     temporary = temporary or path.with_name(f"tmp_{path.name}")
     with temporary.open("wb") as file:
         file.writelines(parts)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
+        _settle(file, path)
+
+
+def _settle(file: BufferedWriter | BufferedRandom, path: Path) -> None:
+    """Give what was written its name, durably."""
+    file.flush()
+    os.fsync(file.fileno())
+    Path(file.name).rename(path)
     directory = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(directory)

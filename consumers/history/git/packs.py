@@ -69,6 +69,7 @@ class PackWriter:
 
     def close(self) -> None:
         """Let go of what is not published; the next makes it again."""
+        self._pack.drop()
         self._trees.close()
 
 

@@ -21,6 +21,14 @@ _CONFIG: Final = {
     "fastimport.unpackLimit": "0",  # loose objects are files, one for each
     "gc.auto": "0",  # only the follower repacks: a pack whose ref is not set yet would lose its objects
     "core.commitGraph": "true",
+    # git takes as much memory as there is, for each processor, and maps packs as a whole: joining them is to be small.
+    "pack.threads": "1",
+    "pack.windowMemory": "16m",
+    "pack.deltaCacheSize": "8m",
+    "core.deltaBaseCacheLimit": "8m",
+    "core.packedGitWindowSize": "1m",
+    "core.packedGitLimit": "32m",
+    "core.bigFileThreshold": "4m",
 }
 
 

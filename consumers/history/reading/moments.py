@@ -42,7 +42,8 @@ def records(
 ) -> Iterator[dict[str, Any]]:
     """All records of a mirror as they were, as a dump has them: at a time, after a transaction, or at a position.
 
-    For `eventbus-loaddata`. Raises HistoryUnavailable, NotInHistory, ConfigurationError.
+    For `eventbus-loaddata`. Raises HistoryUnavailable, NotInHistory, and ConfigurationError where the position is inside
+    a transaction: the snapshot at the beginning is one, in parts of 5,000 records.
     """
     with History(data_dir / PRIVATE / HISTORY_FILE) as history:
         if at is not None:
@@ -50,9 +51,21 @@ def records(
         elif tx is not None:
             found = at_transaction(history, tx)
         else:
-            found = at_position(history, position or 0)
+            found = _between(history, at_position(history, position or 0))
         for record in past.records(history, found):
             yield record.dumped()
+
+
+def _between(history: History, position: int) -> int:
+    """The position, if a transaction ends there. Between two parts of one, foreign keys may lead nowhere."""
+    here, end = history.at(position), position
+    while here is not None and (following := history.at(end + 1)) is not None and following.id == here.id:
+        end += 1
+    if end != position:
+        raise ConfigurationError(
+            f"position {position} is inside a transaction, which was no state of the database: ask for position {end}"
+        )
+    return position
 
 
 def parse(text: str) -> int:

@@ -10,6 +10,7 @@ import orjson
 from consumers.history.errors import HistoryDamaged
 from consumers.json_mirror import filenames
 from consumers.json_mirror.disk import documents
+from eventbus.redaction import shown
 
 
 class Content(NamedTuple):
@@ -59,7 +60,7 @@ def decode(document: bytes | None) -> Content | None:
 def key_of(path: str, model: str, pk: Any) -> bytes | None:
     """What must be kept to know model and key again; None where the path says it."""
     try:
-        if identify(path, None) == (model, pk):
+        if _told_by(path) == (model, pk):
             return None
     except ValueError:
         pass
@@ -67,9 +68,21 @@ def key_of(path: str, model: str, pk: Any) -> bytes | None:
 
 
 def identify(path: str, key: bytes | None) -> tuple[str, Any]:
-    """Model and primary key of the record at this path. Raises ValueError where neither says it."""
-    if key is not None:
+    """Model and primary key of the record at this path. Raises HistoryDamaged where neither says it."""
+    try:
+        if key is None:
+            return _told_by(path)
         model, pk = orjson.loads(key)
-        return model, pk
+        if isinstance(model, str):
+            return model, pk
+        reason = f"{model!r} is no model"
+    except (ValueError, TypeError, AttributeError) as error:
+        reason = str(error)
+    raise HistoryDamaged(
+        f"the key of {shown(str(path), 200)} in the history cannot be read: {reason}; bring back a copy"
+    )
+
+
+def _told_by(path: str) -> tuple[str, Any]:
     directory, _, name = path.rpartition("/")
     return ".".join(filenames.decode_directory(directory)), filenames.decode_filename(name)

@@ -11,8 +11,9 @@ from consumers.history.git.layout import README, path_of
 from consumers.history.git.repository import NOTHING, Repository
 from consumers.history.reading import past
 from consumers.history.reading.history import History
+from consumers.history.reading.transaction import COLUMNS, Transaction
 from consumers.history.store import chain
-from consumers.history.store.content import decode
+from consumers.history.store.content import decode, identify
 from consumers.json_mirror.disk import documents
 from consumers.json_mirror.state import Reader
 
@@ -30,6 +31,11 @@ def check(history: History) -> Iterator[str]:
         yield f"the last position is {last}, the note says {position}"
     if not pruned and count != last:
         yield f"{last} positions, but {count} transactions"
+    for row in history.rows(f"SELECT {COLUMNS} FROM tx ORDER BY position"):  # noqa: S608  a constant
+        try:
+            Transaction.of(row)
+        except HistoryDamaged as error:
+            yield str(error)
     for (path,) in history.query("SELECT path FROM record ORDER BY id"):
         yield from _check_record(history, path)
 
@@ -37,6 +43,7 @@ def check(history: History) -> Iterator[str]:
 def _check_record(history: History, path: str) -> Iterator[str]:
     record = history.record(path)
     try:
+        identify(path, record.key)
         versions = list(chain.versions(decode(record.document), history.steps(record.id)))
     except HistoryDamaged as error:
         yield f"{path}: {error}"
