@@ -1,4 +1,4 @@
-"""Which beginnings of the log are states of the database."""
+"""The order of the log, and which beginnings of it are states of the database."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from consumers.history.reading import moments
+from consumers.history.reading.history import History
 from eventbus.errors import ConfigurationError
 from tests.support.histories import Event, keep
 
@@ -22,3 +23,10 @@ def test_a_position_inside_a_transaction_is_refused_and_the_one_behind_it_named(
         with pytest.raises(ConfigurationError, match="ask for position 4"):
             next(moments.records(tmp_path, position=position))
     assert [len(list(moments.records(tmp_path, position=position))) for position in (0, 1, 4, 5)] == [0, 1, 4, 5]
+
+
+def test_what_waits_together_goes_in_by_version_however_it_came(tmp_path: Path) -> None:
+    path = tmp_path / "history.sqlite3"
+    keep(path, [Event(f"t{version}", f"r{version}", version, "c", {"n": 1}, ("n",)) for version in (30, 10, 20)])
+    with History(path) as history:
+        assert [(each.id, each.late) for each in history.log()] == [("t10", False), ("t20", False), ("t30", False)]
