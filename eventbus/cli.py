@@ -11,14 +11,13 @@ import sys
 import threading
 import time
 import traceback
-import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Final, Protocol, Self
 
 import click
-from sqlalchemy import URL, Engine, MetaData, create_engine, event, make_url, text
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SAWarning
+from sqlalchemy import URL, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from eventbus.errors import ConfigurationError, EventBusError, LoadError
 from eventbus.outbox.side import missing_file
@@ -73,34 +72,6 @@ def models_and_engine(models: str | None, database: str | None) -> tuple[list[An
     if file := missing_file(engine):
         raise ConfigurationError(f"--database: there is no database file {file}")
     return found, engine
-
-
-def models_or_tables(models: str | None, database: str | None) -> tuple[list[Any], Engine]:
-    """The models and an engine; where no models are named the tables of the database stand for them."""
-    with reading_environment() as env:
-        models = models or env.str("EVENTBUS_MODELS", "")
-        database = database or env.str("DATABASE_URL", "")
-    if models or not database:
-        return models_and_engine(models, database)
-    engine = make_engine(database)
-    if file := missing_file(engine):
-        raise ConfigurationError(f"--database: there is no database file {file}")
-    with disposing(engine), warnings.catch_warnings():
-        warnings.simplefilter("ignore", SAWarning)  # of types that SQLAlchemy does not know: we carry them, or say so
-        metadata = MetaData()
-        partitions = _partitions(engine)
-        metadata.reflect(engine, only=lambda name, _: name not in partitions)
-    if not metadata.tables:
-        raise ConfigurationError("there are no tables in the database: make them first, or name the models (--models)")
-    return [metadata], engine
-
-
-def _partitions(engine: Engine) -> set[str]:
-    """Tables of PostgreSQL that are parts of others: their rows are those of the whole."""
-    if engine.dialect.name != "postgresql":
-        return set()
-    with engine.connect() as connection:
-        return set(connection.scalars(text("SELECT relname FROM pg_class WHERE relispartition AND relkind <> 'i'")))
 
 
 @contextlib.contextmanager

@@ -9,6 +9,8 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy import Connection, Table
 
+from eventbus.dumps.inheritance import alone
+
 MYSQL: Final = frozenset({"mysql", "mariadb"})
 
 
@@ -63,12 +65,15 @@ class Facts:
 
     def count(self, table: Table) -> int:
         """How many rows the table has now."""
-        counted: int = self._connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one()
+        counted: int = self._connection.execute(
+            alone(sa.select(sa.func.count()).select_from(table), table)
+        ).scalar_one()
         return counted
 
     def is_empty(self, table: Table) -> bool:
         """Whether there is no row in the table."""
-        return self._connection.execute(sa.select(sa.literal(1)).select_from(table).limit(1)).first() is None
+        some = alone(sa.select(sa.literal(1)).select_from(table).limit(1), table)
+        return self._connection.execute(some).first() is None
 
 
 def _unknown(_connection: Connection, table: Table) -> TableFacts:

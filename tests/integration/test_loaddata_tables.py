@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from eventbus import cli
 from eventbus.dumpdata import dumpdata
+from eventbus.dumps.reflected import models_or_tables
 from eventbus.loaddata import loaddata, main
 
 _TRIGGERS: Final = {
@@ -48,7 +49,7 @@ def test_the_rows_of_partitions_are_those_of_the_whole(database_url: str, tmp_pa
         connection.exec_driver_sql("CREATE TABLE part_1 PARTITION OF part FOR VALUES IN (1)")
         connection.exec_driver_sql("INSERT INTO part VALUES (1, 'a'), (1, 'a')")
     engine.dispose()
-    models, engine = cli.models_or_tables(None, database_url)
+    models, engine = models_or_tables(None, database_url)
     with cli.disposing(engine):
         dump = tmp_path / "dump.json"
         stream = io.BytesIO()

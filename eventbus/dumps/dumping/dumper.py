@@ -18,6 +18,7 @@ from sqlalchemy.orm import Mapper
 
 from eventbus.dumps.facts import MYSQL, Facts
 from eventbus.dumps.forms import AsIs, Form, as_is, form_of
+from eventbus.dumps.inheritance import alone
 from eventbus.dumps.targets import Target, Targets
 from eventbus.errors import ConfigurationError, SerializationError
 
@@ -206,7 +207,7 @@ class Rows:
             statement = statement.where(_is_of(mapper))
         if self._wanted.pks:
             statement = statement.where(self._is_chosen())
-        return statement
+        return alone(statement, *(part.table for part in self._target.parts))
 
     def _is_chosen(self) -> sa.ColumnElement[bool]:
         keys = [self._column(key) for key in self._target.primary]

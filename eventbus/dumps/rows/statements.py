@@ -11,6 +11,7 @@ from sqlalchemy.engine import Dialect
 
 from eventbus.dumps.facts import MYSQL, TableFacts
 from eventbus.dumps.forms import Form
+from eventbus.dumps.inheritance import ONLY, is_alone
 from eventbus.dumps.rows.groups import Group
 
 
@@ -60,7 +61,7 @@ class Statements:
             if each.touched and name not in given
         ]
         where = self._settings(group, group.key, parameters)
-        text = f"UPDATE {self.table(group.table)} SET {', '.join(settings)} WHERE {' AND '.join(where)}"  # noqa: S608 - names and marks
+        text = f"UPDATE {self.rows(group.table)} SET {', '.join(settings)} WHERE {' AND '.join(where)}"  # noqa: S608 - names and marks
         return text, [*places, *group.key]
 
     def _settings(self, group: Group, places: Sequence[int], parameters: Iterator[str]) -> list[str]:
@@ -77,7 +78,7 @@ class Statements:
     def delete(self, group: Group) -> str:
         """A DELETE of the row of one key."""
         where = self._settings(group, group.key, self._parameters())
-        return f"DELETE FROM {self.table(group.table)} WHERE {' AND '.join(where)}"  # noqa: S608 - names and marks
+        return f"DELETE FROM {self.rows(group.table)} WHERE {' AND '.join(where)}"  # noqa: S608 - names and marks
 
     def known(
         self,
@@ -92,7 +93,7 @@ class Statements:
         names = [self.name(column) for column in columns]
         parameters = self._parameters()
         keys = [[form.put.format(p=next(parameters)) for form in forms] for _ in range(rows)]
-        table = self.table(columns[0].table)
+        table = self.rows(columns[0].table)
         if len(names) == 1:
             marks = ", ".join(key for (key,) in keys)
             return f"SELECT {what} FROM {table} WHERE {names[0]} IN ({marks})"  # noqa: S608 - names and marks
@@ -111,6 +112,10 @@ class Statements:
     def table(self, table: Table) -> str:
         """The quoted name of a table."""
         return self._quote.format_table(table)
+
+    def rows(self, table: Table) -> str:
+        """What a SELECT, UPDATE or DELETE of the rows that a table stands for calls it."""
+        return f"{ONLY} {self.table(table)}" if is_alone(table) else self.table(table)
 
     def name(self, column: Column[Any]) -> str:
         """The quoted name of a column."""

@@ -10,6 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Column, Connection
 
+from eventbus.dumps.inheritance import alone
 from eventbus.dumps.rows.groups import Group, Origin
 from eventbus.dumps.rows.statements import Statements
 from eventbus.dumps.writing.blame import Blame
@@ -62,7 +63,7 @@ class Parking:
                 continue
             filler = self._filler(column)
             if filler is not None or column.nullable:
-                statement = sa.update(group.table).values({column: sa.literal(filler, column.type)})
+                statement = alone(sa.update(group.table), group.table).values({column: sa.literal(filler, column.type)})
                 found = self._connection.execute(statement.where(*self._is(group, holder)))
                 if found.rowcount:
                     self._parked.append(Parked(group, tuple(holder), column, filler, origin))
@@ -86,7 +87,7 @@ class Parking:
     def left(self) -> Iterator[Parked]:
         """Rows that did not get another value since, and are there."""
         for each in self._parked:
-            statement = sa.select(each.column).where(*self._is(each.group, each.key))
+            statement = alone(sa.select(each.column).where(*self._is(each.group, each.key)), each.group.table)
             row = self._connection.execute(statement).first()
             if row is not None and row[0] == each.filler:
                 yield each

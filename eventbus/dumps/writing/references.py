@@ -15,6 +15,7 @@ from sqlalchemy import Connection, ForeignKeyConstraint, Table
 from sqlalchemy.sql.expression import TableClause
 
 from eventbus.dumps.facts import MYSQL
+from eventbus.dumps.inheritance import alone
 from eventbus.dumps.order import referred
 from eventbus.dumps.targets import Target, Targets
 
@@ -103,7 +104,7 @@ def dangling(connection: Connection, reference: Reference, most: int) -> Iterato
     key = list(child.primary_key) if isinstance(child, Table) else []
     statement = sa.select(*(key + list(reference.columns))).select_from(child)
     statement = statement.where(*(here.is_not(None) for here, _ in pairs), ~there_is).order_by(*key).limit(most)
-    for row in connection.execute(statement):
+    for row in connection.execute(alone(statement, child)):
         yield Dangling(reference, tuple(row[: len(key)]), tuple(row[len(key) :]))
 
 

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Table
 
 from eventbus.dumps.facts import MYSQL
+from eventbus.dumps.inheritance import alone
 from eventbus.dumps.rows.groups import Group
 from eventbus.dumps.rows.statements import Statements
 from eventbus.dumps.targets import Target, Targets
@@ -101,7 +102,7 @@ def _needing(
     stays = kept.holds(child, child) if isinstance(child, Table) and child in classes else sa.true()
     key = list(child.primary_key) if isinstance(child, Table) else []
     statement = sa.select(*key, *reference.columns).select_from(child).where(goes, stays).limit(most)
-    for row in connection.execute(statement):
+    for row in connection.execute(alone(statement, child)):
         yield references.Dangling(reference, tuple(row[: len(key)]), tuple(row[len(key) :]))
 
 
@@ -111,7 +112,7 @@ def delete_others(connection: Connection, targets: Targets, scope: Sequence[Targ
     gone = {}
     for table in reversed(targets.order):
         if table in classes:
-            statement = sa.delete(table).where(*_goes(table, table, classes, kept))
+            statement = alone(sa.delete(table).where(*_goes(table, table, classes, kept)), table)
             gone[table] = connection.execute(statement).rowcount
     return gone
 

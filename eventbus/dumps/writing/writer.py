@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Table
 from sqlalchemy.exc import DBAPIError, StatementError
 
 from eventbus.dumps.facts import Facts
+from eventbus.dumps.inheritance import alone
 from eventbus.dumps.outcome import Existing
 from eventbus.dumps.rows.groups import Group, Origin
 from eventbus.dumps.rows.statements import Statements
@@ -119,7 +120,7 @@ class Writer:
         found = self.tables.get(table)
         if found is None:
             if self._existing == "replace" and not self._targets.key(table):
-                self._connection.execute(sa.delete(table))
+                self._connection.execute(alone(sa.delete(table), table))
             empty = self._facts.is_empty(table)
             found = self.tables[table] = Written(empty, 0 if empty else self._facts.count(table))
         return found
