@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Connection, Delete, Update, create_engine, delete, func, insert, select, update
+from sqlalchemy.event import listen, remove
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
+from sqlalchemy.pool import StaticPool
 
 from eventbus import acting_as, muted
 from eventbus.errors import CaptureError, CaptureWarning
@@ -332,6 +334,30 @@ def test_autocommit_is_refused_before_a_row_is_written(
         assert session.get_one(Team, 1).title == "a"
         session.commit()
     assert recording.take() == []
+    recording.uninstall()
+    engine.dispose()
+
+
+def test_a_program_that_sends_begin_for_what_it_writes_alone_is_captured() -> None:
+    """Prefect reads without a transaction, on connections of the same pool."""
+    engine = create_engine("sqlite://", poolclass=StaticPool, connect_args={"isolation_level": None})
+    Base.metadata.create_all(engine)
+    maker = sessionmaker(engine)
+    recording = Recording(maker)
+
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN DEFERRED")
+
+    for number in (1, 2):
+        with maker() as session:
+            assert session.get(Team, number) is None
+        listen(engine, "begin", begin)
+        with maker.begin() as session:
+            session.add(Team(id=number, title="t"))
+        remove(engine, "begin", begin)
+        assert recording.short() == [("c", f"team/{number}")]
+        with maker() as session, pytest.raises(CaptureError, match="AUTOCOMMIT"):
+            commit(session, lambda session: session.add(Team(id=3, title="t")))
     recording.uninstall()
     engine.dispose()
 

@@ -110,7 +110,7 @@ class Transactions(Listener):
         if not transaction.nested:
             if _is_guest(transaction, connection):
                 self._join(session, connection)
-            if autocommits(connection):
+            if autocommits(connection, begins=True):
                 note_autocommit(session, connection)
                 if session._flushing and MUTED not in session.info:
                     self._capture.check_flush(session)

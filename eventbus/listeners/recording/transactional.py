@@ -73,17 +73,18 @@ def warn_of_hidden_commit(connection: Connection) -> None:
         )
 
 
-def autocommits(connection: Connection) -> bool:
+def autocommits(connection: Connection, *, begins: bool = False) -> bool:
     """Whether each statement commits by itself there.
 
-    Looks at the isolation level SQLAlchemy was given, and once a DBAPI connection at the driver's own setting.
+    Looks at the isolation level SQLAlchemy was given, and once a DBAPI connection at the driver's own setting. On
+    SQLite the program may send BEGIN itself, for some transactions and not for others: it is asked as each `begins`.
     """
     chosen = connection._execution_options.get("isolation_level") or connection.dialect._on_connect_isolation_level
     if chosen is not None:
         return bool(chosen == "AUTOCOMMIT")
     info = connection.connection.info
     found: bool | None = info.get(AUTOCOMMIT)
-    if found is None:
+    if found is None or (begins and connection.dialect.name == "sqlite"):
         found = info[AUTOCOMMIT] = _ask_driver(connection)
     return found
 
