@@ -19,12 +19,11 @@ import orjson
 from sqlalchemy import Connection, Engine
 
 from eventbus import cli, commands
-from eventbus.dumps import surroundings
+from eventbus.dumps import reflected, surroundings
 from eventbus.dumps.dumping import output
 from eventbus.dumps.dumping.dumper import Dump, Dumped, Wanted
 from eventbus.dumps.dumping.mirrored import records_of_mirror
 from eventbus.dumps.dumping.output import Format, open_output
-from eventbus.dumps.reflected import models_or_tables
 from eventbus.dumps.targets import Target, Targets
 from eventbus.errors import ConfigurationError
 
@@ -184,7 +183,7 @@ def command(
     output.check_suffix(path)
     if mirror is not None:
         return _of_mirror(mirror, only, path, chosen, indent, quiet=quiet)
-    found, engine = models_or_tables(models, database)
+    found, engine = reflected.models_or_tables(models, database)
     with cli.disposing(engine), cli.ending(), open_output(path) as stream, cli.Progress() as progress:
         dumped = dumpdata(
             engine,

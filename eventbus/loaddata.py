@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session, scoped_session
 
 from eventbus import cli, commands
 from eventbus.bus import Bus, installed
-from eventbus.dumps import surroundings, triggers
+from eventbus.dumps import reflected, surroundings, triggers
 from eventbus.dumps.loading import checks
 from eventbus.dumps.loading.loader import Loader
 from eventbus.dumps.outcome import MAX_ERRORS, Existing, Loaded, Options, adding
@@ -28,7 +28,6 @@ from eventbus.dumps.reading import files
 from eventbus.dumps.reading.moments import Moment, moment_options, paths_of
 from eventbus.dumps.reading.places import Places
 from eventbus.dumps.reading.slices import Slice, slices
-from eventbus.dumps.reflected import models_or_tables
 from eventbus.dumps.targets import Targets
 from eventbus.dumps.writing import constraints, sequences
 from eventbus.dumps.writing.publishing import write_events
@@ -296,7 +295,7 @@ def command(
             raise ConfigurationError(f"{path}: there is no such file or directory")
     if resume and commit_every is None:
         raise ConfigurationError("--resume goes on with a load that was begun with --commit-every: give that as well")
-    found, engine = models_or_tables(models, database)
+    found, engine = reflected.models_or_tables(models, database)
     bus = None if publish is None else _bus(publish)
     closing = contextlib.nullcontext() if bus is None else contextlib.closing(bus)
     with contextlib.ExitStack() as stack:
