@@ -18,6 +18,7 @@ from eventbus.errors import CaptureError, CaptureWarning
 AUTOCOMMIT: Final = "eventbus.autocommit"
 """Key in the `info` of a Session that has ever used such a connection, and of connections that were looked at."""
 _SAVEPOINTS: Final = "eventbus.savepoints"
+_NO_BEGIN: Final = "eventbus.no_begin"
 _IN_ERROR: Final = 3
 """libpq's PQTRANS_INERROR."""
 
@@ -36,12 +37,42 @@ def autocommitting(session: Session) -> Iterator[Connection]:
 
 
 def check_transactional(session: Session, connection: Connection) -> None:
-    """Raise CaptureError if a rollback of the Session would not undo what is written on this connection."""
+    """Raise CaptureError if a rollback of the Session would not undo what is written on this connection.
+
+    On SQLite a program may leave out BEGIN by a setting of its driver, for some transactions only, and commit as usual.
+    It is warned, once a DBAPI connection: to refuse its writes would break it.
+    """
     if AUTOCOMMIT in session.info and connection in autocommitting(session):
+        if _leaves_out_begin(connection):
+            _warn_of_no_begin(connection)
+            return
         raise CaptureError(
             "This Session writes on an AUTOCOMMIT connection: a rollback undoes nothing there, so events of committed "
             "changes cannot be told from others. Use another isolation level for this engine, or write within "
             "eventbus.muted(session)."
+        )
+
+
+def _leaves_out_begin(connection: Connection) -> bool:
+    """Whether the driver was told to send no BEGIN, and nobody chose AUTOCOMMIT by name."""
+    raw: Any = connection.connection.driver_connection
+    return (
+        _chosen(connection) is None
+        and connection.dialect.name == "sqlite"
+        and getattr(raw, "isolation_level", "") is None
+        and getattr(raw, "autocommit", None) is not True
+    )
+
+
+def _warn_of_no_begin(connection: Connection) -> None:
+    if _NO_BEGIN not in connection.info:
+        connection.info[_NO_BEGIN] = True
+        warnings.warn(
+            "A Session writes on an SQLite connection whose driver sends no BEGIN, and nobody else has sent one: a "
+            "rollback undoes nothing there, and what it should have undone is not published. Send BEGIN: see "
+            "'Serializable isolation / Savepoints / Transactional DDL' in SQLAlchemy's documentation of SQLite.",
+            CaptureWarning,
+            stacklevel=2,
         )
 
 
@@ -79,7 +110,7 @@ def autocommits(connection: Connection, *, begins: bool = False) -> bool:
     Looks at the isolation level SQLAlchemy was given, and once a DBAPI connection at the driver's own setting. On
     SQLite the program may send BEGIN itself, for some transactions and not for others: it is asked as each `begins`.
     """
-    chosen = connection._execution_options.get("isolation_level") or connection.dialect._on_connect_isolation_level
+    chosen = _chosen(connection)
     if chosen is not None:
         return bool(chosen == "AUTOCOMMIT")
     info = connection.connection.info
@@ -87,6 +118,13 @@ def autocommits(connection: Connection, *, begins: bool = False) -> bool:
     if found is None or (begins and connection.dialect.name == "sqlite"):
         found = info[AUTOCOMMIT] = _ask_driver(connection)
     return found
+
+
+def _chosen(connection: Connection) -> str | None:
+    """The isolation level that SQLAlchemy was told to set."""
+    options: Any = connection._execution_options
+    level: str | None = options.get("isolation_level") or connection.dialect._on_connect_isolation_level
+    return level
 
 
 def _ask_driver(connection: Connection) -> bool:
