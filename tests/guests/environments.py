@@ -36,16 +36,21 @@ def cache() -> Path:
 
 
 def python_of(name: str) -> str:
-    """The interpreter of this environment."""
+    """The interpreter of this environment, in which the bus is that of this checkout."""
     place = cache() / "environments" / name
-    python = str(place / "bin" / "python")
-    if not (place / "made").exists():
+    python, made = str(place / "bin" / "python"), place / "made"
+    if not made.exists():
         subprocess.run([sys.executable, "-m", "venv", place], check=True)
-        packages = ["--editable", str(ROOT), "pytest", "pytest-asyncio", *ENVIRONMENTS[name]]
-        pip = [python, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, "install", *packages], check=True)
-        (place / "made").touch()
+        _install(python, "pytest", "pytest-asyncio", *ENVIRONMENTS[name])
+    elif made.read_text() != str(ROOT):  # another checkout's, which may be gone
+        _install(python)
+    made.write_text(str(ROOT))
     return python
+
+
+def _install(python: str, *packages: str) -> None:
+    pip = [python, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "install", "--editable", str(ROOT), *packages], check=True)
 
 
 def version(package: str, python: str) -> str:
