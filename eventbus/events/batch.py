@@ -39,6 +39,11 @@ def joined(bodies: Iterable[bytes]) -> bytes:
     return b"[" + _BETWEEN.join(bodies) + b"]"
 
 
+def bodies_of(body: bytes, limits: Limits) -> list[bytes]:
+    """The bodies of a message's events, whether it is a batch or one event. Raises BadEvent as `cut` does."""
+    return cut(body, limits) if is_batch(body) else [body]
+
+
 def cut(body: bytes, limits: Limits) -> list[bytes]:
     """The bodies of a batch's events, in their order; none was looked into, and some may be no events.
 

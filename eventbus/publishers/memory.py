@@ -46,7 +46,9 @@ class MemoryPublisher(Publisher):
     @property
     def events(self) -> list[Event]:
         """The messages, decoded; of a batch each event."""
-        return [decode(body) for message in list(self.messages) for body in _bodies(message)]
+        return [
+            decode(body) for message in list(self.messages) for body in batch.bodies_of(message.body, DEFAULT_LIMITS)
+        ]
 
     def lose(self, *, confirmed: int = 0, arrived: int = 0) -> None:
         """The next call loses its connection: the first `confirmed` messages are confirmed, the fate of the rest is
@@ -91,7 +93,3 @@ class MemoryPublisher(Publisher):
                 self.messages.append(message)
                 self._changed.notify_all()
         return outcome
-
-
-def _bodies(message: Message) -> list[bytes]:
-    return batch.cut(message.body, DEFAULT_LIMITS) if batch.is_batch(message.body) else [message.body]

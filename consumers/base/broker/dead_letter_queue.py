@@ -287,18 +287,12 @@ class DeadLetterQueue:
 
 def _entry(delivery: Delivery, own_user: str | None) -> Entry:
     try:
-        event, *others = _events(delivery.body)
+        event, *others = [decode(body, _ANY) for body in batch.bodies_of(delivery.body, _ANY)]
     except BadEvent:
         entry = Entry(delivery, delivery.digest, None)
     else:
         entry = Entry(delivery, delivery.digest, event, others=len(others))
     return replace(entry, written=not entry.moved_by_broker and letter.is_own(delivery, own_user))
-
-
-def _events(body: bytes) -> list[Event]:
-    """The events of a body, at least one. Raises BadEvent where one of them is none."""
-    bodies = batch.cut(body, _ANY) if batch.is_batch(body) else [body]
-    return [decode(each, _ANY) for each in bodies]
 
 
 def _ready(channel: Any, queue: str) -> int | None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from typing import Any, Final
+from typing import Any, Final, TypeVar
+
+_Kind = TypeVar("_Kind", dt.datetime, dt.date, dt.time)
 
 
 def naive(value: Any) -> dt.datetime:
@@ -15,10 +17,7 @@ def naive(value: Any) -> dt.datetime:
 
 def moment(value: Any) -> dt.datetime:
     """A moment, with its offset if it has one."""
-    try:
-        found = dt.datetime.fromisoformat(value)
-    except (ValueError, TypeError):
-        raise ValueError("not a moment in ISO 8601 (2026-01-31T10:00:00)") from None
+    found = _parsed(dt.datetime, value, "a moment in ISO 8601 (2026-01-31T10:00:00)")
     _check_digits(value, _MOMENT_LENGTH)
     return found
 
@@ -33,20 +32,21 @@ def in_utc(value: dt.datetime) -> dt.datetime:
 
 def day(value: Any) -> dt.date:
     """A date."""
-    try:
-        return dt.date.fromisoformat(value)
-    except (ValueError, TypeError):
-        raise ValueError("not a date in ISO 8601 (2026-01-31)") from None
+    return _parsed(dt.date, value, "a date in ISO 8601 (2026-01-31)")
 
 
 def clock_time(value: Any) -> dt.time:
     """A time of day, with its offset if it has one."""
-    try:
-        found = dt.time.fromisoformat(value)
-    except (ValueError, TypeError):
-        raise ValueError("not a time of day in ISO 8601 (10:00:00)") from None
+    found = _parsed(dt.time, value, "a time of day in ISO 8601 (10:00:00)")
     _check_digits(value, _TIME_LENGTH)
     return found
+
+
+def _parsed(kind: type[_Kind], value: Any, what: str) -> _Kind:
+    try:
+        return kind.fromisoformat(value)
+    except (ValueError, TypeError):
+        raise ValueError(f"not {what}") from None
 
 
 def _check_digits(value: str, length: int) -> None:
