@@ -43,11 +43,13 @@ def _cost(label: str, contender: str, cells: dict[str, float], cpu: str, most_cp
 
 _ALONE: Final = {"insert-1": 1.10, "update-1": 1.10, "insert-1000": 1.25, "update-1000": 1.35}
 _PUBLISHING: Final = {"insert-1": 1.20, "update-1": 1.20, "insert-1000": 1.5, "update-1000": 1.5}
+_BATCHES: Final = {"insert-1000": 1.5, "update-1000": 1.5}
 
 GOALS: Final = (
     *_cost("capture and outbox alone", "eventbus, broker away", _ALONE, "cpu", None),
     *_cost('`delivery="relay"`', "eventbus, relay", _ALONE, "cpu_own", None),
     *_cost("publishing meanwhile", "eventbus", _PUBLISHING, "cpu_confirmed", 1.4),
+    *_cost('the same with `wire="batch"`', "eventbus, batches", _BATCHES, "cpu_confirmed", 1.4),
     Goal("200 commits a second: commit to file, p50", "latency/postgresql/200/p50", 10, "ms"),
     Goal("the same, p99", "latency/postgresql/200/p99", 50, "ms"),
     Goal("13 columns to JSON", "serialization/eventbus", 2, "µs"),

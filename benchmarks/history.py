@@ -37,11 +37,14 @@ BATCH = 500
 
 
 class Workload:
-    """Records of 13 fields, some 600 bytes a file; transactions change one to three fields of each record."""
+    """Records of 13 fields, some 600 bytes a file; transactions change one to three fields of each record.
 
-    def __init__(self, records: int) -> None:
+    `start` is the first version, in microseconds since 1970; a mirror takes unknown records of the last days alone.
+    """
+
+    def __init__(self, records: int, start: int = START) -> None:
         self._random = random.Random(7)
-        self._version = START
+        self._start = self._version = start
         self.rows = [{"id": f"r{n:08x}", **{name: self._value(name) for name in FIELDS}} for n in range(records)]
 
     def _value(self, name: str) -> str:
@@ -49,7 +52,7 @@ class Workload:
 
     def snapshot(self) -> Iterator[bytes]:
         for n, row in enumerate(self.rows):
-            yield self._body(f"s{n}", row, "r", (), {}, size=1, version=START)
+            yield self._body(f"s{n}", row, "r", (), {}, size=1, version=self._start)
 
     def transactions(self, count: int, most: int, least: int = 1) -> Iterator[list[bytes]]:
         for number in range(count):

@@ -15,6 +15,7 @@ import asyncio
 import http.client
 import os
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -22,13 +23,16 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Final
 from urllib.parse import urlsplit
 
 import kombu
 
 from benchmarks import figures, history, places, processes
+from benchmarks.chain import mirrors
+from benchmarks.chain.throughput import ram
 from consumers.json_mirror.state import State
 from eventbus import transports
 from eventbus.events import envelope
@@ -36,6 +40,8 @@ from eventbus.events import envelope
 REQUESTS = 1_000
 RATE = 100
 """Changes a second while viewers look on."""
+DAY: Final = 24 * 3600 * 1_000_000
+"""Microseconds by which the first change is behind the clock: the hours of all changes are over by then."""
 
 
 def _at(name: str) -> dict[str, str]:
@@ -217,31 +223,43 @@ def mirror_beside(workload: history.Workload, rounds: int, messages: int) -> Non
 
     More changes come meanwhile, for viewers to see.
     """
-    bodies = [body for bodies in workload.transactions(messages, 1) for body in bodies]
     rates: dict[bool, list[float]] = defaultdict(list)
     for number in range(rounds):
         for is_watched in (False, True) if number % 2 else (True, False):
-            rates[is_watched].append(_drain(bodies, workload, is_watched=is_watched))
+            bodies = [body for bodies in workload.transactions(messages, 1) for body in bodies]
+            rates[is_watched].append(_rate(bodies, workload, is_watched=is_watched))
     figures.note_median("pages/mirror alone", rates[False], "messages/s")
     figures.note_ratio("pages/mirror beside pages", rates[True], rates[False])
 
 
-def _drain(bodies: list[bytes], workload: history.Workload, *, is_watched: bool) -> float:
-    with places.directory() as base, places.queue() as name:
-        with transports.connection(places.BROKER) as connection, connection.channel() as channel:
-            producer = kombu.Producer(channel, kombu.Exchange(name, "topic"))
-            for body in bodies:
-                _send(producer, body)
-        State(_made(base / "data" / ".eventbus" / "state.sqlite3")).close()
-        with _looked_at(base / "data", name) if is_watched else nullcontext(), changing(name, workload):
-            began = time.monotonic()
-            subprocess.run(_mirror(base / "data"), env=_at(name), check=True, stderr=subprocess.DEVNULL)
+def _rate(bodies: list[bytes], workload: history.Workload, *, is_watched: bool) -> float:
+    """Fill the queue while the mirror is stopped, and let it go on, until the last of these is in its state.
+
+    Its files are on a RAM disk: how long a disk takes to replace a file differs by more than what is asked here.
+    """
+    last = history.changes_of(bodies[-1:])[0]
+    with ExitStack() as stack:
+        base, name = stack.enter_context(ram()), stack.enter_context(places.queue())
+        (mirror,) = stack.enter_context(mirrors.running(places.BROKER, name, base))
+        if is_watched:
+            stack.enter_context(_looked_at(mirror.data_dir, name))
+        mirror.process.send_signal(signal.SIGSTOP)
+        try:
+            with transports.connection(places.BROKER) as connection, connection.channel() as channel:
+                producer = kombu.Producer(channel, kombu.Exchange(name, "topic"))
+                for body in bodies:
+                    _send(producer, body)
+        finally:
+            mirror.process.send_signal(signal.SIGCONT)
+        began = time.monotonic()
+        with changing(name, workload), State(mirror.data_dir / ".eventbus" / "state.sqlite3", read_only=True) as state:
+
+            def is_there() -> bool:
+                found = state.get(last.directory, last.filename)
+                return found is not None and found.version >= last.version
+
+            mirrors.wait_until(is_there, "the last change")
             return len(bodies) / (time.monotonic() - began)
-
-
-def _made(path: Path) -> Path:
-    path.parent.mkdir(parents=True)
-    return path
 
 
 @contextmanager
@@ -273,9 +291,9 @@ def main() -> int:
     parser.add_argument("--viewers", type=int, default=100)
     parser.add_argument("--seconds", type=float, default=20, help="that the viewers look on")
     parser.add_argument("--rounds", type=int, default=3, help="of the mirror beside the pages")
-    parser.add_argument("--messages", type=int, default=20_000, help="that the mirror takes in a round")
+    parser.add_argument("--messages", type=int, default=40_000, help="that the mirror takes in a round")
     options = parser.parse_args()
-    workload = history.Workload(options.records)
+    workload = history.Workload(options.records, start=time.time_ns() // 1000 - DAY)
     with places.directory() as base, places.queue() as name:
         subprocess.run(_mirror(base / "other"), env=_at(name), check=True, stderr=subprocess.DEVNULL)  # dead letters
         fill(base / "data", workload)

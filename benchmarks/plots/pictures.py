@@ -18,6 +18,7 @@ ROWS: Final = (
     Row("eventbus, broker away", "eventbus, broker away", ours=True),
     Row("eventbus, relay", "eventbus, relay", ours=True),
     Row("eventbus, publishing", "eventbus", ours=True),
+    Row("eventbus, in batches", "eventbus, batches", ours=True),
     Row("crudcdc", "crudcdc"),
     Row("audit-trail", "audit-trail"),
     Row("plain listener, kombu", "plain listener"),

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from sqlalchemy import URL
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 
 from benchmarks import places, processes
@@ -74,9 +74,11 @@ def serve(pipe: Connection, name: str, url: URL, queue: str, *, tasks: bool) -> 
         Base.metadata.create_all(engine)
         loop = stack.enter_context(asyncio.Runner())
         sessions: Any = sessionmaker(engine, class_=AppSession)
+        hang_up = engine.dispose
         if tasks:
             other = create_async_engine(places.asynchronous(url), pool_size=MOST, connect_args=places.patient(url))
-            stack.callback(lambda: loop.run(other.dispose()))
+            hang_up = partial(_hang_up, loop, other)
+            stack.callback(hang_up)
             sessions = async_sessionmaker(other, sync_session_class=AppSession)
         stand = contenders.Stand(engine, sessions, model, Base, places.BROKER, queue)
         contender.install(stand)
@@ -84,10 +86,18 @@ def serve(pipe: Connection, name: str, url: URL, queue: str, *, tasks: bool) -> 
         run = partial(_tasks, loop) if tasks else _threads
         pipe.send("ready")
         while (asked := pipe.recv()) is not None:
+            cell, commits = asked
             try:
-                pipe.send(_turn(contender, stand, run, *asked))
+                answer: Turn | Failure = _turn(contender, stand, run, cell, commits)
             except (SQLAlchemyError, EventBusError) as error:
-                pipe.send(Failure(str(error).splitlines()[0]))
+                answer = Failure(str(error).splitlines()[0])
+            if cell.workers > 1:
+                hang_up()  # a server has fewer connections than all contenders' crowds together
+            pipe.send(answer)
+
+
+def _hang_up(loop: asyncio.Runner, engine: AsyncEngine) -> None:
+    loop.run(engine.dispose())
 
 
 def _turn(

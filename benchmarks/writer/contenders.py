@@ -113,6 +113,27 @@ class EventBus(_InQueue):
         self.bus.close()
 
 
+class Batches(EventBus):
+    """The same with `wire="batch"`: the events of a large transaction leave in messages of many."""
+
+    name = "eventbus, batches"
+
+    def settings(self, stand: Stand) -> Settings:
+        return Settings(url=stand.broker, service="bench", exchange=stand.queue, queue=stand.queue, wire="batch")
+
+    def captured(self, expected: int) -> int:
+        """Count the events of the messages that wait, and throw them away."""
+        deadline, events = time.monotonic() + 2, 0
+        with transports.connection(self.stand.broker) as connection, connection.channel() as channel:
+            while events < expected and time.monotonic() < deadline:
+                if (message := channel.basic_get(self.stand.queue, no_ack=True)) is None:
+                    time.sleep(0.01)
+                    continue
+                told = json.loads(message.body)
+                events += len(told) if isinstance(told, list) else 1
+        return events
+
+
 class OutboxOnly(EventBus):
     """The same with a broker that cannot be reached: what a commit alone costs more."""
 
@@ -308,9 +329,9 @@ class AuditTrail(_InTable):
 
 
 ALL: Final[tuple[type[Contender], ...]] = (
-    Contender, CaptureOnly, OutboxOnly, Relay, EventBus, CrudCdc, AuditTrail, PlainListener, Continuum,
+    Contender, CaptureOnly, OutboxOnly, Relay, EventBus, Batches, CrudCdc, AuditTrail, PlainListener, Continuum,
 )  # fmt: skip
-OURS: Final = (CaptureOnly, OutboxOnly, Relay, EventBus)
+OURS: Final = (CaptureOnly, OutboxOnly, Relay, EventBus, Batches)
 
 
 def taking_part(database: str) -> list[str]:
