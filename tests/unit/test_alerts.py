@@ -76,7 +76,7 @@ def test_every_figure_is_on_the_dashboard() -> None:
 
 
 def test_every_figure_is_documented() -> None:
-    page = (ROOT / "docs/operations.md").read_text()
+    page = (ROOT / "docs/monitoring.md").read_text()
     documented = {name.removesuffix("_bucket").removesuffix("_sum").removesuffix("_count") for name in shown()}
     assert {name for name in documented if f"`{name}`" not in page} == set()
 
