@@ -1,4 +1,4 @@
-"""`eventbus-dead-letters`: see what a consumer could not take, send it again, or throw it away.
+"""`eventbus dead-letters`: see what a consumer could not take, send it again, or throw it away.
 
 The command's purpose is to show payloads; nothing else of eventbus does.
 """
@@ -114,10 +114,10 @@ def dead_letters() -> None:
     reason, and goes on with the rest. Nothing there is lost and nothing there changes by itself.
 
     \b
-    eventbus-dead-letters list                      what is there, and why
-    eventbus-dead-letters show 3f9a                 one of them, whole
-    eventbus-dead-letters retry --entity contact    back to the consumer, once the cause is mended
-    eventbus-dead-letters purge 3f9a --yes          for ever gone
+    eventbus dead-letters list                      what is there, and why
+    eventbus dead-letters show 3f9a                 one of them, whole
+    eventbus dead-letters retry --entity contact    back to the consumer, once the cause is mended
+    eventbus dead-letters purge 3f9a --yes          for ever gone
     """
 
 

@@ -1,4 +1,4 @@
-"""`python -m consumers.replay`: send what a mirror has to another consumer's queue, as snapshots.
+"""`eventbus replay`: send what a mirror has to another consumer's queue, as snapshots.
 
 For a consumer that was not there from the beginning, and for another number of shards. Each file becomes an event with
 `op` `r` and the version the file has, so that a change that came meanwhile wins, whichever arrives first. Where the

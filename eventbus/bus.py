@@ -182,7 +182,7 @@ class Bus:
     def close(self, timeout: float = 10.0) -> None:
         """Uninstall, deliver what can be delivered within `timeout` seconds, disconnect. Again: nothing happens.
 
-        With the outbox, what is not delivered stays there for another process or `eventbus-relay`. With
+        With the outbox, what is not delivered stays there for another process or `eventbus relay`. With
         `delivery="relay"` nothing is waited for.
         """
         self.uninstall()
@@ -256,7 +256,7 @@ def _settings(settings: Settings | None, **given: str | None) -> Settings:
 def _demand_publishing(settings: Settings, wire: str | None) -> None:
     if wire is not None and settings.by_relay:
         raise ConfigurationError(
-            f"install(wire={wire!r}): here eventbus-relay publishes, so it is the one to be told: EVENTBUS_WIRE={wire}"
+            f"install(wire={wire!r}): here the relay publishes, so it is the one to be told: EVENTBUS_WIRE={wire}"
         )
 
 
@@ -266,9 +266,9 @@ def _delivery(
     if settings.by_relay:
         how = "ordering='strict'" if settings.ordering == "strict" else "delivery='relay'"
         if not durable:
-            raise ConfigurationError(f"{how} needs the outbox: it is eventbus-relay that publishes")
+            raise ConfigurationError(f"{how} needs the outbox: it is the relay that publishes")
         if publisher is not None:
-            raise ConfigurationError(f"{how} leaves publishing to eventbus-relay: give no publisher here")
+            raise ConfigurationError(f"{how} leaves publishing to the relay: give no publisher here")
         return Relayed()
     if publisher is None:
         # Relative paths mean the working directory of now, not of the thread's first connection.

@@ -1,4 +1,4 @@
-"""`eventbus-dumpdata`: write the records of a database as `eventbus-loaddata` reads them.
+"""`eventbus dumpdata`: write the records of a database as `eventbus loaddata` reads them.
 
 A dump is a backup: all columns are in it, secrets too, but those that are computed by the database. What cannot be in
 it is said, and the command then ends with 1. It is taken in one transaction, so it shows one moment. Records come in an
@@ -107,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return commands.run(command, argv, "eventbus-dumpdata")
 
 
-_HELP = """Write the records of a database as eventbus-loaddata reads them.
+_HELP = """Write the records of a database as `eventbus loaddata` reads them.
 
 Without a MODEL all models are written, else the named ones (contact, or crm.contact); views only if named. A record is
 {"fields": {...}, "model": "crm.contact", "pk": "ab12"}; the list is in an order that can be loaded. Without --models
@@ -118,10 +118,10 @@ the database, or use --published. What cannot be in it (pickles, columns that th
 exit code is 1 unless --exclude names it. Columns that the database computes are made anew by a load.
 
 \b
-  eventbus-dumpdata --models myapp.models:Base --database sqlite:///app.db -o dump.json
-  eventbus-dumpdata contact order -o orders.jsonl.gz
-  eventbus-dumpdata contact --pks ab12,cd34
-  eventbus-dumpdata --mirror data/crm -o dump.json
+  eventbus dumpdata --models myapp.models:Base --database sqlite:///app.db -o dump.json
+  eventbus dumpdata contact order -o orders.jsonl.gz
+  eventbus dumpdata contact --pks ab12,cd34
+  eventbus dumpdata --mirror data/crm -o dump.json
 """
 
 

@@ -1,4 +1,4 @@
-"""`eventbus-loaddata`: bring a dump back into a database, without publishing anything.
+"""`eventbus loaddata`: bring a dump back into a database, without publishing anything.
 
 All of it in one transaction: either every record is there afterwards, or none. Records may come in any order. Nothing
 is changed in silence: before the end it is seen that there are as many rows as records, and that every reference leads
@@ -189,7 +189,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 _HELP = """Load records into a database. Nothing is published, unless --publish says so.
 
-PATH is a file that eventbus-dumpdata wrote (or a Django fixture): a JSON list or one record a line, also compressed
+PATH is a file that `eventbus dumpdata` wrote (or a Django fixture): a JSON list or one record a line, also compressed
 (gzip, bzip2, xz, lzma, zst, zip); a directory of the mirror, or a service or entity in it; or `-` for standard input. A
 record is {"model": "crm.contact", "pk": "ab12", "fields": {...}}. Without --models the tables of the database are taken
 as they are.
@@ -198,11 +198,11 @@ Either all records are loaded or, after an error, none. Records may come in any 
 What is in the database and not in the files stays as it is, unless --existing replace says otherwise.
 
 \b
-  eventbus-loaddata dump.json --models myapp.models:Base --database sqlite:///app.db
-  eventbus-dumpdata | gzip > dump.json.gz ;  zcat dump.json.gz | eventbus-loaddata -
-  eventbus-loaddata data/crm --existing keep
-  eventbus-loaddata dump.json --existing replace --dry-run
-  eventbus-loaddata --at 2026-11-23T08:00:00Z data --database sqlite:///then.db
+  eventbus loaddata dump.json --models myapp.models:Base --database sqlite:///app.db
+  eventbus dumpdata | gzip > dump.json.gz ;  zcat dump.json.gz | eventbus loaddata -
+  eventbus loaddata data/crm --existing keep
+  eventbus loaddata dump.json --existing replace --dry-run
+  eventbus loaddata --at 2026-11-23T08:00:00Z data --database sqlite:///then.db
 """
 
 

@@ -73,7 +73,7 @@ class Settings:
 
     @property
     def by_relay(self) -> bool:
-        """Whether the service only writes, and `eventbus-relay` publishes."""
+        """Whether the service only writes, and `eventbus relay` publishes."""
         return self.delivery == "relay" or self.ordering == "strict"
 
     @property

@@ -1,4 +1,4 @@
-"""`python -m eventbus.snapshot`: publish the rows that are there already, as events with `op` `r`.
+"""`eventbus snapshot`: publish the rows that are there already, as events with `op` `r`.
 
 Safe beside running services. Rows are read in chunks, by primary key, under a shared lock, and their events go through
 the same outbox in that same transaction. So the snapshot of a record has its version in commit order with the changes
@@ -225,8 +225,8 @@ Run it once after the first install(), or after a restored backup, beside the ru
 meanwhile wins over the snapshot. Every consumer of these events gets them. To run it again does no harm.
 
 \b
-  python -m eventbus.snapshot myapp.db:Session --models myapp.models:Base --database postgresql+psycopg://…
-  python -m eventbus.snapshot myapp.db:Session contact order_line
+  eventbus snapshot myapp.db:Session --models myapp.models:Base --database postgresql+psycopg://…
+  eventbus snapshot myapp.db:Session contact order_line
 """
 
 

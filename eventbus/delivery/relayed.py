@@ -26,7 +26,7 @@ _MOST: Final = 100_000
 
 @final
 class Relayed:
-    """Events are left in the outbox for `eventbus-relay`, the only one to publish them.
+    """Events are left in the outbox for `eventbus relay`, the only one to publish them.
 
     A thread looks now and then whether it does (see `Lookout`). No connection to the broker is opened.
     """
@@ -75,7 +75,7 @@ class Relayed:
                 if time.monotonic() > deadline:
                     rows = counted(len(waiting), "row")
                     raise FlushTimeout(
-                        f"still in the outbox after {timeout:g} s: {rows}; is eventbus-relay running?",
+                        f"still in the outbox after {timeout:g} s: {rows}; is `eventbus relay` running?",
                         pending=len(waiting),
                     )
                 time.sleep(_POLL)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-KEPT: Final = "`eventbus-relay --parked list` shows what is kept in the outbox"
+KEPT: Final = "`eventbus relay --parked list` shows what is kept in the outbox"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The command `eventbus-relay`. Exit codes: 0 done, 1 failed, 2 wrong use or configuration."""
+"""The command `eventbus relay`. Exit codes: 0 done, 1 failed, 2 wrong use or configuration."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ themselves: it delivers what they write, at once. Several may run for one databa
 over within seconds when it ends or dies.
 
 \b
-  eventbus-relay --database postgresql+psycopg://…     keep delivering, until stopped
-  eventbus-relay --database sqlite:///app.db --once    deliver what waits now, then end
-  eventbus-relay --parked list                         what the broker would not take, and why
-  eventbus-relay --parked retry                        … try it again now (a relay or service does it)
-  eventbus-relay --parked purge --id 17 --id 18        … give these rows up for good
+  eventbus relay --database postgresql+psycopg://…     keep delivering, until stopped
+  eventbus relay --database sqlite:///app.db --once    deliver what waits now, then end
+  eventbus relay --parked list                         what the broker would not take, and why
+  eventbus relay --parked retry                        … try it again now (a relay or service does it)
+  eventbus relay --parked purge --id 17 --id 18        … give these rows up for good
 
 DATABASE_URL and EVENTBUS_URL (or DATABASE_URL_FILE, EVENTBUS_URL_FILE, for mounted secrets) say where the database and
 the broker are; passwords are better there than on a command line, which others can see.

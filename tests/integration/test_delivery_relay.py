@@ -190,7 +190,7 @@ def test_what_follows_a_refused_event_of_a_record_waits_behind_it(engine: Engine
 def test_flush_says_that_no_relay_runs(engine: Engine) -> None:
     with service(engine) as (bus, sessions):
         count(sessions)
-        with pytest.raises(FlushTimeout, match=r"1 row; is eventbus-relay running\?"):
+        with pytest.raises(FlushTimeout, match=r"1 row; is `eventbus relay` running\?"):
             bus.flush(0.1)
 
 

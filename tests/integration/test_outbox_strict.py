@@ -60,7 +60,7 @@ def test_nothing_leaves_without_a_relay_and_all_of_it_in_order_with_one(
         for _ in range(5):
             count(sessions)
         assert (bus.stats().pending_rows, bus.stats().waiting_in_outbox) == (5, True)
-        with pytest.raises(FlushTimeout, match=r"5 rows; is eventbus-relay running\?") as caught:
+        with pytest.raises(FlushTimeout, match=r"5 rows; is `eventbus relay` running\?") as caught:
             bus.flush(0.1)
         assert caught.value.pending == 5
         with relaying(engine, broker):

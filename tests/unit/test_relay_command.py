@@ -162,7 +162,7 @@ def test_a_database_without_an_outbox_is_named(
 def test_help_is_for_newcomers(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out
-    assert "eventbus-relay --database" in shown
+    assert "eventbus relay --database" in shown
     assert "DATABASE_URL" in shown
 
 

@@ -42,7 +42,7 @@ def records(
 ) -> Iterator[dict[str, Any]]:
     """All records of a mirror as they were, as a dump has them: at a time, after a transaction, or at a position.
 
-    For `eventbus-loaddata`. Raises HistoryUnavailable, NotInHistory, and ConfigurationError where the position is
+    For `eventbus loaddata`. Raises HistoryUnavailable, NotInHistory, and ConfigurationError where the position is
     inside a transaction: the snapshot at the beginning is one, in parts of 5,000 records.
     """
     with History(data_dir / PRIVATE / HISTORY_FILE) as history:

@@ -1,4 +1,4 @@
-"""Files of records: what `eventbus-dumpdata` writes, what the mirror keeps, and Django's fixtures.
+"""Files of records: what `eventbus dumpdata` writes, what the mirror keeps, and Django's fixtures.
 
 A file is a JSON list, JSON lines or one JSON object after the other, in UTF-8, plain or compressed (gzip, bzip2, xz,
 zip, told by the content); a directory is read for its `.json` files, hidden directories left out. Everything streams:

@@ -17,7 +17,7 @@ _KINDS: Final = (
     (b"---", "YAML, which is not read: write the fixture with --format json"),
     (b"- ", "YAML, which is not read: write the fixture with --format json"),
     (b"%YAML", "YAML, which is not read: write the fixture with --format json"),
-    (b"SQLite format 3", "a SQLite database: name it with --database, and dump it with eventbus-dumpdata"),
+    (b"SQLite format 3", "a SQLite database: name it with --database, and dump it with `eventbus dumpdata`"),
     (b"PGDMP", "a dump of pg_dump, which pg_restore reads"),
     (b"7z\xbc\xaf", "a 7-Zip archive, which is not read: unpack it first"),
     (b"Rar!", "a RAR archive, which is not read: unpack it first"),
