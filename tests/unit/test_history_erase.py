@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from consumers.base import DONE, Delivery
 from consumers.history.assembly.assembly import Tempo
 from consumers.history.command import command
+from consumers.history.errors import HistoryUnavailable
 from consumers.history.git.follower import Follower
 from consumers.history.git.packs import PackWriter
 from consumers.history.git.repository import Repository
@@ -22,6 +23,7 @@ from consumers.history.store.archive import Archive
 from consumers.json_mirror.command import open_mirror
 from consumers.json_mirror.errors import DirectoryLocked
 from consumers.json_mirror.settings import MirrorSettings
+from eventbus.errors import EventBusError
 from eventbus.events import envelope
 from tests.support.histories import Event
 
@@ -38,8 +40,8 @@ OPEN = Event("t5", "zz-person", 50, "u", {"name": "zz-second-word"}, ("name",), 
 """Half of a transaction: it is in the journal, and the historian waits for the rest."""
 
 
-def mirror(data_dir: Path, *events: Event) -> None:
-    settings = MirrorSettings(data_dir=data_dir, history="git")
+def mirror(data_dir: Path, *events: Event, history: str = "git") -> None:
+    settings = MirrorSettings(data_dir=data_dir, history=history)
     with open_mirror(settings) as mirroring:
         for event in events:
             delivery = Delivery(event.body)
@@ -77,6 +79,8 @@ def traces(data_dir: Path) -> list[str]:
         content = path.read_bytes() + str(path).encode()
         found += [f"{path.name}: {word!r}" for word in SECRETS if word in content]
     repository = data_dir / ".eventbus" / "history.git"
+    if not repository.exists():
+        return found
     listed = subprocess.run(
         ["git", "-C", repository, "cat-file", "--batch", "--batch-all-objects"], capture_output=True, check=True
     )
@@ -100,6 +104,38 @@ def test_no_byte_is_left_and_the_rest_is_as_it_was(data_dir: Path) -> None:
     assert (data_dir / "crm/contact/other.json").exists()
     with History(data_dir / ".eventbus" / "history.sqlite3") as opened:
         assert [each.step.version for each in opened.versions("crm/contact/other.json")] == [40, 20]
+
+
+def test_a_mirror_without_a_history_forgets_as_well(tmp_path: Path) -> None:
+    """Also where a history is turned on later: it is told of nobody who was erased before."""
+    mirror(tmp_path, *LIFE, history="off")
+    assert traces(tmp_path)
+    assert "history: none is kept" in run(tmp_path, "erase", "crm.contact", "zz-person", "--yes")
+    assert traces(tmp_path) == []
+    mirror(tmp_path, LIFE[2], LIFE[0])
+    history(tmp_path)
+    assert traces(tmp_path) == []
+    assert (tmp_path / "crm/contact/other.json").exists()
+    assert "whole" in run(tmp_path, "verify", "--git")
+
+
+def test_a_number_is_the_record_that_the_state_has(tmp_path: Path) -> None:
+    mirror(tmp_path, Event("t1", "7", 10, "c", {"name": "zz-first-word"}, ("name",)), *LIFE[1:2], history="off")
+    run(tmp_path, "erase", "crm.contact", "7", "--yes")
+    assert traces(tmp_path) == []
+
+
+def test_without_a_history_there_is_no_author_to_forget(tmp_path: Path) -> None:
+    mirror(tmp_path, *LIFE, history="off")
+    with pytest.raises(HistoryUnavailable):
+        run(tmp_path, "erase", "--author", "ann", "--yes")
+    assert not (tmp_path / ".eventbus/history.sqlite3").exists()
+
+
+def test_without_a_mirror_there_is_nothing_to_erase(tmp_path: Path) -> None:
+    (tmp_path / ".eventbus").mkdir()
+    with pytest.raises(EventBusError, match="state"):
+        run(tmp_path, "erase", "crm.contact", "zz-person", "--yes")
 
 
 def test_a_retried_dead_letter_does_not_bring_it_back_and_a_new_record_may_come(data_dir: Path) -> None:

@@ -20,6 +20,7 @@ from consumers.history.commands.options import (
     json_text,
     opened,
     path_of,
+    paths_of,
     position_of,
     say,
     settings_of,
@@ -36,7 +37,7 @@ from consumers.json_mirror import cache
 from consumers.json_mirror.disk.files import Files
 from consumers.json_mirror.disk.lock import Lock
 from consumers.json_mirror.settings import MirrorSettings
-from consumers.json_mirror.state import Record, State
+from consumers.json_mirror.state import Reader, Record, State, require
 from consumers.json_mirror.state.erasing import hashed
 from eventbus.errors import ConfigurationError, counted
 
@@ -88,8 +89,9 @@ def _writer() -> Any:
 def erase(model: str | None, keys: tuple[str, ...], author: str | None, yes: bool, data_dir: Path | None) -> None:
     """Forget records, or an author, for good: in files, state, cache, journal, history and git.
 
-    Stop the mirror first: its queue waits. No older event brings a forgotten record back, also not out of the dead
-    letters. What was copied cannot be reached: backups, clones, remotes, other consumers, records that tell of it.
+    Stop the mirror first: its queue waits. Records can be forgotten without a history too. No older event brings a
+    forgotten record back, also not out of the dead letters. What was copied cannot be reached: backups, clones,
+    remotes, other consumers, records that tell of it.
     """
     if bool(author) == bool(model and keys):
         raise click.UsageError("name a MODEL and its KEYs, or an --author")
@@ -107,8 +109,7 @@ def erase(model: str | None, keys: tuple[str, ...], author: str | None, yes: boo
             meant = letters.by(author)
         else:
             assert model is not None
-            with History(settings.history_file) as history:
-                paths = [path_of(model, key, history if _knows(history, model, key) else None) for key in keys]
+            paths = _paths(settings, model, keys)
             _confirm(f"Forget {counted(len(paths), 'record')} of {model}?", yes)
             first = _forget_records(settings, mirror, paths)
             meant = letters.of(paths)
@@ -122,12 +123,27 @@ def _confirm(question: str, yes: bool) -> None:
         click.confirm(question, abort=True)
 
 
+def _paths(settings: HistorySettings, model: str, keys: tuple[str, ...]) -> list[str]:
+    if not settings.history_file.exists():
+        return [path for key in keys for path in _known_to_the_state(settings, model, key)]
+    with History(settings.history_file) as history:
+        return [path_of(model, key, history if _knows(history, model, key) else None) for key in keys]
+
+
 def _knows(history: History, model: str, key: str) -> bool:
     try:
         path_of(model, key, history)
     except NotInHistory:
         return False
     return True
+
+
+def _known_to_the_state(settings: HistorySettings, model: str, key: str) -> list[str]:
+    """Where the mirror keeps no history: the records there are of this key, be it a number or a text."""
+    require(settings.state_file)
+    paths = paths_of(model, key)
+    with Reader(settings.state_file, read_only=True) as state:
+        return [path for path in paths if state.get(*_split(path)) is not None] or paths[:1]
 
 
 def _forget_records(settings: HistorySettings, mirror: MirrorSettings, paths: list[str]) -> int:
@@ -144,6 +160,9 @@ def _forget_records(settings: HistorySettings, mirror: MirrorSettings, paths: li
         with cache.open(mirror.cache_url) as store:
             store.store([Record(*_split(path), floor, None) for path in paths])
         click.echo("cache: replaced by tombstones")
+    if not settings.history_file.exists():
+        click.echo("history: none is kept")
+        return 0
     first = erasing.erase_records(settings.history_file, paths, floors, getpass.getuser())
     click.echo(f"history: {'gone' if first else 'it knew nothing of them'}")
     return first
@@ -155,6 +174,7 @@ def _split(path: str) -> tuple[str, str]:
 
 
 def _forget_author(settings: HistorySettings, author: str) -> int:
+    History(settings.history_file).close()  # raises where there is none: authors stand nowhere else
     floor = erasing.floor_now()
     with State(settings.state_file) as state:
         state.rewrite_events(list(erasing.events_without(state, author)), {author_key(author): floor})

@@ -54,13 +54,18 @@ def directory_of(model: str) -> str:
 
 def path_of(model: str, key: str, history: History | None = None) -> str:
     """The record's file, relative to DATA_DIR. A key that may be a number or a text is what the history knows it as."""
-    candidates = [f"{directory_of(model)}/{filenames.filename(pk)}" for pk in _keys(key)]
+    candidates = paths_of(model, key)
     if history is None:
         return candidates[0]
     for candidate in candidates:
         if history.stored(candidate) is not None:
             return candidate
     raise NotInHistory(f"the history has no {model} {key}")
+
+
+def paths_of(model: str, key: str) -> list[str]:
+    """Each file that the record may have: one, or two where the key may be a number or a text."""
+    return [f"{directory_of(model)}/{filenames.filename(pk)}" for pk in _keys(key)]
 
 
 def _keys(text: str) -> list[Any]:
