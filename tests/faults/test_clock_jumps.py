@@ -55,6 +55,23 @@ def test_a_clock_that_jumps_back_and_forth_loses_no_change(
     assert document["fields"]["jumps"] == len(HOURS) - 1
 
 
+def test_what_a_clock_two_days_ahead_has_written_is_refused_until_the_bound_is_raised(
+    jumping: Mapping[str, str], tmp_path: Path
+) -> None:
+    """docs/guarantees.md, "The clock jumps", says what to do."""
+    urls = f"sqlite:///{tmp_path}/app.sqlite3", jumping["EVENTBUS_URL"]
+    run(jumping, "tests.faults.clock_service", *urls, jumping["FAKETIME_TIMESTAMP_FILE"], "+0", "+48", "+0")
+    mirror = "consumers.json_mirror", "--data-dir", str(tmp_path / "data"), "--drain"
+    run(jumping, *mirror)
+    path = tmp_path / "data/crm/clock/1.json"
+    assert orjson.loads(path.read_bytes())["fields"]["jumps"] == 0
+    assert "version is too far ahead of the clock" in run(jumping, "consumers.dead_letters", "list")
+    raised = {**jumping, "EVENTBUS_MAX_VERSION_AHEAD": "0"}
+    run(raised, "consumers.dead_letters", "retry", "--all", "--distrusted")
+    run(raised, *mirror)
+    assert orjson.loads(path.read_bytes())["fields"]["jumps"] == 2
+
+
 @pytest.fixture
 def app(tmp_path: Path) -> Iterator[Committer]:
     with committing(f"sqlite:///{tmp_path / 'app.sqlite3'}") as committer:
