@@ -41,6 +41,7 @@ NEEDS: Final = {
             "outage",
             "statements",
             "doorbell",
+            "where",
         ),
         "postgresql",
     ),
@@ -68,6 +69,8 @@ PARTS: Final[dict[str, tuple[str, ...]]] = {
     "compare": ("benchmarks.compare", "--records", "100000"),
     "history": ("benchmarks.history",),
     "pages": ("benchmarks.pages",),
+    "observing": ("benchmarks.observing",),
+    "where": ("benchmarks.where",),
 }
 QUICK: Final[dict[str, tuple[str, ...]]] = {
     "serialization": ("--rounds", "30"),
@@ -83,6 +86,8 @@ QUICK: Final[dict[str, tuple[str, ...]]] = {
     "compare": ("--records", "5000"),
     "history": ("--records", "1000", "--transactions", "500"),
     "pages": ("--records", "1000", "--viewers", "10", "--seconds", "2", "--rounds", "1", "--messages", "1000"),
+    "observing": ("--turns", "20"),
+    "where": ("--seconds", "0.2"),
 }
 """Options of the short form; the others have `--quick`."""
 

@@ -16,6 +16,8 @@ from typing import Final
 import orjson
 
 VARIABLE: Final = "BENCH_FIGURES"
+ELSE: Final = "all else"
+"""The figure of all that is too little to be told alone."""
 
 
 @dataclass(frozen=True, slots=True)

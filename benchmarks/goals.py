@@ -56,6 +56,7 @@ GOALS: Final = (
     Goal("confirmed publishing, against raw", "publishing/eventbus/ratio", 0.9, "", least=True),
     Goal("in batches: draining the outbox into the broker", "wire/drain/batch", 50_000, "events/s", least=True),
     Goal("in batches: to Redis, files on a RAM disk", "wire/mirror/batch/Redis", 25_000, "events/s", least=True),
+    Goal("metrics and traces on: commit of 1 row, CPU of its thread", "observing/thread/ratio", 1.02),
     Goal("loaddata, SQLite", "loaddata/eventbus", 40_000, "rows/s", least=True),
     Goal("compare, SQLite", "compare/rows", 50_000, "rows/s", least=True),
     Goal("slowest page of `eventbus web`", "pages/slowest", 100, "ms"),

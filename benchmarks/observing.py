@@ -1,14 +1,13 @@
 """What being observed costs a commit of one row: `python -m benchmarks.observing`.
 
 Commits with `eventbus.metrics` registered and a tracer of OpenTelemetry's SDK set take turns with commits without, each
-on an SQLite file of its own, in one process. Printed are CPU microseconds a commit: of the thread that commits, and of
-the whole process, which publishes to a publisher in memory. A tracer samples all, and exports nothing.
+on an SQLite file of its own, in one process. Told is processor time a commit: of the thread that commits, and of the
+whole process, which publishes to a publisher in memory. A tracer samples all, and exports nothing.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
 import tempfile
 import time
@@ -22,6 +21,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
 import eventbus
+from benchmarks import figures
 from eventbus import metrics
 from eventbus.publishers.memory import MemoryPublisher
 
@@ -82,9 +82,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 side.turn(options.commits)
         for name in ("thread", "process"):
             without, having = getattr(plain, name), getattr(observed, name)
-            ratio = statistics.median(b / a for a, b in zip(without, having, strict=True))
-            bare, full = (statistics.median(taken) * 1e6 for taken in (without, having))
-            print(f"{name:<8} {bare:7.1f} us without, {full:7.1f} us with metrics and traces: {ratio:.3f}")
+            for label, taken in (("without", without), ("with", having)):
+                figures.note_median(f"observing/{name}/{label}", [seconds * 1e6 for seconds in taken], "µs a commit")
+            figures.note_ratio(f"observing/{name}/ratio", having, without)
         for side in (plain, observed):
             side.bus.close()
     return 0

@@ -9,12 +9,13 @@ Rendering again changes nothing: `tests/unit/test_benchmarks.py` holds the pages
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.figures import Figure, shown
+from benchmarks.figures import ELSE, Figure, shown
 from benchmarks.goals import GOALS, Goal
 from benchmarks.plots.pictures import FOLDER, NAMES, ROWS, names
 from benchmarks.results import PEERS, Results
@@ -23,6 +24,7 @@ ROOT: Final = Path(__file__).parents[1]
 PAGES: Final = (ROOT / "README.md", ROOT / "docs/benchmarks.md")
 CELLS: Final = tuple(f"{kind}-{rows}" for kind in ("insert", "update", "delete", "statement") for rows in (1, 1000))
 CROWDS: Final = ("insert-1-4threads", "insert-1-16threads", "insert-1-16tasks")
+_SAMPLED: Final = ("insert-1", "update-1", "insert-1000", "update-1000")
 _MARKED: Final = re.compile(r"(<!-- (table|figure|picture) ([^>\n]+?) -->)(.*?)(<!-- end -->)", re.DOTALL)
 
 
@@ -188,6 +190,20 @@ def _listed(beginnings: Sequence[str], results: Results) -> Iterator[str]:
     yield from _rows(("figure", "median", "unit"), rows)
 
 
+def _where(cells: Mapping[str, str], results: Results) -> Iterator[str]:
+    """Rooms, the costliest first, and what each took; `cells` are the titles of the columns by the figures' names."""
+    found: dict[str, dict[str, Figure]] = defaultdict(dict)
+    for cell in cells:
+        for name in results.under(f"where/{cell}/"):
+            found[name.removeprefix(f"where/{cell}/")][cell] = results[name]
+    others = found.pop(ELSE, {})
+    rooms = sorted(found, key=lambda room: -sum(figure.value for figure in found[room].values()))
+    found[ELSE] = others
+    rows = ((room, *(_cell(found[room].get(cell)) for cell in cells)) for room in (*rooms, ELSE))
+    if rooms:
+        yield from _rows(("room", *cells.values()), rows)
+
+
 def _commands(results: Results) -> Iterator[str]:
     rows = (
         (f"`{name}`", f"`{part['command']}`", part["date"], _seconds(part), f"{part['load']:g}")
@@ -212,6 +228,7 @@ _TABLES: Final[dict[str, Callable[[Results], Iterator[str]]]] = {
     "wire": partial(_listed, ("wire/",)),
     "outage": partial(_listed, ("outage/",)),
     "dumps": partial(_listed, ("loaddata/", "compare/", "history/")),
+    "observing": partial(_listed, ("observing/",)),
     "doorbell": partial(_listed, ("doorbell/",)),
     "statements": partial(_listed, ("statements/",)),
     **{
@@ -219,5 +236,12 @@ _TABLES: Final[dict[str, Callable[[Results], Iterator[str]]]] = {
         for database in NAMES
         for measure in ("wall", "cpu_confirmed")
     },
+    **{
+        f"where-{database}": partial(
+            _where, {f"{database}/{cell}": cell.replace("-", " ").replace("1000", "1,000") for cell in _SAMPLED}
+        )
+        for database in ("sqlite", "postgresql")
+    },
+    "where-mirror": partial(_where, {"mirror": "µs an event"}),
     **{f"crowd-{database}": partial(_writer, CROWDS, database, "wall") for database in NAMES},
 }

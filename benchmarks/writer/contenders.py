@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
@@ -122,15 +123,20 @@ class Batches(EventBus):
         return Settings(url=stand.broker, service="bench", exchange=stand.queue, queue=stand.queue, wire="batch")
 
     def captured(self, expected: int) -> int:
-        """Count the events of the messages that wait, and throw them away."""
-        deadline, events = time.monotonic() + 2, 0
+        """Take the messages that wait out of the queue, and count their events."""
+        events = 0
+
+        def count(message: Any) -> None:
+            nonlocal events
+            told = json.loads(message.body)
+            events += len(told) if isinstance(told, list) else 1
+
+        deadline = time.monotonic() + 2
         with transports.connection(self.stand.broker) as connection, connection.channel() as channel:
+            channel.basic_consume(self.stand.queue, no_ack=True, callback=count)
             while events < expected and time.monotonic() < deadline:
-                if (message := channel.basic_get(self.stand.queue, no_ack=True)) is None:
-                    time.sleep(0.01)
-                    continue
-                told = json.loads(message.body)
-                events += len(told) if isinstance(told, list) else 1
+                with suppress(TimeoutError):
+                    connection.drain_events(timeout=0.1)
         return events
 
 

@@ -20,10 +20,12 @@ from tests.support.committing import batch, eventually
 QUICK = Tempo(delete=0.02, grace=0.6, parked=0.2, sweep=0.1)
 
 
-@pytest.fixture(params=["aiosqlite", "asyncpg", "psycopg"])
+@pytest.fixture(params=["aiosqlite", "asyncpg", "psycopg", "asyncmy"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     if request.param == "aiosqlite":
         return f"sqlite+aiosqlite:///{tmp_path / 'app.sqlite3'}"
+    if request.param == "asyncmy":
+        return make_url(request.getfixturevalue("mariadb_db")).set(drivername="mysql+asyncmy")
     return make_url(request.getfixturevalue("postgres_db")).set(drivername=f"postgresql+{request.param}")
 
 
