@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -27,7 +28,7 @@ _MOST: Final = 10_000
 def opened(options: Options) -> Iterator[Witness]:
     """The broker that EVENTBUS_URL names."""
     settings = ConsumerSettings.from_env()
-    yield BrokerWitness(replace(settings, url=options.url or settings.url))
+    yield BrokerWitness(replace(settings, url=options.url or settings.url), options.data_dir)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +42,14 @@ class _Depths:
 
 @final
 class BrokerWitness(Witness):
-    """Asks over a connection of its own, each time, and takes nothing out of any queue."""
+    """Asks over a connection of its own, each time, and takes nothing out of any queue.
 
-    def __init__(self, settings: ConsumerSettings) -> None:
+    `data_dir` is the mirror's directory, where it is not the one that a mirror would take by itself.
+    """
+
+    def __init__(self, settings: ConsumerSettings, data_dir: str | None = None) -> None:
         self._settings = settings
+        self._mirror = "eventbus mirror" + (f" --data-dir {shlex.quote(data_dir)}" if data_dir else "")
 
     def status(self) -> Report:
         """Whether it answers, what waits in the queue and for whom, how many dead letters there are."""
@@ -112,7 +117,7 @@ class BrokerWitness(Witness):
             )
 
     def _unread(self, waiting: int) -> Finding:
-        queue, start = self._settings.queue_name, "start the mirror: `eventbus mirror`"
+        queue, start = self._settings.queue_name, f"start the mirror: `{self._mirror}`"
         if not waiting:
             return Finding("note", f"nobody reads the queue {queue}; nothing waits in it", start)
         return Finding("wrong", f"{counted(waiting, 'event')} in the queue {queue}, which nobody reads", start)
@@ -120,7 +125,7 @@ class BrokerWitness(Witness):
     def _no_queue(self) -> Finding:
         queue = self._settings.queue_name
         return Finding(
-            "wrong", f"there is no queue {queue} at the broker", "start its consumer once: `eventbus mirror`"
+            "wrong", f"there is no queue {queue} at the broker", f"start its consumer once: `{self._mirror}`"
         )
 
     def _bound(self, subject: Subject) -> Iterator[Finding]:

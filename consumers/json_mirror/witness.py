@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Any, final
 
 import orjson
 
@@ -20,10 +21,6 @@ from consumers.json_mirror.state import Record, State
 from eventbus.errors import EventBusError
 from eventbus.inspection.witness import Absent, Evidence, Finding, Options, Report, Subject, Witness
 from eventbus.redaction import shown
-
-_START: Final = "start it: `eventbus mirror`"
-_REBUILD: Final = "`eventbus mirror --rebuild`, with the mirror stopped"
-_VERIFY: Final = "`eventbus mirror --verify --repair`, with the mirror stopped"
 
 
 @contextmanager
@@ -43,6 +40,11 @@ class MirrorWitness(Witness):
 
     def __init__(self, settings: MirrorSettings) -> None:
         self._settings = settings
+        # Without the directory the command would begin another mirror, in the default one.
+        command = f"eventbus mirror --data-dir {shlex.quote(str(settings.data_dir))}"
+        self._start = f"start it: `{command}`"
+        self._rebuild = f"`{command} --rebuild`, with the mirror stopped"
+        self._verify = f"`{command} --verify --repair`, with the mirror stopped"
 
     def status(self) -> Report:
         """Records, the last event, the last sign of life, and what it waits for."""
@@ -51,7 +53,7 @@ class MirrorWitness(Witness):
             with State(self._settings.state_file, read_only=True) as state:
                 entities = state.figures()
         except (StateUnavailable, StateDamaged) as error:
-            return Report(figures, (Finding("wrong", str(error), _REBUILD),))
+            return Report(figures, (Finding("wrong", str(error), self._rebuild),))
         figures |= {
             "records": sum(each.live for each in entities),
             "last_event": max((each.time for each in entities), default=None),
@@ -64,7 +66,7 @@ class MirrorWitness(Witness):
         try:
             record = self._record(subject)
         except EventBusError as error:
-            yield Finding("wrong", str(error), _REBUILD)
+            yield Finding("wrong", str(error), self._rebuild)
             return
         yield from self._life()
         if record is None:
@@ -91,11 +93,10 @@ class MirrorWitness(Witness):
         age, trouble = self._age, Heartbeat(self._settings.heartbeat_file).trouble()
         since = "no sign of life" if age is None else f"its last sign of life was {age:,.0f} s ago"
         if lock.died(self._settings.lock_file):
-            yield Finding(
-                "wrong", f"the mirror in {self._settings.data_dir} is dead: it was killed, or crashed; {since}", _START
-            )
+            told = f"the mirror in {self._settings.data_dir} is dead: it was killed, or crashed; {since}"
+            yield Finding("wrong", told, self._start)
         elif age is None or age > self._settings.health_max_age:
-            yield Finding("wrong", f"the mirror in {self._settings.data_dir} does not run: {since}", _START)
+            yield Finding("wrong", f"the mirror in {self._settings.data_dir} does not run: {since}", self._start)
         elif trouble:
             yield Finding("wrong", f"the mirror waits: {shown(trouble)}", "mend that; the mirror goes on by itself")
 
@@ -114,10 +115,10 @@ class MirrorWitness(Witness):
             content = files.read(record.directory, record.filename)
         if content is None:
             evidence.document = False
-            yield Finding("wrong", f"the mirror has the record, and its file {path} is gone", _VERIFY)
+            yield Finding("wrong", f"the mirror has the record, and its file {path} is gone", self._verify)
             return
         if content != record.document:
-            yield Finding("wrong", f"the file {path} is not what the mirror wrote", _VERIFY)
+            yield Finding("wrong", f"the file {path} is not what the mirror wrote", self._verify)
         else:
             yield Finding("note", f"the file {path} is there, at version {record.version}")
         stub = orjson.loads(record.document or b"{}").get("stub")

@@ -44,7 +44,7 @@ class Observatory:
     def __init__(self, settings: WebSettings, outbox: OutboxView) -> None:
         self._outbox = outbox
         self._mirror = MirrorWitness(settings.mirror)
-        self._ask_broker = Kept(BrokerWitness(settings.consumer).status)
+        self._ask_broker = Kept(BrokerWitness(settings.consumer, str(settings.mirror.data_dir)).status)
 
     def look(self, entities: Sequence[Figures]) -> Overview:
         """How things are."""

@@ -135,8 +135,13 @@ def _section(name: str, figures: Mapping[str, Any], findings: Iterable[Finding])
 def _figures(figures: Mapping[str, Any]) -> Iterator[str]:
     width = max(map(len, figures), default=0)
     for name, value in figures.items():
-        text = "-" if value is None else f"{value:,}" if isinstance(value, int | float) else printable(str(value))
-        yield f"{name.replace('_', ' '):<{width}}  {text}"
+        yield f"{name.replace('_', ' '):<{width}}  {_figure(value)}"
+
+
+def _figure(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "-" if value is None else f"{value:,}" if isinstance(value, int | float) else printable(str(value))
 
 
 def _line(finding: Finding) -> str:

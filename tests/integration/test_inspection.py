@@ -245,6 +245,18 @@ def test_status_says_that_a_mirror_is_dead(world: World, capsys: pytest.CaptureF
     assert "does not run" in shown
 
 
+def test_a_command_that_mends_names_the_directory_that_was_given(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As it stands `eventbus mirror` would begin another mirror, in the directory `data`."""
+    _age_heartbeat(61)
+    Path("data").rename("my files")
+    world.add(id="waits")
+    _, shown = said(capsys, "status", "--data-dir", "my files")
+    assert shown.count("`eventbus mirror --data-dir 'my files'`") == 2
+    assert "`eventbus mirror`" not in shown
+
+
 def test_status_says_what_is_left_in_the_outbox(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     outbox_row(world, "late")
     code, shown = said(capsys, "status")
