@@ -20,7 +20,7 @@ from eventbus.comparison.difference import Difference, Tally
 from eventbus.comparison.doubts import Patience
 from eventbus.comparison.mirror import Place, opened
 from eventbus.comparison.scan import CHUNK
-from eventbus.errors import counted
+from eventbus.errors import ConfigurationError, counted
 from eventbus.records.entities import Entities
 from eventbus.redaction import printable, shown
 from eventbus.settings import Settings
@@ -110,11 +110,21 @@ def _publishing(session: str | None, *, heal: bool) -> Iterator[tuple[Entities, 
         bus = target if isinstance(target, Bus) else installed(target)
         with bus:
             yield bus.entities, bus if heal else None
-    elif heal:
+        return
+    _demand_service()
+    if heal:
         with buses.install(sessionmaker()) as bus:
             yield bus.entities, bus
     else:
         yield Entities(Settings.from_env().service), None
+
+
+def _demand_service() -> None:
+    """Under the name that services have by default every row would be missing, and be published once more."""
+    if cli.service_name(None) is None:
+        raise ConfigurationError(
+            "say whose records these are: EVENTBUS_SERVICE=crm, as for install(), or --session myapp.db:Session"
+        )
 
 
 def _telling(*, as_json: bool, quiet: bool) -> Callable[[Difference], None] | None:

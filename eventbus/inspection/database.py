@@ -56,7 +56,8 @@ def opened(options: Options) -> Iterator[Witness]:
         bus = _bus(options.session)
         entities = bus.entities if bus else Entities(Settings.from_env().service)
         known = list(entities_of(entities, found)) if found else None
-        yield DatabaseWitness(engine, known, bus.settings if bus else None)
+        named = bus is not None or cli.service_name(None) is not None
+        yield DatabaseWitness(engine, known, bus.settings if bus else None, knows_service=named)
     finally:
         engine.dispose()
 
@@ -70,12 +71,23 @@ def _bus(session: str | None) -> Bus | None:
 
 @final
 class DatabaseWitness(Witness):
-    """`entities` are those of the models, or None where nobody named any; `settings` those that `install()` used."""
+    """`entities` are those of the models, or None where nobody named any; `settings` those that `install()` used.
 
-    def __init__(self, engine: Engine, entities: list[Entity] | None, settings: Settings | None = None) -> None:
+    Without `knows_service` the name of the service in them is a guess, and whoever asks for a record knows better.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        entities: list[Entity] | None,
+        settings: Settings | None = None,
+        *,
+        knows_service: bool = True,
+    ) -> None:
         self._engine = engine
         self._entities = entities
         self._settings = settings
+        self._knows_service = knows_service
 
     def status(self) -> Report:
         """Rows that wait, are parked, or have lost their process."""
@@ -151,7 +163,7 @@ class DatabaseWitness(Witness):
             )
             return
         model = entity.routing_keys["c"].rpartition(".")[0]
-        if model != subject.model:
+        if self._knows_service and model != subject.model:
             yield Finding(
                 "wrong", f"the service publishes this as {model}, not {subject.model}", f"eventbus why {model}"
             )

@@ -245,6 +245,29 @@ def test_status_says_that_a_mirror_is_dead(world: World, capsys: pytest.CaptureF
     assert "does not run" in shown
 
 
+def test_why_believes_the_name_of_the_service_where_no_setting_says_it(
+    world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It took the service for `app`, and said that the record was published under another name."""
+    monkeypatch.delenv("EVENTBUS_SERVICE")
+    code, shown = said(capsys, "why", "crm.contact", "first")
+    assert code == 0, shown
+    assert "the file shows the row" in shown
+
+
+@pytest.mark.parametrize("heal", [(), ("--heal",)])
+def test_compare_does_not_guess_whose_records_they_are(
+    world: World, heal: tuple[str, ...], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As records of `app` all rows were missing, and --heal published all of them."""
+    monkeypatch.delenv("EVENTBUS_SERVICE")
+    code, shown = said(capsys, "compare", *heal)
+    assert code == 2, shown
+    assert "EVENTBUS_SERVICE=crm" in shown
+    world.mirrored()
+    assert [path.name for path in Path("data").iterdir() if path.is_dir() and path.name != ".eventbus"] == ["crm"]
+
+
 def test_a_command_that_mends_names_the_directory_that_was_given(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
