@@ -24,7 +24,7 @@ import click
 from consumers.base.broker import topology
 from consumers.base.broker.line import is_amqp, require_broker
 from consumers.base.broker.sender import Sender
-from consumers.base.errors import NoQueue
+from consumers.base.errors import NoQueue, Refused
 from consumers.base.merging import Merged, Told, retold
 from consumers.base.progress import Progress
 from consumers.base.reading.letter import Letter
@@ -34,7 +34,7 @@ from consumers.json_mirror.disk.directories import PRIVATE
 from consumers.json_mirror.disk.documents import Document
 from consumers.json_mirror.state import STATE_FILE, State
 from eventbus.commands import HELP_OPTIONS, run
-from eventbus.errors import counted
+from eventbus.errors import ConfigurationError, counted
 from eventbus.events import envelope, naming, signing
 
 _GROUP: Final = 500
@@ -51,13 +51,16 @@ class Replay:
         self._time = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
     def send(self, found: Iterable[tuple[Document, Merged]]) -> Iterator[int]:
-        """Send them all, confirmed; yields after each group how many have arrived so far. Raises Lost, or NoQueue."""
+        """Send them all, confirmed; yields after each group how many have arrived so far. Raises Lost, NoQueue, or
+        ConfigurationError where the login may not send there."""
         iterator, count = iter(found), 0
         try:
             while group := list(islice(iterator, _GROUP)):
                 self._sender.send([self._letter(document, told) for document, as_ in group for told in retold(as_)])
                 count += len(group)
                 yield count
+        except Refused as error:
+            raise ConfigurationError(str(error)) from error
         except NoQueue as error:
             if not self._exchange:
                 raise

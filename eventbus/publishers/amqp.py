@@ -176,7 +176,8 @@ class AmqpPublisher(Publisher):
         if isinstance(error, NotAllowed) or (isinstance(error, AccessRefused) and "Login" in str(error.reply_text)):
             reason = reason.rstrip(".") + ". What to do: check login, password and virtual host of EVENTBUS_URL"
         elif getattr(error, "reply_code", None) == 403:
-            reason += f". What to do: let the login write on exchange {self._sender.exchange!r} (docs/security.md)"
+            permission = "configure" if getattr(error, "method_name", "") == "Exchange.declare" else "write on"
+            reason += f". What to do: let the login {permission} exchange {self._sender.exchange!r} (docs/security.md)"
         return BrokerUnavailable(f"broker {where}: {reason}", outcomes=flight.outcomes)
 
     def _refuse_culprit(self, flight: Flight, error: Exception) -> None:

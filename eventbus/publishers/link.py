@@ -28,6 +28,7 @@ from amqp.exceptions import (
     AccessRefused,
     AMQPError,
     ChannelError,
+    NotFound,
     RecoverableConnectionError,
     UnexpectedFrame,
     error_for_code,
@@ -284,9 +285,12 @@ def _declare(connection: Any, exchange: str) -> None:
     try:
         channel = connection.channel()
         channel.exchange_declare(**options)
-    except AccessRefused:
+    except AccessRefused as refused:
         channel = connection.channel()
-        channel.exchange_declare(**options, passive=True)
+        try:
+            channel.exchange_declare(**options, passive=True)
+        except NotFound:
+            raise refused from None  # what is to be done is permit it, or make the exchange
     channel.close()
 
 

@@ -7,7 +7,6 @@ import logging
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -20,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from eventbus.cli import make_engine
 from eventbus.commands import HELP_OPTIONS, run
 from eventbus.delivery.tempo import Tempo
-from eventbus.errors import BrokerUnavailable, ConfigurationError, EventBusError, counted
+from eventbus.errors import ConfigurationError, EventBusError, counted
 from eventbus.monitoring import logs
 from eventbus.outbox import ParkedRow, Store
 from eventbus.outbox.side import missing_file
@@ -141,19 +140,10 @@ def _relay(engine: Engine, settings: Settings, *, once: bool, grace: float) -> i
             unroutable=settings.unroutable,
             on_progress=told,
         )
-        done = _run(relay, stop, once=once)
+        done = relay.run(stop, once=once)
     waits = f"; {counted(done.waiting, 'row')} {'waits' if done.waiting == 1 else 'wait'}" if done.waiting else ""
     click.echo(f"Delivered {counted(done.delivered, 'event')}; {counted(done.parked, 'row')} parked{waits}.", err=True)
     return 0
-
-
-def _run(relay: Relay, stop: threading.Event, *, once: bool) -> Progress:
-    try:
-        return relay.run(stop, once=once)
-    except BrokerUnavailable as error:
-        if "(403)" in str(error):  # trying again is of no use
-            raise ConfigurationError(str(error)) from error
-        raise
 
 
 def _demand_broker(url: str, *, named: bool) -> None:

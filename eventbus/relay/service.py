@@ -20,7 +20,7 @@ from sqlalchemy import Engine, func, select
 from eventbus.delivery.dispatcher import Dispatcher
 from eventbus.delivery.outboxes.account import DATABASE_ERRORS
 from eventbus.delivery.tempo import Tempo
-from eventbus.errors import BrokerUnavailable, EventBusError
+from eventbus.errors import BrokerUnavailable, ConfigurationError, EventBusError
 from eventbus.outbox import Owner, Store
 from eventbus.outbox.reading.leases import RELAY
 from eventbus.outbox.side import side_connection
@@ -32,6 +32,8 @@ from eventbus.relay.keeper import Keeper
 _POLL: Final = 0.05
 _PATIENCE: Final = 30.0
 _MOMENT: Final = 0.5
+_FORBIDDEN: Final = "(403)"
+"""The reply code in what a broker says to a login without permission; trying again soon is of no use."""
 
 logger = logging.getLogger(__name__)
 
@@ -99,8 +101,8 @@ class Relay:
         """Work until `stop` is set; with `once`, until nothing is left that can be delivered now.
 
         Whether a process of another machine is gone takes `tempo.grace` seconds to tell; `once` waits for that. It does
-        not wait for ever: it raises BrokerUnavailable when nothing could be delivered for `_PATIENCE` seconds, and
-        EventBusError when another relay is active.
+        not wait for ever: it raises BrokerUnavailable when nothing could be delivered for `_PATIENCE` seconds,
+        ConfigurationError when the login may not publish, and EventBusError when another relay is active.
         """
         keeper = Keeper(self._engine, patience=self._patience)
         keeper.start()
@@ -138,6 +140,8 @@ class Relay:
                 )
                 if worker.delivered != seen or worker.trouble is None:
                     seen, moved = worker.delivered, time.monotonic()
+                elif once and _FORBIDDEN in worker.trouble:
+                    raise ConfigurationError(worker.trouble)
                 elif once and time.monotonic() - moved > _PATIENCE:
                     raise BrokerUnavailable(worker.trouble)
             return done
