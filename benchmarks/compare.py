@@ -3,8 +3,9 @@
     python -m benchmarks.compare [--records 1000000] [--database postgresql+psycopg://…] [--writes 200]
 
 The table (13 columns) is filled by Core, the state by the mirror's own code. With `--writes` a process of its own
-changes so many rows a second meanwhile, one a commit, and takes the events into the state: what counts then is that
-nothing is told as different. Printed for each tenth: rows a second and resident memory; at the end the whole, also by
+changes so many rows a second meanwhile, one a commit, and takes the events into the state, with a mirror's signs of
+life: what counts then is that nothing is told as different. (`tests.faults.compare_load` does so with the real chain.)
+Printed for each tenth: rows a second and resident memory; at the end the whole, also by
 processor time, which is what counts on a busy machine.
 """
 
@@ -35,6 +36,7 @@ from benchmarks.loaddata import Base, Contact, record
 from consumers.json_mirror import filenames
 from consumers.json_mirror.compared import in_state
 from consumers.json_mirror.disk.directories import PRIVATE
+from consumers.json_mirror.heartbeat import Heartbeat
 from consumers.json_mirror.state import STATE_FILE, Change, State
 from eventbus.bus import Bus
 from eventbus.comparison.comparing import compare
@@ -129,6 +131,9 @@ def write(engine: sa.Engine, directory: Path, rate: int, records: int) -> None:
 
     threading.Thread(target=wait_for_the_end, daemon=True).start()
     sessions, publisher = sessionmaker(engine), MemoryPublisher()
+    signs = [Heartbeat(directory / PRIVATE / name) for name in ("heartbeat", "caught-up")]
+    for sign in signs:
+        sign.beat()
     print("begun", flush=True)
     with (
         eventbus.install(sessions, service="crm", publisher=publisher) as bus,
@@ -145,6 +150,8 @@ def write(engine: sa.Engine, directory: Path, rate: int, records: int) -> None:
             events = [decode(message.body) for message in publisher.messages]
             publisher.clear()
             state.apply([change(dict(event.after or {}), event.version) for event in events])
+            for sign in signs:  # nothing is on its way at this moment
+                sign.beat()
     print(done)
 
 

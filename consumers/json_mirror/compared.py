@@ -16,6 +16,7 @@ from consumers.base.reading.moments import moment
 from consumers.json_mirror import cache, filenames
 from consumers.json_mirror.disk import documents
 from consumers.json_mirror.disk.files import Files, is_possible
+from consumers.json_mirror.disk.lock import died, ended
 from consumers.json_mirror.heartbeat import Heartbeat
 from consumers.json_mirror.settings import MirrorSettings
 from consumers.json_mirror.state import State
@@ -23,8 +24,8 @@ from eventbus.comparison.mirror import Held, Mirror, Place, content_of_document
 from eventbus.errors import ConfigurationError
 
 _CHUNK: Final = 1000
-_SILENT: Final = 10.0
-"""Seconds after which a mirror that gives no sign of life, as it does about every second, is taken as stopped."""
+_ON_THE_WAY: Final = 1.0
+"""Seconds that a message which the broker has confirmed may take to a mirror that waits for it."""
 _LOOK: Final = 0.1
 """Seconds between two looks at how far it is."""
 _BROKEN: Final = b"not a document of the mirror"
@@ -88,10 +89,17 @@ class ComparedMirror(Mirror):
         return reached < since
 
     def is_stopped(self) -> bool:
+        """It has let go of its directory, its process is gone, or a probe would call it dead for want of signs of life.
+
+        One that is only slow, on a busy machine or disk, is not stopped: what it has not done yet is on its way.
+        """
         if self._settings is None:
             return False
         age = Heartbeat(self._settings.heartbeat_file).age()
-        return age is None or age > min(_SILENT, self._settings.health_max_age)
+        if age is None or age > self._settings.health_max_age:
+            return True
+        lock = self._settings.lock_file
+        return ended(lock) or died(lock)
 
 
 def _reached(settings: MirrorSettings) -> float:
@@ -101,7 +109,7 @@ def _reached(settings: MirrorSettings) -> float:
         last = max((figures.time for figures in state.figures()), default="")
     then = moment(last)
     told = then.timestamp() if then else 0.0
-    return max(told, 0.0 if age is None else time.time() - age)
+    return max(told, 0.0 if age is None else time.time() - age - _ON_THE_WAY)
 
 
 def _content(document: bytes) -> bytes:

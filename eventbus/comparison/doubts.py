@@ -1,8 +1,16 @@
 """Records that differed at the first look: a difference counts only once nothing on its way can mend it.
 
 Beside a running service a row is ahead of the mirror by some milliseconds, and by more while the broker is away. So a
-record that differs is looked at again, on both sides. It is settled as different once the mirror's record has stood
-still for `wait` seconds, the outbox has no row from before, and a running mirror has had nothing left to do since.
+record that differs is looked at again, on both sides, until this chain is closed:
+
+1. The mirror's record is read, then the row, and they differ. Call the moment after that `since`.
+2. Later than `wait` seconds after it, the outbox has no row from before `since`: what it told is with the broker. Call
+   this moment `clean`.
+3. A running mirror has taken in what was with the broker at `clean`.
+4. Then the same is seen as in 1, on both sides. So no event of what the row was at `since` mends it.
+
+It is not enough that the mirror stands still: the row may have changed a moment ago. Nor that the mirror has taken in
+something later than `since`: another process may have published that first.
 """
 
 from __future__ import annotations
@@ -13,8 +21,7 @@ from dataclasses import dataclass
 from typing import Any, Final, final
 
 from eventbus.comparison.difference import Difference
-from eventbus.comparison.looking import Looking
-from eventbus.comparison.mirror import Held
+from eventbus.comparison.looking import Looking, Sight
 from eventbus.events.change import Key
 
 MOST: Final = 20_000
@@ -25,20 +32,24 @@ _PAUSE: Final = 0.25
 
 @dataclass(slots=True)
 class Doubt:
-    """A record that differs. Since the moment `since` (seconds since 1970) the mirror has had this version of it, or
-    for None no record. `key` is None for a key that the table cannot hold; `begun` is when it was first doubted."""
+    """A record that differs. `begun`: when it was first doubted; moments are seconds since 1970.
+
+    `key` is None for a key that the table cannot hold. `sight` is what both sides were at the last look, and `since`
+    the moment after the first look that saw that. `clean`: when the outbox was first without rows from before `since`.
+    """
 
     name: str
     pk: Any
     key: Key | None
-    version: int | None
-    since: float
     begun: float
+    sight: Sight | None = None
+    since: float = 0.0
+    clean: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """Seconds: how long a record has to stand still, and after how long it is left as in flight."""
+    """Seconds: how long both sides of a record have to stand still, and after how long it is left as in flight."""
 
     wait: float = 3.0
     timeout: float = 60.0
@@ -58,9 +69,9 @@ class Doubts:
     def __len__(self) -> int:
         return len(self._doubts)
 
-    def add(self, name: str, pk: Any, key: Key | None, held: Held | None, since: float) -> None:
-        """Doubt a record that differed when it was looked at, which began at `since`."""
-        self._doubts.setdefault(name, Doubt(name, pk, key, held.version if held else None, since, since))
+    def add(self, name: str, pk: Any, key: Key | None) -> None:
+        """Doubt a record that differed."""
+        self._doubts.setdefault(name, Doubt(name, pk, key, time.time()))
 
     def settled(self) -> Iterator[Difference]:
         """What is certain by now, without waiting, unless there are too many doubts."""
@@ -80,23 +91,29 @@ class Doubts:
     def _look(self) -> Iterator[Difference]:
         """Look at all of them again: those that are equal now are forgotten, those that are certain are told."""
         self._looked = now = time.time()
-        oldest = now - self._outbox_age() if self._doubts else now
-        for doubt, (found, held) in self._looking.at(list(self._doubts.values())):
+        arrived = self._arrived(now)
+        for doubt, (found, sight) in self._looking.at(list(self._doubts.values())):
             if found is None:
                 del self._doubts[doubt.name]
-            elif self._is_certain(doubt, held, now, oldest):
+            elif sight != doubt.sight:
+                doubt.sight, doubt.since, doubt.clean = sight, time.time(), None
+            elif doubt.name in arrived:
                 del self._doubts[doubt.name]
                 yield found
 
-    def _is_certain(self, doubt: Doubt, held: Held | None, now: float, oldest: float) -> bool:
-        version = held.version if held else None
-        if version != doubt.version:
-            doubt.version, doubt.since = version, now
-        return (
-            now - doubt.since >= self._patience.wait
-            and oldest >= doubt.since
-            and not self._looking.mirror.is_behind(doubt.since)
-        )
+    def _arrived(self, now: float) -> set[str]:
+        """The names of those of which the mirror has all that was told before `since`. To be asked before a look."""
+        waiting = [doubt for doubt in self._doubts.values() if now - doubt.since >= self._patience.wait and doubt.sight]
+        if not waiting:
+            return set()
+        oldest = now - self._outbox_age()
+        arrived = set()
+        for doubt in waiting:
+            if doubt.clean is None and oldest >= doubt.since:
+                doubt.clean = time.time()
+            if doubt.clean is not None and not self._looking.mirror.is_behind(doubt.clean):
+                arrived.add(doubt.name)
+        return arrived
 
     def _is_left(self, doubt: Doubt) -> bool:
         return time.time() - doubt.begun > self._patience.timeout

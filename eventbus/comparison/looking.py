@@ -30,11 +30,19 @@ class Named(Protocol):
 N = TypeVar("N", bound=Named)
 
 
+class Sight(NamedTuple):
+    """What both sides were at one look, as short as can be: hashes, and the version in the mirror."""
+
+    version: int | None
+    held: int | None
+    row: int | None
+
+
 class Seen(NamedTuple):
-    """What was seen of a record: how it differs (None: not at all), and what the mirror has."""
+    """What was seen of a record: how it differs (None: not at all), and what both sides were."""
 
     difference: Difference | None
-    held: Held | None
+    sight: Sight
 
 
 @final
@@ -48,19 +56,24 @@ class Looking:
         self._quiet = quiet
 
     def at(self, records: Iterable[N]) -> Iterator[tuple[N, Seen]]:
-        """Each of these records, as it is now."""
+        """Each of these records, as it is now: the mirror's side first, so that the row is never the older one."""
         for some in batches(records, AT_ONCE):
-            rows = self._rows_of(some)
             held = self.mirror.find(self.model, [each.name for each in some])
+            rows = self._rows_of(some)
             for each in some:
-                theirs = held.get(each.name)
-                found = difference(self.model, each.pk, rows.get(each.name), theirs, self._quiet)
-                yield each, Seen(found, theirs)
+                row, theirs = rows.get(each.name), held.get(each.name)
+                found = difference(self.model, each.pk, row, theirs, self._quiet)
+                yield each, Seen(found, _sight(row, theirs))
 
     def _rows_of(self, records: Sequence[Named]) -> dict[str, Row]:
         """The rows by the names of their records: a collation may find a row that is another record."""
         keys = [each.key for each in records if each.key is not None]
         return {self.mirror.name(row.pk): row for row in self.rows.find(keys)}
+
+
+def _sight(row: Row | None, held: Held | None) -> Sight:
+    version, content = held or (None, None)
+    return Sight(version, None if content is None else hash(content), None if row is None else hash(row.content))
 
 
 def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:

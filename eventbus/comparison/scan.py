@@ -10,7 +10,6 @@ Only names in buckets whose sums differ are looked for in the database. Memory i
 
 from __future__ import annotations
 
-import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, final
@@ -66,7 +65,6 @@ class Scan:
         yield from self._doubts.all_settled()
 
     def _compare(self, page: Sequence[Row]) -> None:
-        since = time.time()
         names = [self._mirror.name(row.pk) for row in page]
         _add(self._sums, names)
         held = self._mirror.find(self._model, names)
@@ -76,7 +74,7 @@ class Scan:
             return
         for row, name, content in zip(page, names, theirs, strict=True):
             if row.content != content:
-                self._doubts.add(name, row.pk, row.key, held.get(name), since)
+                self._doubts.add(name, row.pk, row.key)
 
     def _left(self) -> Iterator[int]:
         """Take the mirror's names off the sums; those that are not 0 are left."""
@@ -92,7 +90,6 @@ class Scan:
             yield from (name for name in names if sums[hash(name) % BUCKETS])
 
     def _look_for_rows(self, names: Sequence[str]) -> None:
-        since = time.time()
         pks = {name: pk for name in names if (pk := self._mirror.pk(self._model, name)) is not None}
         keys = {name: self._key_of(pk) for name, pk in pks.items()}
         there = {self._mirror.name(row.pk) for row in self._rows.find([key for key in keys.values() if key])}
@@ -100,7 +97,7 @@ class Scan:
         held = self._mirror.find(self._model, absent) if absent else {}
         for name in absent:
             if name in held:
-                self._doubts.add(name, pks[name], keys[name], held[name], since)
+                self._doubts.add(name, pks[name], keys[name])
 
 
 def _add(sums: array[int], names: Sequence[str]) -> None:
