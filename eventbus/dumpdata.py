@@ -24,6 +24,7 @@ from eventbus.dumps.dumping import output
 from eventbus.dumps.dumping.dumper import Dump, Dumped, Wanted
 from eventbus.dumps.dumping.mirrored import records_of_mirror
 from eventbus.dumps.dumping.output import Format, open_output
+from eventbus.dumps.inheritance import note_parents
 from eventbus.dumps.targets import Target, Targets
 from eventbus.errors import ConfigurationError
 
@@ -59,6 +60,7 @@ def dumpdata(
     targets = Targets(models, service=service)
     chosen = _choose(targets, list(only), list(exclude), pks, published=published)
     with _snapshot(engine) as connection:
+        note_parents(connection, targets.order)
         dump = Dump(connection, targets, skip_broken=skip_broken)
         if not only:
             chosen = {target: wanted for target, wanted in chosen.items() if not dump.is_view(target)}

@@ -24,7 +24,7 @@ from sqlalchemy import Connection, Engine
 
 from eventbus import cli, commands
 from eventbus.bus import Bus, installed
-from eventbus.dumps.targets import entities_of, primary_key, rows_of
+from eventbus.dumps.targets import entities_of, note_inheritance, primary_key, rows_of
 from eventbus.errors import ConfigurationError, counted
 from eventbus.events import naming
 from eventbus.events.change import Key
@@ -75,6 +75,7 @@ def snapshot(
     in_memory = engine.dialect.name == "sqlite" and engine.url.database in (None, "", ":memory:")
     side = engine if in_memory else side_engine(engine)
     try:
+        note_inheritance(side, bus.entities, models)
         for entity, start in to_do:
             for key, count in Rows(bus, side, entity).publish(start, chunk):
                 bus.flush(timeout)  # before that, nothing says that the broker has them

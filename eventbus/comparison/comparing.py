@@ -19,7 +19,7 @@ from eventbus.comparison.looking import Looking, batches
 from eventbus.comparison.mirror import Mirror
 from eventbus.comparison.rows import Rows
 from eventbus.comparison.scan import CHUNK, KeyOf, Scan
-from eventbus.dumps.targets import entities_of
+from eventbus.dumps.targets import entities_of, note_inheritance
 from eventbus.errors import ConfigurationError, SerializationError
 from eventbus.events.change import Key
 from eventbus.listeners.committing.encoding import key_values
@@ -54,6 +54,7 @@ def compare(
     """
     tally = Tally()
     with _side(engine) as side:
+        note_inheritance(side, entities, models)
         for entity in _chosen(entities, models, set(only)):
             run = _Run(entity, side, mirror, heal, patience or Patience(), tally)
             for difference in run.differences(chunk, progress):

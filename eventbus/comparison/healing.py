@@ -24,7 +24,8 @@ from eventbus.bus import Bus
 from eventbus.comparison.difference import Difference
 from eventbus.comparison.looking import batches
 from eventbus.comparison.scan import KeyOf
-from eventbus.dumps.targets import primary_key
+from eventbus.dumps.inheritance import alone
+from eventbus.dumps.targets import primary_key, tables_of
 from eventbus.errors import EventBusError, SerializationError
 from eventbus.events import envelope, naming
 from eventbus.events.change import Key
@@ -152,7 +153,7 @@ class Healer:
         if connection.dialect.name == "postgresql":
             self._wait_for_writers(connection)
         columns = primary_key(self._entity)
-        query = sa.select(*columns).where(matching(columns, keys))
+        query = alone(sa.select(*columns).where(matching(columns, keys)), *tables_of(self._entity))
         if connection.dialect.name != "postgresql":
             query = query.with_for_update()
         found = {tuple(row) for row in connection.execute(query)}

@@ -9,7 +9,6 @@ from sqlalchemy import Engine, MetaData, text
 from sqlalchemy.exc import SAWarning
 
 from eventbus import cli
-from eventbus.dumps.inheritance import note_parents
 from eventbus.errors import ConfigurationError
 from eventbus.outbox.side import missing_file
 from eventbus.settings import reading_environment
@@ -30,8 +29,6 @@ def models_or_tables(models: str | None, database: str | None) -> tuple[list[Any
         metadata = MetaData()
         partitions = _partitions(engine)
         metadata.reflect(engine, only=lambda name, _: name not in partitions)
-        with engine.connect() as connection:
-            note_parents(connection, metadata)
     if not metadata.tables:
         raise ConfigurationError("there are no tables in the database: make them first, or name the models (--models)")
     return [metadata], engine

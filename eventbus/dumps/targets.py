@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy import Column, MetaData, Table, inspect
+from sqlalchemy import Column, Engine, MetaData, Table, inspect
 from sqlalchemy.orm import Mapper, registry
 
+from eventbus.dumps.inheritance import alone, note_parents
 from eventbus.dumps.order import table_order
 from eventbus.errors import ConfigurationError
 from eventbus.events import naming
@@ -186,6 +187,18 @@ def _entities_of(entities: Entities, mappers: Collection[Mapper[Any]], tables: I
                 yield entity
 
 
+def note_inheritance(engine: Engine, entities: Entities, models: Any) -> None:
+    """Have the tables of the models stand for their own rows, as `inheritance` says."""
+    with engine.connect() as connection:
+        note_parents(connection, [table for entity in entities_of(entities, models) for table in tables_of(entity)])
+
+
+def tables_of(entity: Entity) -> list[Table]:
+    """The tables that a record fills: several for joined inheritance."""
+    tables = [entity.table] if entity.mapper is None else entity.mapper.tables
+    return [table for table in tables if isinstance(table, Table)]
+
+
 def primary_key(entity: Entity) -> list[Any]:
     """The columns of the primary key, or the attributes where there is a class."""
     return [_column(entity, position) for position in entity.pk_index]
@@ -212,7 +225,8 @@ def rows_of(
         and (mapper.inherits is not None or len(list(mapper.self_and_descendants)) > 1)
     ):
         statement = statement.where(mapper.polymorphic_on == mapper.polymorphic_identity)
-    return statement.order_by(*primary_key(entity))
+    found: sa.Select[Any] = alone(statement, *tables_of(entity))
+    return found.order_by(*primary_key(entity))
 
 
 def _column(entity: Entity, position: int) -> Any:

@@ -108,8 +108,9 @@ class Comparison:
 
     def __str__(self) -> str:
         rows, tenths = self.summary["rows"], len(self.memory) // 10 or 1
+        speed, by_cpu = rows / self.seconds, rows / self.cpu
         return (
-            f"{rows:,} rows in {self.seconds:.1f} s ({rows / self.seconds:,.0f} a second, {rows / self.cpu:,.0f} by CPU), "
+            f"{rows:,} rows in {self.seconds:.1f} s ({speed:,.0f} a second, {by_cpu:,.0f} by CPU), "
             f"{dict(self.kinds)}, in flight {self.summary['in_flight']}, healed {self.summary['healed']}; "
             f"MiB: {', '.join(f'{each:.0f}' for each in self.memory[::tenths])}"
         )

@@ -1,19 +1,27 @@
-"""Tables of PostgreSQL that others inherit from: each is dumped and loaded as its own rows, none of them twice."""
+"""Tables of PostgreSQL that others inherit from: each is dumped and loaded as its own rows, none of them twice.
+
+So it is where no models are named, with a MetaData that the program reflected itself, and with mapped classes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.ext.declarative import DeferredReflection
+from sqlalchemy.orm import DeclarativeBase
 
 from eventbus.cli import disposing
+from eventbus.comparison.difference import Tally
 from eventbus.dumpdata import dumpdata
 from eventbus.dumps.reflected import models_or_tables
 from eventbus.loaddata import loaddata
+from eventbus.snapshot import snapshot
+from tests.support.comparing import chain
 
 TABLES = ("city", "capital", "note", "remark")
 MADE = (
@@ -68,6 +76,60 @@ def reflected(engine: sa.Engine) -> Iterator[tuple[list[Any], sa.Engine]]:
     models, own = models_or_tables(None, engine.url.render_as_string(hide_password=False))
     with disposing(own):
         yield models, own
+
+
+def of_the_program(engine: sa.Engine, *names: str) -> sa.MetaData:
+    """As a program reflects its tables."""
+    metadata = sa.MetaData()
+    metadata.reflect(engine, only=names or (*TABLES, "day"))
+    return metadata
+
+
+def mapped(engine: sa.Engine) -> type[Any]:
+    """A base whose classes a program has made of the two tables with keys."""
+
+    class Base(DeferredReflection, DeclarativeBase):
+        pass
+
+    class City(Base):
+        __tablename__ = "city"
+
+    class Capital(Base):
+        __tablename__ = "capital"
+
+    Base.prepare(engine)
+    return Base
+
+
+@pytest.mark.parametrize("models_of", [of_the_program, mapped])
+def test_each_table_has_its_own_rows_in_the_models_of_a_program(
+    engine: sa.Engine, tmp_path: Path, models_of: Callable[[sa.Engine], Any]
+) -> None:
+    before, path, models = content(engine), tmp_path / "dump.json", models_of(engine)
+    with path.open("wb") as stream:
+        dumped = dumpdata(engine, stream, models=models).models
+    assert (dumped["app.city"], dumped["app.capital"]) == (2, 2)
+    run(engine, "UPDATE city SET name = 'changed'", "DELETE FROM ONLY city WHERE id = 2", "INSERT INTO city VALUES (9)")
+    loaddata(engine, [path], models=models, existing="replace")
+    assert content(engine) == before
+
+
+def test_rows_of_children_that_the_models_do_not_have_are_those_of_the_parent(
+    engine: sa.Engine, tmp_path: Path
+) -> None:
+    with (tmp_path / "dump.json").open("wb") as stream:
+        assert dumpdata(engine, stream, models=of_the_program(engine, "note")).objects == 4
+
+
+def test_a_comparison_and_a_snapshot_take_each_table_as_its_own_rows(engine: sa.Engine, tmp_path: Path) -> None:
+    models, url = mapped(engine), engine.url.render_as_string(hide_password=False)
+    with chain(url, tmp_path / "data", models=models) as made:
+        assert snapshot(made.bus, engine, models=models).objects == 4
+        made.deliver()
+        assert made.compare() == (Tally(objects=4), [])
+        run(engine, "DELETE FROM ONLY city WHERE id = 1")  # the capital with this key is no row of it
+        tally, found = made.compare(heal=True)
+        assert ([each.kind for each in found], tally.published) == (["extra"], 1)
 
 
 def test_each_table_has_its_own_rows(engine: sa.Engine, tmp_path: Path) -> None:

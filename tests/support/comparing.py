@@ -72,10 +72,11 @@ class Line(Base):
 class Chain:
     """A service with its bus, and a mirror that takes in what was published when `deliver` is called."""
 
-    def __init__(self, url: str, data_dir: Path, handler: Mirror, **options: Any) -> None:
+    def __init__(self, url: str, data_dir: Path, handler: Mirror, *, models: Any = Base, **options: Any) -> None:
         self.data_dir = data_dir
+        self.models = models
         self.engine = proper_engine(url)
-        Base.metadata.create_all(self.engine)
+        models.metadata.create_all(self.engine)
         self.sessions = sessionmaker(self.engine)
         self.publisher = MemoryPublisher()
         self.bus = eventbus.install(self.sessions, service="crm", publisher=self.publisher, **options)
@@ -109,7 +110,7 @@ class Chain:
                 self.bus.entities,
                 self.engine,
                 compared,
-                models=Base,
+                models=self.models,
                 heal=self.bus if heal else None,
                 told=found.append,
                 **options,

@@ -183,7 +183,7 @@ def test_what_arrives_after_the_second_look_is_no_difference(made: Chain, monkey
 def test_a_row_that_changed_a_moment_ago_is_no_difference_though_the_mirror_stood_still(
     made: Chain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The page was read before the first change, the mirror after it: so there was a doubt, and rightly no difference."""
+    """The page was read before the first change, the mirror after it: a doubt, and rightly no more."""
     put(made, Team(id=1, title="old"))
     pages, look = Rows.pages, Doubts._look
 

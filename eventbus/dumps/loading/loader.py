@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, ForeignKeyConstraint
 
 from eventbus.dumps.facts import Facts
+from eventbus.dumps.inheritance import note_parents
 from eventbus.dumps.loading.later import Later
 from eventbus.dumps.loading.records import Records
 from eventbus.dumps.outcome import WINDOW_BYTES, Loaded, Options
@@ -47,6 +48,7 @@ class Loader:
     ) -> None:
         self.loaded = Loaded(total=files.plain_size(paths))
         self.failures = Failures(options.max_errors, Places(paths))
+        note_parents(connection, targets.order)
         self.facts = Facts(connection)
         self._targets = targets
         self._paths = paths

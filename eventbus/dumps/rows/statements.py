@@ -115,7 +115,8 @@ class Statements:
 
     def rows(self, table: Table) -> str:
         """What a SELECT, UPDATE or DELETE of the rows that a table stands for calls it."""
-        return f"{ONLY} {self.table(table)}" if is_alone(table) else self.table(table)
+        only = f"{ONLY} " if self._dialect.name == "postgresql" and is_alone(table) else ""
+        return only + self.table(table)
 
     def name(self, column: Column[Any]) -> str:
         """The quoted name of a column."""
