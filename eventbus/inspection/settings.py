@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 
+from eventbus import cli
 from eventbus.environment import unknown
 from eventbus.errors import ConfigurationError
 from eventbus.inspection.witness import Finding
@@ -22,13 +23,16 @@ def examine_environment(environment: Mapping[str, str] = os.environ) -> Iterator
     except ConfigurationError as error:
         found.append(Finding("wrong", str(error), "docs/configuration.md lists every setting"))
     else:
-        yield Finding("ok", _told(settings))
+        yield Finding("ok", _told(settings, named=cli.service_name(None) is not None))
         if settings.wire == "batch" and environment.get("EVENTBUS_SHARD"):
             wrong = "EVENTBUS_WIRE is batch, and EVENTBUS_SHARD is set: shards dead-letter batches"
             found.append(Finding("wrong", wrong, "set EVENTBUS_WIRE=single where events are published"))
     yield from found
 
 
-def _told(settings: Settings) -> str:
-    names = f"service {settings.service}, exchange {settings.exchange}, queue {settings.queue}"
+def _told(settings: Settings, *, named: bool) -> str:
+    service = (
+        f"service {settings.service}" if named else f"service {settings.service} (EVENTBUS_SERVICE is not set here)"
+    )
+    names = f"{service}, exchange {settings.exchange}, queue {settings.queue}"
     return f"{names}, events in batches" if settings.wire == "batch" else names

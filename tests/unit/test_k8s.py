@@ -510,7 +510,7 @@ def test_mirror_and_relay_have_a_secret_each_whose_login_is_documented_and_decla
         process: [{name for name in names if re.search(pattern, name)} - {""} for pattern in patterns]
         for (_, process), patterns in documented.items()
     }
-    # docs/security.md has the table that says what each needs; tests/integration/test_permissions.py tries it.
+    # docs/security.md has the table that says what each needs; tests/faults/test_permissions.py tries it.
     assert granted == {
         "mirror": [
             {"json-mirror", "json-mirror.dlq", "eventbus", "eventbus.dlx"},
