@@ -320,6 +320,14 @@ def test_the_doctor_finds_all_well(world: World, capsys: pytest.CaptureFixture[s
     assert "the outbox's tables are there" in shown
 
 
+def test_the_doctor_says_that_the_name_of_the_service_is_a_guess(
+    world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "service crm, exchange" in said(capsys, "doctor")[1]
+    monkeypatch.delenv("EVENTBUS_SERVICE")
+    assert "service app (EVENTBUS_SERVICE is not set here)" in said(capsys, "doctor")[1]
+
+
 def test_the_doctor_names_the_nearest_setting(
     world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
