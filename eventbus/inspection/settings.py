@@ -31,8 +31,6 @@ def examine_environment(environment: Mapping[str, str] = os.environ) -> Iterator
 
 
 def _told(settings: Settings, *, named: bool) -> str:
-    service = (
-        f"service {settings.service}" if named else f"service {settings.service} (EVENTBUS_SERVICE is not set here)"
-    )
-    names = f"{service}, exchange {settings.exchange}, queue {settings.queue}"
+    service = settings.service if named else f"{settings.service} (EVENTBUS_SERVICE is not set here)"
+    names = f"service {service}, exchange {settings.exchange}, queue {settings.queue}"
     return f"{names}, events in batches" if settings.wire == "batch" else names
