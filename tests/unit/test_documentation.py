@@ -122,6 +122,13 @@ def test_every_link_leads_somewhere(page: Path) -> None:
             assert not anchor or anchor in anchors(there), link
 
 
+def test_every_page_is_linked_from_where_a_reader_begins() -> None:
+    """Nobody finds a page that only other pages know."""
+    beginnings = [(ROOT / name).read_text() for name in ("README.md", "CONTRIBUTING.md")]
+    linked = set(re.findall(r"\]\(docs/([\w-]+\.md)", "\n".join(beginnings)))
+    assert {page.name for page in (ROOT / "docs").glob("*.md")} - linked == set()
+
+
 def test_the_architecture_names_modules_and_rooms_that_there_are() -> None:
     there = [
         f"/{path.relative_to(ROOT)}" for room in ("eventbus", "consumers", "tests") for path in (ROOT / room).rglob("*")
