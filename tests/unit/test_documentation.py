@@ -9,11 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 import eventbus
 from consumers import base
 from eventbus import bus as buses
+from eventbus import commands
 from eventbus.environment import KNOWN
 
 ROOT = Path(__file__).parents[2]
@@ -148,6 +150,34 @@ def test_every_setting_is_documented() -> None:
     page = (ROOT / "docs" / "configuration.md").read_text()
     assert {name for name in settings if f"`{name}`" not in page} == set()
     assert {name for name in settings if name.startswith("EVENTBUS_")} <= KNOWN
+
+
+def commands_of(page: Path) -> Iterator[tuple[str, list[str]]]:
+    """Each command line in the page's blocks and in backticks: its words, and its options."""
+    text = page.read_text().replace("\\|", "|")  # as it stands in a table
+    fences = r"^ *```(\w*)\n(.*?)^ *```$"
+    blocks = [code for kind, code in re.findall(fences, text, re.DOTALL | re.MULTILINE) if kind in ("", "console")]
+    prose = re.sub(fences, "", text, flags=re.DOTALL | re.MULTILINE)
+    for code in [*"\n".join(blocks).splitlines(), *re.findall(r"`([^`\n]+)`", prose)]:
+        for found in re.finditer(r"(?<![\w/.-])(?<!-n )eventbus ([a-z][a-z-]*.*)", code):
+            line = re.split(r" #|[;&`]| \| ", found[1])[0]
+            yield line, re.findall(r"(?<=\s)--[a-z][a-z-]*", line)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_command_and_option_that_a_page_names_is_there(page: Path) -> None:
+    for line, options in commands_of(page):
+        command: click.Command = commands.eventbus
+        known = {"--help", "--version"}
+        for word in line.split():
+            if not isinstance(command, click.Group) or word.startswith("-"):
+                break
+            inner = [command.get_command(click.Context(command), each) for each in word.split("|") if each != "…"]
+            assert inner, line
+            assert None not in inner, line
+            command = inner[0] or command
+            known |= {name for each in command.params for name in (*each.opts, *each.secondary_opts)}
+        assert set(options) <= known, line
 
 
 def test_every_name_of_the_package_is_documented() -> None:
