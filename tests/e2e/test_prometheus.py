@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -12,11 +14,15 @@ from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 import pytest
+from sqlalchemy import create_engine, delete, insert
 
 from consumers.base import ConsumerSettings
-from tests.support.chain import Place
+from consumers.json_mirror import filenames
+from eventbus.outbox import tables
+from eventbus.outbox.owner import process
+from tests.support.chain import Place, Service
 from tests.support.committing import eventually
-from tests.support.consuming import publish
+from tests.support.consuming import event_body, publish
 from tests.support.lacking import program
 from tests.support.nodes.base import free_port
 from tests.support.prometheus import RULES, Prometheus, hastened
@@ -33,6 +39,30 @@ for number in range({count}):
 os._exit(0)
 """
 TABLES = "from examples.frameworks.fastapi_sync import Base, engine; Base.metadata.create_all(engine)"
+LOSSY = """
+import sys
+from prometheus_client import start_http_server
+from sqlalchemy import create_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, sessionmaker
+import eventbus
+from eventbus import metrics
+
+class Base(DeclarativeBase): ...
+
+class Thing(Base):
+    __tablename__ = "thing"
+    id: Mapped[int] = mapped_column(primary_key=True)
+
+engine = create_engine("sqlite:///lossy.sqlite3")
+Base.metadata.create_all(engine)
+Maker = sessionmaker(engine)
+metrics.register(eventbus.install(Maker, service="lossy"))
+start_http_server({port}, "127.0.0.1")
+print("ready", flush=True)
+for _ in sys.stdin:
+    with Maker.begin() as session:
+        session.add(Thing())
+"""
 BROKER_AWAY = ("EventbusBrokerDoesNotConfirm", "EventbusConsumerDisconnected", "EventbusOutboxNotDelivered")
 
 
@@ -149,6 +179,85 @@ def test_sums_are_what_was_sent_and_alarms_come_and_go_with_their_faults(world: 
         publish(broken, [b"not an event"])
         prometheus.will_fire("EventbusDeadLetters")
         prometheus.will_resolve("EventbusDeadLetters")
+
+
+OTHERS = (
+    "EventbusEventsDropped", "EventbusRowsParked", "EventbusDatabaseAway", "EventbusNoRelayActive",
+    "EventbusMirrorInTrouble", "EventbusMirrorLate", "EventbusMirrorGone",
+)  # fmt: skip
+
+
+@contextmanager
+def late_and_lost(settings: ConsumerSettings, lossy: Service) -> Iterator[None]:
+    """Meanwhile changes come whose commits were days ago, and a service makes events that no queue takes."""
+    over = threading.Event()
+
+    def send() -> None:
+        version = 1
+        while not over.wait(0.2):
+            version += 1
+            publish(settings, [event_body("late", version)])
+            lossy.say()
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+@pytest.mark.slow
+def test_all_other_alarms_come_and_go_with_their_faults(
+    tmp_path: Path, unique: str, rabbitmq_url: str, postgres_db: str, tcp_proxy: Callable[[str], TcpProxy]
+) -> None:
+    program("prometheus", "prometheus")
+    ports = {"mirror": free_port(), "relay": free_port(), "service": free_port()}
+    database, proxy = create_engine(postgres_db), tcp_proxy(postgres_db)
+    tables.metadata.create_all(database)
+    with Place(tmp_path, url=rabbitmq_url, name=unique) as place, ExitStack() as stack:
+        at = {name: {"EVENTBUS_HTTP": f"127.0.0.1:{port}"} for name, port in ports.items()}
+        settings = ConsumerSettings(url=place.url, exchange=place.exchange, queue=place.queue)
+        mirror = place.mirror(**at["mirror"])
+        relay = "import sys; from eventbus.relay import main; sys.exit(main([]))"
+        place.start(relay, DATABASE_URL=proxy.url, **at["relay"])
+        lossy = place.start(
+            LOSSY.format(port=ports["service"]), EVENTBUS_EXCHANGE=f"{unique}-nobody", EVENTBUS_UNROUTABLE="drop"
+        )
+        assert lossy.line() == "ready"
+        prometheus = stack.enter_context(Prometheus(tmp_path, ports, PATIENCE))
+        prometheus.will_say("sum(eventbus_relay_active) + sum(eventbus_outbox_up)", 2)
+        prometheus.will_resolve(*OTHERS)
+
+        # The database is away; events that no queue takes are dropped; something stands in a file's place.
+        obstacle = place.data_dir / filenames.directory("crm", "contact") / filenames.filename("ab12")
+        obstacle.mkdir(parents=True)
+        proxy.mode = Mode.REFUSE
+        publish(settings, [event_body("ab12")])
+        with late_and_lost(settings, lossy):
+            prometheus.will_fire(*set(OTHERS) - {"EventbusRowsParked", "EventbusMirrorGone"})
+        assert not prometheus.firing() & {"EventbusRowsParked", "EventbusMirrorGone"}
+        obstacle.rmdir()
+        proxy.mode = Mode.PASS
+        prometheus.will_resolve(*OTHERS)
+
+        # A row that nobody can read; then no mirror at all.
+        with database.begin() as connection:
+            row = {"id": 1, "owner": f"{process.scope}-{2**22 + 1}-dead-0", "created_at": 1, "payload": b"no event"}
+            connection.execute(insert(tables.outbox), row)
+        mirror.stop()
+        prometheus.will_fire("EventbusRowsParked", "EventbusMirrorGone")
+        with database.begin() as connection:
+            connection.execute(delete(tables.parked))
+        place.mirror(**at["mirror"])
+        prometheus.will_resolve(*OTHERS)
+    database.dispose()
+
+
+def test_each_alarm_was_made_to_fire() -> None:
+    alarms = set(re.findall(r"alert: (\w+)", RULES.read_text()))
+    assert alarms == {*BROKER_AWAY, *OTHERS, "EventbusDeadLetters"}
 
 
 def test_at_the_quick_pace_every_rule_is_as_it_was_but_for_its_times() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Self, cast
 from urllib.error import URLError
@@ -83,11 +83,19 @@ class Prometheus:
 
     def will_fire(self, *alarms: str) -> None:
         """Return once all of them fire."""
-        eventually(lambda: set(alarms) <= self.firing(), self._patience)
+        self._until(lambda: set(alarms) - self.firing())
 
     def will_resolve(self, *alarms: str) -> None:
         """Return once none of them fires."""
-        eventually(lambda: not set(alarms) & self.firing(), self._patience)
+        self._until(lambda: set(alarms) & self.firing())
+
+    def _until(self, wrong: Callable[[], set[str]]) -> None:
+        """Return once nothing is wrong any more; else say what still is."""
+        try:
+            eventually(lambda: not wrong(), self._patience)
+        except AssertionError:
+            assert wrong() == set()
+            raise
 
     def _answers(self) -> bool:
         assert self._process.poll() is None, "Prometheus has ended"
