@@ -11,7 +11,7 @@ from typing import Any, Final, Self
 from urllib.parse import quote, unquote
 
 from consumers import trust
-from consumers.base.bindings import fault_of_binding
+from consumers.base.binding_syntax import fault_of_binding
 from consumers.base.complaints import Complaints
 from eventbus.errors import ConfigurationError
 from eventbus.events import naming, signing

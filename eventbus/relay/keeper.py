@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 
 from eventbus.delivery.news import News
 from eventbus.delivery.outboxes.account import DATABASE_ERRORS
-from eventbus.delivery.outboxes.watch import Watch
+from eventbus.delivery.outboxes.liveness import Liveness
 from eventbus.outbox.queries import brief
 from eventbus.outbox.reading.leases import RELAY
 from eventbus.outbox.reading.store import Store
@@ -31,7 +31,7 @@ class Keeper:
         self._name = name
         self._patience = patience
         self._store = Store(engine)
-        self._watch = Watch(patience)
+        self._liveness = Liveness(patience)
         self._stop = threading.Event()
         self._changed = threading.Condition()
         self._news = News()
@@ -85,7 +85,7 @@ class Keeper:
         elif self._store.exists():
             seen = self._store.leases.of([self._name]).get(self._name)
             mine = seen is not None and seen.holder == self._store.owner
-            held = (mine or seen is None or self._watch.is_dead(self._name, seen, at)) and self._store.leases.take(
+            held = (mine or seen is None or self._liveness.is_dead(self._name, seen, at)) and self._store.leases.take(
                 self._name, seen
             )
         else:

@@ -20,7 +20,7 @@ from eventbus.delivery.dispatcher import Dispatcher
 from eventbus.delivery.outboxes import account as account_module
 from eventbus.delivery.outboxes import parking
 from eventbus.delivery.outboxes.account import Account
-from eventbus.delivery.outboxes.watch import Watch
+from eventbus.delivery.outboxes.liveness import Liveness
 from eventbus.delivery.tempo import Tempo
 from eventbus.delivery.working.courier import Courier
 from eventbus.delivery.working.intake import Intake
@@ -544,10 +544,10 @@ def test_rows_of_a_process_whose_broker_is_slow_are_never_taken(
 
 def test_an_owner_whose_rows_go_is_alive_though_it_has_no_lease() -> None:
     """A process that commits all the time has rows there at every look."""
-    watch = Watch(1.0)
-    assert not any(watch.is_dead("other-1", None, at, lowest=int(at)) for at in range(10))
-    assert not watch.is_dead("other-1", None, 9.9, lowest=9)
-    assert watch.is_dead("other-1", None, 10.1, lowest=9), "the same row, for longer than the grace time"
+    liveness = Liveness(1.0)
+    assert not any(liveness.is_dead("other-1", None, at, lowest=int(at)) for at in range(10))
+    assert not liveness.is_dead("other-1", None, 9.9, lowest=9)
+    assert liveness.is_dead("other-1", None, 10.1, lowest=9), "the same row, for longer than the grace time"
 
 
 def test_an_owner_of_more_rows_than_a_look_shows_at_once_is_dead_all_the_same(

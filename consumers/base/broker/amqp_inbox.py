@@ -143,7 +143,7 @@ class AmqpInbox(Inbox):
             self._probe()
         if self._look_at is not None and now >= self._look_at:
             self._look_at = now + LOOK_EVERY
-            topology.look_after(self._line, self._settings)
+            topology.declare_again(self._line, self._settings)
             self._check_consumer()
 
     def _check_consumer(self) -> None:

@@ -63,7 +63,7 @@ def declare(line: Line, settings: ConsumerSettings) -> None:
             _demand_way_out(settings)
 
 
-def look_after(line: Line, settings: ConsumerSettings) -> None:
+def declare_again(line: Line, settings: ConsumerSettings) -> None:
     """Make exchange and bindings again, in case somebody deleted them.
 
     Raises Refused where something is gone and may not be made again, Lost where the broker goes away.

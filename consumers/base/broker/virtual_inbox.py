@@ -131,7 +131,7 @@ class VirtualInbox(Inbox):
         now = time.monotonic()
         if self._looks and now >= self._look_at:
             self._look_at = now + _LOOK_EVERY
-            topology.look_after(self._line, self._settings)
+            topology.declare_again(self._line, self._settings)
 
     def beat(self) -> None:
         """Virtual transports have no heartbeats."""

@@ -18,7 +18,7 @@ from eventbus.backoff import Backoff
 from eventbus.delivery.news import News
 from eventbus.delivery.outboxes.deletion import Deletion
 from eventbus.delivery.outboxes.parking import Claimed, Parking
-from eventbus.delivery.outboxes.sign import Sign
+from eventbus.delivery.outboxes.sign_of_life import SignOfLife
 from eventbus.delivery.outboxes.sources import Sources
 from eventbus.delivery.outboxes.sweep import Sweep
 from eventbus.delivery.parcel import Parcel
@@ -58,7 +58,7 @@ class Account:
         self._deletion = Deletion(store, lock, self.known, self._parking, tempo)
         self._deletion.expects_rows = expects_rows
         self._sweep = Sweep(store, lock, self.known, self._sources, tempo)
-        self.sign = Sign(store, lock, self.known, self._sources)
+        self.sign = SignOfLife(store, lock, self.known, self._sources)
         self._paused_until = 0.0
         self._news = News()
         self._backoff = Backoff(first=0.1, limit=5.0)

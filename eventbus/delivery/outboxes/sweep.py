@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Final, final
 
+from eventbus.delivery.outboxes.liveness import Liveness
 from eventbus.delivery.outboxes.sources import Sources
-from eventbus.delivery.outboxes.watch import Watch
 from eventbus.delivery.tempo import Tempo, Timer
 from eventbus.outbox.owner import is_for_relay
 from eventbus.outbox.reading.leases import ABANDONED
@@ -41,7 +41,7 @@ class Sweep:
         self._known = known
         self._sources = sources
         self._timer = Timer(tempo.sweep)
-        self._watch = Watch(tempo.grace)
+        self._liveness = Liveness(tempo.grace)
         self._strays: set[int] = set()
         self._names: set[str] = set()
         self._page = 0
@@ -54,7 +54,7 @@ class Sweep:
     @property
     def undecided(self) -> bool:
         """Whether there are rows whose owner may live or not."""
-        return bool(self._watch.undecided)
+        return bool(self._liveness.undecided)
 
     @property
     def has_strays(self) -> bool:
@@ -105,7 +105,7 @@ class Sweep:
                 self._adopt_dead(strangers, at)
             self._page = onward or 0
             if onward is None:
-                self._watch.keep(self._names)
+                self._liveness.keep(self._names)
                 self._names.clear()
                 self.done = True
                 return
@@ -116,7 +116,7 @@ class Sweep:
             lease = leases.get(owner)
             # Ours already, where the database's answer to our taking it was lost.
             mine = lease is not None and lease.holder == self._store.owner and lease.beat != ABANDONED
-            dead = mine or self._watch.is_dead(owner, lease, at, lowest=lowest)
+            dead = mine or self._liveness.is_dead(owner, lease, at, lowest=lowest)
             if mine or (dead and self._store.leases.take(owner, lease)):
                 self._sources.adopt(owner)
                 logger.info("taking over events of an ended process", extra={"owner": owner})

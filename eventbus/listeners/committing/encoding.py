@@ -15,7 +15,7 @@ from sqlalchemy.engine import Dialect
 from eventbus.errors import EventTooLarge, SerializationError
 from eventbus.events import envelope, naming
 from eventbus.events.change import MISSING, Entity, Key, Values
-from eventbus.listeners.committing.completion import holds_expressions
+from eventbus.listeners.committing.missing_values import holds_expressions
 from eventbus.listeners.recording.frame import Net, Recorded
 from eventbus.monitoring.tracing import created
 from eventbus.records.serializing.serializer import Serializer

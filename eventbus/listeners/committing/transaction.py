@@ -24,15 +24,15 @@ from eventbus.events.ids import uuid7
 from eventbus.listeners import hooks
 from eventbus.listeners.base import Listener
 from eventbus.listeners.capture import Capture
-from eventbus.listeners.committing.completion import complete, forget_expressions, forget_untouched
 from eventbus.listeners.committing.encoding import Encoder, Envelope, UnreadError, envelope_of
+from eventbus.listeners.committing.missing_values import complete, forget_expressions, forget_untouched
 from eventbus.listeners.committing.outer import OuterTransactions, Waiting
-from eventbus.listeners.flushing.doubt import doubt
+from eventbus.listeners.flushing.savepoint_leftovers import note_leftovers
 from eventbus.listeners.last_flush import on_clean
+from eventbus.listeners.recording.database_rollback import DatabaseRollbacks
 from eventbus.listeners.recording.frame import Net, Recorded
 from eventbus.listeners.recording.ledger import LEDGER, Ledger, TransactionFrame, open_ledger, open_ledgers
 from eventbus.listeners.recording.transactional import autocommits, note_autocommit, warn_of_hidden_commit
-from eventbus.listeners.recording.undone import Undone
 from eventbus.muting import MUTED
 from eventbus.process import failpoints
 from eventbus.records.expressions import is_expression
@@ -91,7 +91,7 @@ class Transactions(Listener):
         self._encoder = encoder
         self._sink = sink
         self._outer = OuterTransactions(self._write_for_guest)
-        self._undone = Undone(self._forget)
+        self._database_rollbacks = DatabaseRollbacks(self._forget)
         self._told = [each.changed for each in listeners if type(each).changed is not Listener.changed]
         self._undo: dict[Any, Callable[[], None]] = {}
 
@@ -102,11 +102,11 @@ class Transactions(Listener):
     def uninstalled(self, session_class: type[Session]) -> None:
         self._undo.pop(session_class)()
         if not self._undo:
-            self._undone.stop()
+            self._database_rollbacks.stop()
 
     def begin(self, session: Session, transaction: SessionTransaction, connection: Connection) -> None:
         """Look at connections without transactions, and at savepoints that come before anything was written."""
-        self._undone.watch(connection)
+        self._database_rollbacks.watch(connection)
         if not transaction.nested:
             if _is_guest(transaction, connection):
                 self._join(session, connection)
@@ -170,7 +170,7 @@ class Transactions(Listener):
             if savepoint.committed:
                 ledger.frame_of(parent).absorb(savepoint)
             elif savepoint.records:
-                doubt(session, savepoint)
+                note_leftovers(session, savepoint)
 
     def _forget(self, connection: Connection) -> None:
         """The database has undone what was written on this connection: nothing is left to tell of it."""

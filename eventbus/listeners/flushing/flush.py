@@ -15,11 +15,11 @@ from sqlalchemy.orm import InstanceState, Mapper, Session, UOWTransaction
 
 from eventbus.errors import CaptureError
 from eventbus.events.change import MISSING, Entity, Key, Values
-from eventbus.listeners.flushing.doubt import DOUBTED, Doubted, is_doubted, without_doubted
 from eventbus.listeners.flushing.gathered import Gathered
 from eventbus.listeners.flushing.links import link_rows
 from eventbus.listeners.flushing.overwritten import NOTHING, modified_before, overwritten_by, set_columns
 from eventbus.listeners.flushing.plan import Plan, Plans
+from eventbus.listeners.flushing.savepoint_leftovers import DOUBTED, Doubted, is_doubted, without_doubted
 from eventbus.listeners.flushing.tables import Tables
 
 _SWITCHED: Final = (True, True)

@@ -2,7 +2,7 @@
 
 A statement runs under watch (`watch`), and runs as it would without: what is captured is what is sent to the database,
 and what the database says that it did. What stays unknown is read at the commit, with all else that is incomplete
-(`completion`). A statement that cannot be captured exactly is never passed over in silence.
+(`missing_values`). A statement that cannot be captured exactly is never passed over in silence.
 """
 
 from __future__ import annotations

@@ -13,10 +13,10 @@ from sqlalchemy.orm import Session
 from eventbus.errors import CaptureError, CaptureWarning
 from eventbus.listeners.capture import Capture
 from eventbus.listeners.flushing.cascades import StatementCascades
+from eventbus.listeners.recording.database_rollback import is_undone
 from eventbus.listeners.recording.frame import Frame
 from eventbus.listeners.recording.ledger import flush_of
 from eventbus.listeners.recording.transactional import check_transactional
-from eventbus.listeners.recording.undone import is_undone
 from eventbus.listeners.statements.deletes import DeleteExecution
 from eventbus.listeners.statements.execution import Execution, within_a_flush
 from eventbus.listeners.statements.inserts import NO_RETURNING, InsertExecution

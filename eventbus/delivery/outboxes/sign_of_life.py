@@ -11,7 +11,7 @@ from eventbus.outbox.reading.store import Store
 
 
 @final
-class Sign:
+class SignOfLife:
     """Shows life where rows stay for longer than a moment: others see the same lowest id again and again.
 
     `store`: for the pulse's thread alone. `given`: whether a sign was ever needed, so that there is a lease.

@@ -17,7 +17,7 @@ _WHOLE: Final = (1206, 1213)
 """MySQL, which cannot be asked: errors that undo all and not the statement alone."""
 
 
-class Undone:
+class DatabaseRollbacks:
     """Calls `tell(connection)` once the transaction of a watched connection is gone."""
 
     def __init__(self, tell: Callable[[Connection], None]) -> None:

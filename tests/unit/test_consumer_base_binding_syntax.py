@@ -8,7 +8,7 @@ import re
 import pytest
 
 from consumers.base import ConsumerSettings
-from consumers.base.bindings import fault_of_binding
+from consumers.base.binding_syntax import fault_of_binding
 from eventbus.errors import ConfigurationError
 from eventbus.events import naming
 

@@ -10,7 +10,7 @@ from eventbus.outbox.reading.leases import ABANDONED, Lease
 
 
 @final
-class Watch:
+class Liveness:
     """Tells the dead from the living, without comparing any two clocks.
 
     Who lives shows in a lease that is beaten, or in rows that go: the lowest id of a working process's rows rises.

@@ -24,7 +24,7 @@ Doubted = MutableMapping[State, dict[str, Any]]
 """Of each object the values that it may have of a dead savepoint, by key."""
 
 
-def doubt(session: Session, frame: Frame) -> None:
+def note_leftovers(session: Session, frame: Frame) -> None:
     """Note what objects hold now of the columns that a savepoint, which was rolled back, has changed."""
     states = session.identity_map._dict  # by identity key
     for entity, records in frame.records.items():
