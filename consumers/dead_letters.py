@@ -1,6 +1,7 @@
 """`eventbus dead-letters`: see what a consumer could not take, send it again, or throw it away.
 
-The command's purpose is to show payloads; nothing else of eventbus does.
+The command's purpose is to show payloads; nothing else of eventbus does. What it does to the letters is
+`base.broker.dead_letter_queue`.
 """
 
 from __future__ import annotations

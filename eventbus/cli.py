@@ -1,4 +1,4 @@
-"""What commands on a database share: their options, and how they find models and database."""
+"""What commands on a database share: their options, and how they find models and database. `commands` gathers them."""
 
 from __future__ import annotations
 

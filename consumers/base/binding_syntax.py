@@ -1,4 +1,7 @@
-"""Whether a binding can match anything: routing keys are `<service>.<entity>.<created|updated|deleted>`."""
+"""Whether a binding can match anything: routing keys are `<service>.<entity>.<created|updated|deleted>`.
+
+Queues are bound in `broker.topology`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can happen between a consumer and its broker, in our own words."""
+"""What can happen between a consumer and its broker, in our own words, and what to do about it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""The mirror in figures, from its state and, where it answers, its broker."""
+"""The mirror in figures, from its state and, where it answers, its broker.
+
+What is wrong is told as others put it: `handling.standing` in the heartbeat, and of the broker `base.errors`, which
+says what to do. `eventbus status` asks `witness` instead.
+"""
 
 from __future__ import annotations
 

@@ -4,6 +4,8 @@ HMAC-SHA256 over the body's bytes: id, type, source, record and version all stan
 be changed. A signature does not stop a replay; the version does. Two headers carry it: the key's id and the hex digest.
 Keys rotate: the first one signs, every one verifies. Give consumers the new key, then the services (as the first), then
 take the old one away from both.
+
+`publishers.headers` signs; consumers check (`consumers.trust`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Versions of events: they begin near the host's clock, so that they never fall, whatever becomes of the tables.
 
-An event's version is the id of its outbox row, which each database draws (`postgres`, `maria`, `sqlite`). An event
-without a row has one of the clock's.
+An event's version is the id of its outbox row, which each database draws: see `writing.table_writer`, and beside it
+`postgres`, `maria`, `sqlite`. An event without a row has one of the clock's.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Ways to get messages to a broker: one for each kind of URL, all with the promises of `base.Publisher`."""
+"""Ways to get messages to a broker: one for each kind of URL, all with the promises of `base.Publisher`.
+
+To add a broker derive from that, and name its scheme in `publisher_for`. Consumers need a transport as well.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which columns look like secrets.
+"""Which columns look like secrets. What stays home of a record is decided in `schemas.published`, which asks here.
 
 A name is judged word by word: `api_token` is one, `hashtag`, `postcard` and `discard` are not.
 """

@@ -1,4 +1,7 @@
-"""Connections to every kind of broker that eventbus knows, opened in one place and to the same rules."""
+"""Connections to every kind of broker that eventbus knows, opened in one place and to the same rules.
+
+For a new broker name its scheme here, and see `publishers` for the service's side.
+"""
 
 from __future__ import annotations
 

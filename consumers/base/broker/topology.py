@@ -66,6 +66,7 @@ def declare(line: Line, settings: ConsumerSettings) -> None:
 def declare_again(line: Line, settings: ConsumerSettings) -> None:
     """Make exchange and bindings again, in case somebody deleted them.
 
+    A queue that was deleted ends the connection; `declare` makes and binds it on the next one.
     Raises Refused where something is gone and may not be made again, Lost where the broker goes away.
     """
     with talking():

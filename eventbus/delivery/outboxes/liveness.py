@@ -1,4 +1,7 @@
-"""Who lives, and who is dead: told from leases and from rows that go."""
+"""Who lives, and who is dead: told from leases and from rows that go.
+
+`sweep` asks it of owners, and the keeper of a relay of the relay that is active.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What the broker works and does not take: later again, others first; in the end out of the way."""
+"""Events that the broker returned or refused: tried again later, while others go on; in the end parked.
+
+A broker that cannot be reached has refused nothing: see `outlet`. Where a relay keeps the order it is `relay.refused`.
+"""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What one flush did to the rows of its objects."""
+"""What one flush did to the rows of its objects: `flush` walks over them, by the `plan` of each class."""

@@ -1,4 +1,7 @@
-"""Who lives, and who may do what: leases that their holders show to be alive."""
+"""Who may do what: leases that their holders show to be alive.
+
+Whether a holder that says nothing is dead is decided in `delivery.outboxes.liveness`.
+"""
 
 from __future__ import annotations
 
