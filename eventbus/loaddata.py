@@ -78,7 +78,6 @@ def loaddata(
     Raises LoadError, which tells up to `max_errors` records with file, number, line, model, key and field; and
     ConfigurationError.
     """
-    files.check(paths)
     if not isinstance(target, Engine) and (publish is not None or commit_every is not None):
         raise ConfigurationError("publish and commit_every are for an Engine: a Session's owner commits")
     options = Options(

@@ -27,6 +27,14 @@ class Team(Base):
     name: Mapped[str] = mapped_column(sa.String(8), unique=True)
 
 
+membership = sa.Table(
+    "membership",
+    Base.metadata,
+    sa.Column("person_id", sa.ForeignKey("person.id"), primary_key=True),
+    sa.Column("team_id", sa.ForeignKey("team.id"), primary_key=True),
+)
+
+
 class Person(Base):
     __tablename__ = "person"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -42,12 +50,20 @@ class Person(Base):
     key: Mapped[Any] = mapped_column(sa.Uuid, nullable=True)
     photo: Mapped[Any] = mapped_column(sa.LargeBinary, nullable=True)
     lapse: Mapped[Any] = mapped_column(sa.Interval, nullable=True)
+    data: Mapped[Any] = mapped_column(sa.JSON, nullable=True)
+    teams: Mapped[list[Team]] = relationship(secondary=membership)
 
 
 class Line(Base):
     __tablename__ = "line"
     order: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+
+
+class Pair(Base):
+    __tablename__ = "pair"
+    one: Mapped[str] = mapped_column(sa.String(8), primary_key=True)
+    other: Mapped[str] = mapped_column(sa.String(8), primary_key=True)
 
 
 def person(**fields: Any) -> dict[str, Any]:
@@ -63,11 +79,11 @@ FIELDS: Final[dict[str, dict[str, Any]]] = {
     "seen": {"no moment": "soon", "a list": [1], "truth": True},
     "at": {"no time": "25:00:00x", "with an offset": "10:00:00+02:00"},
     "pay": {"no number": "twelve", "too fine": "1.005", "truth": True, "infinite": "Infinity", "an object": {"a": 1}},
-    "ratio": {"no number": "x", "too large": "1e999"},
+    "ratio": {"no number": "x", "too large": "1e999", "truth": True},
     "active": {"neither": "perhaps", "a number": 2},
     "kind": {"unknown": "c", "a number": 1},
     "key": {"no UUID": "abc", "a number": 1},
-    "photo": {"no base64": "not base64!", "a number": 1},
+    "photo": {"no base64": "not base64!", "a number": 1, "not ASCII": "é", "half a byte too much": "QUJ="},
     "lapse": {"no duration": "2 hours", "empty": "P"},
     "team_id": {
         "no whole number": 1.5,
@@ -75,7 +91,9 @@ FIELDS: Final[dict[str, dict[str, Any]]] = {
         "as in Python": "1_0",
         "an unknown natural key": ["nobody"],
         "to nothing": 99,
+        "truth": True,
     },
+    "teams": {"null in it": [1, None], "no list": 1, "a text": "1", "null": None},
 }
 RECORDS: Final[dict[str, tuple[list[Any], str]]] = {
     "no record": ([5], "not a record"),
@@ -85,6 +103,12 @@ RECORDS: Final[dict[str, tuple[list[Any], str]]] = {
     "an unknown field": ([team(nam="x")], "no field 'nam', did you mean 'name'"),
     "a key of two parts for one": ([team([1, 2])], "primary key|refers to no"),
     "a key of one part for two": ([{"model": "x.line", "pk": 1, "fields": {}}], "primary key"),
+    "a text of two letters for two": ([{"model": "x.pair", "pk": "ab", "fields": {}}], "primary key"),
+    "an object for two": ([{"model": "x.pair", "pk": {"one": "a", "other": "b"}, "fields": {}}], "primary key"),
+    "true for a key": ([team(True)], "primary key"),
+    "a null of JSON that is none": ([team(), {**person(data=1), "json_null": ["data"]}], "json_null: 'data'"),
+    "a null of JSON in a date": ([team(), {**person(born=None), "json_null": ["born"]}], "json_null: .*'born'"),
+    "a null of JSON nowhere": ([team(), {**person(), "json_null": ["dta"]}], "json_null: 'dta'"),
     "no required field": ([{"model": "x.team", "pk": 1, "fields": {}}], "no name"),
     "null in a required field": ([team(name=None)], "name"),
     "two of one key": ([team(1, name="a"), team(1, name="b")], r"record 1 of"),

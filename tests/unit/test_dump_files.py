@@ -7,10 +7,12 @@ import gzip
 import io
 import json
 import lzma
+import os
 import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
@@ -18,6 +20,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eventbus.dumps import zstandard
+from eventbus.dumps.dumping.output import open_output
 from eventbus.dumps.reading import cutting, files
 from eventbus.errors import LoadError
 
@@ -60,6 +64,22 @@ WRITERS: dict[str, Callable[[list[Any]], bytes]] = {
 }
 
 
+def zst(data: bytes) -> bytes:
+    out = io.BytesIO()
+    with zstandard.writer(out) as stream:
+        stream.write(data)
+    return out.getvalue()
+
+
+PACKED: dict[str, Callable[[bytes], bytes]] = {
+    "gz": gzip.compress,
+    "bz2": bz2.compress,
+    "xz": lzma.compress,
+    "lzma": lambda data: lzma.compress(data, format=lzma.FORMAT_ALONE),
+    "zst": zst,
+}
+
+
 @pytest.fixture(params=[64, 1000, 1 << 19])
 def chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """Also chunks smaller than a record, so that every cut is met."""
@@ -72,7 +92,7 @@ def chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> in
 def test_every_shape_gives_the_records(shape: str, chunk: int, tmp_path: Path) -> None:
     for count in (0, 1, 2, 50):
         path = tmp_path / f"{count}.json"
-        path.write_bytes(WRITERS[shape](records(count)))
+        path.write_bytes(WRITERS[shape](records(count)) or b"\n")
         assert read(path) == records(count)
 
 
@@ -80,7 +100,7 @@ def test_every_shape_gives_the_records(shape: str, chunk: int, tmp_path: Path) -
 def test_any_records_cut_anywhere(items: list[Any], size: int, shape: str) -> None:
     before, cutting.CHUNK = cutting.CHUNK, size  # type: ignore[misc]
     try:
-        stream = io.BytesIO(WRITERS[shape](items))
+        stream = io.BytesIO(WRITERS[shape](items) or b"\n")
         assert [record for found in cutting.batches("x", stream) for record in found.records] == items
     finally:
         cutting.CHUNK = before  # type: ignore[misc]
@@ -94,6 +114,61 @@ def test_compression_is_told_by_the_content(suffix: str, compress: Callable[[byt
         path = tmp_path / name
         path.write_bytes(compress(orjson.dumps(records(20))))
         assert read(path) == records(20)
+
+
+@pytest.mark.parametrize("kind", PACKED)
+def test_what_is_cut_off_or_has_something_behind_it_is_refused(kind: str, tmp_path: Path) -> None:
+    """JSON lines, so that each piece of the content that comes out is whole records."""
+    path, compress = tmp_path / "dump", PACKED[kind]
+    line = orjson.dumps(records(1)[0]) + b"\n"
+    data = compress(line * 20_000)
+    for wrong in (data[:-1], data[:-8], data[: len(data) // 2], data[:7], data + b"junk", data + line):
+        path.write_bytes(wrong)
+        with pytest.raises(LoadError, match="dump: "):
+            read(path)
+    for right in (data, data + b"\0" * 8):
+        path.write_bytes(right)
+        assert len(read(path)) == 20_000
+
+
+@pytest.mark.parametrize("kind", PACKED)
+def test_all_streams_of_a_file_are_read_or_none(kind: str, tmp_path: Path) -> None:
+    path, line = tmp_path / "dump", orjson.dumps(records(1)[0]) + b"\n"
+    path.write_bytes(PACKED[kind](line) + PACKED[kind](line * 2))
+    if kind == "lzma":
+        with pytest.raises(LoadError, match="something follows the end of the compressed data"):
+            read(path)
+    else:
+        assert len(read(path)) == 3
+
+
+def test_a_changed_bit_in_our_own_zstandard_is_seen(tmp_path: Path) -> None:
+    path = tmp_path / "dump.jsonl.zst"
+    with open_output(str(path)) as stream:
+        stream.write(b'{"fields":{"name":"%s"},"model":"crm.contact","pk":1}\n' % os.urandom(64).hex().encode())
+    data = bytearray(path.read_bytes())
+    data[60] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(LoadError):
+        read(path)
+
+
+@pytest.mark.parametrize("place", ["a directory", "standard input", "an archive"])
+def test_an_empty_file_was_cut_off_wherever_it_is(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path: Any = tmp_path / "crm"
+    if place == "a directory":
+        path.mkdir()
+        (path / "1.json").write_bytes(orjson.dumps(records(1)[0]))
+        (path / "2.json").write_bytes(b"")
+    elif place == "standard input":
+        path = "-"
+        monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BufferedReader(io.BytesIO())))  # type: ignore[arg-type]
+    else:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("a.json", orjson.dumps(records(3)))
+            archive.writestr("b.json", "")
+    with pytest.raises(LoadError, match="there is nothing in it"):
+        read(path)
 
 
 def test_an_archive_is_read_file_by_file(tmp_path: Path) -> None:

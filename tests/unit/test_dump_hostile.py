@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from eventbus.dumps.reading import cutting, files, sources
+from eventbus.dumps.reading import cutting, files, packed, sources
 from eventbus.dumps.reading.places import Places
 from eventbus.dumps.writing.failures import Failure, Failures
 from eventbus.errors import LoadError
@@ -148,7 +148,7 @@ def test_unpacking_asks_for_bounded_memory(tmp_path: Path, monkeypatch: pytest.M
     path = tmp_path / "dump.xz"
     path.write_bytes(lzma.compress(RECORD, preset=3))
     assert len(read(path)) == 1
-    monkeypatch.setattr(sources, "XZ_MEMORY", 1 << 20)
+    monkeypatch.setattr(packed, "XZ_MEMORY", 1 << 20)
     with pytest.raises(LoadError, match="cannot be read: Memory usage limit"):
         read(path)
 

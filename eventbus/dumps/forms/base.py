@@ -7,7 +7,6 @@ holds. A value that cannot be carried exactly is refused; a ValueError says why.
 from __future__ import annotations
 
 import base64
-import binascii
 import decimal
 import json
 import math
@@ -178,7 +177,9 @@ def number(value: Any) -> float:
     """A float; infinities and NaN as the texts that `number_text` writes."""
     if isinstance(value, str) and value in _NOT_FINITE:
         return float(value)
-    if not isinstance(value, int | float) and not (isinstance(value, str) and _NUMBER.fullmatch(value)):
+    if isinstance(value, bool) or not (
+        isinstance(value, int | float) or (isinstance(value, str) and _NUMBER.fullmatch(value))
+    ):
         raise ValueError("not a number")
     try:
         found = float(value)
@@ -248,9 +249,12 @@ def decimal_text(value: Any) -> str:
 def from_base64(value: Any) -> bytes:
     """Bytes from base64 text."""
     try:
-        return base64.b64decode(value, validate=True)
-    except (TypeError, binascii.Error):
+        found = base64.b64decode(value, validate=True)
+    except (TypeError, ValueError):
         raise ValueError("not base64 text") from None
+    if len(found) % 3 and to_base64(found[-(len(found) % 3) :]) != value[-4:]:
+        raise ValueError("not base64 text: its last digit has bits that belong to no byte")
+    return found
 
 
 def to_base64(value: Any) -> str:

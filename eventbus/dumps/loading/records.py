@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -93,14 +93,26 @@ class Records:
         if "stub" in record:
             self._fail(origin, f"a stub, of which only the key was published: {record['stub']}")
             return None
-        names = record.get("json_null")
-        return self._with_json_nulls(target, names, fields) if isinstance(names, list) else fields
+        if "json_null" not in record:
+            return fields
+        try:
+            return self._with_json_nulls(target, record["json_null"], fields)
+        except LookupError as error:
+            self._fail(origin, f"json_null: {error.args[0]}")
+            return None
 
-    def _with_json_nulls(self, target: Target, names: Sequence[Any], fields: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The fields, with JSON's null where the record says that it is not SQL's, in columns that know both."""
+    def _with_json_nulls(self, target: Target, names: Any, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The fields, with JSON's null where the record says that it is not SQL's. LookupError where that cannot be."""
+        if not isinstance(names, list):
+            raise LookupError("not a list of fields")
         of_key = dict(zip(target.entity.keys, target.entity.columns, strict=True))
-        nulls = [name for name in names if name in of_key and name in fields and fields[name] is None]
-        return {**fields, **{name: sa.JSON.NULL for name in nulls if self._planner.form(of_key[name]).json}}
+        nulls = [name for name in names if name in of_key or not self._options.ignore_nonexistent]
+        for name in nulls:
+            if name not in of_key or name not in fields or fields[name] is not None:
+                raise LookupError(f"{name!r} is no field of this record that is null")
+            if not self._planner.form(of_key[name]).json:
+                raise LookupError(f"the column of {name!r} does not tell JSON's null from SQL's")
+        return {**fields, **dict.fromkeys(nulls, sa.JSON.NULL)}
 
     def _fail(self, origin: Origin, reason: str, field: str | None = None, cause: BaseException | None = None) -> None:
         self._failures.add(Failure(origin, reason, field, cause))

@@ -51,20 +51,6 @@ def read(paths: Sequence[str | os.PathLike[str]]) -> Iterator[Batch]:
                 yield from _read_stream(name, sources.open_named(name, stack))
 
 
-def check(paths: Sequence[str | os.PathLike[str]]) -> None:
-    """Raise LoadError for a named file of which nothing is there: a dump that was cut off before its first byte."""
-    for path in paths:
-        name = os.fspath(path)
-        if name == STDIN or not os.path.isfile(name):
-            continue
-        with ExitStack() as stack, sources.reading(name):
-            for member, stream in sources.plain(name, sources.open_named(name, stack)):
-                if not stream.read(1):
-                    raise LoadError(
-                        f"{shown(member, LONGEST_PATH)}: there is nothing in it: was it cut off?", path=member
-                    )
-
-
 def plain_size(paths: Sequence[str | os.PathLike[str]]) -> int:
     """Bytes of JSON in the files; 0 where that cannot be told beforehand."""
     names = [os.fspath(path) for path in paths]

@@ -27,7 +27,12 @@ _KINDS: Final = (
 
 
 def other_kind(head: bytes) -> str | None:
-    """What a file is that begins like this, if it is known and not JSON in UTF-8."""
+    """What a file is that begins like this, if it is known and not JSON in UTF-8.
+
+    JSON lines without a record are one line break, so a file without a byte is none of ours.
+    """
+    if not head:
+        return "there is nothing in it: was it cut off?"
     for mark, name in _MARKS:
         if head.startswith(mark):
             return f"this is {name}, JSON is read in UTF-8: {_CONVERT.format(name)}"

@@ -7,12 +7,9 @@ names it. Whatever is compressed comes out in pieces, so that a bomb costs time 
 
 from __future__ import annotations
 
-import bz2
 import errno
-import gzip
 import io
 import logging
-import lzma
 import os
 import select
 import stat
@@ -20,9 +17,9 @@ import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import IO, Any, Final, cast
+from typing import IO, Final, cast
 
-from eventbus.dumps import zstandard
+from eventbus.dumps.reading.packed import MAGICS, unpacked
 from eventbus.errors import LoadError
 from eventbus.redaction import shown
 
@@ -32,8 +29,6 @@ DEEPEST: Final = 100
 """Levels of directories below the one that was named."""
 FIFO_PATIENCE: Final = 10.0
 """Seconds that a named FIFO may have no writer."""
-XZ_MEMORY: Final = 128 << 20
-"""Bytes that unpacking xz may ask for: `xz -9` needs half of it, a hostile header 4 GiB."""
 LARGEST_LISTING: Final = 16 << 20
 """Bytes of the list of files in a zip archive: some 200,000 files."""
 
@@ -154,13 +149,12 @@ def plain(path: str, raw: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
             raise LoadError("standard input: a zip archive cannot be read from a pipe; name the file", path=name)
         yield from _members(name, raw)
         return
-    unpack = next((unpack for magic, unpack in _COMPRESSIONS if head.startswith(magic)), None)
-    yield name, raw if unpack is None else unpack(raw)
+    yield name, unpacked(head, raw)
 
 
 def is_packed(head: bytes) -> bool:
     """Whether a file that begins like this is compressed."""
-    return head.startswith((b"PK\x03\x04", *(magic for magic, _ in _COMPRESSIONS)))
+    return head.startswith((b"PK\x03\x04", *MAGICS))
 
 
 def _members(name: str, raw: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
@@ -193,59 +187,3 @@ class _Bounded:
         if len(data) > LARGEST_LISTING:
             raise ValueError(f"its list of files takes more than {LARGEST_LISTING:,} bytes, or is broken")
         return data
-
-
-class _Xz(io.RawIOBase):
-    """Unpacks xz within bounded memory: a header may ask for a dictionary of 4 GiB, which LZMAFile would grant."""
-
-    def __init__(self, raw: IO[bytes]) -> None:
-        self._raw = raw
-        self._unpacker = self._next()
-        self._packed = b""
-
-    def _next(self) -> lzma.LZMADecompressor:
-        return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_MEMORY)
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1, /) -> bytes:
-        while not self._unpacker.eof or self._begin_next():
-            if self._unpacker.needs_input and not self._packed:
-                self._packed = self._raw.read(io.DEFAULT_BUFFER_SIZE)
-                if not self._packed:
-                    raise EOFError("the compressed data end too early")
-            data = self._unpacker.decompress(self._packed, size)
-            self._packed = b""
-            if data:
-                return data
-        return b""
-
-    def _begin_next(self) -> bool:
-        """Whether another stream follows; zeros may lie in between."""
-        data = self._unpacker.unused_data
-        while not (data := data.lstrip(b"\0")):
-            data = self._raw.read(io.DEFAULT_BUFFER_SIZE)
-            if not data:
-                return False
-        self._packed, self._unpacker = data, self._next()
-        return True
-
-
-class _Lzma(_Xz):
-    """The older form of xz, which has one stream."""
-
-    def _next(self) -> lzma.LZMADecompressor:
-        return lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=XZ_MEMORY)
-
-    def _begin_next(self) -> bool:
-        return False
-
-
-_COMPRESSIONS: Final[tuple[tuple[bytes, Callable[[IO[bytes]], Any]], ...]] = (
-    (b"\x1f\x8b", lambda raw: gzip.GzipFile(fileobj=raw)),
-    (b"BZh", bz2.BZ2File),
-    (b"\xfd7zXZ\x00", _Xz),
-    (b"\x5d\x00\x00", _Lzma),
-    (zstandard.MAGIC, zstandard.reader),
-)

@@ -53,10 +53,12 @@ class Plan:
             if not isinstance(values[name], list):
                 raise TypeError(name)
             owner = self.owner(pk, values)
-            group.rows.append(row((owner, None), {}))  # so that a list without any is a list as well
+            group.rows.append(row([owner, None], {}))  # so that a list without any is a list as well
             group.origins.append(origin)
             for other in values[name]:
-                group.rows.append(row((owner, other), {}))
+                if other is None:
+                    raise TypeError(name)
+                group.rows.append(row([owner, other], {}))
                 group.origins.append(origin)
         for group, one in made:
             group.rows.append(one)
@@ -75,7 +77,7 @@ class Plan:
             except (ValueError, TypeError, ArithmeticError, AttributeError) as wrong:
                 return key, str(wrong)
         for name, _, _ in self.links:
-            if not isinstance(values[name], list):
+            if not isinstance(values[name], list) or None in values[name]:
                 return name, "not a list of keys"
         return None, "the pk does not fit the model's primary key"
 
@@ -198,7 +200,22 @@ class Planner:
         return found
 
     def _reader(self, column: Column[Any]) -> Read:
-        return reading_lists(self.form(column).read, column, self._targets)
+        read = self.form(column).read
+        if column.primary_key or column.foreign_keys:
+            read = _without_truths(read)
+        return reading_lists(read, column, self._targets)
+
+
+def _without_truths(read: Read) -> Read:
+    """A reader of keys, which takes true for 1 only in a column of truth values."""
+
+    def read_key(value: Any) -> Any:
+        found = read(value)
+        if value.__class__ is bool and found.__class__ is not bool:
+            raise ValueError("true and false are no keys")
+        return found
+
+    return read_key
 
 
 class _RowFunction:
@@ -237,7 +254,8 @@ class _RowFunction:
         self._items.append(_usual(form).format(v=value, f=f"f{number}") + ",")
 
     def made(self, key_parts: int) -> MakeRow:
-        targets = {0: "", 1: "    p0 = pk"}.get(key_parts, f"    {', '.join(f'p{n}' for n in range(key_parts))} = pk")
+        parts = ", ".join(f"p{number}" for number in range(key_parts))
+        targets = {0: "", 1: "    p0 = pk"}.get(key_parts, f"    {parts} = pk if pk.__class__ is list else None")
         lines = ["def row(pk, fields):", targets, *self._lines, f"    return ({' '.join(self._items)})"]
         exec(compile("\n".join(lines), "<eventbus loader>", "exec"), self._names)  # noqa: S102 - our own text
         row: MakeRow = self._names["row"]
