@@ -22,14 +22,16 @@ def created(transaction: str, size: int) -> str | None:
     """The W3C `traceparent` of the events that a transaction makes now, or None where nobody traces.
 
     Where a tracer is set it names a producer span of their own, below the application's current span. Its time is that
-    of the commit; when they leave for the broker is another matter. Where none is, a context that came from elsewhere
-    is handed on.
+    of the commit; when they leave for the broker is another matter. No span is made, and the current one is named,
+    where its trace is not sampled, or where some library has imported OpenTelemetry and nobody set a tracer.
     """
     trace = sys.modules.get("opentelemetry.trace")
     if trace is None:
         return None
-    if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):  # some library has imported it, no more
-        return _traceparent(trace.get_current_span().get_span_context())
+    current = trace.get_current_span().get_span_context()
+    is_dropped = current.is_valid and not current.trace_flags.sampled
+    if is_dropped or isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+        return _traceparent(current)
     span = _tracer(trace).start_span(
         "create events",
         kind=trace.SpanKind.PRODUCER,

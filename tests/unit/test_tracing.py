@@ -14,6 +14,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, sessionmaker
 
 from eventbus.monitoring import tracing
@@ -101,6 +102,19 @@ def test_without_a_tracer_the_current_span_is_passed_on() -> None:
     with trace.use_span(trace.NonRecordingSpan(parent)):
         assert tracing.created("t", 1) == f"00-{0xABC:032x}-{0xDEF:016x}-01"
     assert tracing.created("t", 1) is None
+
+
+def test_no_span_is_made_in_a_trace_that_is_not_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be thrown away; making it costs more than all else that a commit does for tracing."""
+    provider = TracerProvider(sampler=ALWAYS_OFF)
+    monkeypatch.setattr(trace, "get_tracer_provider", lambda: provider)
+    with provider.get_tracer("app").start_as_current_span("POST /things") as request:
+        context = request.get_span_context()
+        monkeypatch.setattr(tracing, "_tracer", None)  # which would be called for one
+        assert not context.trace_flags.sampled
+        flags = f"{context.trace_flags:02x}"
+        assert tracing.created("t", 1) == f"00-{context.trace_id:032x}-{context.span_id:016x}-{flags}"
+    provider.shutdown()
 
 
 def test_without_opentelemetry_nothing_of_it_is_imported() -> None:
