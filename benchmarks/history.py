@@ -177,7 +177,7 @@ def follow_nothing() -> tuple[float, float]:
 def ask(data_dir: Path) -> None:
     with History(data_dir / ".eventbus" / "history.sqlite3") as history:
         began = time.perf_counter()
-        count = sum(1 for _ in past.records(history, history.note("position") // 2))
+        count = sum(1 for _ in past.records(history, history.notes.position // 2))
         print(f"all {count:,} records half way back:")
         figures.note("history/at", time.perf_counter() - began, "s")
         began = time.perf_counter()

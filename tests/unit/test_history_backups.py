@@ -95,7 +95,8 @@ def test_what_an_older_history_has_missed_is_told_by_a_snapshot(data_dir: Path) 
     assert names(data_dir) == ["later", "still here", "somebody else"]
     with History(data_dir / ".eventbus" / "history.sqlite3") as opened:
         assert opened.record("crm/contact/zz-person.json").document is None
-        assert [step.op for step in opened.steps(opened.record("crm/contact/other.json").id)] == ["r", "u", "c"]
+        path = "crm/contact/other.json"
+        assert [step.op for step in opened.steps(path, opened.record(path).id)] == ["r", "u", "c"]
     assert "whole" in run(data_dir, "verify")
     run(data_dir, "git", "--fresh")
     assert "whole" in run(data_dir, "verify", "--git")

@@ -122,22 +122,30 @@ def test_a_moment_that_is_none_is_told_in_words(tmp_path: Path, capfd: pytest.Ca
 
 
 SPOILT = {
-    "a document that is no JSON": ("UPDATE record SET document = 'spoilt'", "cannot be read"),
-    "a document of another kind": ("UPDATE record SET document = '[1]'", "cannot be read"),
+    "a document that is no JSON": ("UPDATE record SET document = x'7b'", "the newest version of crm/contact/a.json"),
+    "a document of another kind": ("UPDATE record SET document = '[1]'", "its document is '[1]'"),
     "a delta that is no JSON": ("UPDATE change SET body = x'7b22'", "cannot be read"),
     "a delta that does not unpack": ("UPDATE change SET body = x'789c00'", "cannot be read"),
-    "a delta of another kind": ("UPDATE change SET body = '[1]'", "leads nowhere"),
-    "a delta from nothing": ("UPDATE record SET document = NULL", "leads nowhere"),
-    "a time that is none": ("UPDATE tx SET time = 'noon'", "transaction #2 in"),
-    "an author that is a number": ("UPDATE tx SET author = x'01'", "transaction #2 in"),
+    "a delta of another kind": ("UPDATE change SET body = x'5b315d'", "crm/contact/a.json at position 2"),
+    "a delta from nothing": ("UPDATE record SET document = NULL", "leads back from a content that is not there"),
+    "a time that is none": ("UPDATE tx SET time = 'noon'", "the row of position 2"),
+    "an author that is a number": ("UPDATE tx SET author = x'01'", "the row of position 2"),
     "an id that is too short": ("UPDATE tx SET id = x'01'", "transaction #2 in"),
-    "an id that is none": ("UPDATE tx SET id = 7", "transaction #2 in"),
+    "an id that is none": ("UPDATE tx SET id = 7", "the row of position 2"),
     "notes that are no JSON": ("UPDATE tx SET notes = '{'", "transaction #2 in"),
     "notes of another kind": ("UPDATE tx SET notes = '[1]'", "transaction #2 in"),
     "a key that is no JSON": ("UPDATE record SET key = x'7b'", "the key of crm/contact/a.json"),
-    "a key of another kind": ("UPDATE record SET key = '7'", "the key of crm/contact/a.json"),
-    "a key without a model": ("UPDATE record SET key = '[7, 7]'", "the key of crm/contact/a.json"),
+    "a key of another kind": ("UPDATE record SET key = '7'", "its key is '7'"),
+    "a key without a model": ("UPDATE record SET key = x'5b372c375d'", "the key of crm/contact/a.json"),
     "a path that names nothing": ("UPDATE record SET path = 'crm/contact/%%.json'", "the key of crm/contact/%%.json"),
+    "names that are no JSON": ("UPDATE change SET changed = 9; INSERT INTO names VALUES (9, '{')", "at position 2"),
+    "a change of another kind": ("UPDATE change SET op = 'x'", "its op is 'x'"),
+    "a version of another kind": ("UPDATE change SET version = 'x' WHERE position = 2", "its version is 'x'"),
+    "a change that is gone": ("DELETE FROM change", "no change tells of it"),
+    "a record that is gone": ("DELETE FROM record", "has changes and no row"),
+    "a transaction that is gone": ("DELETE FROM tx WHERE position = 1", "has changes and no transaction"),
+    "a note that is gone": ("DELETE FROM meta WHERE key = 'identity'", "the note `identity`"),
+    "a note of another kind": ("UPDATE meta SET value = 'x' WHERE key = 'position'", "the note `position`"),
     "a text that is none": ("UPDATE tx SET author = cast(x'ff' AS TEXT)", "UTF-8"),
 }
 
@@ -152,7 +160,7 @@ def test_a_file_that_is_spoilt_is_told_in_words(tmp_path: Path, capfd: pytest.Ca
         [Event(**USUAL), Event(**{**USUAL, "transaction": "t2", "version": USUAL["version"] + 1, "fields": {"n": 2}})],
     )
     with closing(sqlite3.connect(path)) as db:
-        db.execute(statement)
+        db.executescript(statement)
         db.commit()
     asked = [["show", "#2"], ["why", "crm.contact", "a", "n", "--all"], ["log", "--json"], ["verify"]]
     codes = [run(command, [*arguments, "--data-dir", str(tmp_path)], "eventbus history") for arguments in asked]
@@ -160,3 +168,16 @@ def test_a_file_that_is_spoilt_is_told_in_words(tmp_path: Path, capfd: pytest.Ca
     assert codes[-1] == 1
     told = capfd.readouterr()
     assert words in told.err + told.out
+
+
+def test_a_spoilt_file_is_named_with_what_to_do(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / ".eventbus" / "history.sqlite3"
+    path.parent.mkdir()
+    keep(path, [Event(**USUAL)])
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("UPDATE change SET version = 'x'")
+        db.commit()
+    assert run(command, ["show", "#1", "--data-dir", str(tmp_path)], "eventbus history") == 1
+    told = capfd.readouterr().err
+    assert "the row of path crm/contact/a.json, position 1" in told
+    assert f"{path} is spoilt: `eventbus history verify` tells where; bring back a copy" in told

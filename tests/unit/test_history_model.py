@@ -193,7 +193,7 @@ def test_what_is_kept_after_pruning_reads_as_before(
     run(path, coming, iter(()), tempo=Tempo())
     with History(path) as history:
         first = moments.at_time(history, (NOON + second) * 10**6 - 1)
-        last = history.note("position")
+        last = history.notes.position
         then = {position: state(history, position) for position in range(first, last + 1)}
         known = every_version(history)
     pruning.prune(path, (NOON + second) * 10**6)

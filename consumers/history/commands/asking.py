@@ -30,6 +30,7 @@ from consumers.history.reading import moments, past
 from consumers.history.reading.history import History
 from consumers.history.reading.transaction import COLUMNS, Touch, Transaction
 from consumers.history.reading.why import NOTHING, causes
+from consumers.history.store import chain
 from consumers.history.store.content import identify
 from consumers.history.store.rows import Version
 
@@ -149,7 +150,7 @@ def _parts(history: History, text: str) -> list[Transaction]:
 
 def _differences(history: History, touch: Touch) -> Iterator[str]:
     versions = history.walk(touch.path)
-    this = next(version for version in versions if version.step.version == touch.step.version)
+    this = chain.at_version(versions, touch.step)
     now, was = _fields(this), _fields(next(versions, None))
     for name in sorted(now.keys() | was.keys()):
         old, new = was.get(name, NOTHING), now.get(name, NOTHING)
@@ -178,6 +179,8 @@ def diff(model: str, key: str, versions: tuple[str, ...], data_dir: Path | None)
 
 
 def _two(known: list[Version], asked: tuple[str, ...]) -> tuple[Version | None, Version | None]:
+    if not known:
+        raise NotInHistory("the history keeps no version of this record")
     found: list[Version | None] = []
     for text in asked:
         match = next((each for each in known if text.isdecimal() and each.step.version == int(text)), None)

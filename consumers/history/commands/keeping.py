@@ -88,7 +88,7 @@ def _figures(history: History, settings: HistorySettings) -> dict[str, Any]:
     ((waiting,),) = history.query("SELECT count(*) FROM waiting")
     ((late, incomplete),) = history.query("SELECT coalesce(sum(late), 0), coalesce(sum(had + seen < size), 0) FROM tx")
     told: dict[str, Any] = {
-        "position": history.note("position"),
+        "position": history.notes.position,
         "transactions": transactions,
         "changes": changes,
         "records": records,
@@ -110,7 +110,7 @@ def _journal(history: History, settings: HistorySettings) -> int:
     if not settings.state_file.exists():
         return 0
     with Reader(settings.state_file, read_only=True) as state:
-        return state.events_waiting(int(history.note("journal")))
+        return state.events_waiting(history.notes.journal)
 
 
 @click.command()

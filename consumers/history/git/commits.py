@@ -11,14 +11,14 @@ from consumers.history.git.message import Signature
 from consumers.history.reading.history import History
 from consumers.history.reading.transaction import COLUMNS, Transaction
 from consumers.history.store import chain
-from consumers.history.store.content import Content, decode, identify
+from consumers.history.store.content import Content, decode, decode_file, identify
 from consumers.history.store.rows import Step
 from consumers.json_mirror.disk import documents
 
 WINDOW: Final = 1_000
 """Changes that are read at a time, or one transaction if that has more."""
 _WINDOW: Final = (
-    "SELECT change.position, path, key, record.version, document, record.id, "
+    "SELECT change.position, path, key, record.version, document, record.id AS number, "
     "(SELECT max(other.position) FROM change AS other WHERE other.record = change.record), "
     "change.version, op, whole, names.names, aside, body FROM change "
     "JOIN record ON record.id = change.record LEFT JOIN names ON names.id = changed "
@@ -64,7 +64,7 @@ class Commits:
     def __init__(self, history: History, after: int, omit: frozenset[str] = frozenset()) -> None:
         self._history = history
         self._omit = _Omission(omit) if omit else None
-        self._identity = str(history.note("identity"))
+        self._identity = history.notes.identity
         self._time = history.query("SELECT coalesce(max(time), 0) FROM tx WHERE position <= ?", after)[0][0]
         self._after = after
         self._is_first = after == 0
@@ -125,7 +125,8 @@ class Commits:
             return _Found(touched.newest, touched.document)
         newest, steps = self._chain(touched)
         found = chain.at_position(newest, steps, touched.position)
-        assert found is not None
+        if found is None:
+            raise _step(touched).damaged("the record's own list of versions does not have it")
         version, content = found.step.version, found.content
         if content is None:
             return _Found(version, None)
@@ -135,13 +136,17 @@ class Commits:
     def _chain(self, touched: _Touched) -> tuple[Content | None, list[Step]]:
         found = self._chains.get(touched.record)
         if found is None:
-            found = self._chains[touched.record] = decode(touched.document), self._history.steps(touched.record)
+            found = self._chains[touched.record] = (
+                decode(touched.path, touched.document),
+                self._history.steps(touched.path, touched.record),
+            )
         return found
 
 
 def _step(touched: _Touched) -> Step:
     return Step(
-        touched.position, touched.version, touched.op, touched.whole, touched.stated, touched.aside, touched.body
+        *(touched.path, touched.position, touched.version, touched.op),
+        *(touched.whole, touched.stated, touched.aside, touched.body),
     )
 
 
@@ -165,6 +170,7 @@ class _Omission:
         fields = self._fields.get(path.rpartition("/")[0])
         if not fields:
             return document
-        read = documents.decode(document)
+        read = decode_file(path, document)
+        assert read is not None
         kept = {name: value for name, value in read.fields.items() if name not in fields}
         return documents.encode(read.model, read.pk, read.version, kept, read.stub)

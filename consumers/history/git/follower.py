@@ -47,12 +47,12 @@ class Writer(Protocol):
 
 def disagreement(repository: Repository, tip: Tip, history: History) -> str:
     """Why this history cannot go on from this commit; empty where it can."""
-    if tip.identity != history.note("identity"):
+    if tip.identity != history.notes.identity:
         return "was made of another history"
     if repository.erasures != history.erasures:
         return "may hold what was erased since"
     transaction = history.at(tip.position)
-    if tip.position > history.note("position") or (transaction and clean(transaction.id) != tip.transaction):
+    if tip.position > history.notes.position or (transaction and clean(transaction.id) != tip.transaction):
         return "has commits that the history does not have, which is an older backup then"
     return ""
 

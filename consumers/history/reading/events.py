@@ -11,7 +11,7 @@ import orjson
 from consumers.history.reading.history import History
 from consumers.history.reading.transaction import Touch, Transaction
 from consumers.history.store import chain
-from consumers.history.store.content import Content, decode, identify
+from consumers.history.store.content import Content, identify
 from eventbus.events import naming
 from eventbus.events.envelope import VERSION_DIGITS
 
@@ -59,6 +59,8 @@ class _Contents:
         known = self._known.get(touch.path)
         if known is None or touch.step.version not in known:  # not met yet, or changed while this is read
             known = self._known[touch.path] = self._read(touch.path)
+        if touch.step.version not in known:
+            raise touch.step.damaged("the record's own list of versions does not have it")
         found = known.pop(touch.step.version)
         if not known:
             del self._known[touch.path]
@@ -66,11 +68,11 @@ class _Contents:
 
     def _read(self, path: str) -> dict[int, tuple[Content | None, Content | None]]:
         record = self._history.record(path)
-        steps = self._history.steps(record.id)
-        oldest = max(index for index, step in enumerate(steps) if step.position > self._after)
-        versions = list(chain.versions(decode(record.document), steps[: oldest + 2]))
+        steps = self._history.steps(path, record.id)
+        oldest = max((index for index, step in enumerate(steps) if step.position > self._after), default=0)
+        versions = list(chain.versions(record.content, steps[: oldest + 2]))
         found = {newer.step.version: (older.content, newer.content) for newer, older in pairwise(versions)}
-        if len(steps) == oldest + 1:
+        if versions and len(steps) == oldest + 1:
             found[versions[-1].step.version] = None, versions[-1].content
         return found
 

@@ -10,8 +10,9 @@ from typing import Any, Final, NamedTuple, Self
 
 from consumers.history.errors import NotInHistory
 from consumers.history.reading.transaction import COLUMNS, Touch, Transaction
-from consumers.history.store import chain, layout
+from consumers.history.store import chain, layout, reading
 from consumers.history.store.content import Content, decode
+from consumers.history.store.notes import Notes
 from consumers.history.store.rows import CHANGES, Step, Version
 from consumers.history.store.writing import id_of
 
@@ -31,6 +32,11 @@ class Stored(NamedTuple):
     key: bytes | None
     document: bytes | None
 
+    @property
+    def content(self) -> Content | None:
+        """What the newest file holds."""
+        return decode(self.path, self.document)
+
 
 class History:
     """The file at `path`, read-only. Raises HistoryUnavailable, HistoryDamaged, and NotInHistory where nothing fits."""
@@ -42,7 +48,8 @@ class History:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        layout.advise(self.path, error)
         self.close()
 
     def close(self) -> None:
@@ -61,23 +68,25 @@ class History:
     def query(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
         """All rows of a query."""
         with layout.translated(self.path):
-            return self._db.execute(sql, values).fetchall()
+            return reading.query(self._db, sql, values)
 
     def rows(self, sql: str, *values: Any) -> Iterator[tuple[Any, ...]]:
         """The rows of a query, one at a time."""
         with layout.translated(self.path):
             # `yield from` would close the cursor, maybe after the file.
-            for row in self._db.execute(sql, values):  # noqa: UP028
+            for row in reading.rows(self._db, sql, values):  # noqa: UP028
                 yield row
 
-    def note(self, key: str) -> Any:
-        """One of the file's notes: `position`, `version`, `journal`, `state`, `identity`, `horizon`."""
-        return dict(self.query("SELECT key, value FROM meta"))[key]
+    @property
+    def notes(self) -> Notes:
+        """What the file notes of itself."""
+        with layout.translated(self.path):
+            return Notes.read(self._db)
 
     @property
     def erasures(self) -> str:
         """A text that every erasure changes; empty where there was none."""
-        lines = self.query("SELECT key, floor FROM erased ORDER BY key, floor")
+        lines = self.query("SELECT key AS hash, floor FROM erased ORDER BY key, floor")
         return sha256(repr(lines).encode()).hexdigest() if lines else ""
 
     # --- transactions -------------------------------------------------------------------------------------------
@@ -96,7 +105,7 @@ class History:
         """The one at this position."""
         found = self.at(position)
         if found is None:
-            raise NotInHistory(f"there is no position {position}: the log has {self.note('position')}")
+            raise NotInHistory(f"there is no position {position}: the log has {self.notes.position}")
         return found
 
     def parts(self, id: str) -> list[Transaction]:
@@ -123,13 +132,13 @@ class History:
 
     def touches(self, position: int) -> list[Touch]:
         """What the transaction at this position did to which record, by path."""
-        return [Touch(path, key, Step(*step)) for path, key, *step in self.query(_TOUCHES, position)]
+        return [Touch(path, key, Step(path, *step)) for path, key, *step in self.query(_TOUCHES, position)]
 
     # --- records ------------------------------------------------------------------------------------------------
 
     def stored(self, path: str) -> Stored | None:
         """The record at this path; None where it was never seen."""
-        rows = self.query("SELECT id, path, version, key, document FROM record WHERE path = ?", path)
+        rows = self.query("SELECT id AS number, path, version, key, document FROM record WHERE path = ?", path)
         return Stored(*rows[0]) if rows else None
 
     def record(self, path: str) -> Stored:
@@ -139,9 +148,9 @@ class History:
             raise NotInHistory(f"the history has no record {path}")
         return found
 
-    def steps(self, record: int) -> list[Step]:
-        """A record's changes, newest first."""
-        return [Step(*row) for row in self.query(CHANGES, record)]
+    def steps(self, path: str, record: int) -> list[Step]:
+        """A record's changes, newest first; `record` is its number."""
+        return [Step(path, *row) for row in self.query(CHANGES, record)]
 
     def versions(self, path: str) -> list[Version]:
         """All versions of the record that are kept, newest first."""
@@ -150,11 +159,11 @@ class History:
     def walk(self, path: str) -> Iterator[Version]:
         """The same, one after the other: as many as are asked for are read."""
         record = self.record(path)
-        steps = (Step(*row) for row in self.rows(CHANGES, record.id))
-        return chain.versions(decode(record.document), steps)
+        steps = (Step(path, *row) for row in self.rows(CHANGES, record.id))
+        return chain.versions(record.content, steps)
 
     def content(self, path: str, position: int) -> Content | None:
         """What the record held when the log had this length; None where it was not there."""
         record = self.record(path)
-        found = chain.at_position(decode(record.document), self.steps(record.id), position)
+        found = chain.at_position(record.content, self.steps(path, record.id), position)
         return found and found.content

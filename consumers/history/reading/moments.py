@@ -24,7 +24,7 @@ def at_time(history: History, microseconds: int) -> int:
     Within one outbox it is whole: who has seen another's commit comes after it.
     """
     later = history.query("SELECT min(position) FROM tx WHERE time > ?", microseconds)[0][0]
-    return int(history.note("position") if later is None else later - 1)
+    return int(history.notes.position if later is None else later - 1)
 
 
 def at_transaction(history: History, id: str) -> int:

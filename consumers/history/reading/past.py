@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from consumers.history.reading.history import History
@@ -12,7 +12,7 @@ from consumers.history.store.rows import Step
 
 _CHUNK: Final = 1_000
 _RECORDS: Final = (
-    "SELECT id, path, key, document FROM record WHERE id > ? AND path >= ? AND path < ? ORDER BY id LIMIT ?"
+    "SELECT id AS number, path, key, document FROM record WHERE id > ? AND path >= ? AND path < ? ORDER BY id LIMIT ?"
 )
 _STEPS: Final = (
     "SELECT record, change.position, version, op, whole, names.names, aside, body "
@@ -41,24 +41,24 @@ def records(history: History, position: int, directory: str = "") -> Iterator[Pa
     with history.still():
         while rows := history.query(_RECORDS, last, low, high, _CHUNK):
             last = rows[-1][0]
-            steps = _steps(history, rows[0][0], last)
+            steps = _steps(history, {id: path for id, path, _, _ in rows})
             for id, path, key, document in rows:
-                content = _content(document, steps.get(id, []), position)
+                content = _content(path, document, steps.get(id, []), position)
                 if content is not None:
                     yield Past(path, *identify(path, key), content)
 
 
-def _steps(history: History, low: int, high: int) -> dict[int, list[Step]]:
+def _steps(history: History, paths: Mapping[int, str]) -> dict[int, list[Step]]:
     found: dict[int, list[Step]] = {}
-    for record, *step in history.rows(_STEPS, low, high):
-        found.setdefault(record, []).append(Step(*step))
+    for record, *step in history.rows(_STEPS, min(paths), max(paths)):
+        if record in paths:  # those between may be of other entities
+            found.setdefault(record, []).append(Step(paths[record], *step))
     return found
 
 
-def _content(document: bytes | None, steps: list[Step], position: int) -> Content | None:
-    if not steps:  # what is older was forgotten
-        return decode(document)
-    if max(step.position for step in steps) <= position:
-        return decode(document)
-    found = chain.at_position(decode(document), steps, position)
+def _content(path: str, document: bytes | None, steps: list[Step], position: int) -> Content | None:
+    newest = decode(path, document)
+    if not steps or max(step.position for step in steps) <= position:  # without any, what is older was forgotten
+        return newest
+    found = chain.at_position(newest, steps, position)
     return found and found.content

@@ -6,21 +6,15 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
-import orjson
-
-from consumers.history.errors import HistoryDamaged
+from consumers.history.store.reading import damaged, parsed
 from consumers.history.store.rows import Step
 from consumers.history.store.writing import text_of
-from eventbus.redaction import shown
 
 COLUMNS: Final = (
     "tx.position, tx.id, tx.part, tx.service, tx.author, tx.time, tx.trace, tx.notes, tx.size, tx.seen, tx.had, "
     "tx.version, tx.late"
 )
 """What `Transaction.of` makes one of."""
-_TEXT: Final = str | None
-_KINDS: Final = (int, str | bytes, int, str, _TEXT, int, _TEXT, _TEXT, int, int, int, int, int)
-"""What SQLite gives for each of them, unless the file is spoilt."""
 _FIRST: Final = -62_135_596_800 * 10**6
 _LAST: Final = 253_402_300_800 * 10**6 - 1
 """Microseconds of the years 1 and 9999: what a date can be."""
@@ -50,12 +44,13 @@ class Transaction(NamedTuple):
     @classmethod
     def of(cls, row: tuple[Any, ...]) -> Transaction:
         """The transaction of a row of COLUMNS. Raises HistoryDamaged."""
+        where = f"transaction #{row[0]}"
         try:
-            made = cls(*_checked(row))
-            return made._replace(id=text_of(row[1]), notes=_notes(row[7]), late=bool(row[-1]))
+            id = text_of(row[1])
         except ValueError as error:
-            where = f"transaction #{shown(row[0], 80)} in the history"
-            raise HistoryDamaged(f"{where} cannot be read: {error}; bring back a copy of it") from error
+            raise damaged(where, error) from error
+        notes = parsed(row[7], dict, where) if row[7] else {}
+        return cls(*row)._replace(id=id, notes=notes, late=bool(row[-1]))
 
     @property
     def is_incomplete(self) -> bool:
@@ -74,19 +69,6 @@ class Touch(NamedTuple):
     path: str
     key: bytes | None
     step: Step
-
-
-def _checked(row: tuple[Any, ...]) -> tuple[Any, ...]:
-    if not all(map(isinstance, row, _KINDS)):
-        raise ValueError("a value of another kind")
-    return row
-
-
-def _notes(text: str | None) -> dict[str, Any]:
-    read = orjson.loads(text) if text else {}
-    if not isinstance(read, dict):
-        raise ValueError("its notes are none")
-    return read
 
 
 def moment_text(microseconds: int) -> str:

@@ -9,8 +9,9 @@ from uuid import uuid4
 
 from consumers.history.assembly.fact import Fact
 from consumers.history.assembly.transaction import Sealed
-from consumers.history.store import layout
+from consumers.history.store import layout, reading
 from consumers.history.store.content import identify
+from consumers.history.store.notes import Notes
 from consumers.history.store.writing import Writing, id_of
 from consumers.json_mirror.state.erasing import hashed
 
@@ -38,7 +39,8 @@ class Archive:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        layout.advise(self.path, error)
         self.close()
 
     def close(self) -> None:
@@ -50,17 +52,18 @@ class Archive:
     @property
     def position(self) -> int:
         """The number of the last transaction; they are numbered 1, 2, 3 …"""
-        return int(self._recall("position"))
+        return self._notes().position
 
     def taken(self, state: str) -> int:
         """The last event of this state's journal that needs no second look; `state` is that file's identity."""
-        return int(self._recall("journal")) if self._recall("state") == state else 0
+        notes = self._notes()
+        return notes.journal if notes.state == state else 0
 
     def earlier(self, transaction: str) -> tuple[int, int]:
         """How many parts and events of this transaction are in the history."""
         with layout.translated(self.path):
             query = "SELECT count(*), coalesce(sum(seen), 0) FROM tx WHERE id = ?"
-            parts, events = self._db.execute(query, (id_of(transaction),)).fetchone()
+            ((parts, events),) = reading.query(self._db, query, (id_of(transaction),))
         return parts, events
 
     def known(self, fact: Fact) -> bool:
@@ -77,18 +80,18 @@ class Archive:
         """Model and key of the record at this path; None where the history has none there, or knows that it is gone."""
         with layout.translated(self.path):
             query = "SELECT key FROM record WHERE path = ? AND document IS NOT NULL"
-            row = self._db.execute(query, (path,)).fetchone()
+            row = reading.one(self._db, query, (path,))
         return None if row is None else identify(path, row[0])
 
     def floors(self) -> dict[str, int]:
         """Of what was erased, records and authors, by its hash: what is not above this version does not come in."""
         with layout.translated(self.path):
-            return dict(self._db.execute("SELECT key, max(floor) FROM erased GROUP BY key").fetchall())
+            return dict(reading.query(self._db, "SELECT key AS hash, max(floor) AS number FROM erased GROUP BY key"))
 
     def waiting(self) -> list[Waiting]:
         """Events of transactions that are not sealed and not in the journal any more."""
         with layout.translated(self.path):
-            rows = self._db.execute("SELECT id, first, body FROM waiting ORDER BY id").fetchall()
+            rows = reading.query(self._db, "SELECT id AS number, first, body FROM waiting ORDER BY id")
         return [Waiting(*row) for row in rows]
 
     # --- writing ------------------------------------------------------------------------------------------------
@@ -107,28 +110,24 @@ class Archive:
         `waiting` are events to be kept until their transaction is sealed; `done` are the numbers of such that are.
         """
         with layout.translated(self.path), layout.transaction(self._db):
-            notes = self._notes()
-            writing = Writing(self._db, notes["position"], notes["version"], notes["horizon"])
+            notes = Notes.read(self._db)
+            writing = Writing(self._db, notes.position, notes.version, notes.horizon)
             for each in sealed:
                 writing.add(each)
             writing.finish()
             self._db.executemany("INSERT INTO waiting VALUES (?, ?, ?)", waiting)
             self._db.executemany("DELETE FROM waiting WHERE id = ?", [(number,) for number in done])
             self._note(position=writing.position, version=writing.version, journal=taken, state=state)
-        return writing.position - int(notes["position"])
+        return writing.position - notes.position
 
     def become_another(self) -> None:
         """From here on it goes another way than the one it is a copy of: no repository of that fits it."""
         with layout.translated(self.path), layout.transaction(self._db):
             self._note(identity=uuid4().hex)
 
-    def _notes(self) -> dict[str, Any]:
-        return dict(self._db.execute("SELECT key, value FROM meta").fetchall())
+    def _notes(self) -> Notes:
+        with layout.translated(self.path):
+            return Notes.read(self._db)
 
     def _note(self, **values: Any) -> None:
         self._db.executemany("UPDATE meta SET value = ? WHERE key = ?", [(value, key) for key, value in values.items()])
-
-    def _recall(self, key: str) -> Any:
-        with layout.translated(self.path):
-            row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-        return row[0] if row else ""

@@ -14,7 +14,15 @@ def versions(newest: Content | None, steps: Iterable[Step]) -> Iterator[Version]
     content = newest
     for step in steps:
         yield Version(step, content)
-        content = deltas.undone(content, step.body)
+        content = step.undone(content)
+
+
+def at_version(walked: Iterable[Version], wanted: Step) -> Version:
+    """The one of this change, found on the way from the newest back. Raises HistoryDamaged where it is not met."""
+    for version in walked:
+        if version.step.version == wanted.version:
+            return version
+    raise wanted.damaged("the record's own list of versions does not have it")
 
 
 def at_position(newest: Content | None, steps: Sequence[Step], position: int) -> Version | None:
@@ -48,9 +56,9 @@ def _walk(newest: Content | None, steps: Sequence[Step], top: int) -> Content | 
     if top > deltas.EVERY:
         # Somewhere in the last 64 the whole content stands.
         for index in range(top - 1, -1, -1):
-            if deltas.is_whole(steps[index].body):
+            if steps[index].is_whole:
                 start, content = index, None
                 break
     for step in steps[start:top]:
-        content = deltas.undone(content, step.body)
+        content = step.undone(content)
     return content

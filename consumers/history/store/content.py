@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from consumers.history.errors import HistoryDamaged
+from consumers.history.store.reading import damaged
 from consumers.json_mirror import filenames
 from consumers.json_mirror.disk import documents
 from eventbus.redaction import shown
@@ -46,15 +46,18 @@ def encode(path: str, key: bytes | None, version: int, content: Content) -> byte
     return documents.encode(model, pk, version, content.fields, content.stub)
 
 
-def decode(document: bytes | None) -> Content | None:
-    """The content of a file; None where there is no file. Raises HistoryDamaged."""
-    if document is None:
-        return None
+def decode(path: str, document: bytes | None) -> Content | None:
+    """The content of the newest file of the record at `path`; None where there is none. Raises HistoryDamaged."""
+    read = decode_file(path, document)
+    return None if read is None else Content(read.fields, read.stub)
+
+
+def decode_file(path: str, document: bytes | None) -> documents.Document | None:
+    """All that the file says. Raises HistoryDamaged."""
     try:
-        read = orjson.loads(document)
-        return Content(read["fields"], read.get("stub"))
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise HistoryDamaged(f"a record in the history cannot be read: {error}; bring back a copy of it") from error
+        return None if document is None else documents.decode(document)
+    except ValueError as error:
+        raise damaged(f"the newest version of {shown(path, 200)}", error) from error
 
 
 def key_of(path: str, model: str, pk: Any) -> bytes | None:
@@ -72,15 +75,13 @@ def identify(path: str, key: bytes | None) -> tuple[str, Any]:
     try:
         if key is None:
             return _told_by(path)
-        model, pk = orjson.loads(key)
-        if isinstance(model, str):
-            return model, pk
-        reason = f"{model!r} is no model"
-    except (ValueError, TypeError, AttributeError) as error:
+        match orjson.loads(key):
+            case [model, pk] if documents.is_identity(model, pk):
+                return model, pk
+        reason = f"{shown(key, 80)} is no model with a key"
+    except ValueError as error:
         reason = str(error)
-    raise HistoryDamaged(
-        f"the key of {shown(str(path), 200)} in the history cannot be read: {reason}; bring back a copy"
-    )
+    raise damaged(f"the key of {shown(path, 200)}", reason)
 
 
 def _told_by(path: str) -> tuple[str, Any]:

@@ -18,11 +18,12 @@ from typing import Any, Final
 
 import orjson
 
-from consumers.history.errors import HistoryDamaged
 from consumers.history.store.content import Content
 
 EVERY: Final = 64
 """So many versions at most are undone to reach one that is older."""
+_NONE: Final[list[str]] = []
+"""What is gone by a delta that does not tell of it, nor of the stub."""
 _LONG: Final = 200
 """Bytes from which on deflating pays."""
 
@@ -45,55 +46,48 @@ def undo(newer: Content | None, older: Content | None, *, whole: bool = False) -
 
 
 def undone(newer: Content | None, delta: bytes | None) -> Content | None:
-    """The content before. Raises HistoryDamaged."""
+    """The content before. Raises ValueError where the delta is none, or not one of this content."""
     if delta is None:
         return None
-    try:
-        return _undone(newer, delta)
-    except (AssertionError, TypeError, AttributeError) as error:
-        raise HistoryDamaged(f"a version in the history leads nowhere: {error}; bring back a copy of it") from error
-
-
-def _undone(newer: Content | None, delta: bytes) -> Content:
-    match unpacked(delta):
-        case [values, None, stub]:
-            return Content(values, stub)
-        case [values, gone, stub]:
-            assert newer is not None
-            fields = {name: value for name, value in newer.fields.items() if name not in gone}
-            return Content({**fields, **values}, stub)
-        case values:
-            assert newer is not None
-            return Content({**newer.fields, **values}, newer.stub)
+    values, gone, stub = _parts(delta)
+    if gone is None:
+        return Content(values, stub)
+    if newer is None:
+        raise ValueError("it leads back from a content that is not there")
+    if gone is _NONE:
+        return Content({**newer.fields, **values}, newer.stub)
+    return Content({**{name: value for name, value in newer.fields.items() if name not in gone}, **values}, stub)
 
 
 def is_whole(delta: bytes | None) -> bool:
-    """Whether it leads back without the newer content."""
-    if delta is None:
-        return True
-    read = unpacked(delta)
-    return type(read) is list and read[1] is None
+    """Whether it leads back without the newer content. Raises ValueError."""
+    return delta is None or _parts(delta)[1] is None
 
 
 def names(delta: bytes | None) -> frozenset[str] | None:
-    """The fields that differ; None where the delta does not say it."""
+    """The fields that differ; None where the delta does not say it. Raises ValueError."""
     if delta is None:
         return None
-    match unpacked(delta):
-        case [_, None, _]:
-            return None
-        case [values, gone, _]:
-            return frozenset(values).union(gone)
-        case values:
-            return frozenset(values)
+    values, gone, _ = _parts(delta)
+    return None if gone is None else frozenset(values).union(gone)
 
 
-def unpacked(delta: bytes) -> Any:
-    """The delta as JSON knows it. Raises HistoryDamaged."""
+def _parts(delta: bytes) -> tuple[dict[str, Any], list[str] | None, dict[str, Any] | None]:
+    """Values, the names of what was not there, the stub: as the three forms say them."""
     try:
-        return orjson.loads(delta if delta[:1] in b"{[" else zlib.decompress(delta))
-    except (ValueError, zlib.error) as error:
-        raise HistoryDamaged(f"a version in the history cannot be read: {error}; bring back a copy of it") from error
+        read = orjson.loads(delta if delta[:1] in b"{[" else zlib.decompress(delta))
+    except zlib.error as error:
+        raise ValueError(str(error)) from error
+    match read:
+        case dict(values):
+            return values, _NONE, None
+        case [dict(values), list() | None as gone, dict() | None as stub] if gone is None or _are_names(gone):
+            return values, gone, stub
+    raise ValueError("it is not in one of the forms that lead back")
+
+
+def _are_names(gone: list[Any]) -> bool:
+    return all(isinstance(name, str) for name in gone)
 
 
 def _packed(value: Any) -> bytes:

@@ -87,13 +87,27 @@ def connect_to_read(path: Path) -> sqlite3.Connection:
 
 @contextmanager
 def translated(path: Path) -> Iterator[None]:
-    """Turn what SQLite raises into errors of ours."""
+    """Turn what SQLite raises into errors of ours, and say of a spoilt file which it is and what to do."""
     try:
         yield
+    except HistoryDamaged as error:
+        advise(path, error)
+        raise
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the latter of a text that is none
         if isinstance(error, sqlite3.DatabaseError) and sqlite.is_passing(error):
             raise HistoryUnavailable(f"{path}: {error}") from error
-        raise HistoryDamaged(f"{path}: {error}; bring back a copy of it, or move it away to begin anew") from error
+        made = HistoryDamaged(f"{path}: {error}")
+        advise(path, made)
+        raise made from error
+
+
+def advise(path: Path, error: BaseException | None) -> None:
+    """Note it on an error that says the file is spoilt, once."""
+    if isinstance(error, HistoryDamaged) and not hasattr(error, "__notes__"):
+        error.add_note(
+            f"{path} is spoilt: `eventbus history verify` tells where; "
+            "bring back a copy of it, or move it away to begin anew"
+        )
 
 
 @contextmanager

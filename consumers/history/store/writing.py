@@ -13,7 +13,7 @@ import orjson
 from consumers.base.reading.moments import moment
 from consumers.history.assembly.fact import Fact
 from consumers.history.assembly.transaction import Sealed
-from consumers.history.store import deltas
+from consumers.history.store import deltas, reading
 from consumers.history.store.chain import again, versions
 from consumers.history.store.content import Content, decode, encode, key_of, merged, strangers
 from consumers.history.store.rows import CHANGES, Step, Version
@@ -21,7 +21,7 @@ from consumers.json_mirror.disk import documents
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
-_FIND: Final = "SELECT id, version, deltas, document FROM record WHERE path = ?"
+_FIND: Final = "SELECT id AS number, version, deltas, document FROM record WHERE path = ?"
 _RECORD: Final = "INSERT INTO record (id, path, version, deltas, key, document) VALUES (?, ?, ?, ?, ?, ?)"
 _NEWEST: Final = "UPDATE record SET version = ?, deltas = ?, document = ? WHERE id = ?"
 _TX: Final = "INSERT INTO tx VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -42,7 +42,7 @@ class _Record:
         self.is_dirty = False
         self.version, self.deltas, self.document = found or (0, 0, None)
         self.key = key
-        self.content = decode(self.document)
+        self.content = decode(path, self.document)
 
 
 class Writing:
@@ -54,7 +54,7 @@ class Writing:
         self.version = version
         self._horizon = horizon
         self._records: dict[str, _Record] = {}
-        self._next_record = (db.execute("SELECT max(id) FROM record").fetchone()[0] or 0) + 1
+        self._next_record = (reading.query(db, "SELECT max(id) FROM record")[0][0] or 0) + 1
         self._names: dict[frozenset[str], int] = {}
         self._txs: list[tuple[Any, ...]] = []
         self._changes: list[tuple[Any, ...]] = []
@@ -99,12 +99,12 @@ class Writing:
     def _record(self, fact: Fact) -> _Record:
         record = self._records.get(fact.record)
         if record is None:
-            found = self._db.execute(_FIND, (fact.record,)).fetchone()
+            found = reading.one(self._db, _FIND, (fact.record,))
             if found is None:
                 record = _Record(self._next_record, fact.record, None, key_of(fact.record, fact.model, fact.pk))
                 self._next_record += 1
             else:
-                record = _Record(found[0], fact.record, found[1:], None)
+                record = _Record(found[0], fact.record, (found[1], found[2], found[3]), None)
             self._records[fact.record] = record
         return record
 
@@ -142,7 +142,7 @@ class Writing:
         return found
 
     def _steps(self, record: _Record) -> list[Step]:
-        return [Step(*row) for row in self._db.execute(CHANGES, (record.id,))]
+        return [Step(record.path, *row) for row in reading.rows(self._db, CHANGES, (record.id,))]
 
     def _insert(self, record: _Record, fact: Fact, position: int) -> bool:
         """Put in a version older than the newest, and make those after it again."""
@@ -169,14 +169,14 @@ class Writing:
         for step, content in reversed(list(newer)):
             made = again(step, content, former)
             changed = step.changed
-            whole = step.body is not None and deltas.is_whole(step.body)
+            whole = step.body is not None and step.is_whole
             body, _ = deltas.undo(made, former, whole=whole)
             number = None if changed is None else self._name(changed)
             self._db.execute(_AGAIN, (number, body, step.position, record.id))
             former = made
         record.content, record.is_dirty = former, True
         if former is not None and record.document is not None:
-            key = self._db.execute("SELECT key FROM record WHERE id = ?", (record.id,)).fetchone()[0]
+            ((key,),) = reading.query(self._db, "SELECT key FROM record WHERE id = ?", (record.id,))
             record.document = encode(record.path, key, record.version, former)
 
     def _name(self, names: frozenset[str]) -> int:
@@ -184,7 +184,7 @@ class Writing:
         if number is None:
             text = orjson.dumps(sorted(names)).decode()
             self._db.execute("INSERT OR IGNORE INTO names (names) VALUES (?)", (text,))
-            number = int(self._db.execute("SELECT id FROM names WHERE names = ?", (text,)).fetchone()[0])
+            ((number,),) = reading.query(self._db, "SELECT id AS number FROM names WHERE names = ?", (text,))
             self._names[names] = number
         return number
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from consumers.history.errors import HistoryDamaged
 from consumers.history.git.follower import disagreement
 from consumers.history.git.layout import README, path_of
 from consumers.history.git.repository import NOTHING, Repository
+from consumers.history.journal.reader import decode as read_event
 from consumers.history.reading import past
 from consumers.history.reading.history import History
-from consumers.history.reading.transaction import COLUMNS, Transaction
 from consumers.history.store import chain
-from consumers.history.store.content import decode, identify
+from consumers.history.store.content import decode_file, identify
 from consumers.json_mirror.disk import documents
 from consumers.json_mirror.state import Reader
 
@@ -22,41 +22,70 @@ _CHUNK: Final = 1_000
 
 def check(history: History) -> Iterator[str]:
     """What is wrong in the file: pages, chains, numbers."""
-    for (answer,) in history.query("PRAGMA quick_check(10)"):
+    # The quick one does not see an index that leads to other rows than its table.
+    for (answer,) in history.query("PRAGMA integrity_check(10)"):
         if answer != "ok":
             yield f"{history.path}: {answer}"
     (count, last) = history.query("SELECT count(*), coalesce(max(position), 0) FROM tx")[0]
-    position, pruned = history.note("position"), bool(history.note("horizon"))
+    position, pruned = history.notes.position, bool(history.notes.horizon)
     if last > position or (last < position and not pruned):
         yield f"the last position is {last}, the note says {position}"
     if not pruned and count != last:
         yield f"{last} positions, but {count} transactions"
-    for row in history.rows(f"SELECT {COLUMNS} FROM tx ORDER BY position"):  # noqa: S608  a constant
-        try:
-            Transaction.of(row)
-        except HistoryDamaged as error:
-            yield str(error)
-    for (path,) in history.query("SELECT path FROM record ORDER BY id"):
-        yield from _check_record(history, path)
+    for (number,) in history.rows("SELECT position FROM tx ORDER BY position"):
+        yield from _told(_wrong_transaction, history, number)
+    for (number,) in history.rows("SELECT id AS number FROM record ORDER BY id"):
+        yield from _told(_wrong_record, history, number)
+    for (number,) in history.rows("SELECT id AS number FROM waiting"):
+        yield from _told(_wrong_event, history, number)
+    for (number,) in history.rows(
+        "SELECT DISTINCT position FROM change WHERE position NOT IN (SELECT position FROM tx)"
+    ):
+        yield f"position {number} has changes and no transaction"
+    for (number,) in history.rows("SELECT DISTINCT record FROM change WHERE record NOT IN (SELECT id FROM record)"):
+        yield f"record number {number} has changes and no row"
 
 
-def _check_record(history: History, path: str) -> Iterator[str]:
-    record = history.record(path)
+def _told(look: Callable[[History, int], str], history: History, number: int) -> Iterator[str]:
+    """What is wrong with one thing, so that the next is looked at as well."""
     try:
-        identify(path, record.key)
-        versions = list(chain.versions(decode(record.document), history.steps(record.id)))
+        found = look(history, number)
     except HistoryDamaged as error:
-        yield f"{path}: {error}"
-        return
-    if versions and versions[0].step.version != record.version:
-        yield f"{path}: the newest is {record.version}, its last change {versions[0].step.version}"
-    if record.document is not None and documents.decode(record.document).version != record.version:
-        yield f"{path}: the newest document is not of version {record.version}"
+        found = str(error)
+    if found:
+        yield found
+
+
+def _wrong_transaction(history: History, position: int) -> str:
+    return "" if history.at(position) else f"position {position} cannot be found by its number"
+
+
+def _wrong_event(history: History, number: int) -> str:
+    ((body,),) = history.query("SELECT body FROM waiting WHERE id = ?", number)
+    return "" if read_event(body) else f"the event {number} that waits for its transaction cannot be read"
+
+
+def _wrong_record(history: History, number: int) -> str:
+    ((path, version, key, document),) = history.query(
+        "SELECT path, version, key, document FROM record WHERE id = ?", number
+    )
+    identify(path, key)
+    file = decode_file(path, document)
+    versions = history.versions(path)
+    for each in versions:
+        _ = each.step.changed, each.step.strangers
+    if not versions:
+        return f"{path}: no change tells of it"
+    if versions[0].step.version != version:
+        return f"{path}: the newest is {version}, its last change {versions[0].step.version}"
+    if file is not None and file.version != version:
+        return f"{path}: the newest document is not of version {version}"
+    return ""
 
 
 def compare(history: History, state: Reader) -> Iterator[str]:
     """Where the newest is not what the mirror has. What the historian has not taken over yet is no difference."""
-    waiting = bool(state.events(int(history.note("journal")), 1))
+    waiting = bool(state.events(int(history.notes.journal), 1))
     for records in state.records():
         for record in records:
             stored = history.stored(record.path)
@@ -98,7 +127,7 @@ def compare_git(history: History, repository: Repository, omit: frozenset[str]) 
 def version_at(history: History, path: str, position: int) -> int:
     """The version the record had when the log had this length."""
     record = history.record(path)
-    found = chain.at_position(decode(record.document), history.steps(record.id), position)
+    found = chain.at_position(record.content, history.steps(path, record.id), position)
     return found.step.version if found else record.version
 
 

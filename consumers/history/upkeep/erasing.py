@@ -8,15 +8,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 import orjson
 
 from consumers.history.journal.reader import decode
 from consumers.history.reading.history import History
-from consumers.history.store import layout
+from consumers.history.store import layout, reading
 from consumers.history.store.archive import Archive, author_key
 from consumers.json_mirror.state import Reader
 from consumers.json_mirror.state.erasing import hashed
+
+_WAITING: Final = "SELECT id AS number, body FROM waiting"
 
 
 def floor_now() -> int:
@@ -32,7 +35,7 @@ def erase_records(path: Path, records: Sequence[str], floors: Mapping[str, int],
     with _writing(path) as db:
         first = [position for record in records for position in _take_out(db, record)]
         wanted = set(records)
-        for number, body in db.execute("SELECT id, body FROM waiting").fetchall():
+        for number, body in reading.query(db, _WAITING):
             fact = decode(body)
             if fact is not None and fact.record in wanted:
                 db.execute("DELETE FROM waiting WHERE id = ?", (number,))
@@ -81,10 +84,10 @@ def _note(db: sqlite3.Connection, floors: Mapping[str, int], by: str | None) -> 
 
 
 def _take_out(db: sqlite3.Connection, record: str) -> list[int]:
-    found = db.execute("SELECT id FROM record WHERE path = ?", (record,)).fetchone()
+    found = reading.one(db, "SELECT id AS number FROM record WHERE path = ?", (record,))
     if found is None:
         return []
-    first = db.execute("SELECT min(position) FROM change WHERE record = ?", found).fetchone()[0]
+    ((first,),) = reading.query(db, "SELECT min(position) FROM change WHERE record = ?", found)
     db.execute("DELETE FROM change WHERE record = ?", found)
     db.execute("DELETE FROM record WHERE id = ?", found)
     return [first] if first is not None else []
@@ -93,9 +96,9 @@ def _take_out(db: sqlite3.Connection, record: str) -> list[int]:
 def erase_author(path: Path, author: str, floor: int, by: str | None) -> int:
     """Take a name out of all transactions; tell the first position that had it, 0 if none did."""
     with _writing(path) as db:
-        first = db.execute("SELECT min(position) FROM tx WHERE author = ?", (author,)).fetchone()[0]
+        ((first,),) = reading.query(db, "SELECT min(position) FROM tx WHERE author = ?", (author,))
         db.execute("UPDATE tx SET author = NULL WHERE author = ?", (author,))
-        rows = db.execute("SELECT id, body FROM waiting").fetchall()
+        rows = reading.query(db, _WAITING)
         changed = [(body, number) for number, body in without_author(rows, author)]
         db.executemany("UPDATE waiting SET body = ? WHERE id = ?", changed)
         _note(db, {author_key(author): floor}, by)

@@ -8,14 +8,17 @@ from typing import Final
 
 import orjson
 
-from consumers.history.store import deltas, layout
+from consumers.history.store import layout, reading
+from consumers.history.store.notes import Notes
+from consumers.history.store.rows import Step
 
 _NEWEST: Final = "SELECT version, op FROM change WHERE record = ? AND position <= ? ORDER BY version DESC LIMIT 1"
 _OTHER: Final = "SELECT 1 FROM change WHERE record = ? AND (version > ? OR position > ?)"
 # The oldest that stays: the newest of that moment, or one that came to the log later, though it is of before.
 _OLDEST: Final = (
-    "SELECT position, version, op, changed, body FROM change WHERE record = ? AND (version >= ? OR position > ?) "
-    "ORDER BY version LIMIT 1"
+    "SELECT path, changed, position, change.version, op, whole, NULL, aside, body FROM change "
+    "LEFT JOIN record ON record.id = change.record WHERE record = ? AND (change.version >= ? OR position > ?) "
+    "ORDER BY change.version LIMIT 1"
 )
 _SLICE: Final = 1_000
 """Records at a time, by number: a slice of rows would tear the chain of a record."""
@@ -37,22 +40,23 @@ def prune(path: Path, before: int) -> int:
 
 
 def _last_before(db: sqlite3.Connection, before: int) -> int:
-    later = db.execute("SELECT min(position) FROM tx WHERE time >= ?", (before,)).fetchone()[0]
+    later = reading.query(db, "SELECT min(position) FROM tx WHERE time >= ?", (before,))[0][0]
     if later is None:
-        later = db.execute("SELECT coalesce(max(position), 0) + 1 FROM tx").fetchone()[0]
+        later = reading.query(db, "SELECT coalesce(max(position), 0) + 1 FROM tx")[0][0]
     return int(later) - 1
 
 
 def _prune(db: sqlite3.Connection, last: int) -> int:
-    (records,) = db.execute("SELECT coalesce(max(id), 0) FROM record").fetchone()
+    ((records,),) = reading.query(db, "SELECT coalesce(max(id), 0) FROM record")
     gone = 0
     for first in range(0, records + 1, _SLICE):
         with layout.transaction(db):
             for record in range(first, first + _SLICE):
                 gone += _shorten(db, record, last)
     with layout.transaction(db):
-        (horizon,) = db.execute("SELECT coalesce(max(version), 0) FROM tx WHERE position <= ?", (last,)).fetchone()
-        db.execute("UPDATE meta SET value = max(value, ?) WHERE key = 'horizon'", (horizon,))
+        ((horizon,),) = reading.query(db, "SELECT coalesce(max(version), 0) FROM tx WHERE position <= ?", (last,))
+        horizon = max(horizon, Notes.read(db).horizon)
+        db.execute("UPDATE meta SET value = ? WHERE key = 'horizon'", (horizon,))
         db.execute(
             "DELETE FROM tx WHERE position <= ? AND NOT EXISTS "
             "(SELECT 1 FROM change WHERE change.position = tx.position)",
@@ -63,19 +67,21 @@ def _prune(db: sqlite3.Connection, last: int) -> int:
 
 
 def _shorten(db: sqlite3.Connection, record: int, last: int) -> int:
-    newest = db.execute(_NEWEST, (record, last)).fetchone()
+    newest = reading.one(db, _NEWEST, (record, last))
     if newest is None:
         return 0
     version, op = newest
-    if op == "d" and not db.execute(_OTHER, (record, version, last)).fetchone():
+    if op == "d" and not reading.one(db, _OTHER, (record, version, last)):
         gone = db.execute("DELETE FROM change WHERE record = ?", (record,)).rowcount
         db.execute("DELETE FROM record WHERE id = ?", (record,))
         return int(gone)
-    position, version, op, changed, body = db.execute(_OLDEST, (record, version, last)).fetchone()
+    ((path, changed, *oldest),) = reading.query(db, _OLDEST, (record, version, last))
+    step = Step(path, *oldest)
+    position, version, body = step.position, step.version, step.body
     gone = db.execute("DELETE FROM change WHERE record = ? AND version < ?", (record, version)).rowcount
     if body is not None and gone:
         # What this one led back to is gone; which fields it changed stays known.
-        names = deltas.names(body) if op == "u" and changed is None else None
+        names = step.changed if step.op == "u" and changed is None else None
         number = changed if names is None else _number(db, names)
         db.execute(
             "UPDATE change SET body = NULL, changed = ? WHERE position = ? AND record = ?", (number, position, record)
@@ -86,4 +92,5 @@ def _shorten(db: sqlite3.Connection, record: int, last: int) -> int:
 def _number(db: sqlite3.Connection, names: frozenset[str]) -> int:
     text = orjson.dumps(sorted(names)).decode()
     db.execute("INSERT OR IGNORE INTO names (names) VALUES (?)", (text,))
-    return int(db.execute("SELECT id FROM names WHERE names = ?", (text,)).fetchone()[0])
+    ((number,),) = reading.query(db, "SELECT id AS number FROM names WHERE names = ?", (text,))
+    return int(number)

@@ -101,13 +101,20 @@ def decode(content: bytes) -> Document:
     """Read a file's bytes. Raises ValueError where they are not such a document."""
     match orjson.loads(content):
         case {"fields": dict(fields), "model": str(model), "pk": pk, "version": str(version), **more} if (
-            model.count(".") == 1 and version.isdecimal() and int(version) <= MAX_VERSION and _is_key(pk)
+            is_identity(model, pk) and version.isdecimal() and int(version) <= MAX_VERSION
         ):
             stub = more.get("stub")
             return Document(model, pk, int(version), fields, stub if isinstance(stub, dict) else None)
     raise ValueError("not a document of the mirror")
 
 
-def _is_key(pk: Any) -> bool:
+def is_identity(model: Any, pk: Any) -> bool:
+    """Whether these can be model and primary key of a record."""
     parts = pk if type(pk) is list else [pk]
-    return bool(parts) and pk is not None and not any(isinstance(part, dict | list) for part in parts)
+    return (
+        isinstance(model, str)
+        and model.count(".") == 1
+        and bool(parts)
+        and pk is not None
+        and not any(isinstance(part, dict | list) for part in parts)
+    )
