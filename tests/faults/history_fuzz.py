@@ -2,7 +2,8 @@
 
 Bytes of `history.sqlite3`, of its log, and of git's packs, indexes, refs and settings are flipped, cut, overwritten, or
 single values and rows are exchanged for others. Then all commands are run. What must hold: each ends with 0, 1 or 2
-and says in words what is wrong; none ends with a traceback, and none takes more than 20 s.
+and says in words what is wrong; none ends with a traceback, and none takes more than 20 s. Where the history is whole a
+repository is made anew of it, whatever is wrong with the old one.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ def _value(private: Path, chance: random.Random) -> str:
         with contextlib.suppress(sqlite3.IntegrityError):
             db.execute(f"UPDATE OR IGNORE {table} SET {column} = ? WHERE {which}", (value,))
         db.commit()
-    return f"{table}.{column} = {value!r} where {which}"
+    return f"history.sqlite3: {table}.{column} = {value!r} where {which}"
 
 
 def _row(private: Path, chance: random.Random) -> str:
@@ -113,7 +114,7 @@ def _row(private: Path, chance: random.Random) -> str:
         table = chance.choice(("meta", "record", "tx", "change", "names"))
         db.execute(f"DELETE FROM {table} WHERE abs(random()) % ? = 0", (chance.choice((1, 3, 20)),))
         db.commit()
-    return f"rows of {table} gone"
+    return f"history.sqlite3: rows of {table} gone"
 
 
 def _bytes(private: Path, chance: random.Random) -> str:
@@ -226,6 +227,11 @@ class Fuzz:
                 self.codes[_run(home, *arguments)] += 1
         with self._watched(f"{what}: others"):
             _others(home)
+        if "history.sqlite3" in what:
+            return
+        for arguments in (("git", "--fresh"), ("verify", "--git")):
+            with self._watched(f"{what}: {' '.join(arguments)} at the end"):
+                assert _run(home, *arguments) == 0
 
     @contextlib.contextmanager
     def _watched(self, what: str) -> Iterator[None]:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -162,74 +159,3 @@ with eventbus.acting_as("bob"):
     chain.drain()
     assert json.loads(chain.history("at", "#6", "crm.contact", "7"))["fields"]["credit"] == "1.50"
     assert chain.history("verify", "--git") == "the history is whole\n"
-
-
-@pytest.mark.slow
-def test_whoever_is_killed_every_transaction_is_one_commit(chain: Chain) -> None:
-    """The short form of a run that is repeated 200 times elsewhere: kill -9 of all three, alone and together."""
-    rnd = random.Random(5)
-    chain.app("with Session.begin() as s: s.add(Company(id=1, name='Acme'))")
-    writer = subprocess.Popen(
-        [sys.executable, "-c", """
-from app import *
-from eventbus.bus import installed
-for n in range(120):
-    with Session.begin() as s:
-        s.add(Contact(id=n, company_id=1, phone=str(n)))
-        if n % 3 == 0: s.get(Company, 1).name = f"name {n}"
-installed(Session).close()
-"""], cwd=chain.home, env=chain.environment,
-    )  # fmt: skip
-    for _ in range(3):
-        mirror = chain.mirror()
-        _wait(lambda leader=mirror.pid: len(_group(leader)) >= 2, 20)
-        time.sleep(rnd.uniform(0, 0.5))
-        for victim in _victims(rnd, _group(mirror.pid), mirror.pid):
-            _kill(victim)
-        os.killpg(mirror.pid, signal.SIGKILL)
-        mirror.wait()
-    assert writer.wait(60) == 0
-    _wait(lambda: _drained(chain), 60)
-    ids = chain.git("log", "--format=%(trailers:key=Eventbus-Transaction,valueonly,separator=)").split()
-    assert len(ids) == len(set(ids)) == 121
-    assert chain.history("verify", "--git") == "the history is whole\n"
-    tip = chain.git("rev-parse", "main")
-    chain.history("git", "--fresh")
-    assert chain.git("rev-parse", "main") == tip
-
-
-def _drained(chain: Chain) -> bool:
-    chain.drain()
-    return bool(json.loads(chain.history("status", "--json"))["git_position"] == 121)
-
-
-def _wait(condition: object, seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
-
-
-def _group(leader: int) -> list[int]:
-    """The processes of a session."""
-    found = []
-    for each in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = each.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[2]) == leader and fields[0] != "Z":
-            found.append(int(each.parent.name))
-    return found
-
-
-def _victims(rnd: random.Random, group: list[int], mirror: int) -> list[int]:
-    others = [pid for pid in group if pid != mirror]
-    return rnd.choice([[mirror], others[:1], others[-1:], others])
-
-
-def _kill(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return

@@ -19,13 +19,12 @@ from consumers.history.commands.options import (
     data_dir,
     json_text,
     opened,
-    path_of,
     paths_of,
     position_of,
     say,
     settings_of,
 )
-from consumers.history.errors import NotInHistory
+from consumers.history.errors import GitFailed
 from consumers.history.git.follower import Follower, disagreement
 from consumers.history.git.packs import PackWriter
 from consumers.history.git.repository import NOTHING, Repository, is_there
@@ -37,7 +36,7 @@ from consumers.json_mirror import cache
 from consumers.json_mirror.disk.files import Files
 from consumers.json_mirror.disk.lock import Lock
 from consumers.json_mirror.settings import MirrorSettings
-from consumers.json_mirror.state import Reader, Record, State, require
+from consumers.json_mirror.state import Record, State, require
 from consumers.json_mirror.state.erasing import hashed
 from eventbus.errors import ConfigurationError, counted
 
@@ -124,26 +123,20 @@ def _confirm(question: str, yes: bool) -> None:
 
 
 def _paths(settings: HistorySettings, model: str, keys: tuple[str, ...]) -> list[str]:
-    if not settings.history_file.exists():
-        return [path for key in keys for path in _known_to_the_state(settings, model, key)]
-    with History(settings.history_file) as history:
-        return [path_of(model, key, history if _knows(history, model, key) else None) for key in keys]
-
-
-def _knows(history: History, model: str, key: str) -> bool:
-    try:
-        path_of(model, key, history)
-    except NotInHistory:
-        return False
-    return True
-
-
-def _known_to_the_state(settings: HistorySettings, model: str, key: str) -> list[str]:
-    """Where the mirror keeps no history: the records there are of this key, be it a number or a text."""
-    require(settings.state_file)
-    paths = paths_of(model, key)
-    with Reader(settings.state_file, read_only=True) as state:
-        return [path for path in paths if state.get(*_split(path)) is not None] or paths[:1]
+    """The records' files. A key that may be a number or a text is what history or state know it as."""
+    found: list[str] = []
+    with ExitStack() as stack:
+        history = None
+        if settings.history_file.exists():
+            history = stack.enter_context(History(settings.history_file))
+        else:
+            require(settings.state_file)
+        state = stack.enter_context(State(settings.state_file))
+        for key in keys:
+            paths = paths_of(model, key)
+            known = [path for path in paths if state.get(*_split(path)) or (history and history.stored(path))]
+            found += known or paths[:1]
+    return found
 
 
 def _forget_records(settings: HistorySettings, mirror: MirrorSettings, paths: list[str]) -> int:
@@ -151,13 +144,16 @@ def _forget_records(settings: HistorySettings, mirror: MirrorSettings, paths: li
     floors = {hashed(path): floor for path in paths}
     with State(settings.state_file) as state, Files(settings.data_dir) as files:
         files.begin()
+        files.sweep()
         for path in paths:
             files.put(*_split(path), None)
         files.sync_all()
         gone = state.erase(paths, floors, erasing.events_of(state, paths))
+    # It tells what the mirror waited for when it was stopped, and may name a file.
+    (settings.private_dir / mirror.heartbeat_file.name).unlink(missing_ok=True)
     click.echo(f"files and state: {counted(gone, 'record')}")
     if mirror.cache_url.startswith(("redis", "unix")):
-        with cache.open(mirror.cache_url) as store:
+        with cache.open(mirror.cache_url, insecure_tls=mirror.consumer.insecure_tls) as store:
             store.store([Record(*_split(path), floor, None) for path in paths])
         click.echo("cache: replaced by tombstones")
     if not settings.history_file.exists():
@@ -188,10 +184,15 @@ def _git_agrees(settings: HistorySettings) -> bool:
     if not is_there(settings.repository):
         return True
     repository = Repository(settings.repository)
-    repository.prepare()
-    with History(settings.history_file) as history:
+    try:
+        repository.prepare()
         tip = repository.tip()
-        return tip == NOTHING or not disagreement(repository, tip, history)
+    except GitFailed:  # whatever is wrong with it: it will be made anew
+        return False
+    if tip == NOTHING:
+        return not repository.packs
+    with History(settings.history_file) as history:
+        return not disagreement(repository, tip, history)
 
 
 def _rewrite_git(settings: HistorySettings, first: int) -> None:
@@ -203,7 +204,8 @@ def _rewrite_git(settings: HistorySettings, first: int) -> None:
         repository.remove()
         repository.prepare()
     elif first:
-        repository.rewind(first - 1)
+        for name in repository.rewind(first - 1):
+            say(f"git: {name} is gone, which led to what was erased")
         repository.repack_all()
     follower = Follower(repository, PackWriter, settings.omit)
     try:

@@ -53,7 +53,7 @@ def directory_of(model: str) -> str:
 
 
 def path_of(model: str, key: str, history: History | None = None) -> str:
-    """The record's file, relative to DATA_DIR. A key that may be a number or a text is what the history knows it as."""
+    """The record's file. A key that may be a number or a text is what the history knows it as."""
     candidates = paths_of(model, key)
     if history is None:
         return candidates[0]

@@ -16,7 +16,7 @@ from typing import Final
 from consumers.history.errors import GitFailed
 from consumers.history.git.commits import Commit
 from consumers.history.git.pack import BLOB, COMMIT, TREE, Pack, copy_of, object_id, varint, write_durably
-from consumers.history.git.repository import REF, Repository
+from consumers.history.git.repository import ANEW, REF, Repository
 
 _CHAIN: Final = 50
 """Deltas that lean on one another at most."""
@@ -199,7 +199,9 @@ class _Trees:
                 head = self._git.stdout.readline().split()
                 yield self._git.stdout.read(int(head[2]) + 1)[:-1]
         except (OSError, IndexError) as error:
-            raise GitFailed(f"{self._repository.path}: a tree of {self._tip or 'it'} cannot be read") from error
+            raise GitFailed(
+                f"{self._repository.path}: a tree of {self._tip or 'it'} cannot be read; if it is damaged, {ANEW}"
+            ) from error
 
 
 def _put(pack: Pack, tree: _Tree, edits: list[int] | None) -> bytes:

@@ -12,8 +12,10 @@ from typing import Any, Final, NamedTuple
 from consumers.history.errors import GitFailed
 from consumers.history.git.message import HISTORY, POSITION, TRANSACTION
 from consumers.history.settings import git_environment
+from consumers.json_mirror.disk.directories import PRIVATE
 
 BRANCH: Final = "main"
+ANEW: Final = "`eventbus history git --fresh` makes it anew"
 REF: Final = f"refs/heads/{BRANCH}"
 _BOOKMARK: Final = (POSITION, HISTORY, TRANSACTION)
 _ERASURES: Final = "eventbus.erasures"
@@ -32,8 +34,13 @@ _CONFIG: Final = {
 }
 
 
-_STALE: Final = ("refs/heads/*.lock", "objects/pack/tmp_*", "objects/pack/*.keep")
-"""What a writer leaves that was killed; only one writes at a time."""
+_STALE: Final = (
+    *("*.lock", "refs/heads/*.lock", "objects/info/commit-graphs/*.lock", "objects/pack/*.lock"),
+    *("objects/pack/tmp_*", "objects/pack/.tmp-*", "objects/pack/*.keep", "objects/??/tmp_obj_*"),
+)
+"""What a writer leaves that was killed, git in the midst of joining packs included; only one writes at a time."""
+_MARK: Final = b"[eventbus]"
+"""Stands in the configuration of a repository that was made here."""
 
 
 class Tip(NamedTuple):
@@ -50,7 +57,7 @@ NOTHING: Final = Tip("", 0, "", "")
 
 def is_there(path: Path) -> bool:
     """Whether there is a repository, or what is left of one that was being removed."""
-    return (path / "HEAD").exists() or _gone(path).exists()
+    return path.exists() or _gone(path).exists()
 
 
 def _gone(path: Path) -> Path:
@@ -71,27 +78,41 @@ class Repository:
         if not (self.path / "HEAD").exists():
             self.path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
             self._run("init", "--quiet", "--bare", f"--initial-branch={BRANCH}", str(self.path), inside=False)
-        for key, value in _CONFIG.items():
-            self.run("config", key, value)
         for stale in (each for pattern in _STALE for each in self.path.glob(pattern)):
             stale.unlink(missing_ok=True)
+        known = self.run("config", "--null", "--list").split("\0")
+        for key, value in _CONFIG.items():
+            if f"{key.lower()}\n{value}" not in known:
+                self.run("config", key, value)
 
     def remove(self) -> None:
-        """Take it away, to be made anew. Raises GitFailed where it is none of ours."""
-        if not (self.path / "HEAD").exists():
+        """Take it away, to be made anew, in whatever state it is. Raises GitFailed where it is none of ours."""
+        if _gone(self.path).exists():
+            shutil.rmtree(_gone(self.path))
+        if not self.path.exists():
             return
-        if self.tip() == NOTHING and any(self.path.glob("refs/heads/*")):
-            raise GitFailed(f"{self.path} has no branch {BRANCH}: it is not a repository of the history")
+        if not self._is_ours():
+            raise GitFailed(f"{self.path} is not a repository of the history: remove it yourself, or name another")
         self.path.rename(_gone(self.path))  # at once: what is left of it after a crash is no repository
         shutil.rmtree(_gone(self.path))
+
+    def _is_ours(self) -> bool:
+        config = self.path / "config"
+        if self.path.parent.name == PRIVATE or not any(self.path.iterdir()):
+            return True
+        is_marked = config.exists() and _MARK in config.read_bytes()
+        if is_marked and {each.name for each in self.path.glob("refs/heads/*")} <= {BRANCH, f"{BRANCH}.lock"}:
+            return True  # also where git cannot read it any more
+        return self.tip() != NOTHING
 
     def tip(self) -> Tip:
         """Where it stands; NOTHING where no commit is in it."""
         form = "--format=%H" + "".join(f"%x00%(trailers:key={key},valueonly)" for key in _BOOKMARK)
         if not self.run("rev-parse", "--quiet", "--verify", REF, check=False).strip():
             return NOTHING
-        id, position, identity, transaction = self.run("log", "-1", form, REF).split("\0")
+        id, *told = self.run("log", "-1", form, REF).split("\0")
         try:
+            position, identity, transaction = told
             return Tip(id, int(position), identity.strip(), transaction.strip())
         except ValueError:
             raise GitFailed(f"the newest commit of {self.path} is not one of the history: {id}") from None
@@ -105,12 +126,25 @@ class Repository:
         """Nothing of what was erased until now is in the commits."""
         self.run("config", _ERASURES, erasures)
 
-    def rewind(self, position: int) -> None:
-        """Go back to the commit of this position, or the last one before it, or to none."""
+    def rewind(self, position: int) -> list[str]:
+        """Go back to the commit of this position, or the last one before it, or to none.
+
+        What else leads to later commits goes, so that no object of them stays: tags, other branches, and what a push
+        has noted of a remote. Their names are returned.
+        """
+        self._go_back(position)
+        names = "--format=%(refname)"
+        kept = self.run("for-each-ref", names, f"--merged={REF}").split() if self.tip().id else []
+        gone = [name for name in self.run("for-each-ref", names).split() if name not in kept]
+        for name in gone:
+            self.run("update-ref", "-d", name)
+        return gone
+
+    def _go_back(self, position: int) -> None:
         form = f"--format=%H %(trailers:key={POSITION},valueonly,separator=)"
         for line in self.run("log", form, REF).splitlines():
             id, _, number = line.partition(" ")
-            if int(number or 0) <= position:
+            if number.isdecimal() and int(number) <= position:
                 self.run("update-ref", REF, id)
                 return
         self.run("update-ref", "-d", REF)
@@ -135,7 +169,8 @@ class Repository:
             [self._git, *where, *arguments], capture_output=True, env=git_environment(), check=False, **options
         )
         if check and done.returncode:
-            raise GitFailed(f"git {arguments[0]} in {self.path}: {done.stderr.decode(errors='replace').strip()}")
+            said = done.stderr.decode(errors="replace").strip()
+            raise GitFailed(f"git {arguments[0]} in {self.path}: {said}; if it is damaged, {ANEW}")
         return str((done.stdout + done.stderr if both else done.stdout).decode(errors="replace"))
 
     # --- upkeep -------------------------------------------------------------------------------------------------

@@ -12,10 +12,12 @@ from typing import Final
 
 import orjson
 
+from consumers.history.errors import HistoryUnavailable
 from consumers.history.journal.reader import decode
 from consumers.history.reading.history import History
 from consumers.history.store import layout, reading
 from consumers.history.store.archive import Archive, author_key
+from consumers.json_mirror.disk import sqlite
 from consumers.json_mirror.state import Reader
 from consumers.json_mirror.state.erasing import hashed
 
@@ -72,7 +74,12 @@ def _writing(path: Path) -> Iterator[sqlite3.Connection]:
         with layout.translated(path):
             with layout.transaction(connection):
                 yield connection
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            is_empty = sqlite.empty_log(connection)
+        if not is_empty:
+            raise HistoryUnavailable(
+                f"somebody reads {path} for so long that what was erased may be beside it still: end who reads, "
+                "and erase once more"
+            )
     finally:
         connection.close()
 

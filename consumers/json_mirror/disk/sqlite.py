@@ -73,6 +73,15 @@ def make_durable(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA cache_size = -32000")
 
 
+def empty_log(connection: sqlite3.Connection) -> bool:
+    """Bring all that was written into the file, and leave nothing in the log beside it.
+
+    False where somebody has read an older state of it for longer than BUSY_TIMEOUT: then much of that is still there.
+    """
+    (is_busy, *_) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    return not is_busy
+
+
 def mark_of(connection: sqlite3.Connection) -> tuple[int, int]:
     """Whose file it is, and of which format: application and number; 0 and 0 where it is nobody's yet."""
     (application,) = connection.execute("PRAGMA application_id").fetchone()

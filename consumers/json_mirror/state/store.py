@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from consumers.json_mirror.disk import sqlite
 from consumers.json_mirror.errors import StateUnavailable
 from consumers.json_mirror.state import erasing
 from consumers.json_mirror.state.erasing import hashed
@@ -73,14 +74,13 @@ class State(Reader):
         """Forget these records for good, and these rows of the journal; tell how many records there were.
 
         What is hashed in `floors` does not come back up to the version there. The file is written anew, so that nothing
-        stays in it: that takes some seconds for each 100 MB. Only for who holds the lock of the directory.
+        stays in it: that takes some seconds for each 100 MB. Only for who holds the lock of the directory. Raises
+        StateUnavailable where somebody who reads keeps old pages alive; the same call does the rest later.
         """
         with self._transaction() as db:
             gone = erasing.erase(db, list(paths), floors, list(events))
         self._known_floors = None
-        with self._translated():
-            self._db.execute("VACUUM")
-            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._write_anew()
         return gone
 
     def rewrite_events(self, bodies: Iterable[tuple[int, bytes]], floors: Mapping[str, int]) -> None:
@@ -88,9 +88,17 @@ class State(Reader):
         with self._transaction() as db:
             db.executemany("UPDATE journal SET body = ? WHERE id = ?", [(body, id) for id, body in bodies])
             erasing.erase(db, (), floors, ())
+        self._write_anew()
+
+    def _write_anew(self) -> None:
         with self._translated():
             self._db.execute("VACUUM")
-            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            is_empty = sqlite.empty_log(self._db)
+        if not is_empty:
+            raise StateUnavailable(
+                "somebody reads the state for so long that what was erased may be in it still: end who reads, "
+                "and erase once more"
+            )
 
     @contextmanager
     def _journalled(self, db: sqlite3.Connection, events: Sequence[bytes]) -> Iterator[None]:
