@@ -84,10 +84,47 @@ def stored_type(type_: TypeEngine[Any], dialect: Dialect) -> TypeEngine[Any]:
 
 
 def stored(column: Any) -> Any:
-    """What to SELECT for what the table holds: the column, without the SQL that its type reads it through."""
-    if not is_read_through_sql(column.type):
+    """What to SELECT for what the table holds.
+
+    The column, without the SQL that its type reads it through, and with NULL as NULL, whatever its type reads that as.
+    """
+    type_ = column.type
+    through_sql = is_read_through_sql(type_)
+    if through_sql:
+        type_ = stored_type(type_, DECLARED)
+    if fills_null(type_):
+        type_ = _with_null(type_)
+    elif not through_sql:
         return column
-    return sa.type_coerce(column, stored_type(column.type, DECLARED))
+    return sa.type_coerce(column, type_)
+
+
+def fills_null(type_: TypeEngine[Any]) -> bool:
+    """Whether a TypeDecorator reads NULL as something, or fails at it."""
+    if not isinstance(type_, TypeDecorator) or returned(type_, DECLARED) is same:
+        return False
+    try:
+        return type_.process_result_value(None, DECLARED) is not None
+    except Exception:  # noqa: BLE001 - the application's own type, which never met NULL
+        return True
+
+
+def _with_null(type_: TypeDecorator[Any]) -> TypeDecorator[Any]:
+    """The same type, but that NULL (or JSON's null) is read as None."""
+    made: TypeDecorator[Any] = object.__new__(_class_with_null(type(type_)))
+    made.__dict__.update(type_.__dict__)
+    made.__dict__.pop("_static_cache_key", None)  # by which compiled statements are told apart: it names the class
+    return made
+
+
+@functools.lru_cache(maxsize=1000)  # a class for each class, or each statement would be compiled anew
+def _class_with_null(kind: Any) -> Any:
+    def process_result_value(self: Any, value: Any, dialect: Dialect) -> Any:
+        return None if value is None else kind.process_result_value(self, value, dialect)
+
+    # One that the application wrote would make an object of the application's class.
+    own = {"cache_ok": kind.cache_ok, "copy": TypeDecorator.copy, "process_result_value": process_result_value}
+    return type(kind.__name__, (kind,), own)
 
 
 def same(value: Any) -> Any:

@@ -12,6 +12,7 @@ from typing import Final
 ROOT: Final = Path(__file__).parents[2]
 
 ENVIRONMENTS: Final[Mapping[str, Sequence[str]]] = {
+    "sqlalchemy-2.0": ("sqlalchemy<2.1", "pytest-xdist"),
     "optuna": ("optuna",),
     "optuna-suite": ("optuna", "fakeredis[lua]", "moto[server]"),
     "mlflow": ("mlflow",),

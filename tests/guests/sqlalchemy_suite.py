@@ -2,11 +2,12 @@
 
     python -m tests.guests.sqlalchemy_suite                            # test/orm and test/ext: some 20 minutes
     python -m tests.guests.sqlalchemy_suite test/orm/dml -n 2
+    python -m tests.guests.sqlalchemy_suite --environment sqlalchemy-2.0
 
-The tests come from the source package of the SQLAlchemy that is installed. Three runs: all with the bus; bare what
-fails there; and what passes bare once more with the bus, without SQLAlchemy's assertions about the SQL that was sent,
-since the bus sends statements of its own. What then still fails must be in `sqlalchemy_differences`. Ends with 1 where
-it is not.
+The tests come from the source package of the SQLAlchemy that is installed, here or in a guest's environment. Three
+runs: all with the bus; bare what fails there; and what passes bare once more with the bus, without SQLAlchemy's
+assertions about the SQL that was sent, since the bus sends statements of its own. What then still fails must be in
+`sqlalchemy_differences`. Ends with 1 where it is not.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Final
 
+from tests.guests.environments import ENVIRONMENTS, python_of, version
 from tests.guests.sqlalchemy_differences import DIFFERENCES
 from tests.guests.suites import LOOSE, Suite, source
 
@@ -35,10 +37,10 @@ class Comparison:
     output: str
 
 
-def compare(paths: Sequence[str], *, workers: int = 0) -> Comparison:
-    """Run these files and directories of the suite."""
+def compare(paths: Sequence[str], *, workers: int = 0, python: str = sys.executable) -> Comparison:
+    """Run these files and directories of the suite, with the SQLAlchemy of this interpreter."""
     options = [*_OPTIONS, *(("-n", str(workers)) if workers else ())]
-    suite = Suite(source("sqlalchemy"), options)
+    suite = Suite(source("sqlalchemy", python), options, python)
     bus = suite.run(paths, bus=True)
     print(f"with the bus:  {bus}", flush=True)
     failed = [name for name, outcome in bus.of.items() if outcome == "failed"]
@@ -74,9 +76,12 @@ def main(arguments: Iterable[str] | None = None) -> int:
     parser = ArgumentParser(prog="python -m tests.guests.sqlalchemy_suite", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("paths", nargs="*", default=["test/orm", "test/ext"], help="default: test/orm test/ext")
     parser.add_argument("-n", dest="workers", type=int, default=2, help="processes (default: 2)")
+    parser.add_argument("--environment", choices=ENVIRONMENTS, help="whose SQLAlchemy (default: the installed one)")
     options = parser.parse_args(None if arguments is None else list(arguments))
-    found = compare(options.paths, workers=options.workers)
-    print(f"{found.run} tests; {len(found.statements)} mind only the statements that the bus sends")
+    python = python_of(options.environment) if options.environment else sys.executable
+    found = compare(options.paths, workers=options.workers, python=python)
+    print(f"SQLAlchemy {version('sqlalchemy', python)}: {found.run} tests")
+    print(f"{len(found.statements)} mind only the statements that the bus sends")
     for name in found.explained:
         print(f"known    {name}: {reason(name)}")
     for name in found.unexplained:
