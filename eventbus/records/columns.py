@@ -111,7 +111,8 @@ def fills_null(type_: TypeEngine[Any]) -> bool:
 
 def _with_null(type_: TypeDecorator[Any]) -> TypeDecorator[Any]:
     """The same type, but that NULL (or JSON's null) is read as None."""
-    made: TypeDecorator[Any] = object.__new__(_class_with_null(type(type_)))
+    kind: Any = type(type_)
+    made: TypeDecorator[Any] = object.__new__(_class_with_null(kind))
     made.__dict__.update(type_.__dict__)
     made.__dict__.pop("_static_cache_key", None)  # by which compiled statements are told apart: it names the class
     return made

@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 from sqlalchemy import ForeignKey, String, create_engine, delete, insert, make_url, select, text, update
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import IntegrityError, OperationalError, PendingRollbackError
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship, sessionmaker
 
+import eventbus
 from eventbus.errors import CaptureError, CaptureWarning
+from eventbus.publishers.memory import MemoryPublisher
 from tests.support import zoo
 from tests.support.recording import Recording, replay, tables
 from tests.support.world import World
@@ -126,6 +128,29 @@ def test_a_connection_killed_during_the_transaction_publishes_nothing(postgres_d
         session.commit()
     assert recording.short() == [("c", "country/nl")]
     recording.uninstall()
+    engine.dispose()
+
+
+def test_a_session_closed_on_a_lost_connection_is_no_error(postgres_db: str, caplog: pytest.LogCaptureFixture) -> None:
+    engine = create_engine(postgres_db)
+    Base.metadata.create_all(engine)
+    maker = sessionmaker()
+    bus = eventbus.install(maker, service="crm", url=f"memory://{id(engine)}", publisher=MemoryPublisher())
+    with engine.connect() as connection:
+        transaction = connection.begin()
+        with maker(bind=connection) as session:
+            session.add(Country(code="be"))
+            session.flush()
+            pid = session.scalar(text("SELECT pg_backend_pid()"))
+            with engine.connect() as other:
+                other.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
+        assert connection.invalidated
+        with pytest.raises(PendingRollbackError):
+            transaction.commit()
+    with engine.connect() as connection:
+        assert connection.execute(select(Country.code)).all() == []
+    bus.close()
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
     engine.dispose()
 
 

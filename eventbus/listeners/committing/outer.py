@@ -148,8 +148,10 @@ class _Watched:
                 if guest.has_to_tell and connection.in_transaction() and not has_failed(connection):
                     self._write_for(guest, connection, guest.savepoints)
             except Exception:
-                # It is tried again before the COMMIT, which then fails: a Session may be closed in any case.
-                log.exception("events not written when their Session was closed")
+                # It is tried again before the COMMIT, which then fails: a Session may be closed in any case. Of a lost
+                # connection there is no COMMIT.
+                if not connection.invalidated:
+                    log.exception("events not written when their Session was closed")
         self._dismiss()
 
     def _write_for_guests(self, connection: Connection, *_: Any) -> None:
