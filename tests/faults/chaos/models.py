@@ -26,6 +26,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 RECORDS = 5
 """Counters and teams; documents have a few more codes than that."""
+GUESSED = "?"
+"""Ends the marks of what an upsert on MariaDB writes: whether it made the row or met it may be told wrongly."""
 
 
 class Base(DeclarativeBase):

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, delete, func, insert, inspect, literal, selec
 from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.orm import Session, sessionmaker
 
-from tests.faults.chaos.models import RECORDS, Counter, Document, Item, Team, membership, name_unit
+from tests.faults.chaos.models import GUESSED, RECORDS, Counter, Document, Item, Team, membership, name_unit
 
 CODES: Final = tuple(f"d{number}" for number in range(8))
 _FEW: Final = 30
@@ -186,6 +186,7 @@ def upsert(session: Session, dice: Dice) -> None:
             else upsert.on_conflict_do_update(index_elements=["code"], set_=changed)
         )
     else:
+        values["mark"] = mark = mark + GUESSED
         statement = mysql.insert(Document).values(values)
         session.execute(statement.on_duplicate_key_update(pages=Document.pages + 1, mark=mark))
 
