@@ -85,14 +85,20 @@ class Targets:
         return iter(sorted(self.by_entity.values(), key=lambda target: max(place[part.table] for part in target.parts)))
 
     def find(self, model: str) -> Target | None:
-        """The target of a record's model name: `crm.order_line`; `crm.OrderLine` and `crm.orderline` mean the same."""
+        """The target of a record's model name: `crm.order_line`; `crm.OrderLine` and `crm.orderline` mean the same.
+
+        A table's own name (`crm.Order Lines`) means it too, where the entity has it with its characters encoded.
+        """
         label, _, rest = model.partition(".")
         last = model.rpartition(".")[2]
         for name in dict.fromkeys((rest, last, model)):
-            if target := self.by_entity.get(name) or self._loose.get(_loose(name)):
+            if target := self.by_entity.get(name) or self._loose.get(_loose(name)) or self._quoted(name):
                 return target
         # Django's `auth.user` may be a class AuthUser here, as its table's name is.
         return self._loose.get(_loose(f"{label}{last}")) if label != last else None
+
+    def _quoted(self, name: str) -> Target | None:
+        return self.by_entity.get(naming.quote(name)) if name else None
 
     def named(self, model: str, target: Target) -> bool:
         """Note the service of a record's model name; whether it is the one of this model's other records."""

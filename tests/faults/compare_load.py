@@ -58,8 +58,8 @@ def serve(url: str, rate: int, records: int) -> None:
 
     Prints "begun", and at the end how many it were.
     """
-    sessions, over = sessionmaker(sa.create_engine(url)), threading.Event()
-    counts = [0, 0]
+    engine, over = sa.create_engine(url), threading.Event()
+    sessions, counts = sessionmaker(engine), [0, 0]
     with eventbus.install(sessions, service="crm"):
         threads = [
             threading.Thread(target=_write, args=(sessions, over, rate / 2, records, counts, index)) for index in (0, 1)
@@ -71,6 +71,7 @@ def serve(url: str, rate: int, records: int) -> None:
         over.set()
         for thread in threads:
             thread.join()
+    engine.dispose()
     print(sum(counts), flush=True)
 
 
