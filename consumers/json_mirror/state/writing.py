@@ -65,7 +65,7 @@ class _Record:
         self.row = row
         self.told: Change | None = None
         self.merged: Merged | None = None
-        self._size = 0 if row is None else sum(len(part) for part in row[2:4] if part is not None)
+        self._size = 0 if row is None else len(row[2] or b"") + len(row[3] or b"")
 
     def take(self, change: Change, bounds: Bounds) -> bool:
         """False where the record would grow beyond the bounds: then it is as it was."""
@@ -167,7 +167,7 @@ def _rows(db: sqlite3.Connection, entities: _Entities, changes: Iterable[Change]
         if (entity := entities[directory]) is not None:
             found = db.execute(_FIND, (entity.id, orjson.dumps(list(wanted)).decode())).fetchall()
             rows.update(((directory, row[4]), row) for row in found)
-    if any(type(row[1]) is not int for row in rows.values()):
+    if not {type(row[1]) for row in rows.values()} <= {int}:
         raise StateDamaged("a version in the state is no number; run the mirror with --rebuild")
     return rows
 
