@@ -13,14 +13,30 @@ Schema = Mapping[str, Any]
 def breaking(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What a reader of the old events cannot rely on any more, a sentence each, from two AsyncAPI documents.
 
-    A reader breaks where an event or a field is gone, and where a field may hold what it never held: another type,
-    null, one more choice, another form of text. Raises ConfigurationError where a document is none of ours.
+    A reader breaks where an event or a field is gone, where a field may hold what it never held: another type, null,
+    one more choice, another form of text; and where messages come in a form that it never met, as batches. Raises
+    ConfigurationError where a document is none of ours.
     """
     before, after = _records(old), _records(new)
     found = [f"{key}: is not published any more" for key in before.keys() - after.keys()]
     for key in before.keys() & after.keys():
         found += _of_objects(key, before[key], after[key])
+    found += _of_forms(_forms(old), _forms(new))
     return sorted(found)
+
+
+def _forms(document: Mapping[str, Any]) -> Mapping[str, set[str]]:
+    """The content types of each event's messages, by routing key."""
+    found: dict[str, set[str]] = {}
+    for message in document["components"].get("messages", {}).values():
+        found.setdefault(message["name"], set()).add(message["contentType"])
+    return found
+
+
+def _of_forms(before: Mapping[str, set[str]], after: Mapping[str, set[str]]) -> Iterator[str]:
+    for key in before.keys() & after.keys():
+        for form in sorted(after[key] - before[key]):
+            yield f"{key}: comes as {form} too now, was {' or '.join(sorted(before[key]))}"
 
 
 def _records(document: Mapping[str, Any]) -> dict[str, Schema]:

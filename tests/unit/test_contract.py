@@ -262,6 +262,12 @@ def test_an_event_that_is_gone_breaks_readers() -> None:
     assert "crm.member.deleted: is not published any more" in breaking(document(), document(models=[Team]))
 
 
+def test_batches_break_readers_of_single_messages_and_not_the_other_way_round() -> None:
+    told = "crm.team.updated: comes as application/cloudevents-batch+json too now, was application/cloudevents+json"
+    assert told in breaking(document(), document(batches=True))
+    assert breaking(document(batches=True), document()) == []
+
+
 @pytest.mark.parametrize("other", [{}, {"components": []}, {"components": {"schemas": {"a": {}}}}])
 def test_what_is_no_document_is_refused(other: Any) -> None:
     with pytest.raises(ConfigurationError, match="no document that `eventbus schema` wrote"):
