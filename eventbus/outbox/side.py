@@ -32,11 +32,10 @@ def side_engine(engine: Engine) -> Engine:
 
 def _notice_silence(connection: Any, record: object) -> None:
     """Give up a server that went without a word (fail-over, firewall): TCP alone takes a quarter of an hour."""
-    raw = getattr(connection, "driver_connection", connection)
-    found = getattr(raw, "_sock", raw)  # PyMySQL's; psycopg's connection has the number itself
-    if not hasattr(found, "fileno"):
+    number = _socket_of(getattr(connection, "driver_connection", connection))
+    if number is None:
         return
-    with socket.socket(fileno=os.dup(found.fileno())) as sock:
+    with socket.socket(fileno=os.dup(number)) as sock:
         if sock.family not in (socket.AF_INET, socket.AF_INET6):
             return
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -44,6 +43,16 @@ def _notice_silence(connection: Any, record: object) -> None:
         for name, value in options.items():
             if hasattr(socket, name):
                 sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def _socket_of(raw: Any) -> int | None:
+    """The number of a driver's socket, if it shows one: pg8000's, PyMySQL's; psycopg's connection has it itself."""
+    for found in (getattr(raw, "_usock", None), getattr(raw, "_sock", None), raw):
+        try:
+            return int(found.fileno())  # type: ignore[union-attr]
+        except (AttributeError, OSError):  # no socket, or a file over it
+            continue
+    return None
 
 
 @contextmanager
