@@ -115,9 +115,10 @@ class ServerReader(Reader):
         self._query = str(query.compile(dialect=engine.dialect, compile_kwargs={"literal_binds": True}))
 
     def _read(self, after: int) -> list[Row]:
-        if self._connection is None:
-            self._connection = self._side.connect()
         try:
+            if self._connection is None:
+                # What the driver raises while the isolation level is set passes through SQLAlchemy as it is.
+                self._connection = self._side.connect()
             cursor: Any = self._connection.connection.cursor()
             cursor.execute(self._query)
             rows = cursor.fetchall()

@@ -1,0 +1,33 @@
+"""The relay's own way of reading a server's outbox."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import create_engine
+from sqlalchemy.exc import DBAPIError
+
+from eventbus.outbox.tables import metadata
+from eventbus.relay.readers import ServerReader
+
+
+def test_a_database_that_goes_away_while_a_connection_is_set_up_is_one_that_cannot_be_reached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = create_engine(f"sqlite:///{tmp_path / 'app.sqlite3'}")
+    metadata.create_all(engine)
+
+    def lost(*_: Any) -> None:
+        raise sqlite3.OperationalError("lost")
+
+    reader = ServerReader(engine, everything=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.dialect, "set_isolation_level", lost)
+        with pytest.raises(DBAPIError):
+            reader.read(0, sure=True)
+    assert reader.read(0, sure=True) == []
+    reader.close()
+    engine.dispose()
