@@ -19,7 +19,7 @@ SHARDS = (1, 2, 4)
 
 def main(options: argparse.Namespace) -> None:
     """From the first message sent until all records are durable."""
-    count = 4_000 if options.quick else 30_000
+    count = 4_000 if options.quick else 20_000
     rounds = 1 if options.quick else options.rounds
     rates: dict[int, list[float]] = defaultdict(list)
     messages = [message(number) for number in range(count)]
