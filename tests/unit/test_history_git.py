@@ -234,6 +234,27 @@ def test_an_exported_stream_makes_the_same_repository(path: Path, tmp_path: Path
     assert git(repository, "rev-parse", "main").strip() == follow(path, tmp_path / "calm.git").id
 
 
+def test_large_packs_are_joined_with_no_other(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("consumers.history.git.repository.LARGE", 60)
+    repository = Repository(tmp_path / "history.git")
+    repository.prepare()
+    follower = Follower(repository, PackWriter)
+    events = life()
+    seen: set[str] = set()
+    for end in range(1, 41):
+        keep(path, [event for event in events if int(event.transaction[1:]) == end])
+        with History(path) as history:
+            follower.follow(history)
+        assert seen <= set(repository.large_packs)
+        seen |= set(repository.large_packs)
+        assert repository.packs - len(repository.large_packs) <= 10
+    follower.close()
+    assert len(seen) > 1
+    git(repository.path, "fsck", "--full", "--strict")
+    repository.repack_all()
+    assert repository.packs == 1
+
+
 def test_packs_stay_few(path: Path, tmp_path: Path) -> None:
     repository = Repository(tmp_path / "history.git")
     repository.prepare()

@@ -18,7 +18,7 @@ EVERY: Final = 1_000
 PAUSE: Final = 1.0
 """Seconds after which it is published while there is more to do."""
 PACKS: Final = 10
-"""More packs than these are joined, once there is nothing else to do."""
+"""More packs than these are joined, once there is nothing else to do; large ones do not count."""
 _MANY_PACKS: Final = 50
 """So many at most while there is: joining them then would take longer than making them."""
 _GRAPH_PAUSE: Final = 24 * 3600.0
@@ -99,8 +99,8 @@ class Follower:
         return made
 
     def _join(self, most: int) -> None:
-        """Have no more packs than these."""
-        if self._repository.packs > most:
+        """Have no more packs than these, beside the large ones."""
+        if self._repository.packs - len(self._repository.large_packs) > most:
             assert self._writer is not None
             self._writer.let_go()
             self._repository.repack()
