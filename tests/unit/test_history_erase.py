@@ -216,6 +216,14 @@ def test_what_a_killed_git_was_writing_does_not_stop_the_next(data_dir: Path) ->
     assert "whole" in run(data_dir, "verify", "--git")
 
 
+def test_a_repository_that_is_not_used_any_more_is_named(
+    data_dir: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVENTBUS_HISTORY_GIT", str(tmp_path_factory.mktemp("elsewhere") / "history.git"))
+    said = run(data_dir, "erase", "crm.contact", "zz-person", "--yes")
+    assert f"not reached: {data_dir}/.eventbus/history.git" in said
+
+
 def test_a_reader_who_keeps_old_pages_alive_is_told_of(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite, "BUSY_TIMEOUT", 0.1)
     for name, error in (("state", StateUnavailable), ("history", HistoryUnavailable)):

@@ -29,7 +29,7 @@ from consumers.history.git.follower import Follower, disagreement
 from consumers.history.git.packs import PackWriter
 from consumers.history.git.repository import NOTHING, Repository, is_there
 from consumers.history.reading.history import History
-from consumers.history.settings import HistorySettings
+from consumers.history.settings import GIT_DIR, HistorySettings
 from consumers.history.store.archive import author_key
 from consumers.history.upkeep import erasing
 from consumers.json_mirror import cache
@@ -219,9 +219,11 @@ def _rewrite_git(settings: HistorySettings, first: int) -> None:
 
 
 def _tell_what_is_left(settings: HistorySettings, author: str | None) -> None:
-    damaged = sorted(settings.private_dir.glob("*.damaged-*"))
-    for each in damaged:
+    for each in sorted(settings.private_dir.glob("*.damaged-*")):
         click.echo(f"not reached: {each}, a file moved aside; remove it")
+    former = settings.private_dir / GIT_DIR
+    if former != settings.repository and is_there(former):
+        click.echo(f"not reached: {former}, while EVENTBUS_HISTORY_GIT names another repository; remove it")
     click.echo("not reached: backups, clones and remotes, other consumers, messages in the queue and its dead letters")
     click.echo(
         "a state or a history from an older backup is erased again by itself; where both are from one, erase again"

@@ -51,11 +51,7 @@ def rows(db: sqlite3.Connection, sql: str, values: Sequence[Any] = ()) -> Iterat
 
 def query(db: sqlite3.Connection, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
     """All of them."""
-    cursor = db.execute(sql, values)
-    found = cursor.fetchall()
-    if found:
-        _check(tuple(column[0] for column in cursor.description), found)
-    return found
+    return list(rows(db, sql, values))
 
 
 def one(db: sqlite3.Connection, sql: str, values: Sequence[Any] = ()) -> tuple[Any, ...] | None:
