@@ -70,6 +70,11 @@ class History:
         with layout.translated(self.path):
             return reading.query(self._db, sql, values)
 
+    def known(self, sql: str, *values: Any, what: str) -> tuple[Any, ...]:
+        """The first row, which must be there; `what` names it in the error."""
+        with layout.translated(self.path):
+            return reading.known(self._db, sql, values, what)
+
     def rows(self, sql: str, *values: Any) -> Iterator[tuple[Any, ...]]:
         """The rows of a query, one at a time."""
         with layout.translated(self.path):

@@ -60,6 +60,14 @@ def one(db: sqlite3.Connection, sql: str, values: Sequence[Any] = ()) -> tuple[A
     return found[0] if found else None
 
 
+def known(db: sqlite3.Connection, sql: str, values: Sequence[Any], what: str) -> tuple[Any, ...]:
+    """The one that must be there, since another row says so; `what` names it in the error."""
+    found = one(db, sql, values)
+    if found is None:
+        raise damaged(what, "it is not where another row or an index says")
+    return found
+
+
 @lru_cache(maxsize=100)
 def _kinds(names: tuple[str, ...]) -> tuple[_Kinds, ...]:
     return tuple(_KINDS.get(name, _COUNTED) for name in names)

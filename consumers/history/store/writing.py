@@ -176,7 +176,7 @@ class Writing:
             former = made
         record.content, record.is_dirty = former, True
         if former is not None and record.document is not None:
-            ((key,),) = reading.query(self._db, "SELECT key FROM record WHERE id = ?", (record.id,))
+            (key,) = reading.known(self._db, "SELECT key FROM record WHERE id = ?", (record.id,), record.path)
             record.document = encode(record.path, key, record.version, former)
 
     def _name(self, names: frozenset[str]) -> int:
@@ -184,7 +184,8 @@ class Writing:
         if number is None:
             text = orjson.dumps(sorted(names)).decode()
             self._db.execute("INSERT OR IGNORE INTO names (names) VALUES (?)", (text,))
-            ((number,),) = reading.query(self._db, "SELECT id AS number FROM names WHERE names = ?", (text,))
+            find = "SELECT id AS number FROM names WHERE names = ?"
+            number = int(reading.known(self._db, find, (text,), "a list of names")[0])
             self._names[names] = number
         return number
 

@@ -61,14 +61,13 @@ def _wrong_transaction(history: History, position: int) -> str:
 
 
 def _wrong_event(history: History, number: int) -> str:
-    ((body,),) = history.query("SELECT body FROM waiting WHERE id = ?", number)
+    (body,) = history.known("SELECT body FROM waiting WHERE id = ?", number, what=f"event {number}")
     return "" if read_event(body) else f"the event {number} that waits for its transaction cannot be read"
 
 
 def _wrong_record(history: History, number: int) -> str:
-    ((path, version, key, document),) = history.query(
-        "SELECT path, version, key, document FROM record WHERE id = ?", number
-    )
+    query = "SELECT path, version, key, document FROM record WHERE id = ?"
+    path, version, key, document = history.known(query, number, what=f"record number {number}")
     identify(path, key)
     file = decode_file(path, document)
     versions = history.versions(path)

@@ -75,7 +75,8 @@ def _shorten(db: sqlite3.Connection, record: int, last: int) -> int:
         gone = db.execute("DELETE FROM change WHERE record = ?", (record,)).rowcount
         db.execute("DELETE FROM record WHERE id = ?", (record,))
         return int(gone)
-    ((path, changed, *oldest),) = reading.query(db, _OLDEST, (record, version, last))
+    values = record, version, last
+    path, changed, *oldest = reading.known(db, _OLDEST, values, f"version {version} of record number {record}")
     step = Step(path, *oldest)
     position, version, body = step.position, step.version, step.body
     gone = db.execute("DELETE FROM change WHERE record = ? AND version < ?", (record, version)).rowcount
@@ -92,5 +93,4 @@ def _shorten(db: sqlite3.Connection, record: int, last: int) -> int:
 def _number(db: sqlite3.Connection, names: frozenset[str]) -> int:
     text = orjson.dumps(sorted(names)).decode()
     db.execute("INSERT OR IGNORE INTO names (names) VALUES (?)", (text,))
-    ((number,),) = reading.query(db, "SELECT id AS number FROM names WHERE names = ?", (text,))
-    return int(number)
+    return int(reading.known(db, "SELECT id AS number FROM names WHERE names = ?", (text,), "a list of names")[0])
