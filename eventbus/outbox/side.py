@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, event
+from sqlalchemy.exc import DBAPIError
 
 _SILENCE: Final = 15
 """Seconds."""
@@ -55,6 +56,17 @@ def _socket_of(raw: Any) -> int | None:
     return None
 
 
+def connected(side: Engine) -> Connection:
+    """A connection. Raises SQLAlchemy's errors alone.
+
+    What the driver raises while the isolation level is set passes through SQLAlchemy as it is.
+    """
+    try:
+        return side.connect()
+    except side.dialect.loaded_dbapi.Error as error:
+        raise DBAPIError("a new connection", None, error, hide_parameters=True) from error
+
+
 @contextmanager
 def side_connection(engine: Engine) -> Iterator[Connection]:
     """A short connection of its own, in a transaction that is committed at the end.
@@ -63,7 +75,7 @@ def side_connection(engine: Engine) -> Iterator[Connection]:
     """
     side = side_engine(engine)
     try:
-        with side.connect() as connection, connection.begin():
+        with connected(side) as connection, connection.begin():
             yield connection
     finally:
         side.dispose()

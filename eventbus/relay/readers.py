@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from eventbus.outbox import Row, Store
 from eventbus.outbox.owner import FOR_RELAY
 from eventbus.outbox.queries import PAGE_BYTES, PAGE_ROWS
-from eventbus.outbox.side import side_engine
+from eventbus.outbox.side import connected, side_engine
 from eventbus.outbox.tables import outbox
 
 _SHORT: Final = 0.005
@@ -115,10 +115,9 @@ class ServerReader(Reader):
         self._query = str(query.compile(dialect=engine.dialect, compile_kwargs={"literal_binds": True}))
 
     def _read(self, after: int) -> list[Row]:
+        if self._connection is None:
+            self._connection = connected(self._side)
         try:
-            if self._connection is None:
-                # What the driver raises while the isolation level is set passes through SQLAlchemy as it is.
-                self._connection = self._side.connect()
             cursor: Any = self._connection.connection.cursor()
             cursor.execute(self._query)
             rows = cursor.fetchall()

@@ -84,6 +84,8 @@ class Suite:
             surroundings = {**own, **environment, _RESULT: str(result)}
             surroundings["PYTHONPATH"] = f"{ROOT}{os.pathsep}{_PLUGINS}"
             surroundings["PYTHONDONTWRITEBYTECODE"] = "1"
+            # As `-s`, for workers and other processes too: SQLAlchemy's suite takes its own source instead without it.
+            surroundings["PYTHONNOUSERSITE"] = "1"
             if only is not None:
                 chosen = Path(temporary) / "only"
                 chosen.write_text("\n".join(only))
@@ -91,7 +93,7 @@ class Suite:
             plugins = ["-p", "guest_outcomes", *(("-p", "guest_bus") if bus else ())]
             begin = _spent()
             done = subprocess.run(
-                [self.python, "-s", "-m", "pytest", "-q", *plugins, *self.options, *paths],
+                [self.python, "-m", "pytest", "-q", *plugins, *self.options, *paths],
                 cwd=self.directory, env=surroundings, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                 check=False,
             )  # fmt: skip

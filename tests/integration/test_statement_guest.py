@@ -254,6 +254,17 @@ STEPS: dict[str, Step] = {
     "delete, fetch": lambda s, _: s.execute(
         delete(Page).where(Page.number == 1), execution_options={"synchronize_session": "fetch"}
     ),
+    "delete of no key": lambda s, _: s.execute(delete(Item).where(Item.id.in_([]))),
+    "delete of no key, table": lambda s, _: s.execute(delete(ITEMS).where(ITEMS.c.id.in_([]), ITEMS.c.name == "a")),
+    "delete where never": lambda s, _: s.execute(delete(Item).where(sa.false())),
+    "delete where never, fetch": lambda s, _: s.execute(
+        delete(Item).where(Item.id == sa.null()), execution_options={"synchronize_session": "fetch"}
+    ),
+    "delete where never, returning": lambda s, _: s.execute(delete(Item).where(sa.false()).returning(Item.name)),
+    "update of no key": lambda s, _: s.execute(update(Item).where(Item.id.in_([])).values(label="x")),
+    "insert select of nothing": lambda s, _: s.execute(
+        insert(Item).from_select(["id", "name"], select(Item.id + 20, Item.name).where(sa.false()))
+    ),
     "delete by a subquery": lambda s, _: s.execute(delete(Page).where(Page.number.in_(select(Item.id)))),
 }
 

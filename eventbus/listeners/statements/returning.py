@@ -51,6 +51,8 @@ class Returning:
 
     def take(self, cursor: Any, context: Any) -> None:
         """Take ours off all rows, and leave the others for the Result."""
+        if cursor.description is None:
+            return  # MariaDB, whose optimizer has seen that the WHERE is never true: no rows, not even none of them
         rows, width = self._split(cursor, context.fetchall_for_returning(cursor))
         if width:
             context.cursor_fetch_strategy = FullyBufferedCursorFetchStrategy(
