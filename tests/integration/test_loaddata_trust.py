@@ -215,6 +215,14 @@ def test_a_key_or_value_that_is_taken_is_an_error_that_names_both(db: Database) 
     assert db.rows(f"SELECT id, name FROM {user}") == [(1, "Ann")]
 
 
+def test_who_has_a_value_is_another_record_than_the_one_that_wants_it(db: Database) -> None:
+    db.load(*(record("user", n, email=f"{n}@x", name="N") for n in (1, 2)))
+    swapped = [record("user", n, email=f"{3 - n}@x") for n in (1, 2)]
+    db.refuses(*swapped, match=r"crm\.user 1: field 'email'.*is taken by crm\.user 2 \(record 2 of ")
+    there = record("user", 1, email="1@x", name="N")
+    db.refuses(there, match=r"is taken by crm\.user 1 \(in the database\)", existing="fail")
+
+
 def test_keys_that_a_collation_takes_for_one_never_become_one_row(db: Database) -> None:
     """Case, accents and blanks at the end, on MariaDB; elsewhere they are different keys."""
     for keys in (["a", "A"], ["e", "é"], ["b", "b "]):
@@ -392,6 +400,8 @@ def test_parts_are_committed_and_the_rest_follows(db: Database) -> None:
     assert db.load(*records, **options).objects == 8
     assert told == [(12, 6), (18, 6), (18, 8), (20, 8)]
     assert db.rows("SELECT count(*) FROM word") == [(20,)]
+    db.refuses(*records[:11], match="12 records are to be left out, of 11 in the files", commit_every=6, resume=12)
+    assert db.load(*records[:12], commit_every=6, resume=12).objects == 0
     with pytest.raises(ConfigurationError, match="--dry-run exclude each other"):
         db.load(*records, commit_every=6, dry_run=True)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from eventbus.dumps.reading import files
 from eventbus.dumps.reading.files import Batch
+from eventbus.errors import LoadError
 
 
 @dataclass(slots=True)
@@ -21,8 +22,8 @@ class Slice:
 
 
 def slices(paths: Sequence[str | os.PathLike[str]], every: int, skip: int) -> Iterator[Slice]:
-    """Slices of so many records, without the first `skip` of them."""
-    path, number, made = "", 0, Slice()
+    """Slices of so many records, without the first `skip` of them. Raises LoadError where there are fewer."""
+    path, number, made, left_out = "", 0, Slice(), skip
     for batch in files.read(paths):
         records = list(batch.records)
         if batch.path != path:
@@ -43,5 +44,9 @@ def slices(paths: Sequence[str | os.PathLike[str]], every: int, skip: int) -> It
             if made.size >= every:
                 yield made
                 made = Slice(path, number)
+    if skip:
+        raise LoadError(
+            f"{left_out:,} records are to be left out, of {left_out - skip:,} in the files: is this what was begun?"
+        )
     if made.batches:
         yield made

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy import Column, Connection, Table
 from sqlalchemy.exc import SQLAlchemyError
 
+from eventbus.dumps.forms import Form
 from eventbus.dumps.order import referred
 from eventbus.dumps.reading.places import Places
 from eventbus.dumps.rows.groups import Group, Origin
@@ -19,6 +20,7 @@ from eventbus.dumps.rows.statements import Statements
 from eventbus.dumps.targets import Target, Targets
 from eventbus.dumps.writing.failures import Failure, Failures
 
+_AS_IT_IS: Final = Form(lambda value: value, lambda value: value)
 _WHOLE: Final[dict[type[Any], int]] = {sa.SmallInteger: 1 << 15, sa.Integer: 1 << 63}
 
 
@@ -40,7 +42,7 @@ class Blame:
         self._lost(group, row)
         reason, field = _said(error), None
         if is_taken(error):
-            field, met = self._met(group, row)
+            field, met = self._met(group, row, origin)
             reason = f"{reason}{met}"
         else:
             field = suspect(group, row, error) or self._unreadable(group, row)
@@ -51,14 +53,16 @@ class Blame:
         """A row whose key the database takes for that of another one."""
         self._lost(group, row)
         key = stored[0] if len(stored) == 1 else list(stored)
-        reason = f"this database takes its key for that of {self._other(group.target, key)}"
+        reason = f"this database takes its key for that of {self._other(group.target, key, origin)}"
         self._failures.add(Failure(origin, reason))
 
     def twice(self, group: Group, row: Sequence[Any], origin: Origin) -> None:
         """A row whose key an earlier record has."""
         key = group.key_of(row)
         shown = key[0] if len(key) == 1 else list(key)
-        self._failures.add(Failure(origin, f"there are two records of this key: {self._other(group.target, shown)}"))
+        self._failures.add(
+            Failure(origin, f"there are two records of this key: {self._other(group.target, shown, origin)}")
+        )
 
     def null_keys(self, group: Group, rows: Sequence[Sequence[Any]], origins: Sequence[Origin]) -> None:
         """Those of the rows whose key is NULL, in a table that has rows."""
@@ -112,28 +116,41 @@ class Blame:
         statement = self._statements.known(there, forms, 1)
         return self._connection.exec_driver_sql(statement, tuple(values)).first() is None
 
-    def _met(self, group: Group, row: Sequence[Any]) -> tuple[str | None, str]:
-        """The field whose value is taken, and by whom."""
+    def _met(self, group: Group, row: Sequence[Any], origin: Origin) -> tuple[str | None, str]:
+        """The field whose value is taken, and by whom: by another row, if there is one, else its key by one like it."""
         table = group.table
         primary = tuple(table.primary_key)
+        own = group.key_of(row)
+        met: tuple[str | None, str] = None, ""
         for columns in (primary, *self.unique(table)):
-            if not columns or not set(columns) <= set(group.columns):
+            found = self._holder(group, row, columns, primary)
+            if found is None:
                 continue
-            places = [group.columns.index(column) for column in columns]
-            values = tuple(row[place] for place in places)
-            if None in values:
-                continue
-            forms = [group.forms[place] for place in places]
-            shown = [
-                (column, group.forms[group.columns.index(column)]) for column in primary if column in group.columns
-            ]
-            statement = self._statements.known(columns, forms, 1, shown)
-            found = self._connection.exec_driver_sql(statement, values).first()
-            if found is not None:
-                key = found[0] if len(found) == 1 else list(found)
+            key, known_by = found[: len(primary)], found[len(primary) :]
+            other = not own or any(not same(here, there) for here, there in zip(own, known_by, strict=True))
+            if other or columns == primary:
                 field = None if columns == primary else ", ".join(column.key for column in columns)
-                return field, f"; it is taken by {self._other(group.target, key if shown else None)}"
-        return None, ""
+                shown = key[0] if len(key) == 1 else list(key)
+                met = field, f"; it is taken by {self._other(group.target, shown if key else None, origin)}"
+            if other:
+                break
+        return met
+
+    def _holder(
+        self, group: Group, row: Sequence[Any], columns: Sequence[Column[Any]], primary: Sequence[Column[Any]]
+    ) -> tuple[Any, ...] | None:
+        """The primary key of the row that has these values, and behind it what the group knows its rows by."""
+        if not columns or not set(columns) <= set(group.columns):
+            return None
+        places = [group.columns.index(column) for column in columns]
+        values = tuple(row[place] for place in places)
+        if None in values:
+            return None
+        wanted = [*primary, *(group.columns[place] for place in group.key)]
+        shown = [(column, _AS_IT_IS) for column in wanted] or None
+        statement = self._statements.known(columns, [group.forms[place] for place in places], 1, shown or ())
+        found = self._connection.exec_driver_sql(statement, values).first()
+        return None if found is None else tuple(found) if shown else ()
 
     def unique(self, table: Table) -> list[tuple[Column[Any], ...]]:
         """The unique keys that the model has, and those the database has."""
@@ -149,13 +166,13 @@ class Blame:
         found += [tuple(by_name[name] for name in each) for each in names if set(each) <= by_name.keys()]
         return list(dict.fromkeys(found))
 
-    def _other(self, target: Target, key: Any) -> str:
-        """Another record, and where it stands: in a file or in the database alone."""
+    def _other(self, target: Target, key: Any, origin: Origin) -> str:
+        """Another record than this one, and where it stands: in a file or in the database alone."""
         model = self._targets.model(target)
         found = self._places.find(
             lambda record: self._targets.find(record["model"]) is target and same(record.get("pk"), key)
         )
-        where = f"record {found[1]} of {found[0]}" if found else "in the database"
+        where = f"record {found[1]} of {found[0]}" if found and found[:2] != origin[:2] else "in the database"
         return f"{model} {key!r} ({where})"
 
 
