@@ -324,6 +324,9 @@ def test_links_are_known_by_what_they_link_and_a_list_is_the_whole_of_it(db: Dat
     for _ in range(2):
         db.load(*tags, record("post", 1), link)
     assert db.rows("SELECT post_id, tag_id FROM tagged") == [(1, 1)]
+    nowhere = record("post", 2, tags=[1, 9])
+    error = db.refuses(*tags, nowhere, match=r"crm\.post 2: .*tag_id refers to no tag: there is none with 9")
+    assert error.record == 4
     for wanted in ([2, 3], [3], []):
         db.load(record("post", 1, tags=wanted))
         assert [tag for (tag,) in db.rows("SELECT tag_id FROM tagged ORDER BY 1")] == wanted

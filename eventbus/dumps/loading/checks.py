@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sqlalchemy import Connection, Table
@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 
 from eventbus.dumps.loading.loader import Loader
 from eventbus.dumps.reading.places import Places
-from eventbus.dumps.targets import Target, Targets
+from eventbus.dumps.targets import Link, Target, Targets
 from eventbus.dumps.writing import constraints, references
 from eventbus.dumps.writing.blame import same
 from eventbus.dumps.writing.failures import Failure, Failures
@@ -140,7 +140,8 @@ def _located(targets: Targets, places: Places, found: list[Dangling]) -> dict[in
     for path, number, record in places.records() if left else ():
         try:
             target = targets.find(record["model"])
-            hit = next((n for n, (each, of) in left.items() if of is target and _is_of(record, each, target)), None)
+            links = {} if target is None else targets.links(target)
+            hit = next((n for n, (each, of) in left.items() if _came_from(record, target, links, each, of)), None)
         except (TypeError, KeyError, AttributeError):
             continue
         if hit is not None:
@@ -149,6 +150,21 @@ def _located(targets: Targets, places: Places, found: list[Dangling]) -> dict[in
             if not left:
                 break
     return result
+
+
+def _came_from(
+    record: Any, target: Target | None, links: Mapping[str, Link], dangling: Dangling, of: Target | None
+) -> bool:
+    """Whether a row is that of a record, or one that the record's lists made."""
+    if of is target:
+        return _is_of(record, dangling, target)
+    for name, link in links.items():
+        if link.target is of:
+            key = dangling.key or (record.get("pk"), dangling.values[0])  # a table without a key has only that
+            owner, other = key if link.owner_first or not dangling.key else key[::-1]
+            if same(record.get("pk"), owner) and any(same(each, other) for each in record["fields"].get(name, ())):
+                return True
+    return False
 
 
 def _is_of(record: Any, dangling: Dangling, target: Target | None) -> bool:
