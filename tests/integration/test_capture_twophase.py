@@ -53,6 +53,19 @@ def test_prepared_and_rolled_back(twophase: World) -> None:
     assert twophase.follow() == [("c", "team/2")]
 
 
+@pytest.mark.parametrize("end", ["commit", "rollback"])
+def test_the_two_phases_of_a_connection_that_a_session_has_joined(twophase: World, end: str) -> None:
+    with twophase.engine.connect() as connection:
+        transaction = connection.begin_twophase()
+        with twophase.maker(bind=connection, twophase=False) as session:
+            session.add(Team(id=1, title="t"))
+            session.commit()
+        transaction.prepare()
+        assert twophase.recording.take() == []
+        getattr(transaction, end)()
+    assert twophase.follow() == ([("c", "team/1")] if end == "commit" else [])
+
+
 class Base(DeclarativeBase):
     pass
 
