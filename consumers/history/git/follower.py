@@ -19,7 +19,7 @@ PAUSE: Final = 1.0
 """Seconds after which it is published while there is more to do."""
 PACKS: Final = 10
 """More packs than these are joined, once there is nothing else to do; large ones do not count."""
-_MANY_PACKS: Final = 50
+_MANY_PACKS: Final = 25
 """So many at most while there is: joining them then would take longer than making them."""
 _GRAPH_PAUSE: Final = 24 * 3600.0
 

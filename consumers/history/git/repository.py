@@ -39,7 +39,7 @@ _STALE: Final = (
     *("objects/pack/tmp_*", "objects/pack/.tmp-*", "objects/pack/*.keep", "objects/??/tmp_obj_*"),
 )
 """What a writer leaves that was killed, git in the midst of joining packs included; only one writes at a time."""
-LARGE: Final = 250_000
+LARGE: Final = 200_000
 """Objects from which on a pack is joined with no other: git takes some 220 bytes an object of all that it joins."""
 _INDEXED: Final = 28
 """Bytes an object has in the index of its pack."""
