@@ -84,16 +84,23 @@ def test_a_full_disk_is_waited_out(
     with Reader(small_disk) as reader, MirrorProcess(settings, small_disk) as process:
         process.wait_until_it_holds_the_directory()
         free = fill(small_disk)
-        # More than fits into what the state's log has reserved.
-        publish(settings, [body(pk, 20 + turn, fields) for turn in range(40) for pk, fields in new.items()])
-        wait_for(lambda: "disk trouble" in process.log.read_text(), 30)
+        version = 20
+
+        def is_full() -> bool:
+            """Publish until there is more than fits into what the state's log has reserved."""
+            nonlocal version
+            version += 1
+            publish(settings, [body(pk, version, fields) for pk, fields in new.items()])
+            return "disk trouble" in process.log.read_text()
+
+        wait_for(is_full, 30)
         for path, content in records(small_disk).items():
             assert orjson.loads(content)["fields"] in (old.get(Path(path).stem), new[Path(path).stem])
         assert process.running
         heartbeat = Heartbeat(small_disk / PRIVATE / "heartbeat")
         wait_for(lambda: "disk" in (heartbeat.trouble() or ""))
         free()
-        wait_for(lambda: versions(small_disk) == {59}, 60)
+        wait_for(lambda: versions(small_disk) == {version}, 60)
         wait_for(lambda: heartbeat.trouble() is None)
         assert process.stop() == 0
     assert reader.faults == []
