@@ -1068,8 +1068,8 @@ def test_the_thread_waits_longer_for_more_while_there_are_many_commits(monkeypat
     courier = Courier(desk, beat=10.0)
     courier._linger()
     waits = []
-    for commits, seconds in ((1, 0.5), (5, 0.01), (1, 0.005), (3, 0.005)):
+    for commits, seconds in ((1, 0.5), (7, 0.01), (2, 0.005), (4, 0.005)):
         desk.intake.commits += commits
         now += seconds
         waits.append(courier._linger())
-    assert waits == [0.001, 0.005, 0.001, 0.005]
+    assert waits == [0.001, 0.02, 0.001, 0.02]
