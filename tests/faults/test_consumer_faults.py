@@ -188,7 +188,7 @@ def test_deliveries_held_longer_than_the_broker_allows_come_again_once_they_can_
     private_rabbitmq: StartRabbitNode, unique: str
 ) -> None:
     """RabbitMQ closes the channel (4.3: cancels the consumer) of who holds deliveries for too long, and counts."""
-    node = private_rabbitmq(config=["consumer_timeout = 1000"])
+    node = private_rabbitmq(config=["consumer_timeout = 3000"])
     node.rabbitmqctl("eval", "application:set_env(rabbit, channel_tick_interval, 1000).")
     settings = ConsumerSettings(url=node.url, queue=unique, delivery_limit=1)
     collector = Collector()

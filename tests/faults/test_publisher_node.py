@@ -322,7 +322,7 @@ def test_a_broker_that_restarts_keeps_what_it_confirmed_and_takes_the_rest_after
             publisher.publish(messages(20, start=20))
     node.start()
     # After a crash the node answers before all its queues do.
-    wait_until(lambda: delivers(publisher, messages(20, start=20)), 30, "the queue did not come back")
+    wait_until(lambda: delivers(publisher, messages(20, start=20)), 90, "the queue did not come back")
     publisher.close()
     with transports.connection(node.url) as connection:
         assert set(received(connection.channel(), unique)) == {f"tx-{number}" for number in range(40)}
