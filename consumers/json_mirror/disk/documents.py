@@ -32,8 +32,7 @@ MAX_VERSION: Final = (1 << 63) - 1
 _MOST_INDENTED: Final = 3
 _NEVER_MIND: Final = 4096
 _DEEPEST: Final = 128
-_CONTAINERS: Final = (dict, list)
-_NESTED: Final = frozenset(_CONTAINERS)
+_CONTAINERS: Final = frozenset((dict, list))
 _CANONICAL: Final = orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE
 
 
@@ -65,7 +64,7 @@ def encode(
     content = {"fields": fields, "model": model, "pk": pk, "version": f"{version:0{VERSION_DIGITS}d}"}
     if stub is not None:
         content["stub"] = stub
-    elif fields is not None and _NESTED.isdisjoint(map(type, fields.values())):
+    elif fields is not None and _CONTAINERS.isdisjoint(map(type, fields.values())):
         return orjson.dumps(content, option=_CANONICAL)  # a line a field: shorter than the field
     plain = orjson.dumps(content, option=orjson.OPT_SORT_KEYS)
     return plain + b"\n" if _is_blown_up(content, plain) else orjson.dumps(content, option=_CANONICAL)
