@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import subprocess
 import sys
@@ -15,6 +16,9 @@ WATCHED: Final = "--watched"
 """The option that tells a companion to end with its standard input."""
 _PAUSE: Final = 1.0
 _LONGEST_PAUSE: Final = 60.0
+_ENDING: Final = 5.0
+"""Seconds that one has to end which is told to."""
+_LOOK: Final = 0.2
 _WELL: Final = 60.0
 """Seconds after which one that ran counts as well: the next pause is short again."""
 
@@ -71,21 +75,29 @@ class Companion:
             self._process.stdin.close()
         self._process = None
 
-    def close(self, patience: float) -> bool:
-        """Let it finish what it has begun, so many seconds at most; after that it goes on by itself, or is told to end.
+    def close(self, patience: float = math.inf, hurry: threading.Event | None = None) -> bool:
+        """Let it finish what is to be done, so many seconds at most, or until `hurry`; then it is told to end.
 
-        Tells whether it has ended.
+        Tells whether it has ended. If not it ends by itself, as soon as it sees what it was told.
         """
         if self._process is None:
             return True
         process = self._process
         self._let_go()
-        try:
-            process.wait(patience)
-        except subprocess.TimeoutExpired:
-            process.terminate()
-            return False
-        return True
+        end = time.monotonic() + patience
+        while time.monotonic() < end and not (hurry and hurry.is_set()):
+            if _has_ended(process, min(_LOOK, end - time.monotonic())):
+                return True
+        process.terminate()
+        return _has_ended(process, _ENDING)
+
+
+def _has_ended(process: subprocess.Popen[bytes], patience: float) -> bool:
+    try:
+        process.wait(max(patience, 0))
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 def when_alone() -> threading.Event:

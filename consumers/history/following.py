@@ -45,12 +45,14 @@ def lock_git(settings: HistorySettings) -> Lock:
 def keep(settings: HistorySettings, stop: threading.Event, alone: threading.Event) -> None:
     """Take the journal over until `stop`, or, once `alone`, until nothing more can be done.
 
-    Where git is asked for, its follower is started and watched. Raises what only a person can mend.
+    Where git is asked for, its follower is started and watched; it has ended when this returns. Raises what only a
+    person can mend.
     """
     with ExitStack() as stack:
-        stack.enter_context(lock(settings))
         git = _companion(settings)
-        stack.callback(git.close, 30.0)
+        # Nobody's end is awaited with the lock: a mirror that was started again has a historian of its own.
+        stack.callback(git.close, hurry=stop)
+        stack.enter_context(lock(settings))
         while not _done(settings, stop, alone, git):
             stop.wait(_AGAIN)
 
@@ -136,7 +138,7 @@ def _follow(follower: Follower, settings: HistorySettings, stop: threading.Event
     with History(settings.history_file) as history:
         while not stop.is_set():
             last = alone.is_set()
-            made = follower.follow(history)
+            made = follower.follow(history, stop)
             if not made:
                 if last:
                     return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -253,6 +254,23 @@ def test_large_packs_are_joined_with_no_other(path: Path, tmp_path: Path, monkey
     git(repository.path, "fsck", "--full", "--strict")
     repository.repack_all()
     assert repository.packs == 1
+
+
+def test_a_follower_that_is_stopped_ends_at_its_next_publication_and_the_next_goes_on(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("consumers.history.git.follower.EVERY", 3)
+    keep(path, life())
+    repository = Repository(tmp_path / "history.git")
+    repository.prepare()
+    follower, stop = Follower(repository, PackWriter), threading.Event()
+    stop.set()
+    with History(path) as history:
+        assert follower.follow(history, stop) == 3
+        assert repository.tip().position == 3
+        assert follower.follow(history) == 37
+    follower.close()
+    assert repository.tip() == follow(path, tmp_path / "calm.git")
 
 
 def test_packs_stay_few(path: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
@@ -79,8 +80,8 @@ class Follower:
             self._writer.close()
             self._writer = None
 
-    def follow(self, history: History) -> int:
-        """Publish what the history has; tell how many commits it were."""
+    def follow(self, history: History, stop: threading.Event | None = None) -> int:
+        """Publish what the history has, or until `stop` what there is time for; tell how many commits it were."""
         writer = self._begin(history)
         made, published, last = 0, 0, time.monotonic()
         for commits in Commits(history, self._position, self._omit):
@@ -93,6 +94,8 @@ class Follower:
                     writer.publish()
                     self._join(_MANY_PACKS)
                     published, last = made, time.monotonic()
+                    if stop is not None and stop.is_set():
+                        return made
         if made > published:
             writer.publish()
         self._join(PACKS)
