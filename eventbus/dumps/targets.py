@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy import Column, Engine, MetaData, Table, inspect
 from sqlalchemy.orm import Mapper, registry
 
+from eventbus.dumps import attributes
 from eventbus.dumps.inheritance import alone, note_parents
 from eventbus.dumps.order import table_order
 from eventbus.errors import ConfigurationError
@@ -44,6 +45,8 @@ class Target:
     aliases: Mapping[str, str]
     constants: Mapping[str, Any]
     computed: frozenset[str]
+    twins: Mapping[str, str]
+    """Attribute keys that always hold what one of the primary key does: joined tables may call theirs otherwise."""
 
     @property
     def primary(self) -> list[str]:
@@ -164,14 +167,16 @@ class Targets:
         return found
 
     def _target(self, entity: Entity) -> Target:
+        twins = attributes.twins(entity)
         return Target(
             entity,
-            tuple(_parts(entity)),
-            _aliases(entity),
-            _constants(entity),
+            tuple(_parts(entity, twins)),
+            attributes.aliases(entity),
+            attributes.constants(entity),
             frozenset(
                 key for key, column in zip(entity.keys, entity.columns, strict=True) if column.computed is not None
             ),
+            twins,
         )
 
 
@@ -200,9 +205,13 @@ def note_inheritance(engine: Engine, entities: Entities, models: Any) -> None:
 
 
 def tables_of(entity: Entity) -> list[Table]:
-    """The tables that a record fills: several for joined inheritance."""
-    tables = [entity.table] if entity.mapper is None else entity.mapper.tables
-    return [table for table in tables if isinstance(table, Table)]
+    """The tables that a record fills: several for joined inheritance, those that others inherit from first."""
+    mapper = entity.mapper
+    if mapper is None:
+        return [entity.table]
+    place = {each.local_table: -depth for depth, each in enumerate(mapper.iterate_to_root())}
+    tables = [table for table in mapper.tables if isinstance(table, Table)]
+    return sorted(tables, key=lambda table: place.get(table, -len(place)))
 
 
 def primary_key(entity: Entity) -> list[Any]:
@@ -280,42 +289,19 @@ def _without_clashes(pairs: Iterable[tuple[str, Target]]) -> dict[str, Target]:
     return {name: target for name, target in result.items() if target is not None}
 
 
-def _parts(entity: Entity) -> Iterable[Part]:
+def _parts(entity: Entity, twins: Mapping[str, str]) -> Iterable[Part]:
     mapper = entity.mapper
     if mapper is None:
         yield Part(entity.table, {c.key: c for c in entity.table.columns if c.computed is None})
         return
-    for table in mapper.tables:
-        if isinstance(table, Table):
-            found = {
-                prop.key: column
-                for prop in mapper.column_attrs
-                for column in prop.columns
-                if isinstance(column, Column) and column.table is table and column.computed is None
-            }
-            yield Part(table, found)
-
-
-def _aliases(entity: Entity) -> dict[str, str]:
-    """Relationship name to the attribute key of its one foreign-key column."""
-    if entity.mapper is None:
-        return {}
-    result = {}
-    for relationship in entity.mapper.relationships:
-        local = list(relationship.local_columns)
-        if relationship.secondary is None and len(local) == 1 and local[0].foreign_keys:
-            key = entity.mapper.get_property_by_column(local[0]).key
-            if relationship.key not in entity.positions:
-                result[relationship.key] = key
-    return result
-
-
-def _constants(entity: Entity) -> dict[str, Any]:
-    """What a record of a subclass need not say: its discriminator."""
-    mapper = entity.mapper
-    if mapper is None or not isinstance(mapper.polymorphic_on, Column) or mapper.polymorphic_identity is None:
-        return {}
-    return {mapper.get_property_by_column(mapper.polymorphic_on).key: mapper.polymorphic_identity}
+    for table in tables_of(entity):
+        found = {
+            twins.get(prop.key, prop.key): column
+            for prop in mapper.column_attrs
+            for column in prop.columns
+            if isinstance(column, Column) and column.table is table and column.computed is None
+        }
+        yield Part(table, found)
 
 
 def _longer_names(mappers: Iterable[Mapper[Any]], tables: Iterable[Table]) -> dict[Any, str]:

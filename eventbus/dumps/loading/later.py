@@ -46,6 +46,7 @@ class Later:
         self._links = Links(connection, writer, existing)
         self._circular = list(circular)
         self._spool = Spool()
+        self._deepest = max(len(target.parts) for target in targets)
 
     def __enter__(self) -> Self:
         self._spool.__enter__()
@@ -64,7 +65,7 @@ class Later:
         if group.rows and group.role == "link":
             self._spool.add(_LINKS, group, *group.taken())
         elif group.rows and group.partial:
-            self._spool.add((_WAITING, group.table), group, *group.taken())
+            self._spool.add((_WAITING, group.table, len(group.target.parts)), group, *group.taken())
         return not group.rows
 
     def _settle(self, group: Group) -> None:
@@ -105,8 +106,10 @@ class Later:
         circle.close()
 
     def _write_partial(self, table: Table) -> None:
-        for group, rows, origins in self._spool.take((_WAITING, table)):
-            self._writer.write_rows(group, rows, origins)
+        """Those of classes that inherit last: where several records make one row, its class is the most special one."""
+        for depth in range(1, self._deepest + 1):
+            for group, rows, origins in self._spool.take((_WAITING, table, depth)):
+                self._writer.write_rows(group, rows, origins)
 
     def _write_waiting(self) -> None:
         """Rows whose natural keys were not there: again and again, as long as that brings some further."""

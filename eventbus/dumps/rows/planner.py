@@ -145,6 +145,9 @@ class Planner:
         for name, key in found.items():
             if key is not None and sources.setdefault(key, name) != name:
                 raise LoadError(f"the fields {sources[key]!r} and {name!r} are one: leave one of them out")
+        for twin, key in target.twins.items():
+            if twin in sources:
+                sources.setdefault(key, sources[twin])
         return {key: name for key, name in sources.items() if key not in target.computed}
 
     def _group(
@@ -180,7 +183,7 @@ class Planner:
         )
         row = _RowFunction()
         for key, column, form in zip(keys, columns, forms, strict=True):
-            row.add(key, form, self._reader(column), primary, sources, target.constants)
+            row.add(key, form, self._reader(column), primary, sources, target)
         return group, row.made(len(primary))
 
     def _known_by(
@@ -233,25 +236,32 @@ class _RowFunction:
         read: Read,
         primary: Sequence[str],
         sources: Mapping[str, str],
-        constants: Mapping[str, Any],
+        target: Target,
     ) -> None:
         number = len(self._items)
         if key in primary:
             value = f"p{primary.index(key)}"
-            if key in sources:
-                self._names[f"k{number}"] = _same_key(key, read)
-                self._lines.append(
-                    f"    if {value} != fields[{sources[key]!r}]: k{number}({value}, fields[{sources[key]!r}])"
-                )
+            self._compare(value, key, sources, read)
         elif key in sources:
             value = f"v{number}"
             self._lines.append(f"    {value} = fields[{sources[key]!r}]")
         else:
-            self._names[f"c{number}"] = constants[key]
+            self._names[f"c{number}"] = target.constants[key]
             self._items.append(f"c{number},")
             return
+        for twin, own in target.twins.items():
+            if own == key:
+                self._compare(value, twin, sources, read)
         self._names[f"f{number}"] = read
         self._items.append(_usual(form).format(v=value, f=f"f{number}") + ",")
+
+    def _compare(self, value: str, key: str, sources: Mapping[str, str], read: Read) -> None:
+        """Have it seen that a field of the record, if it has it, says the same as its key."""
+        if key in sources:
+            name = f"k{len(self._lines)}"
+            self._names[name] = _same_key(sources[key], read)
+            field = f"fields[{sources[key]!r}]"
+            self._lines.append(f"    if {value} != {field}: {name}({value}, {field})")
 
     def made(self, key_parts: int) -> MakeRow:
         parts = ", ".join(f"p{number}" for number in range(key_parts))
