@@ -10,6 +10,7 @@ from consumers.history.assembly.fact import Fact
 from consumers.history.assembly.transaction import Sealed
 from consumers.history.journal.reader import Entry, JournalReader
 from consumers.json_mirror.disk import documents
+from consumers.json_mirror.errors import StateDamaged
 from consumers.json_mirror.state import Record
 
 PART: Final = 5_000
@@ -36,10 +37,23 @@ def slices(journal: JournalReader, entry: Entry, held: Callable[[str], tuple[str
                 seen += len(facts)
 
 
+def _read(record: Record) -> documents.Document | None:
+    try:
+        if record.sound is not False:
+            return None if record.document is None else documents.decode(record.document)
+    except ValueError as error:
+        raise _spoilt(record) from error
+    raise _spoilt(record)
+
+
+def _spoilt(record: Record) -> StateDamaged:
+    return StateDamaged(f"{record.path}: its row in the state is spoilt; run the mirror with --verify --repair")
+
+
 def _fact(
     record: Record, held: Callable[[str], tuple[str, Any] | None], transaction: str, size: int, time: str
 ) -> Fact | None:
-    read = None if record.document is None else documents.decode(record.document)
+    read = _read(record)
     identity = held(record.path) if read is None else (read.model, read.pk)
     if identity is None:
         return None

@@ -117,6 +117,15 @@ def test_no_byte_is_left_and_the_rest_is_as_it_was(data_dir: Path) -> None:
         assert [each.step.version for each in opened.versions("crm/contact/other.json")] == [40, 20]
 
 
+def test_an_event_that_is_spoilt_in_the_journal_goes_as_well(data_dir: Path) -> None:
+    """Whose it is cannot be told, and nobody takes it in any more."""
+    with closing(sqlite3.connect(data_dir / ".eventbus" / "state.sqlite3")) as db:
+        db.execute("UPDATE journal SET body = CAST(replace(CAST(body AS TEXT), '\"op\"', '\"oq\"') AS BLOB)")
+        db.commit()
+    run(data_dir, "erase", "crm.contact", "zz-person", "--yes")
+    assert traces(data_dir) == []
+
+
 def test_a_mirror_without_a_history_forgets_as_well(tmp_path: Path) -> None:
     """Also where a history is turned on later: it is told of nobody who was erased before."""
     mirror(tmp_path, *LIFE, history="off")

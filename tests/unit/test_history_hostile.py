@@ -10,10 +10,14 @@ from typing import Any
 import click
 import pytest
 
+from consumers.base import DONE, Delivery
 from consumers.history.command import command
 from consumers.history.git import message
 from consumers.history.reading.history import History
+from consumers.json_mirror.command import open_mirror
+from consumers.json_mirror.settings import MirrorSettings
 from eventbus.commands import run
+from eventbus.events import envelope
 from tests.support.histories import Event, keep
 
 EVIL = "\x1b[2J\u009b31m\u202e\x07 a\u2028b"
@@ -181,3 +185,42 @@ def test_a_spoilt_file_is_named_with_what_to_do(tmp_path: Path, capfd: pytest.Ca
     told = capfd.readouterr().err
     assert "the row of path crm/contact/a.json, position 1" in told
     assert f"{path} is spoilt: `eventbus history verify` tells where; bring back a copy" in told
+
+
+SPOILT_STATE = {
+    "an event of another kind": ("UPDATE journal SET body = '{'", "`journal`"),
+    "a moment that is none": ("UPDATE journal SET time = 'noon'", "`journal`"),
+    "a floor that is no number": ("INSERT INTO erased VALUES ('x', x'01')", "`erased`"),
+    "figures that are no numbers": ("UPDATE entity SET live = 'x'", "`entity`"),
+    "a version that is none": ("UPDATE record SET version = 'x'", "its row in the state is spoilt"),
+    "a document that is none": (
+        "UPDATE record SET document = x'7b', checksum = NULL",
+        "its row in the state is spoilt",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SPOILT_STATE)
+def test_a_spoilt_state_is_told_in_words_with_what_to_do(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    monkeypatch.setenv("EVENTBUS_URL", f"sqlite:///{tmp_path}/broker.db")
+    monkeypatch.setenv("EVENTBUS_HISTORY", "sqlite")
+    delivery = Delivery(Event(**USUAL).body)
+    delivery.event = envelope.decode(delivery.body)
+    with open_mirror(MirrorSettings(data_dir=tmp_path)) as mirroring:
+        assert mirroring([delivery]) == [DONE]
+    with open_mirror(MirrorSettings(data_dir=tmp_path, history="sqlite")):
+        pass  # the record is of before the journal: a snapshot stands for it
+    statement, words = SPOILT_STATE[case]
+    with closing(sqlite3.connect(tmp_path / ".eventbus" / "state.sqlite3")) as db:
+        db.execute(statement)
+        db.commit()
+    assert run(command, ["follow", "--watched", "--data-dir", str(tmp_path)], "eventbus history") == 1
+    told = capfd.readouterr().err
+    assert words in told
+    assert "run the mirror with --" in told
+    keep(tmp_path / ".eventbus" / "history.sqlite3", [Event(**USUAL)])
+    for erased in (["--author", "ann"], ["crm.contact", "a"]):
+        code = run(command, ["erase", *erased, "--yes", "--data-dir", str(tmp_path)], "eventbus history")
+        assert code == 0 or "run the mirror with --rebuild" in capfd.readouterr().err

@@ -18,7 +18,7 @@ from consumers.history.reading.history import History
 from consumers.history.store import layout, reading
 from consumers.history.store.archive import Archive, author_key
 from consumers.json_mirror.disk import sqlite
-from consumers.json_mirror.state import Reader
+from consumers.json_mirror.state import BASELINE, Reader
 from consumers.json_mirror.state.erasing import hashed
 
 _WAITING: Final = "SELECT id AS number, body FROM waiting"
@@ -39,7 +39,7 @@ def erase_records(path: Path, records: Sequence[str], floors: Mapping[str, int],
         wanted = set(records)
         for number, body in reading.query(db, _WAITING):
             fact = decode(body)
-            if fact is not None and fact.record in wanted:
+            if fact is None or fact.record in wanted:
                 db.execute("DELETE FROM waiting WHERE id = ?", (number,))
         _note(db, floors, by)
     return min(first, default=0)
@@ -108,16 +108,17 @@ def erase_author(path: Path, author: str, floor: int, by: str | None) -> int:
         rows = reading.query(db, _WAITING)
         changed = [(body, number) for number, body in without_author(rows, author)]
         db.executemany("UPDATE waiting SET body = ? WHERE id = ?", changed)
+        db.execute("DELETE FROM waiting WHERE body = x''")
         _note(db, {author_key(author): floor}, by)
     return int(first or 0)
 
 
 def events_of(state: Reader, records: Iterable[str]) -> Iterator[int]:
-    """The rows of the journal that are of these records."""
+    """The rows of the journal that are of these records, or spoilt: nobody takes these in, and they may hold theirs."""
     wanted = set(records)
     for number, body in _journal(state):
         fact = decode(body)
-        if fact is not None and fact.record in wanted:
+        if fact is None or fact.record in wanted:
             yield number
 
 
@@ -127,10 +128,12 @@ def events_without(state: Reader, author: str) -> Iterator[tuple[int, bytes]]:
 
 
 def without_author(rows: Iterable[tuple[int, bytes]], author: str) -> Iterator[tuple[int, bytes]]:
-    """Those of the events that name this author, without the name."""
+    """Those of the events that name this author, without the name. Spoilt ones, which nobody takes in, become empty."""
     for number, body in rows:
         fact = decode(body)
-        if fact is not None and fact.author == author:
+        if fact is None:
+            yield number, b""
+        elif fact.author == author:
             event = orjson.loads(body)
             event["data"]["author"] = None
             yield number, orjson.dumps(event)
@@ -141,4 +144,5 @@ def _journal(state: Reader) -> Iterator[tuple[int, bytes]]:
     while rows := state.events(after, 1000):
         after = rows[-1].id
         for row in rows:
-            yield row.id, row.body
+            if row.body not in (b"", BASELINE):
+                yield row.id, row.body

@@ -14,6 +14,8 @@ def checksum(entity: int, name: str, version: int, document: bytes | None, rest:
 
 def is_sound(entity: Any, name: Any, version: Any, document: Any, rest: Any, noted: Any) -> bool | None:
     """Whether a row is what was written; None where an older version has written it, without a checksum."""
+    if type(name) is not str or type(version) is not int or not isinstance(document, bytes | None):
+        return False
     if noted is None:
         return None
     try:

@@ -92,8 +92,8 @@ class Journal:
         return min(self._taken, self._last - 1) >= self._first
 
     def _ask(self, identity: str) -> int:
-        # A history that cannot be asked now is asked again; until then nothing is let go.
-        with suppress(sqlite3.Error, KeyError):
+        # A history that cannot be asked now, or is spoilt, is asked again; until then nothing is let go.
+        with suppress(sqlite3.Error, KeyError, ValueError):
             notes = dict(asked(self._history, "SELECT key, value FROM meta"))
             return int(notes["journal"]) if notes["state"] == identity else 0
         return 0

@@ -30,6 +30,10 @@ _MUST_BE_EMPTY: Final = {
     "SELECT 1 FROM record WHERE typeof(version) != 'integer' OR typeof(name) != 'text' "
     "OR typeof(document) NOT IN ('blob', 'null') LIMIT 1": "values of a wrong kind",
 }
+_TEXT: Final[frozenset[type]] = frozenset({str})
+_BYTES: Final[frozenset[type]] = frozenset({bytes})
+_INTEGER: Final[frozenset[type]] = frozenset({int})
+_NUMBER: Final[frozenset[type]] = frozenset({int, float})
 _AMONG: Final = "name IN (SELECT value FROM json_each(?))"
 _READ: Final = "FROM record JOIN entity ON entity.id = record.entity"
 
@@ -168,7 +172,7 @@ class Reader(StateFile):
             rows = self._db.execute(
                 "SELECT directory, live, deleted, version, time FROM entity ORDER BY directory"
             ).fetchall()
-        return [Figures(*row) for row in rows]
+        return [Figures(*row) for row in self._sound(rows, "entity", _TEXT, _INTEGER, _INTEGER, _INTEGER, _TEXT)]
 
     def events(self, after: int, limit: int) -> list[Noted]:
         """Of the journal what is behind number `after`, at most so many, in the order in which it was taken in."""
@@ -176,7 +180,7 @@ class Reader(StateFile):
             rows = self._db.execute(
                 "SELECT id, time, body FROM journal WHERE id > ? ORDER BY id LIMIT ?", (after, limit)
             ).fetchall()
-        return [Noted(*row) for row in rows]
+        return [Noted(*row) for row in self._sound(rows, "journal", _INTEGER, _NUMBER, _BYTES)]
 
     def events_waiting(self, after: int) -> int:
         """How many there are in the journal behind number `after`."""
@@ -185,7 +189,15 @@ class Reader(StateFile):
     def floors(self) -> dict[str, int]:
         """Of what was erased, by the hash of its path: up to this version it does not come in."""
         with self._translated():
-            return dict(self._db.execute("SELECT key, floor FROM erased").fetchall())
+            rows = self._db.execute("SELECT key, floor FROM erased").fetchall()
+        return dict(self._sound(rows, "erased", _TEXT, _INTEGER))
+
+    def _sound(self, rows: list[Any], table: str, *kinds: frozenset[type]) -> list[Any]:
+        """The rows, once it is known that what was written stands in them: SQLite keeps any value in any column."""
+        for kind, column in zip(kinds, zip(*rows, strict=True), strict=False):
+            if not kind.issuperset(map(type, column)):
+                raise StateDamaged(f"{self.path}: values of a wrong kind in `{table}`; run the mirror with --rebuild")
+        return rows
 
     @contextmanager
     def still(self) -> Iterator[None]:

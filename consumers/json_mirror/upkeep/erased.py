@@ -9,10 +9,11 @@ from pathlib import Path
 
 from consumers.json_mirror import filenames
 from consumers.json_mirror.disk.files import Files
+from consumers.json_mirror.errors import StateDamaged
 from consumers.json_mirror.state import State
 from consumers.json_mirror.state.erasing import hashed
 from consumers.json_mirror.state.journal import MEASURED, asked
-from eventbus.errors import counted
+from eventbus.errors import BadEvent, counted
 from eventbus.events import envelope
 
 _LINES = "SELECT key, max(floor) FROM erased GROUP BY key"
@@ -29,7 +30,7 @@ def erase_again(state: State, files: Files, history: Path) -> None:
     floors = _missing(state, history)
     if not floors:
         return
-    paths = [record for record, version in _records(state) if version <= floors.get(hashed(record), -1)]
+    paths = list(_records(state, floors))
     files.begin()
     for path in paths:
         directory, _, name = path.rpartition("/")
@@ -48,6 +49,8 @@ def _missing(state: State, history: Path) -> dict[str, int]:
         return {}
     try:
         lines = asked(history, _LINES)
+        if not all(type(key) is str and type(floor) is int for key, floor in lines):
+            raise sqlite3.DatabaseError("values of a wrong kind in `erased`")
     except sqlite3.Error as error:
         log.warning("the history cannot be asked what is erased: %s", error, extra={"reason": str(error)})
         return {}
@@ -55,10 +58,17 @@ def _missing(state: State, history: Path) -> dict[str, int]:
     return {key: floor for key, floor in lines if floor > known.get(key, -1)}
 
 
-def _records(state: State) -> Iterator[tuple[str, int]]:
+def _records(state: State, floors: Mapping[str, int]) -> Iterator[str]:
     for records in state.records():
         for record in records:
-            yield record.path, record.version
+            floor = floors.get(hashed(record.path))
+            if floor is not None and record.sound is False:
+                raise StateDamaged(
+                    f"{record.path} is erased, and its row in the state is spoilt: whether it came back later cannot "
+                    "be told; run the mirror with --rebuild"
+                )
+            if floor is not None and record.version <= floor:
+                yield record.path
 
 
 def _events(state: State, floors: Mapping[str, int]) -> Iterator[int]:
@@ -67,8 +77,14 @@ def _events(state: State, floors: Mapping[str, int]) -> Iterator[int]:
     while rows := state.events(after, _CHUNK):
         after = rows[-1].id
         for row in rows:
-            if row.body[:1] == b"{":
-                event = envelope.decode(row.body, MEASURED)
-                path = filenames.path(event.service, event.entity, event.pk)
-                if event.version <= floors.get(hashed(path), -1):
-                    yield row.id
+            if row.body[:1] == b"{" and _is_below(floors, row.body):
+                yield row.id
+
+
+def _is_below(floors: Mapping[str, int], body: bytes) -> bool:
+    try:
+        event = envelope.decode(body, MEASURED)
+    except BadEvent:
+        return True  # spoilt on the disk: nobody can take it in, and it may hold what is to go
+    path = filenames.path(event.service, event.entity, event.pk)
+    return event.version <= floors.get(hashed(path), -1)
