@@ -235,6 +235,41 @@ def test_an_exported_stream_makes_the_same_repository(path: Path, tmp_path: Path
     assert git(repository, "rev-parse", "main").strip() == follow(path, tmp_path / "calm.git").id
 
 
+def test_what_a_person_has_set_stays_where_the_repository_is_made_anew(path: Path, tmp_path: Path) -> None:
+    keep(path, life())
+    repository = tmp_path / ".eventbus" / "history.git"
+    tip = follow(path, repository, PackWriter)
+    git(repository, "remote", "add", "origin", "https://example.test/history.git")
+    git(repository, "config", "--add", "remote.origin.fetch", "+refs/notes/*:refs/notes/*")
+    git(repository, "config", "user.name", 'Ann\nB "C"')
+    git(repository, "config", "eventbus.erasures", "of the one before")
+    before = git(repository, "config", "--list").splitlines()
+    made = Repository(repository)
+    made.remove()
+    made.prepare()  # killed afterwards, or in the middle of it, before all was put back
+    made.remove()
+    assert not repository.exists()
+    assert follow(path, repository, PackWriter) == tip
+    after = git(repository, "config", "--list").splitlines()
+    assert after.count("remote.origin.fetch=+refs/notes/*:refs/notes/*") == 1
+    assert set(before) - set(after) == {"eventbus.erasures=of the one before"}
+    assert [each.name for each in repository.parent.iterdir() if "history.git" in each.name] == ["history.git"]
+
+
+@pytest.mark.parametrize("spoilt", ["[remote", "[core]\n\tlogAllRefUpdates = perhaps\n"])
+def test_settings_that_git_cannot_work_with_are_left_out_and_told(
+    path: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, spoilt: str
+) -> None:
+    keep(path, life())
+    repository = tmp_path / ".eventbus" / "history.git"
+    tip = follow(path, repository)
+    with (repository / "config").open("a") as file:
+        file.write(spoilt)
+    Repository(repository).remove()
+    assert follow(path, repository) == tip
+    assert "settings of the repository" in caplog.text
+
+
 def test_large_packs_are_joined_with_no_other(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("consumers.history.git.repository.LARGE", 60)
     repository = Repository(tmp_path / "history.git")

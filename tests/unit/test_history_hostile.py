@@ -187,6 +187,21 @@ def test_a_spoilt_file_is_named_with_what_to_do(tmp_path: Path, capfd: pytest.Ca
     assert f"{path} is spoilt: `eventbus history verify` tells where; bring back a copy" in told
 
 
+@pytest.mark.parametrize("spoilt", ["key = CAST(x'ff' AS TEXT)", "floor = 'x'"])
+def test_a_mirror_starts_beside_a_history_whose_erasures_are_spoilt(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, spoilt: str
+) -> None:
+    path = tmp_path / ".eventbus" / "history.sqlite3"
+    path.parent.mkdir()
+    keep(path, [Event(**USUAL)])
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("INSERT INTO erased VALUES ('x', 1, '', NULL)")
+        db.execute(f"UPDATE erased SET {spoilt}")
+        db.commit()
+    with open_mirror(MirrorSettings(data_dir=tmp_path, history="sqlite")):
+        assert "the history cannot be asked what is erased" in caplog.text
+
+
 SPOILT_STATE = {
     "an event of another kind": ("UPDATE journal SET body = '{'", "`journal`"),
     "a moment that is none": ("UPDATE journal SET time = 'noon'", "`journal`"),

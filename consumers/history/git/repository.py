@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from consumers.history.errors import GitFailed
+from consumers.history.git.configuration import Configuration
 from consumers.history.git.message import HISTORY, POSITION, TRANSACTION
 from consumers.history.settings import git_environment
 from consumers.json_mirror.disk.directories import PRIVATE
@@ -74,6 +75,7 @@ class Repository:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._git = require_git()
+        self._configuration = Configuration(path, self.run)
 
     def prepare(self) -> None:
         """Make it if there is none, and clear away what a killed writer left."""
@@ -88,15 +90,20 @@ class Repository:
         for key, value in _CONFIG.items():
             if f"{key.lower()}\n{value}" not in known:
                 self.run("config", key, value)
+        self._configuration.put_back(_CONFIG)
 
     def remove(self) -> None:
-        """Take it away, to be made anew, in whatever state it is. Raises GitFailed where it is none of ours."""
+        """Take it away, to be made anew by `prepare`, in whatever state it is; what a person has set there is kept.
+
+        Raises GitFailed where it is none of ours.
+        """
         if _gone(self.path).exists():
             shutil.rmtree(_gone(self.path))
         if not self.path.exists():
             return
         if not self._is_ours():
             raise GitFailed(f"{self.path} is not a repository of the history: remove it yourself, or name another")
+        self._configuration.save()
         self.path.rename(_gone(self.path))  # at once: what is left of it after a crash is no repository
         shutil.rmtree(_gone(self.path))
 

@@ -102,4 +102,7 @@ class Journal:
 def asked(history: Path, query: str) -> list[tuple[Any, Any]]:
     """What the historian's file answers. Raises sqlite3.Error where it cannot be asked now, or is none."""
     with closing(sqlite3.connect(f"{history.absolute().as_uri()}?mode=ro", uri=True, timeout=0)) as connection:
-        return connection.execute(query).fetchall()
+        try:
+            return connection.execute(query).fetchall()
+        except UnicodeDecodeError as error:  # of a text that is none
+            raise sqlite3.DatabaseError(str(error)) from error
