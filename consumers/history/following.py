@@ -87,8 +87,10 @@ def _tended(settings: HistorySettings, git: Companion) -> Callable[[], None]:
             git.check()
         if settings.days and time.monotonic() >= next_prune:
             next_prune = time.monotonic() + _DAY
-            gone = pruning.prune(settings.history_file, int((time.time() - settings.days * _DAY) * 10**6))
-            log.info("forgot %d versions", gone, extra={"event": "pruned", "versions": gone})
+            done = pruning.prune(settings.history_file, int((time.time() - settings.days * _DAY) * 10**6))
+            log.info("forgot %d versions", done.versions, extra={"event": "pruned", "versions": done.versions})
+            for why in done.left:
+                log.warning("nothing of a record was forgotten: %s", why, extra={"reason": why})
 
     return tend
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from consumers.history.reading import events, moments, past
 from consumers.history.reading.history import History
 from consumers.history.reading.why import NOTHING, Cause, causes
 from consumers.history.upkeep import pruning
+from consumers.json_mirror.disk import sqlite
 from eventbus.errors import ConfigurationError
 from eventbus.events import envelope
 from tests.support.histories import NOON, Event, keep
@@ -271,7 +275,7 @@ def test_every_version_that_is_kept_stays_readable_after_pruning(path: Path) -> 
     keep(path, [CREATED, ANN, BOB, *other])
     with History(path) as history:
         before = {position: _at(history, position) for position in range(15, 34)}
-    assert pruning.prune(path, (NOON + 15) * 10**6) > 0
+    assert pruning.prune(path, (NOON + 15) * 10**6).versions > 0
     with History(path) as history:
         assert {position: _at(history, position) for position in range(20, 34)} == {
             position: before[position] for position in range(20, 34)
@@ -285,11 +289,49 @@ def test_a_version_that_came_late_stays_readable_after_pruning(path: Path) -> No
     keep(path, [Event("t1", "ab12", 10, "c", {"n": 1}, ("n",)), Event("t3", "ab12", 30, "u", {"n": 3}, ("n",))])
     keep(path, [Event("t4", "cd34", 40, "c", {"n": 4}, ("n",), second=20)])
     keep(path, [Event("t2", "ab12", 20, "u", {"n": 2}, ("n",), second=2)])
-    assert pruning.prune(path, (NOON + 15) * 10**6) == 1
+    assert pruning.prune(path, (NOON + 15) * 10**6) == pruning.Pruned(1)
     with History(path) as history:
         found = [(each.step.version, each.content) for each in history.versions("crm/contact/ab12.json")]
     assert [(version, content and content.fields["n"]) for version, content in found] == [(30, 3), (20, 2)]
     assert "whole" in run(path, "verify")
+
+
+def test_of_a_record_whose_later_versions_are_spoilt_nothing_is_forgotten(path: Path) -> None:
+    """A whole version below is the only way left to what is older."""
+    keep(path, [Event(f"t{n}{pk}", pk, n, "u", {"n": n}, ("n",), second=n / 20) for n in range(1, 400) for pk in "ab"])
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("UPDATE change SET body = x'7b' WHERE version = 390 AND record = 1")
+        db.commit()
+    with History(path) as history:
+        before = _content(history, "a", 100)
+    days = (time.time() - NOON - 15) / 86_400
+    told = CliRunner().invoke(
+        command, ["prune", "--older-than", str(days), "--data-dir", str(path.parent.parent)], standalone_mode=False
+    )
+    assert told.return_value == 1, told.output
+    assert told.output.startswith(
+        "299 versions forgotten\nleft as it is: crm/contact/a.json at position 779, version 390,"
+    )
+    with History(path) as history:
+        assert _content(history, "a", 100) == before
+        assert len(history.versions("crm/contact/b.json")) == 100
+
+
+def _content(history: History, key: str, version: int) -> Any:
+    found = history.record(f"crm/contact/{key}.json")
+    steps = history.steps(found.path, found.id)
+    position = next(step.position for step in steps if step.version == version)
+    return history.content(found.path, position)
+
+
+def test_what_a_reader_keeps_beside_the_file_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT", 0.1)
+    keep(path, [CREATED, ANN, BOB])
+    with closing(sqlite3.connect(path)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM change").fetchone()
+        assert not pruning.prune(path, (NOON + 15) * 10**6).is_gone
+    assert pruning.prune(path, (NOON + 15) * 10**6).is_gone
 
 
 def test_a_letter_from_before_the_horizon_does_not_come_in(path: Path) -> None:

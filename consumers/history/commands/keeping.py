@@ -148,13 +148,20 @@ def export(data_dir: Path | None, as_stream: bool) -> None:
 @click.command()
 @click.option("--older-than", "days", type=click.FloatRange(min=0), required=True, metavar="DAYS")
 @data_dir
-def prune(data_dir: Path | None, days: float) -> None:
+def prune(data_dir: Path | None, days: float) -> int:
     """Forget versions that were replaced more than DAYS ago. What is kept can be read as before.
+
+    Of a record whose later versions are spoilt nothing is forgotten; it is named, and the command ends with 1.
 
     The git repository keeps what it has: `eventbus history git --fresh` makes it anew from what is left.
     """
     path = settings_of(data_dir).history_file
     if not path.exists():
         raise HistoryUnavailable(f"there is no history: no {path}")
-    gone = pruning.prune(path, int((time.time() - days * _DAY) * 10**6))
-    click.echo(f"{counted(gone, 'version')} forgotten")
+    done = pruning.prune(path, int((time.time() - days * _DAY) * 10**6))
+    click.echo(f"{counted(done.versions, 'version')} forgotten")
+    for why in done.left:
+        say(f"left as it is: {why}")
+    if not done.is_gone:
+        say(f"somebody reads {path}: what was forgotten may be beside it still; end who reads, and prune once more")
+    return 1 if done.left or not done.is_gone else 0
