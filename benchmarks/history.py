@@ -1,6 +1,6 @@
 """The history: from a filled journal to a published tip, its size, and how long answers take.
 
-    python -m benchmarks.history [--records 100000] [--transactions 20000] [--changes 3]
+    python -m benchmarks.history [--records 20000] [--transactions 10000] [--changes 3]
 
 A state is filled with records, then a journal with transactions of one to `--changes` changes each, by the mirror's own
 code. The historian and the git follower then run as they do in production, two processes, until the branch leads to the

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -270,27 +271,6 @@ def test_settings_that_git_cannot_work_with_are_left_out_and_told(
     assert "settings of the repository" in caplog.text
 
 
-def test_large_packs_are_joined_with_no_other(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("consumers.history.git.repository.LARGE", 60)
-    repository = Repository(tmp_path / "history.git")
-    repository.prepare()
-    follower = Follower(repository, PackWriter)
-    events = life()
-    seen: set[str] = set()
-    for end in range(1, 41):
-        keep(path, [event for event in events if int(event.transaction[1:]) == end])
-        with History(path) as history:
-            follower.follow(history)
-        assert seen <= set(repository.large_packs)
-        seen |= set(repository.large_packs)
-        assert repository.packs - len(repository.large_packs) <= 10
-    follower.close()
-    assert len(seen) > 1
-    git(repository.path, "fsck", "--full", "--strict")
-    repository.repack_all()
-    assert repository.packs == 1
-
-
 def test_a_follower_that_is_stopped_ends_at_its_next_publication_and_the_next_goes_on(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -308,16 +288,21 @@ def test_a_follower_that_is_stopped_ends_at_its_next_publication_and_the_next_go
     assert repository.tip() == follow(path, tmp_path / "calm.git")
 
 
-def test_packs_stay_few(path: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("make", WRITERS)
+def test_packs_stay_few(path: Path, tmp_path: Path, make: Make) -> None:
     repository = Repository(tmp_path / "history.git")
     repository.prepare()
     assert repository.tip() == NOTHING
-    follower = Follower(repository, FastImport)
+    follower = Follower(repository, make)
     events = life()
-    for end in range(1, 15):
+    for end in range(1, 40):
         keep(path, [event for event in events if int(event.transaction[1:]) == end])
         with History(path) as history:
-            follower.follow(history)
-        assert repository.packs <= 10
+            assert follower.follow(history) == 1
+            give_up = time.monotonic() + 60
+            while repository.packs > 11:
+                assert time.monotonic() < give_up
+                assert follower.follow(history) == 0
     follower.close()
     git(repository.path, "fsck", "--full", "--strict")
+    assert repository.tip().position == 39

@@ -10,18 +10,19 @@ from typing import Final, Protocol
 
 from consumers.history.errors import GitFailed
 from consumers.history.git.commits import Commit, Commits
+from consumers.history.git.joining import Joining
 from consumers.history.git.message import clean
 from consumers.history.git.repository import NOTHING, Repository, Tip
 from consumers.history.reading.history import History
 
-EVERY: Final = 1_000
-"""Commits after which what was made is published."""
+EVERY: Final = 10_000
+"""Commits after which what was made is published: the more in one pack, the smaller each."""
 PAUSE: Final = 1.0
 """Seconds after which it is published while there is more to do."""
 PACKS: Final = 10
-"""More packs than these are joined, once there is nothing else to do; large ones do not count."""
-_MANY_PACKS: Final = 25
-"""So many at most while there is: joining them then would take longer than making them."""
+"""More packs than these are joined; large ones do not count."""
+_MANY_PACKS: Final = 100
+"""With more packs than these making commits waits for joining packs."""
 _GRAPH_PAUSE: Final = 24 * 3600.0
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ class Writer(Protocol):
         """Make the branch lead to the last one; returns once no crash can lose it."""
 
     def let_go(self) -> None:
-        """Hold no file of the repository open: some are about to be joined. All that was added is published."""
+        """Hold no file of the repository open: some are gone. All that was added is published."""
 
     def close(self) -> None:
         """Let go of what is not published."""
@@ -73,9 +74,11 @@ class Follower:
         self._writer: Writer | None = None
         self._position = 0
         self._next_graph = 0.0
+        self._joining = Joining(repository)
 
     def close(self) -> None:
-        """End the writer."""
+        """End the writer, and a join of packs that is not done: the next one begins it anew."""
+        self._joining.stop()
         if self._writer is not None:
             self._writer.close()
             self._writer = None
@@ -92,21 +95,23 @@ class Follower:
                 made += 1
                 if made - published >= EVERY or time.monotonic() - last >= PAUSE:
                     writer.publish()
-                    self._join(_MANY_PACKS)
+                    self._join()
                     published, last = made, time.monotonic()
                     if stop is not None and stop.is_set():
                         return made
         if made > published:
             writer.publish()
-        self._join(PACKS)
+        self._join()
         return made
 
-    def _join(self, most: int) -> None:
-        """Have no more packs than these, beside the large ones."""
-        if self._repository.packs - len(self._repository.large_packs) > most:
+    def _join(self) -> None:
+        """Have packs joined beside us where there are many."""
+        packs = self._joining.small()
+        if self._joining.end(wait=packs > _MANY_PACKS):
             assert self._writer is not None
             self._writer.let_go()
-            self._repository.repack()
+        elif packs > PACKS:
+            self._joining.begin()
 
     def _begin(self, history: History) -> Writer:
         if self._writer is not None:

@@ -178,7 +178,12 @@ def _settle(file: BufferedWriter | BufferedRandom, path: Path) -> None:
     file.flush()
     os.fsync(file.fileno())
     Path(file.name).rename(path)
-    directory = os.open(path.parent, os.O_RDONLY)
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Names that were given in it are on the disk when this returns."""
+    directory = os.open(path, os.O_RDONLY)
     try:
         os.fsync(directory)
     finally:

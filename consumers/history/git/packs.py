@@ -64,7 +64,7 @@ class PackWriter:
         self._trees.published(self._tip)
 
     def let_go(self) -> None:
-        """Hold no file of the repository open: some are about to be joined."""
+        """Hold no file of the repository open: some are gone."""
         self._trees.close()
 
     def close(self) -> None:

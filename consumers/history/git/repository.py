@@ -40,10 +40,6 @@ _STALE: Final = (
     *("objects/pack/tmp_*", "objects/pack/.tmp-*", "objects/pack/*.keep", "objects/??/tmp_obj_*"),
 )
 """What a writer leaves that was killed, git in the midst of joining packs included; only one writes at a time."""
-LARGE: Final = 200_000
-"""Objects from which on a pack is joined with no other: git takes some 220 bytes an object of all that it joins."""
-_INDEXED: Final = 28
-"""Bytes an object has in the index of its pack."""
 _MARK: Final = b"[eventbus]"
 """Stands in the configuration of a repository that was made here."""
 
@@ -190,17 +186,6 @@ class Repository:
     def packs(self) -> int:
         """How many packs there are."""
         return sum(1 for _ in self.path.glob("objects/pack/*.pack"))
-
-    @property
-    def large_packs(self) -> list[str]:
-        """The names of those that `repack` leaves as they are."""
-        indexes = self.path.glob("objects/pack/pack-*.idx")
-        return [each.with_suffix(".pack").name for each in indexes if each.stat().st_size >= LARGE * _INDEXED]
-
-    def repack(self) -> None:
-        """Few packs, each at least twice the size of the next; beside them the large ones, which stay as they are."""
-        large = [f"--keep-pack={name}" for name in self.large_packs]
-        self.run("repack", "--geometric=2", "-d", "--quiet", *large)
 
     def write_graph(self) -> None:
         """What makes the log of one path eight times as fast."""

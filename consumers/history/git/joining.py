@@ -1,0 +1,125 @@
+"""Packs joined to one by git, beside a follower that goes on making commits."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from consumers.history.errors import GitFailed
+from consumers.history.git.pack import sync_directory
+from consumers.history.git.repository import ANEW, Repository
+
+LARGE: Final = 200_000
+"""Objects from which on a pack is joined with no other: git takes some 220 bytes an object of all that it joins."""
+_INDEXED: Final = 28
+"""Bytes an object has in the index of its pack."""
+_MADE: Final = ".tmp-join"
+"""How files begin that git has in the making; `Repository.prepare` clears them away."""
+_COURTESY: Final = 10
+"""The nice value of git: whoever mirrors or follows goes first."""
+
+
+class Joining:
+    """Joins packs, one join at a time. git makes the new pack; only `end` puts it in the place of the old ones.
+
+    So a git that outlives its follower changes nothing: what was erased meanwhile does not come back. Raises GitFailed.
+    """
+
+    def __init__(self, repository: Repository) -> None:
+        self._repository = repository
+        self._directory = repository.path / "objects" / "pack"
+        self._git: subprocess.Popen[bytes] | None = None
+        self._packs: Sequence[str] = ()
+
+    def begin(self) -> None:
+        """Begin with packs that are out of proportion, if there are any and none are being joined."""
+        if self._git is not None:
+            return
+        sizes = self._sizes()
+        self._packs = out_of_proportion({name: size for name, size in sizes.items() if size < LARGE})
+        if not self._packs:
+            return
+        # Names take some 50 bytes each: they fit into the pipe before git reads them.
+        names = [f"{'' if name in self._packs else '^'}{name}.pack\n" for name in sizes]
+        self._git = self._repository.start(
+            "pack-objects", "--stdin-packs", "--delta-base-offset", "--quiet", str(self._directory / _MADE),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0,
+        )  # fmt: skip
+        os.setpriority(os.PRIO_PGRP, self._git.pid, _COURTESY)
+        assert self._git.stdin is not None
+        with suppress(BrokenPipeError):  # it ended at once; its words are told by `end`
+            self._git.stdin.write("".join(names).encode())
+            self._git.stdin.flush()
+            self._git.stdin.close()
+
+    def end(self, *, wait: bool = False) -> bool:
+        """Once git is done, put its pack in the place of those it was made of, durably. Tells whether it did."""
+        if self._git is None or (not wait and self._git.poll() is None):
+            return False
+        git, self._git = self._git, None
+        git.stdin = None
+        made, said = git.communicate()
+        if git.returncode:
+            raise GitFailed(
+                f"git pack-objects in {self._repository.path}: {said.decode(errors='replace').strip()}; "
+                f"if it is damaged, {ANEW}"
+            )
+        self._replace(made.decode().strip())
+        return True
+
+    def stop(self) -> None:
+        """Give up what is not done: the packs stay as they are."""
+        if self._git is None:
+            return
+        git, self._git = self._git, None
+        with suppress(ProcessLookupError):
+            os.killpg(git.pid, signal.SIGTERM)
+        git.stdin = None
+        git.communicate()
+
+    def small(self) -> int:
+        """How many packs there are that may be joined."""
+        return sum(size < LARGE for size in self._sizes().values())
+
+    def _sizes(self) -> dict[str, int]:
+        """Packs and their objects, as far as the size of an index says it."""
+        return {each.stem: each.stat().st_size // _INDEXED for each in self._directory.glob("pack-*.idx")}
+
+    def _replace(self, id: str) -> None:
+        name = f"pack-{id}"
+        # git sees a pack by its index: that comes last, and goes first.
+        for each in sorted(self._directory.glob(f"{_MADE}-{id}.*"), key=_is_index):
+            each.rename(self._directory / f"{name}{each.suffix}")
+        sync_directory(self._directory)
+        for each in self._directory.glob("multi-pack-index*"):
+            each.unlink()  # somebody's `git maintenance` made it: it names packs that go
+        for former in self._packs:
+            if former != name:
+                for each in sorted(self._directory.glob(f"{former}.*"), key=_is_index, reverse=True):
+                    each.unlink()
+
+
+def _is_index(path: Path) -> bool:
+    return path.suffix == ".idx"
+
+
+def out_of_proportion(sizes: dict[str, int]) -> list[str]:
+    """Those to join, so that each pack is at least twice as large as the next; none where it is so."""
+    rising = sorted(sizes, key=sizes.__getitem__)
+    first = len(rising) - 1
+    while first > 0 and sizes[rising[first]] >= 2 * sizes[rising[first - 1]]:
+        first -= 1
+    if first <= 0:
+        return []
+    joined = sum(sizes[name] for name in rising[: first + 1])
+    for name in rising[first + 1 :]:
+        if sizes[name] >= 2 * joined:
+            break
+        joined += sizes[name]
+        first += 1
+    return rising[: first + 1]
