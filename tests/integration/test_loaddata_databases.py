@@ -14,7 +14,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sess
 
 import eventbus
 from eventbus import loaddata as command
-from eventbus.dumps.reading import cutting
+from eventbus.dumps.reading import buffer
 from eventbus.errors import LoadError
 from eventbus.loaddata import Loaded, loaddata
 
@@ -108,7 +108,7 @@ def test_records_in_any_order_with_references_in_circles(
     engine: sa.Engine, load: Load, monkeypatch: pytest.MonkeyPatch, window: int
 ) -> None:
     monkeypatch.setattr(command, "WINDOW", window)
-    monkeypatch.setattr(cutting, "CHUNK", 500)
+    monkeypatch.setattr(buffer, "CHUNK", 500)
     shuffled = random.Random(window).sample(COMPANY, len(COMPANY))
     assert load(*shuffled).objects == len(COMPANY)
     with Session(engine) as session:

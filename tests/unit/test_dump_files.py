@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from eventbus.dumps import zstandard
 from eventbus.dumps.dumping.output import open_output
-from eventbus.dumps.reading import cutting, files
+from eventbus.dumps.reading import buffer, cutting, files
 from eventbus.errors import LoadError
 
 JSON = st.recursive(
@@ -83,7 +83,7 @@ PACKED: dict[str, Callable[[bytes], bytes]] = {
 @pytest.fixture(params=[64, 1000, 1 << 19])
 def chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """Also chunks smaller than a record, so that every cut is met."""
-    monkeypatch.setattr(cutting, "CHUNK", request.param)
+    monkeypatch.setattr(buffer, "CHUNK", request.param)
     monkeypatch.setattr(cutting, "_TAIL", 100)
     return int(request.param)
 
@@ -98,12 +98,12 @@ def test_every_shape_gives_the_records(shape: str, chunk: int, tmp_path: Path) -
 
 @given(items=RECORDS, size=st.integers(3, 60), shape=st.sampled_from(sorted(WRITERS)))
 def test_any_records_cut_anywhere(items: list[Any], size: int, shape: str) -> None:
-    before, cutting.CHUNK = cutting.CHUNK, size  # type: ignore[misc]
+    before, buffer.CHUNK = buffer.CHUNK, size  # type: ignore[misc]
     try:
         stream = io.BytesIO(WRITERS[shape](items) or b"\n")
         assert [record for found in cutting.batches("x", stream) for record in found.records] == items
     finally:
-        cutting.CHUNK = before  # type: ignore[misc]
+        buffer.CHUNK = before  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(
@@ -253,9 +253,9 @@ class Endless(io.RawIOBase):
 
 @pytest.mark.parametrize("between", [b",", b",\n  "])
 def test_memory_does_not_grow_with_the_file(between: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cutting, "CHUNK", 1 << 16)
+    monkeypatch.setattr(buffer, "CHUNK", 1 << 16)
     record = orjson.dumps(records(1)[0]) + between
-    block = record * (cutting.CHUNK // len(record))
+    block = record * (buffer.CHUNK // len(record))
 
     def peak(blocks: int) -> int:
         parts = iter([b"[", *[block] * blocks, b"{}]"])
@@ -271,7 +271,7 @@ def test_memory_does_not_grow_with_the_file(between: bytes, monkeypatch: pytest.
 
 
 def test_broken_json_is_not_read_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cutting, "LARGEST", 1 << 21)
+    monkeypatch.setattr(buffer, "LARGEST", 1 << 21)
 
     def parts() -> Iterator[bytes]:
         yield b'[{"a": "'
@@ -280,3 +280,14 @@ def test_broken_json_is_not_read_to_the_end(monkeypatch: pytest.MonkeyPatch) -> 
 
     with pytest.raises(LoadError, match="no end of record"):
         list(cutting.batches("x", Endless(parts())))  # type: ignore[arg-type]
+
+
+def test_what_is_no_json_is_named_by_its_record_and_line(tmp_path: Path) -> None:
+    """In a list the line counts from the beginning of the file, also where earlier records were taken already."""
+    path = tmp_path / "dump.json"
+    good = '{"model": "crm.contact",\n "pk": 1, "fields": {"name": "é"}}'
+    for before in (0, 3, 20_000):
+        path.write_text("[" + ",\n".join([*[good] * before, '{\n"model": "crm.contact",\n "pk": NaN}', good]) + "]")
+        with pytest.raises(LoadError, match=rf"\(record {before + 1}, line {2 * before + 3}\)") as caught:
+            list(files.read([path]))
+        assert (caught.value.record, caught.value.line) == (before + 1, 2 * before + 3)

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from eventbus.dumps.reading import cutting, files, packed, sources
+from eventbus.dumps.reading import buffer, cutting, files, packed, sources
 from eventbus.dumps.reading.places import Places
 from eventbus.dumps.writing.failures import Failure, Failures
 from eventbus.errors import LoadError
@@ -71,13 +71,13 @@ ENDLESS = {
 
 @pytest.mark.parametrize("name", ENDLESS)
 def test_what_has_no_end_is_refused_before_long(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cutting, "CHUNK", 1 << 12)
-    monkeypatch.setattr(cutting, "LARGEST", 1 << 18)
+    monkeypatch.setattr(buffer, "CHUNK", 1 << 12)
+    monkeypatch.setattr(buffer, "LARGEST", 1 << 18)
     monkeypatch.setattr(cutting, "MOST_VALUES", 1 << 12)
     stream = Endless(*ENDLESS[name])
     with pytest.raises(LoadError, match=r"dump\.json: (line 1 is )?not "):
         list(cutting.batches("dump.json", stream))  # type: ignore[arg-type]
-    assert stream.count < 3 * cutting.LARGEST
+    assert stream.count < 3 * buffer.LARGEST
 
 
 def pack_zip(data: bytes) -> bytes:
@@ -97,7 +97,7 @@ PACKERS: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.mark.parametrize("packer", PACKERS)
 def test_a_bomb_stays_packed(packer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cutting, "LARGEST", 1 << 20)
+    monkeypatch.setattr(buffer, "LARGEST", 1 << 20)
     path = tmp_path / "dump"
     path.write_bytes(PACKERS[packer](b'[{"model": "' + b"a" * (4 << 20)))
     with pytest.raises(LoadError, match="no end of record"):
@@ -299,7 +299,7 @@ def test_objects_and_lists_weigh_what_they_take_in_memory_not_what_they_are_in_j
 
 
 def test_a_batch_is_not_held_while_the_next_one_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cutting, "CHUNK", 1 << 14)
+    monkeypatch.setattr(buffer, "CHUNK", 1 << 14)
     monkeypatch.setattr(files, "_MOST_WEIGHT", 1 << 18)
     record = b'{"model": "crm.contact", "pk": "a", "fields": {"a": [' + b"[]," * 4_000 + b"[]]}}"
     (tmp_path / "lines.jsonl").write_bytes(4 * (record + b"\n"))

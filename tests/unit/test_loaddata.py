@@ -18,7 +18,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, rela
 
 from eventbus import loaddata as command
 from eventbus.dumps.loading import records
-from eventbus.dumps.reading import cutting
+from eventbus.dumps.reading import buffer
 from eventbus.dumps.rows.planner import Planner
 from eventbus.errors import ConfigurationError, LoadError
 from eventbus.loaddata import Loaded, loaddata
@@ -398,7 +398,7 @@ def test_what_was_written_before_the_failure_is_taken_back_too(
     engine: sa.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(command, "WINDOW", 1)
-    monkeypatch.setattr(cutting, "CHUNK", 50)
+    monkeypatch.setattr(buffer, "CHUNK", 50)
     written: list[int] = []
     with Session(engine) as session:
         session.add(Tag(id=700))

@@ -122,6 +122,14 @@ def same_text(value: Any) -> Any:
     return str(value)
 
 
+def unpadded(value: Any) -> str:
+    """A text for a column that fills texts up with blanks."""
+    text: str = same_text(value)
+    if text.endswith(" "):
+        raise ValueError("ends with a blank, which a CHAR column does not keep")
+    return text
+
+
 def whole(value: Any) -> int:
     """A whole number, also as text."""
     if value.__class__ is int:
@@ -132,9 +140,12 @@ def whole(value: Any) -> int:
         exact = to_decimal(value)
         if exact == exact.to_integral_value():
             return int(exact)
-    if isinstance(value, int):
-        return int(value)
     raise ValueError("not a whole number")
+
+
+def whole_or_truth(value: Any) -> int:
+    """A whole number for a column in which others keep truth values too."""
+    return int(value) if isinstance(value, bool) else whole(value)
 
 
 _WHOLE = re.compile(r"[+-]?[0-9]{1,4000}")

@@ -36,19 +36,12 @@ def form(type_: TypeEngine[Any], dialect: Dialect, facts: ColumnFacts) -> Form |
 
 def _text(type_: Any, _dialect: Dialect, facts: ColumnFacts) -> Form:
     if facts.type == "char" or (not facts.type and isinstance(type_, sa.CHAR | sa.NCHAR)):
-        return Form(_unpadded, _read_text, dumps="str", text=True)
+        return Form(base.unpadded, _read_text, dumps="str", text=True)
     return Form(base.same_text, _read_text, "str", "str", text=True)
 
 
 def _read_text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
-
-
-def _unpadded(value: Any) -> str:
-    text: str = base.same_text(value)
-    if text.endswith(" "):
-        raise ValueError("ends with a blank, which a CHAR column does not keep")
-    return text
 
 
 def _enum(type_: Any, _dialect: Dialect, _facts: ColumnFacts) -> Form:
@@ -72,8 +65,10 @@ def _set(type_: Any, _dialect: Dialect, _facts: ColumnFacts) -> Form:
     return Form(read, write)
 
 
-def _whole(_type: Any, _dialect: Dialect, _facts: ColumnFacts) -> Form:
-    return Form(base.whole, base.stored_whole, "int", "int")
+def _whole(type_: Any, _dialect: Dialect, _facts: ColumnFacts) -> Form:
+    """`BOOLEAN` is another name of `TINYINT(1)`."""
+    read = base.whole_or_truth if getattr(type_, "display_width", None) == 1 else base.whole
+    return Form(read, base.stored_whole, "int", "int")
 
 
 def _truth(_type: Any, _dialect: Dialect, facts: ColumnFacts) -> Form:
@@ -82,11 +77,12 @@ def _truth(_type: Any, _dialect: Dialect, facts: ColumnFacts) -> Form:
     return Form(base.truth, base.stored_truth, "bool")
 
 
-def _bits(_type: Any, _dialect: Dialect, _facts: ColumnFacts) -> Form:
-    """A number; base64 text of its bytes, as events have it, is read as well."""
+def _bits(type_: Any, _dialect: Dialect, _facts: ColumnFacts) -> Form:
+    """A number; base64 text of its bytes, as events have it, is read as well. One bit is a truth value to many."""
+    number = base.whole_or_truth if getattr(type_, "length", None) in (None, 1) else base.whole
 
     def read(value: Any) -> int:
-        return int.from_bytes(base.from_base64(value), "big") if isinstance(value, str) else base.whole(value)
+        return int.from_bytes(base.from_base64(value), "big") if isinstance(value, str) else number(value)
 
     return Form(read, _number_of)
 

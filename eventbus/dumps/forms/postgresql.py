@@ -24,6 +24,7 @@ from eventbus.records.schemas.column_types import BINARY
 
 _DIGITS: Final = re.compile(r"\((\d)\)")
 _MIDNIGHT: Final = re.compile(r"24:00:00(?:[+-]\d\d(?::\d\d){0,2})?")
+_PADDED: Final = re.compile(r"(?:n?char|character|bpchar)(?:\((\d+)\)|$)", re.IGNORECASE)
 _SCALE: Final = re.compile(r"numeric\(\d+,(-?\d+)\)")
 
 
@@ -36,7 +37,7 @@ def form(type_: TypeEngine[Any], dialect: Dialect, facts: ColumnFacts) -> Form |
         if isinstance(type_, kinds):
             made: Form = make(type_, dialect, name)
             return made
-    return _text_of(name, base.same_text, str)
+    return _text(type_, dialect, name) if _PADDED.match(name) else _text_of(name, base.same_text, str)
 
 
 def _name(type_: TypeEngine[Any], dialect: Dialect) -> str:
@@ -56,10 +57,21 @@ def _escaped(name: str) -> str:
     return name.replace("{", "{{").replace("}", "}}")
 
 
-def _text(type_: Any, _dialect: Dialect, name: str) -> Form:
-    if name.startswith("character(") or isinstance(type_, sa.CHAR | sa.NCHAR):
-        return Form(base.same_text, base.same_text, "str", "str", show=as_text, text=True)  # without its padding
+def _text(_type: Any, _dialect: Dialect, name: str) -> Form:
+    padded = _PADDED.match(name)
+    if padded:
+        return Form(_unpadded(int(padded[1] or 0)), base.same_text, dumps="str", show=as_text, text=True)
     return Form(base.same_text, str, "str", "str", text=True)
+
+
+def _unpadded(length: int) -> base.Read:
+    """A text without the blanks that fill its column, as `show` gives it; with all of them it is the same one."""
+
+    def read(value: Any) -> str:
+        text: str = base.same_text(value)
+        return base.unpadded(text.rstrip(" ") if len(text) == length else text)
+
+    return read
 
 
 def _enum(type_: Any, _dialect: Dialect, name: str) -> Form:

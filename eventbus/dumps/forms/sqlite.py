@@ -33,6 +33,8 @@ def form(type_: TypeEngine[Any], dialect: Dialect, facts: ColumnFacts) -> Form |
     """The form of a type on SQLite, or None where nothing special is known of it."""
     if isinstance(type_, sa.Numeric) and facts.type and not any(word in facts.type for word in _NUMBERS):
         return _untyped(type_, dialect)
+    if isinstance(type_, sa.Integer) and facts.type == "tinyint(1)":  # MariaDB's name for truth values
+        return Form(base.whole_or_truth, base.stored_whole, "int", "int")
     for kinds, make in _MAKERS:
         if isinstance(type_, kinds):
             made: Form = make(type_, dialect)

@@ -128,7 +128,7 @@ class Records:
         except Exception as error:
             if plan is None:
                 raise
-            field, reason = plan.explain(fields, error)
+            field, reason = plan.explain(origin[3], fields, error)
             self._lose(target, origin[3])
             self._fail(origin, reason, field, error)
 

@@ -16,6 +16,7 @@ from typing import IO, Any, Final, NamedTuple
 
 import orjson
 
+from eventbus.dumps.reading.buffer import SPACE, Buffer
 from eventbus.dumps.reading.kinds import not_utf8, other_kind
 from eventbus.dumps.reading.names import check_names
 from eventbus.dumps.reading.numbers import exact_float
@@ -23,10 +24,6 @@ from eventbus.dumps.reading.sources import LONGEST_PATH
 from eventbus.errors import LoadError
 from eventbus.redaction import shown
 
-CHUNK: Final = 1 << 19
-"""Bytes read and parsed at a time."""
-LARGEST: Final = 1 << 26
-"""Bytes of one record at most, and of what may lie between two."""
 MOST_VALUES: Final = 2_000_000
 """Values in one record at most: each takes up to 240 bytes of memory, where it may be three of JSON."""
 _CONTAINER: Final = 100
@@ -41,7 +38,6 @@ _PIECES: Final = re.compile(rb'(?:[^"{}\[\]]++|%b){0,1000}+[{}\[\]]?' % _STRING,
 """What is no bracket, texts whole, and the bracket behind it: not all at once, for each piece takes memory."""
 _TEXTS: Final = re.compile(_STRING, re.DOTALL)
 _SOME_TEXTS: Final = re.compile(rb'(?:[^"]++|%b){1,1000}+' % _STRING, re.DOTALL)
-SPACE: Final = b" \t\r\n"
 _SPACE: Final = re.compile(rb"[ \t\r\n]*")
 _BLANKS: Final = (b" ", b"\t", b"\r", b"\n")
 _NO_OBJECT: Final = 'a record is an object, {"model", "pk", "fields"}'
@@ -74,11 +70,15 @@ def parse(data: bytes | memoryview) -> Any:
 def _loads(data: bytes | memoryview) -> Any:
     try:
         return orjson.loads(data)
-    except orjson.JSONDecodeError:
+    except orjson.JSONDecodeError as error:
         if data[1:2] not in _BLANKS:
             raise
+        first = error
     # By blanks behind the first bracket orjson judges how much memory the rest may take, and gives up on a dense one.
-    return orjson.loads(b"".join((data[:1], bytes(data[1:]).lstrip())))
+    try:
+        return orjson.loads(b"".join((data[:1], bytes(data[1:]).lstrip())))
+    except orjson.JSONDecodeError as error:
+        raise first if first.msg == error.msg else error from None  # the first one knows the line
 
 
 def _count_values(data: bytes) -> None:
@@ -95,62 +95,6 @@ def _count_values(data: bytes) -> None:
 def _has_long_numbers(data: bytes) -> bool:
     """Whether there may be numbers with more digits than a float has, which orjson makes floats of nevertheless."""
     return _LONG in data.translate(_DIGITS_TO_ZERO) and _LONG_NUMBER.search(data) is not None
-
-
-class Buffer:
-    """The bytes of a stream from the first that was not taken yet. `data` grows until something whole is in it."""
-
-    def __init__(self, path: str, stream: IO[bytes]) -> None:
-        self.path = path
-        self.data = b""
-        self.taken = 0
-        self._stream = stream
-        self._want = CHUNK
-
-    def fill(self) -> bool:
-        """Read up to the wanted size; whether there may be more."""
-        parts, size = [self.data], len(self.data)
-        while size < self._want:
-            data = self._stream.read(self._want - size)
-            if not data:
-                break
-            parts.append(data)
-            size += len(data)
-        self.data = b"".join(parts)
-        return size >= self._want
-
-    def grow(self, what: str = "end of record") -> None:
-        """Want twice as much. Raises LoadError where that is beyond all measure."""
-        if self._want >= LARGEST:
-            raise self.broken(f"no {what} within {LARGEST:,} bytes")
-        self._want = min(2 * max(self._want, CHUNK), LARGEST)
-
-    def take(self, size: int) -> None:
-        """Go on behind these bytes."""
-        self.data = self.data[size:]
-        self.taken += size
-        self._want = CHUNK
-
-    def skip_space(self) -> bytes:
-        """Leave out white space; the byte behind it, or nothing at the end. More than a record's worth is refused."""
-        skipped = 0
-        while not (rest := self.data.lstrip(SPACE)):
-            skipped += len(self.data)
-            if skipped > LARGEST:
-                raise self.broken(f"nothing but white space for {LARGEST:,} bytes")
-            self.take(len(self.data))
-            self.fill()
-            if not self.data:
-                return b""
-        self.take(len(self.data) - len(rest))
-        return self.data[:1]
-
-    def broken(self, why: object, at: int = 0) -> LoadError:
-        """The error that names the place."""
-        if other := not_utf8(self.data[at:]):
-            return LoadError(f"{shown(self.path, LONGEST_PATH)}: {other}", path=self.path)
-        where = f"after byte {self.taken + at}" if self.taken + at else "from its first byte on"
-        return LoadError(f"{shown(self.path, LONGEST_PATH)}: not valid JSON {where}: {why}", path=self.path)
 
 
 class _Ends:
@@ -189,6 +133,7 @@ class Records:
         self._ends = _Ends(buffer)
         self._first = True
         self._over = False
+        self._read = 0
 
     def batches(self) -> Iterator[Slice]:
         """Raises LoadError where it is neither."""
@@ -196,12 +141,14 @@ class Records:
             more = self._buffer.fill()
             found = self._at_once(more) or self._one_by_one(more)
             if found is not None:
+                self._read += len(found.records)
                 self._first = False
                 self._ends = _Ends(self._buffer)
                 yield found
                 del found  # not held while the next ones are read: both may be large
             elif not self._over:
                 self._buffer.grow()
+        self._buffer.record = None
         if self._buffer.skip_space():
             raise self._buffer.broken("something follows the end")
 
@@ -231,11 +178,13 @@ class Records:
 
     def _one_by_one(self, more: bool) -> Slice | None:
         """Records found by their brackets: slow and sure, for what the guess does not fit."""
-        data, records, at = self._buffer.data, [], 0
+        data, at = self._buffer.data, 0
+        records: list[Any] = []
         while not self._over and (start := _after_space(data, at)) < len(data):
             if self._in_list and self._first and data[start] == _CLOSE:
                 self._over, at = True, start + 1
                 break
+            self._buffer.record = self._read + len(records) + 1
             end = self._ends.find(start)
             behind = None if end is None else self._behind(data, end)
             if behind is None:
@@ -295,7 +244,7 @@ class Lines:
                 try:
                     records.append(parse(line))
                 except ValueError as error:
-                    why = not_utf8(line) or error
+                    why = not_utf8(line) or (error.msg if isinstance(error, json.JSONDecodeError) else error)
                     raise LoadError(
                         f"{shown(self._buffer.path, LONGEST_PATH)}: line {number} is not valid JSON: {why}",
                         path=self._buffer.path,

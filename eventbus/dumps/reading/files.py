@@ -16,7 +16,7 @@ from io import BytesIO
 from itertools import starmap
 from typing import IO, Any, Final
 
-from eventbus.dumps.reading import cutting, sources
+from eventbus.dumps.reading import buffer, cutting, sources
 from eventbus.dumps.reading.sources import LONGEST_PATH, STDIN
 from eventbus.errors import LoadError
 from eventbus.redaction import shown
@@ -66,8 +66,8 @@ def _read_directory(directory: str) -> Iterator[Batch]:
     path = ""
     for path in sources.json_files(directory):
         with sources.reading(path), sources.open_planted(path) as raw:
-            data = raw.read(cutting.CHUNK)
-            if len(data) == cutting.CHUNK or sources.is_packed(data):
+            data = raw.read(buffer.CHUNK)
+            if len(data) == buffer.CHUNK or sources.is_packed(data):
                 raw.seek(0)
                 yield from _read_stream(path, raw)
                 continue
@@ -79,7 +79,7 @@ def _read_directory(directory: str) -> Iterator[Batch]:
         else:
             yield found
         del found
-        if size > cutting.CHUNK or weight > _MOST_WEIGHT:
+        if size > buffer.CHUNK or weight > _MOST_WEIGHT:
             yield Batch(directory, records, size, weight)
             records, size, weight = [], 0, 0
     if records:

@@ -103,19 +103,23 @@ class Naturals:
         return result
 
     def _key(self, natural: Natural) -> Any:
+        found = {key for key, there in self._rows(natural) if there == natural.values}
+        return found.pop() if len(found) == 1 else None
+
+    def _rows(self, natural: Natural) -> Iterator[tuple[Any, tuple[Any, ...]]]:
+        """The keys of the rows that the database finds, each with the values it has: a collation takes `w` for `W`."""
         target = self._targets.by_entity[natural.entity]
-        keys = keys_for(target, natural.values)
         wanted = target.parts[-1].table.c[natural.wanted]
-        found: set[Any] = set()
-        for columns in keys:
+        for columns in keys_for(target, natural.values):
             forms = [self._form(column) for column in columns]
-            statement = self._statements.known(columns, forms, 1, [(wanted, self._form(wanted))])
+            shown = list(zip(columns, forms, strict=True))
+            statement = self._statements.known(columns, forms, 1, [(wanted, self._form(wanted)), *shown])
             try:
                 values = tuple(form.read(value) for form, value in zip(forms, natural.values, strict=True))
             except (ValueError, TypeError, ValidationError):
                 continue
-            found.update(row[0] for row in self._connection.exec_driver_sql(statement, values))
-        return found.pop() if len(found) == 1 else None
+            for key, *there in self._connection.exec_driver_sql(statement, values):
+                yield key, _in_its_words(natural, forms, values, there)
 
     def explain(self, natural: Natural) -> str:
         """Why there is nothing for a natural key."""
@@ -125,4 +129,17 @@ class Naturals:
                 f"{natural}: the model has no unique key of {len(natural.values)} column(s), so natural keys cannot be "
                 "looked up; write the fixture without --natural-foreign, or add a UniqueConstraint"
             )
+        for key, there in self._rows(natural):
+            if there != natural.values:
+                return f"{natural}: this database takes it for that of {natural.entity} {key!r}, {list(there)!r}"
         return f"{natural} refers to no {natural.entity}"
+
+
+def _in_its_words(
+    natural: Natural, forms: Sequence[Form], asked: Sequence[Any], there: Sequence[Any]
+) -> tuple[Any, ...]:
+    """What a row has in place of a natural key's values: those themselves, but where a text is another one."""
+    return tuple(
+        found if form.text and found != wanted else value
+        for form, value, wanted, found in zip(forms, natural.values, asked, there, strict=True)
+    )

@@ -39,6 +39,8 @@ class Plan:
     """How the record is named in its links: by its key, or by its natural one."""
     only: tuple[Group, MakeRow] | None
     """Its group where a record is one row and nothing else."""
+    keys: Sequence[Read] = ()
+    """What reads the parts of a pk."""
 
     def add(self, origin: Origin, values: Mapping[str, Any]) -> None:
         """Add a record's rows to the groups; all or, where a value does not fit, none. Raises whatever that raises."""
@@ -64,22 +66,31 @@ class Plan:
             group.rows.append(one)
             group.origins.append(origin)
 
-    def explain(self, values: Mapping[str, Any], error: Exception) -> tuple[str | None, str]:
+    def explain(self, pk: Any, values: Mapping[str, Any], error: Exception) -> tuple[str | None, str]:
         """Which field of a record is wrong and why, after its row could not be made."""
         if isinstance(error, _OtherKeyError):
             return error.field, str(error)
         for key, (source, read) in self.readers.items():
-            try:
-                if values[source] is not None:
-                    read(values[source])
-            except ValidationError as wrong:
-                return key, " ".join(map(str, wrong.messages))
-            except (ValueError, TypeError, ArithmeticError, AttributeError) as wrong:
-                return key, str(wrong)
+            if reason := _refusal(read, values[source]):
+                return key, reason
         for name, _, _ in self.links:
             if not isinstance(values[name], list) or None in values[name]:
                 return name, "not a list of keys"
-        return None, "the pk does not fit the model's primary key"
+        parts = [pk] if len(self.keys) == 1 else pk if isinstance(pk, list) else []
+        reasons = [reason for read, part in zip(self.keys, parts, strict=False) if (reason := _refusal(read, part))]
+        return None, ": ".join(["the pk does not fit the model's primary key", *reasons[:1]])
+
+
+def _refusal(read: Read, value: Any) -> str | None:
+    """Why a value cannot be read; None where it can, or is null."""
+    try:
+        if value is not None:
+            read(value)
+    except ValidationError as wrong:
+        return " ".join(map(str, wrong.messages))
+    except (ValueError, TypeError, ArithmeticError, AttributeError) as wrong:
+        return str(wrong)
+    return None
 
 
 class Planner:
@@ -109,6 +120,7 @@ class Planner:
             [(name, *self._link(link)) for name, link in links.items()],
             self._owner(target, primary, sources, natural),
             groups[0] if len(groups) == 1 and not links else None,
+            [self._reader(of_key[key]) for key in primary],
         )
 
     def _owner(

@@ -21,7 +21,9 @@ from eventbus.dumps.targets import Target, Targets
 from eventbus.dumps.writing.failures import Failure, Failures
 
 _AS_IT_IS: Final = Form(lambda value: value, lambda value: value)
-_WHOLE: Final[dict[type[Any], int]] = {sa.SmallInteger: 1 << 15, sa.Integer: 1 << 63}
+_WHOLE: Final[dict[type[Any], int]] = {sa.SmallInteger: 1 << 15, sa.BigInteger: 1 << 63, sa.Integer: 1 << 31}
+_LARGEST: Final = 1 << 63
+"""Where the database does not say that a number is what it refuses: one that it can hold nowhere."""
 
 
 class Blame:
@@ -236,20 +238,23 @@ def suspect(group: Group, row: Sequence[Any], error: BaseException) -> str | Non
     keys = {column.name: key for key, column in group.part.columns.items()}
     if named in keys:
         return keys[named]
+    too_large = getattr(getattr(error, "orig", None), "sqlstate", None) == "22003"
     for place, column in enumerate(group.columns):
-        if _does_not_fit(column, row[place]):
+        if _does_not_fit(column, row[place], too_large=too_large):
             return keys[column.name]
     quoted = re.search(r"column [`'\"](\w+)[`'\"]|constraint failed: \w+\.(\w+)|Field '(\w+)'", said)
     name = next((each for each in quoted.groups() if each), None) if quoted else None
     return keys.get(name or "")
 
 
-def _does_not_fit(column: Column[Any], value: Any) -> bool:
+def _does_not_fit(column: Column[Any], value: Any, *, too_large: bool) -> bool:
     length = None if hasattr(column.type, "values") else getattr(column.type, "length", None)  # of a SET's one member
     if isinstance(value, str):
         return "\0" in value or (isinstance(length, int) and len(value) > length)
     if isinstance(value, int) and isinstance(column.type, sa.Integer):
-        return any(isinstance(column.type, kind) and not -limit <= value < limit for kind, limit in _WHOLE.items())
+        limit = next(limit for kind, limit in _WHOLE.items() if isinstance(column.type, kind))
+        found = limit if too_large else _LARGEST
+        return not -found <= value < found
     precision = getattr(column.type, "precision", None)
     if (
         isinstance(column.type, sa.Numeric)
