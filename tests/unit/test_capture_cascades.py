@@ -176,14 +176,17 @@ def test_a_reference_to_the_own_table_is_one_too(maker: Any) -> None:
 
 
 def test_parts_of_one_record_are_no_cascade(maker: Any) -> None:
-    gone, others = told(
+    gone, others, by_statement = told(
         maker,
         lambda session: session.delete(session.get_one(Engineer, 2)),
         lambda session: session.execute(sa.delete(Badge)),
+        lambda session: session.execute(sa.delete(Person)),
     )
     assert "badge.person_id references it ON DELETE SET DEFAULT" in gone[0]
     assert "engineer" not in gone[0].partition(":")[2]
     assert others == []
+    assert "badge.person_id references it ON DELETE SET DEFAULT" in by_statement[0]
+    assert "engineer" not in by_statement[0].partition(":")[2]
 
 
 MOVES: dict[str, Callable[[Session], Any]] = {

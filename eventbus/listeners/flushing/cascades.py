@@ -28,7 +28,8 @@ class Cascades:
     def __init__(self, mapper: Mapper[Any]) -> None:
         relationships = [each for each in mapper.relationships if not each.viewonly]
         foreign = [key for table in mapper.tables if isinstance(table, Table) for key in _referring(table)]
-        foreign = [key for key in foreign if not _inherits(mapper, key)]
+        parts = parts_of(mapper)
+        foreign = [key for key in foreign if not _joins(parts, key)]
         passive = [f"relationship {each} has passive_deletes" for each in relationships if each.passive_deletes]
         served = {column for each in relationships for column in _remote_columns(each)}
         self._mapper = mapper
@@ -57,11 +58,12 @@ class StatementCascades:
         self._deletable: set[Table] = set()
         self._followed: dict[Table, list[ForeignKey]] = {}
 
-    def deleted(self, table: Table, name: str) -> None:
-        """Say once a table what a DELETE does beside."""
+    def deleted(self, table: Table, name: str, parts: Collection[Table] = ()) -> None:
+        """Say once a table what a DELETE does beside; `parts`: the tables that may hold other parts of its records."""
         if table not in self._deletable:
             self._deletable.add(table)
-            _warn(f"DELETE of {name}", _described(_referring(table), "ondelete"), _DELETED)
+            others = (key for key in _referring(table) if not _joins(parts, key))
+            _warn(f"DELETE of {name}", _described(others, "ondelete"), _DELETED)
 
     def updated(self, table: Table, name: str, is_set: Callable[[Any], bool]) -> None:
         """Say once a table what an UPDATE does beside that sets a column which others refer to."""
@@ -71,6 +73,11 @@ class StatementCascades:
         if any(is_set(key.column) for key in followed):
             self._followed[table] = []
             _warn(f"UPDATE of {name}", _described(followed, "onupdate"), _MOVED)
+
+
+def parts_of(mapper: Mapper[Any]) -> frozenset[Any]:
+    """The tables that hold parts of the records of a class, and of those that it inherits from or that inherit."""
+    return frozenset(table for each in mapper.base_mapper.self_and_descendants for table in each.tables)
 
 
 def conflicts(mapper: Mapper[Any]) -> str:
@@ -126,10 +133,9 @@ def _references(key: ForeignKey, table: Table) -> bool:
         return False  # of a table that is not there: SQLAlchemy minds it only where it is used
 
 
-def _inherits(mapper: Mapper[Any], key: ForeignKey) -> bool:
+def _joins(parts: Collection[Any], key: ForeignKey) -> bool:
     """Whether the reference joins the parts of one record."""
-    tables = {table for each in mapper.base_mapper.self_and_descendants for table in each.tables}
-    return bool(key.parent.table in tables and key.parent.primary_key and key.column.primary_key)
+    return bool(key.parent.table in parts and key.parent.primary_key and key.column.primary_key)
 
 
 def _remote_columns(relationship: RelationshipProperty[Any]) -> list[Any]:

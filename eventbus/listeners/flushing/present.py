@@ -55,7 +55,8 @@ def _absent(connection: Connection, table: Table, schema: str | None) -> Absent:
     question = _QUESTIONS.get(connection.dialect.name)
     if question is None:
         return frozenset()
-    names = _ask(connection, *question(connection.dialect.identifier_preparer.quote, table.name, schema))
+    text, position = question(connection.dialect.identifier_preparer.quote, table.name, schema)
+    names = [row[position] for row in ask(connection, text)]
     if not names:  # of a table that is not there the statement itself will tell
         return frozenset()
     fold = str.lower if connection.dialect.name in _FOLDING else str
@@ -63,12 +64,12 @@ def _absent(connection: Connection, table: Table, schema: str | None) -> Absent:
     return frozenset(column for column in table.columns if not column.system and fold(column.name) not in there)
 
 
-def _ask(connection: Connection, text: str, position: int) -> list[str]:
-    """The names that the database answers; none where it does not, as in a transaction that has failed."""
+def ask(connection: Connection, text: str) -> list[tuple[Any, ...]]:
+    """The rows that the database answers; none where it does not, as in a transaction that has failed."""
     cursor = connection.connection.cursor()
     try:
         cursor.execute(text)
-        return [row[position] for row in cursor.fetchall()]
+        return [tuple(row) for row in cursor.fetchall()]
     except connection.dialect.loaded_dbapi.Error:
         return []
     finally:

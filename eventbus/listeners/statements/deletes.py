@@ -15,7 +15,7 @@ class DeleteExecution(Execution):
         self._names = self.hit.names()
         self._keys = self.sent.keys(self.hit) if self.sent.many else None
         self._seen: dict[Key, Row] = {}
-        if self.sent.gives_back():
+        if self.gives_back():
             self.ask(self._names)
             return
         self.hold("delete")
@@ -27,7 +27,7 @@ class DeleteExecution(Execution):
 
     def finish(self) -> None:
         if self.returning is not None:
-            gone = self.given_back()
+            gone = self.taken_away()
         else:
             stay = self.staying(self._seen)
             left = {key: row for key, row in self._seen.items() if key not in stay}

@@ -12,6 +12,7 @@ from eventbus.errors import CaptureError
 from eventbus.events.change import MISSING, Entity, Key, Values
 from eventbus.listeners.flushing.plan import getter
 from eventbus.listeners.recording.frame import Frame
+from eventbus.listeners.statements.natures import Nature
 from eventbus.listeners.statements.returning import Returning
 from eventbus.listeners.statements.rows import Hit, Known, Lock, Row, hold_file, look, look_by, values_of
 from eventbus.listeners.statements.sent import Sent
@@ -23,11 +24,12 @@ Record = Callable[[Callable[[Frame], None]], None]
 class Execution:
     """Base of the three. `has_run` may be called for several batches, `finish` once all went well."""
 
-    def __init__(self, connection: Connection, sent: Sent, hit: Hit, record: Record) -> None:
+    def __init__(self, connection: Connection, sent: Sent, hit: Hit, nature: Nature, record: Record) -> None:
         self.context = sent.context
         self.connection = connection
         self.sent = sent
         self.hit = hit
+        self.nature = nature
         self.record = record
         self.returning: Returning | None = None
         self._in_batches = self.context.execute_style is ExecuteStyle.INSERTMANYVALUES
@@ -59,17 +61,36 @@ class Execution:
     def finish_partly(self) -> None:
         """Record what a list did before a row of it was refused: SQLite and MariaDB let a program go on with that."""
 
+    def gives_back(self) -> bool:
+        """Whether the statement may have a RETURNING, of its own or of ours."""
+        return self.sent.gives_back() and self.sent.verb not in self.nature.replaced
+
     def ask(self, names: Iterable[str], expressions: Iterable[str] = ()) -> None:
         """Have the statement give back these columns of each row."""
         self.returning = Returning(self.hit, tuple(names), self.sent.alias, tuple(expressions))
         if self._in_batches:
             self.returning.in_batches(self.context)
 
-    def given_back(self) -> Known:
-        """The rows as the statement left them (or took them away)."""
+    def taken_away(self) -> Known:
+        """The rows as the statement found them."""
         assert self.returning is not None
         rows, _ = self.returning.read(self.context)
         return self.hit.known(self.connection, rows)
+
+    def left(self) -> Known:
+        """The rows as the statement left them."""
+        assert self.returning is not None
+        rows, _ = self.returning.read(self.context)
+        return self.hit.known(self.connection, self.settled(rows))
+
+    def settled(self, rows: list[Row]) -> list[Row]:
+        """What was given back of each row. What a trigger may have changed since is read, at the commit if possible."""
+        if self.nature.settled:
+            return rows
+        if self.is_elsewhere:
+            return self.rows_by_key(self.hit.names(), self.by_key(rows))
+        kept = {*self.hit.pk_keys, self.hit.kind}
+        return [{name: value for name, value in row.items() if name in kept} for row in rows]
 
     def hold(self, verb: str) -> None:
         """On SQLite nobody else writes from here on."""

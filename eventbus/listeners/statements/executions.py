@@ -21,6 +21,7 @@ from eventbus.listeners.statements.deletes import DeleteExecution
 from eventbus.listeners.statements.execution import Execution, within_a_flush
 from eventbus.listeners.statements.inserts import NO_RETURNING, InsertExecution
 from eventbus.listeners.statements.lists import go_together, one_by_one
+from eventbus.listeners.statements.natures import Natures
 from eventbus.listeners.statements.numbered import counts_up
 from eventbus.listeners.statements.omissions import Omissions
 from eventbus.listeners.statements.recognition import Rows
@@ -28,7 +29,6 @@ from eventbus.listeners.statements.returning import with_keys_given_back
 from eventbus.listeners.statements.rows import Hit
 from eventbus.listeners.statements.sent import Sent, is_upsert, lacks_keys, table_of
 from eventbus.listeners.statements.updates import UpdateExecution
-from eventbus.listeners.statements.upsert import Telling
 from eventbus.listeners.statements.watch import Scope
 
 
@@ -39,7 +39,7 @@ class Executions:
         self._capture = capture
         self._rows = rows
         self._omissions = omissions
-        self._telling = Telling()
+        self._natures = Natures()
         self._cascades = StatementCascades()
 
     def prepare_insert(self, scope: Scope, connection: Connection, statement: Insert, many: Sequence[Any]) -> Insert:
@@ -52,7 +52,8 @@ class Executions:
             return statement
         if not is_upsert(statement) and counts_up(connection, hit):
             return statement
-        if connection.dialect.insert_executemany_returning and hit.table.implicit_returning:
+        replaced = self._natures(connection, hit.table).replaced
+        if connection.dialect.insert_executemany_returning and hit.table.implicit_returning and not replaced:
             told = with_keys_given_back(statement, hit.key)
             return told if go_together(connection.dialect.name, statement, many) else one_by_one(told)
         if is_upsert(statement) or any(row.get(column.key) is None for row in many for column in hit.key):
@@ -66,9 +67,10 @@ class Executions:
         hit = self._rows.hit_sent(sent.table, scope.mapper)
         if hit is None:
             return None
+        nature = self._natures(connection, hit.table, sent.schemas)
         hit = hit.without(self._capture.present.absent(connection, hit.table, sent.schemas))
         if sent.verb == "delete":
-            self._cascades.deleted(hit.table, hit.name)
+            self._cascades.deleted(hit.table, hit.name, hit.parts)
         elif sent.verb == "update":
             self._cascades.updated(hit.table, hit.name, lambda column: hit.name_of(column) in sent.sets(hit))
         self._check_place(scope.session, hit, connection)
@@ -78,12 +80,12 @@ class Executions:
 
         execution: Execution
         if sent.verb == "insert":
-            execution = InsertExecution(connection, sent, hit, record, self._telling)
+            execution = InsertExecution(connection, sent, hit, nature, record)
         elif sent.verb == "delete":
-            execution = DeleteExecution(connection, sent, hit, record)
+            execution = DeleteExecution(connection, sent, hit, nature, record)
         else:
             self._check_columns(sent, hit)
-            execution = UpdateExecution(connection, sent, hit, record)
+            execution = UpdateExecution(connection, sent, hit, nature, record)
         try:
             execution.prepare()
         except DBAPIError:
@@ -109,7 +111,8 @@ class Executions:
 
     def _forget(self, failed: Execution) -> None:
         """What was known of the table may be out of date."""
-        self._capture.present.forget(failed.connection.dialect, failed.hit.table)
+        for each in (self._capture.present, self._natures):
+            each.forget(failed.connection.dialect, failed.hit.table)
 
     def _check_columns(self, sent: Sent, hit: Hit) -> None:
         """A column that the class does not map may be left out, but not one of another table (MySQL sets these too)."""

@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from sqlalchemy import Connection
-
 from eventbus.errors import CaptureError
 from eventbus.events.change import MISSING, Key
 from eventbus.listeners.recording.frame import Frame
 from eventbus.listeners.statements.execution import (
     Execution,
-    Record,
     differing,
     note_created,
     note_deleted,
@@ -20,9 +17,9 @@ from eventbus.listeners.statements.execution import (
 )
 from eventbus.listeners.statements.numbered import counts_up, given_up_to, highest_number
 from eventbus.listeners.statements.returning import IS_NEW
-from eventbus.listeners.statements.rows import Hit, Row
-from eventbus.listeners.statements.sent import Sent, is_upsert, lacks_keys
-from eventbus.listeners.statements.upsert import Telling, rows_in_conflict, set_on_conflict
+from eventbus.listeners.statements.rows import Row
+from eventbus.listeners.statements.sent import is_upsert, lacks_keys
+from eventbus.listeners.statements.upsert import rows_in_conflict, set_on_conflict
 
 NO_RETURNING: Final = "INSERT into {}: this database has no RETURNING, so the keys of the new rows are not known"
 
@@ -30,13 +27,9 @@ NO_RETURNING: Final = "INSERT into {}: this database has no RETURNING, so the ke
 class InsertExecution(Execution):
     """The database gives back what it made; or the keys were given, or SQLAlchemy knows the one that was made.
 
-    `telling`: knows which tables tell of an upsert's rows which are new. Elsewhere those that it may meet are looked
-    for before, without a lock: one that another transaction commits in between is taken for new.
+    Where it does not tell which rows of an upsert are new, those that it may meet are looked for before, without a
+    lock: one that another transaction commits in between is taken for new.
     """
-
-    def __init__(self, connection: Connection, sent: Sent, hit: Hit, record: Record, telling: Telling) -> None:
-        super().__init__(connection, sent, hit, record)
-        self._telling = telling
 
     def prepare(self) -> None:
         self._earlier: dict[Key, Row] = {}
@@ -46,15 +39,18 @@ class InsertExecution(Execution):
         self._upserts = is_upsert(self.sent.statement)
         self._tells_new = False
         self._sets: tuple[str, ...] = ()
+        names = self.hit.names()
         if self._upserts:
             self._sets = tuple(set_on_conflict(self.sent.statement, self.hit))
             moves = not set(self._sets).isdisjoint(self.hit.pk_keys)
-            self._tells_new = self._telling(self.connection, self.sent)
+            self._tells_new = self.nature.tells_new
+            if self._is_mysql:
+                names = self.hit.names(self._sets)  # a row counts as changed whichever column has changed
             if moves or not self._tells_new:
                 self.hold("insert")
-                self._earlier = rows_in_conflict(self.connection, self.sent, self.hit)
+                self._earlier = rows_in_conflict(self.connection, self.sent, self.hit, names, self.nature.unique)
         if self._gives_back():
-            self.ask(self.hit.names(), [IS_NEW] if self._tells_new else [])
+            self.ask(names, [IS_NEW] if self._tells_new else [])
         elif self.sent.many and counts_up(self.connection, self.hit) and lacks_keys(self.hit.key, self.sent.parameters):
             self.hold("insert")
             self._highest = highest_number(self.connection, self.sent, self.hit)
@@ -64,7 +60,7 @@ class InsertExecution(Execution):
     def _gives_back(self) -> bool:
         if self._in_batches:
             return bool(self.context.compiled.effective_returning)
-        return self.sent.gives_back() and not (self._is_plain() and self._keeps_last_id())
+        return self.gives_back() and not (self._is_plain() and self._keeps_last_id())
 
     def _keeps_last_id(self) -> bool:
         """Whether the driver tells the last id of an INSERT only if nothing is given back."""
@@ -106,14 +102,13 @@ class InsertExecution(Execution):
         return 1 if old == row else 2
 
     def last_id(self) -> int:
-        """That of the first row that is new, of those that were sent last."""
+        """That of the first row that is new, else of the first that was changed, of those that were sent last."""
         assert self.returning is not None
         own = self.sent.table.autoincrement_column
         rows = self.returning.read(self.context)[0][self._told_before :]
-        if own is None or not rows:
-            return 0
-        new = [row for row in rows if self.hit.key_of(row) not in self._earlier] or rows
-        return int(new[0].get(self.hit.name_of(own) or "", 0))
+        new = [row for row in rows if self.hit.key_of(row) not in self._earlier]
+        found = new or [row for row in rows if self._counts(row) > 1]
+        return 0 if own is None or not found else int(found[0].get(self.hit.name_of(own) or "", 0))
 
     def _is_plain(self) -> bool:
         """Whether it makes one row, the key of which SQLAlchemy tells."""
@@ -132,6 +127,7 @@ class InsertExecution(Execution):
     def finish(self) -> None:
         if self.returning is not None:
             rows, flags = self.returning.read(self.context)
+            rows = self.settled(rows)
             new = [bool(each[0]) if each else None for each in flags]
         else:
             rows = self._rows_by_their_keys()

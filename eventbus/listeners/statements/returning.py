@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from sqlalchemy import Column, Dialect, Insert
+from sqlalchemy import Column, Dialect, Float, Insert
 from sqlalchemy.engine.cursor import _NO_CURSOR_DML, _NO_RESULT_METADATA, FullyBufferedCursorFetchStrategy
 
 from eventbus.listeners.statements.rows import Hit, Row
@@ -65,7 +65,7 @@ class Returning:
         """The rows by attribute key, as Python values; and of each what the expressions say."""
         types = [stored(column).type for column in self._columns]
         processors = [
-            context.get_result_processor(type_, None, coltype)
+            _whole_or_not(type_, context.dialect, context.get_result_processor(type_, None, coltype))
             for type_, coltype in zip(types, self._coltypes, strict=False)
         ]
         width = len(self._columns)
@@ -92,6 +92,18 @@ def without_rows(result: Any) -> None:
     vars(result.context).pop("inserted_primary_key_rows", None)  # of many rows SQLAlchemy makes it of what was given
     if result.dialect.name == "sqlite":
         result.context.get_lastrowid = lambda: None  # of many rows sent one by one the driver tells none
+
+
+def _whole_or_not(type_: Any, dialect: Dialect, process: Any) -> Any:
+    """SQLite gives back 1 where a SELECT of the same number tells 1.0."""
+    if dialect.name != "sqlite" or not isinstance(type_._unwrapped_dialect_impl(dialect), Float):
+        return process
+
+    def processed(value: Any) -> Any:
+        value = float(value) if type(value) is int else value
+        return value if process is None else process(value)
+
+    return processed
 
 
 def _read(names: Sequence[str], processors: Sequence[Any], row: Sequence[Any]) -> Row:

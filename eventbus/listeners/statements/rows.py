@@ -15,6 +15,7 @@ from sqlalchemy import Column, Connection, Dialect, Select, Table, and_, or_, se
 from sqlalchemy.orm import Mapper
 
 from eventbus.events.change import MISSING, Entity, Key, Values
+from eventbus.listeners.flushing.cascades import parts_of
 from eventbus.records.columns import stored
 from eventbus.records.entities import Entities
 
@@ -30,7 +31,7 @@ class Hit:
 
     `columns`: those of it that a statement may set, by attribute key. `key`: those of the primary key, in mapper order.
     `wanted`: the attribute keys that have to be known of a row. `kind`: the attribute key of what tells whose record a
-    row is, where there are several classes.
+    row is, where there are several classes. `parts`: all tables that hold parts of these records.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Hit:
     pk_keys: tuple[str, ...]
     wanted: frozenset[str]
     kind: str | None = None
+    parts: frozenset[Any] = frozenset()
 
     @property
     def kind_is_column(self) -> bool:
@@ -113,6 +115,7 @@ class MappedHit(Hit):
         for each in family:
             self._add_columns(each)
         self.kind = self._discriminator()
+        self.parts = parts_of(mapper)
         self.pk_keys = tuple(mapper.get_property_by_column(column).key for column in mapper.primary_key)
         for name, column in zip(self.pk_keys, mapper.primary_key, strict=True):
             # A subclass's table may call it otherwise.

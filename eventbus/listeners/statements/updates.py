@@ -36,7 +36,7 @@ class UpdateExecution(Execution):
         self._plain = {name for name in self._sets if _is_plain(self.hit.columns[name])}
         self._seen: dict[Key, Row] = {}
         self._hits = 0
-        if self.sent.gives_back():
+        if self.gives_back():
             self.ask(self._names)
             if self._moves or self._is_stable():
                 self._look()
@@ -97,7 +97,7 @@ class UpdateExecution(Execution):
         self._note_changed(self.hit.known(self.connection, changed), self._seen)
 
     def _finish_told(self) -> None:
-        rows = self.given_back()
+        rows = self.left()
         self._note_changed(rows, {key: self._seen.get(key, self._unknown) for key in rows})
 
     def _finish_by_key(self) -> None:
@@ -154,7 +154,7 @@ class UpdateExecution(Execution):
     def _finish_moved(self) -> None:
         """Rows were given other keys: the old record has gone, a new one has come."""
         if self.returning is not None:
-            now = self.given_back()
+            now = self.left()
             stay = self.staying(self._seen)
             left = {key: row for key, row in self._seen.items() if key in now or key not in stay}
         else:

@@ -4,48 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
-from weakref import WeakKeyDictionary
 
-from sqlalchemy import (
-    BindParameter,
-    ClauseElement,
-    Column,
-    Connection,
-    Engine,
-    Insert,
-    Table,
-    UniqueConstraint,
-    select,
-    text,
-)
+from sqlalchemy import BindParameter, ClauseElement, Column, Connection, Insert, UniqueConstraint
 
 from eventbus.events.change import MISSING, Key
-from eventbus.listeners.statements.rows import Hit, Row, look_by, quoted_name
+from eventbus.listeners.statements.rows import Hit, Row, look_by
 from eventbus.listeners.statements.sent import Sent
 
 Given = Sequence[Mapping[str, Any]]
-
-
-class Telling:
-    """Knows which tables tell which of an upsert's rows are new: those of PostgreSQL, if not partitioned."""
-
-    def __init__(self) -> None:
-        self._known: WeakKeyDictionary[Engine, dict[Table, bool]] = WeakKeyDictionary()
-
-    def __call__(self, connection: Connection, sent: Sent) -> bool:
-        """Asks the database once a table."""
-        if connection.dialect.name != "postgresql":
-            return False
-        known = self._known.setdefault(connection.engine, {})
-        if sent.table not in known:
-            known[sent.table] = self._ask(connection, sent.table, sent.schemas)
-        return known[sent.table]
-
-    def _ask(self, connection: Connection, table: Table, schemas: Any) -> bool:
-        name = quoted_name(connection, table, schemas)
-        kind = select(text("relkind")).select_from(text("pg_catalog.pg_class"))
-        found: Any = connection.scalar(kind.where(text("oid = to_regclass(:name)").bindparams(name=name)))
-        return found in ("r", b"r")
 
 
 def set_on_conflict(statement: Insert, hit: Hit) -> Iterator[str]:
@@ -58,17 +24,20 @@ def set_on_conflict(statement: Insert, hit: Hit) -> Iterator[str]:
             yield name
 
 
-def rows_in_conflict(connection: Connection, sent: Sent, hit: Hit) -> dict[Key, Row]:
+def rows_in_conflict(
+    connection: Connection, sent: Sent, hit: Hit, names: Sequence[str], unique: Sequence[Iterable[Any]]
+) -> dict[Key, Row]:
     """The rows that share a primary or unique key with one that is to be inserted; perhaps some more; not locked.
 
-    What the database computes (a sequence, a SELECT, an index of expressions) is not foreseen.
+    `unique`: the columns of those that the database knows of, besides the model's. What the database computes (a
+    sequence, a SELECT, an index of expressions) is not foreseen.
     """
     given = rows_given(sent, hit)
     defaults = {hit.name_of(column): _default(column) for column in hit.table.columns}
     known: dict[Key, Row] = {}
-    for names in _unique_keys(hit):
-        for definite, tuples in _by_shape(names, given, defaults).items():
-            found = look_by(connection, hit, hit.names(), definite, list(tuples), sent.schemas)
+    for key in dict.fromkeys(_unique_keys(hit, unique)):
+        for definite, tuples in _by_shape(key, given, defaults).items():
+            found = look_by(connection, hit, names, definite, list(tuples), sent.schemas)
             known.update({hit.key_of(row): row for row in found})
     return known
 
@@ -106,13 +75,11 @@ def _value(value: Any) -> Any:
     return MISSING if isinstance(value, ClauseElement) else value
 
 
-def _unique_keys(hit: Hit) -> Iterator[tuple[str, ...]]:
+def _unique_keys(hit: Hit, unique: Sequence[Iterable[Any]]) -> Iterator[tuple[str, ...]]:
     """The attribute keys of the primary key and of each unique constraint and index of plain columns."""
     yield hit.pk_keys
     table = hit.table
-    constraints: list[Iterable[Any]] = [
-        each.columns for each in table.constraints if isinstance(each, UniqueConstraint)
-    ]
+    constraints = [*unique, *(each.columns for each in table.constraints if isinstance(each, UniqueConstraint))]
     constraints += [each.expressions for each in table.indexes if each.unique]
     for columns in constraints:
         names = [hit.name_of(column) if _is_plain(column) else None for column in columns]
