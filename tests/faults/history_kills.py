@@ -120,9 +120,11 @@ class Service:
 class Keepers:
     """A mirror with all that it starts, in a session of their own."""
 
-    def __init__(self, variables: Mapping[str, str], log: Path) -> None:
+    def __init__(self, variables: Mapping[str, str], log: Path, *arguments: str) -> None:
         with log.open("ab") as out:
-            self._mirror = subprocess.Popen(COMMAND, env=variables, stdout=out, stderr=out, start_new_session=True)
+            self._mirror = subprocess.Popen(
+                [*COMMAND, *arguments], env=variables, stdout=out, stderr=out, start_new_session=True
+            )
 
     def running(self) -> dict[int, str]:
         """Who runs, by number."""
@@ -146,10 +148,19 @@ class Keepers:
                 os.kill(pid, signal.SIGKILL)
         return [role for _, role in met]
 
+    def wait(self) -> None:
+        """Until all have ended by themselves."""
+        assert self._mirror.wait(600) == 0
+        wait_for(lambda: not self.running(), 300)
+
+    def signal(self, number: int) -> None:
+        """Send it to everybody."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._mirror.pid, number)
+
     def end(self) -> None:
         """kill -9 of everybody."""
-        with suppress(ProcessLookupError):
-            os.killpg(self._mirror.pid, signal.SIGKILL)
+        self.signal(signal.SIGKILL)
         self._mirror.wait()
         wait_for(lambda: not self.running(), 30)
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import filecmp
 import os
-import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -21,6 +19,7 @@ from consumers.json_mirror.state import State
 from tests.support.consuming import publish, remove, wait_for
 from tests.support.mirror_process import Load, MirrorProcess, Reader, drain, mirror_settings
 from tests.support.mirroring import body, contents, unfinished
+from tests.support.power import Disk, disk_at
 
 
 @pytest.fixture
@@ -110,50 +109,14 @@ def test_a_full_disk_is_waited_out(
         state.check()
 
 
-class Disk:
-    """A file system in a file, from which the power can be taken: what was not flushed by then is gone."""
-
-    def __init__(self, place: Path) -> None:
-        self.place = place
-        self._image = place.with_suffix(".0")
-        place.mkdir()
-        run("truncate", "-s", "128M", self._image)
-        run("mkfs.ext4", "-q", "-F", self._image)
-        run("mount", "-o", "loop", self._image, place)
-
-    def cut_power(self, process: MirrorProcess) -> None:
-        """The process ends with it. The block device as it is now is what comes back."""
-        os.kill(process.pid, signal.SIGSTOP)
-        now, again = (self._image.with_suffix(f".{process.pid}{suffix}") for suffix in ("", "x"))
-        wait_for(lambda: self._copy(now, again))
-        process.kill()
-        self.remove()
-        run("mount", "-o", "loop", now, self.place)
-        self._image = now
-
-    def _copy(self, now: Path, again: Path) -> bool:
-        """False where something was written meanwhile."""
-        shutil.copyfile(self._image, now)
-        shutil.copyfile(self._image, again)
-        return filecmp.cmp(now, again, shallow=False)
-
-    def remove(self) -> None:
-        run("umount", "--lazy", self.place)
-        self._image.unlink()
-
-
-def run(*command: str | Path) -> None:
-    subprocess.run(command, capture_output=True, check=True)
-
-
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Disk]:
-    try:
-        made = Disk(tmp_path / "disk")
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"a disk of the test's own needs root, mkfs.ext4 and loop devices: {error}")
-    yield made
-    made.remove()
+    with disk_at(tmp_path / "disk") as made:
+        yield made
+
+
+def cut_power(disk: Disk, process: MirrorProcess) -> None:
+    disk.cut_power(lambda: os.kill(process.pid, signal.SIGSTOP), process.kill)
 
 
 @pytest.mark.slow
@@ -166,13 +129,13 @@ def test_a_power_loss_loses_nothing_that_was_acknowledged(settings: ConsumerSett
         publish(settings, [body(f"calm{number}", 1, {"n": number}) for number in range(50)])
         # Noted as being on the disk: nobody will look at these files again.
         wait_for(lambda: len(contents(data_dir)) == 50 and not pending(data_dir))
-        disk.cut_power(process)
+        cut_power(disk, process)
     with Load(settings, rate=300) as load:
         for turn in range(1, 4):
             with MirrorProcess(settings, data_dir) as process:
                 process.wait_until_it_holds_the_directory()
                 wait_for(lambda wanted=turn * 400: load.sent > wanted)  # type: ignore[misc]
-                disk.cut_power(process)
+                cut_power(disk, process)
     drain(settings, data_dir)
     found = {path: orjson.loads(content)["fields"] for path, content in contents(data_dir).items()}
     assert found == {**load.expected, **calm}
