@@ -61,5 +61,7 @@ def disk_at(place: Path) -> Iterator[Disk]:
         made = Disk(place)
     except (OSError, subprocess.CalledProcessError) as error:
         pytest.skip(f"a disk of the test's own needs root, mkfs.ext4 and loop devices: {error}")
-    yield made
-    made.remove()
+    try:
+        yield made
+    finally:
+        made.remove()
