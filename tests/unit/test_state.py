@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from consumers.json_mirror.disk import documents
+from consumers.json_mirror.disk.sqlite import make_durable
 from consumers.json_mirror.errors import StateDamaged, StateTooNew, StateUnavailable
 from consumers.json_mirror.state import Change, Record, State, Written, layout
 from consumers.json_mirror.upkeep.recovery import open_or_renew
@@ -251,10 +252,25 @@ def test_pages_that_do_not_fit_together_are_found(tmp_path: Path) -> None:
     with State(path) as state:
         state.apply([change(f"record-{number}", 1, x="x" * 3000) for number in range(200)])
     content = bytearray(path.read_bytes())
-    content[8192 * 20 : 8192 * 60] = b"\xff" * (8192 * 40)
+    content[4096 * 40 : 4096 * 120] = b"\xff" * (4096 * 80)
     path.write_bytes(content)
     with pytest.raises(StateDamaged), State(path) as damaged:
         damaged.check()
+
+
+@pytest.mark.parametrize("page", [4096, 8192])
+def test_what_is_beside_a_file_is_bounded_in_bytes_whatever_its_pages(tmp_path: Path, page: int) -> None:
+    path = tmp_path / "some.sqlite3"
+    made = sqlite3.connect(path)
+    made.execute(f"PRAGMA page_size = {page}")
+    made.execute("CREATE TABLE t (body)")
+    made.close()
+    connection = sqlite3.connect(path, isolation_level=None)
+    make_durable(connection, 1 << 20)
+    for _ in range(40):
+        connection.execute("INSERT INTO t VALUES (zeroblob(100000))")
+    assert 1 << 20 <= path.with_name("some.sqlite3-wal").stat().st_size < 2 << 20
+    connection.close()
 
 
 def test_a_reader_needs_a_state(tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from consumers.history.errors import HistoryDamaged, HistoryUnavailable
 from consumers.json_mirror.disk import sqlite
 
 FORMAT: Final = 1
+_LOG: Final = 64 << 20
+"""Bytes beside the file before they are brought into it. Nobody waits for the historian: it is to write little."""
 
 _APPLICATION_ID: Final = 0x65766869
 # `change` lies in the order of positions, so that it grows at its end; what is asked by record goes through its index.
@@ -65,7 +67,7 @@ def connect(path: Path) -> sqlite3.Connection:
     path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
     with translated(path), sqlite.opening(path) as connection:
         is_new = _is_new(connection, path)
-        sqlite.make_durable(connection)
+        sqlite.make_durable(connection, _LOG)
         # What is erased is to be gone from the file, not only from its tables.
         connection.execute("PRAGMA secure_delete = ON")
         if is_new:

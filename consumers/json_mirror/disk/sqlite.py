@@ -13,7 +13,9 @@ from consumers.json_mirror.disk.filesystem import FILE_MODE
 
 BUSY_TIMEOUT: Final = 10.0
 """Seconds a reader or writer waits for another process (a backup, a checkpoint)."""
-_PAGE_SIZE: Final = 8192
+_PAGE_SIZE: Final = 4096
+"""Bytes, of a new file. Changes come to records anywhere, and each writes a page or two, whatever its size."""
+_LOG: Final = 8 << 20
 _PASSING: Final = frozenset(
     {
         sqlite3.SQLITE_BUSY,
@@ -65,10 +67,16 @@ def _kept(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
         raise
 
 
-def make_durable(connection: sqlite3.Connection) -> None:
-    """Each commit reaches the disk, and nobody who reads waits for it."""
+def make_durable(connection: sqlite3.Connection, log: int = _LOG) -> None:
+    """Each commit reaches the disk, and nobody who reads waits for it.
+
+    Once `log` bytes are beside the file they are brought into it: a page that changed ten times meanwhile is written
+    once then, but whoever commits waits for all of them.
+    """
     connection.execute(f"PRAGMA page_size = {_PAGE_SIZE}")
     connection.execute("PRAGMA journal_mode = WAL")
+    (page,) = connection.execute("PRAGMA page_size").fetchone()
+    connection.execute(f"PRAGMA wal_autocheckpoint = {log // page}")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA cache_size = -32000")
 
