@@ -187,6 +187,13 @@ def test_without_a_key_the_application_or_the_database_gives_one(engine: sa.Engi
     assert len(rows(engine, "SELECT id FROM contact")[0][0]) == 32
 
 
+def test_so_many_records_are_written_at_a_time(load: Load) -> None:
+    told: list[int] = []
+    records = [record("crm.tag", number) for number in range(1, 26)]
+    load(*records, batch_size=10, progress=lambda so_far: told.append(so_far.objects))
+    assert told == [10, 20, 25]
+
+
 def test_null_in_a_json_column_is_sql_null(engine: sa.Engine, load: Load) -> None:
     load(record("crm.contact", "a", name="A", data=None))
     assert rows(engine, "SELECT data IS NULL FROM contact") == [(1,)]

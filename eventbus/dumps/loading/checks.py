@@ -58,7 +58,8 @@ def _check_counts(loader: Loader) -> None:
         if found != expected:
             raise LoadError(
                 f"table {table.name} has {found:,} rows after the load where there should be {expected:,}: "
-                "a trigger or rule of the database leaves rows out or adds some, or others write into it meanwhile"
+                "others write into it meanwhile (load while they do not), or a trigger or rule of the database leaves "
+                "rows out or adds some"
             )
 
 

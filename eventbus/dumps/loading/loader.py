@@ -87,21 +87,22 @@ class Loader:
         with self._later:
             waiting = weight = 0
             for batch in files.read(self._paths) if self._part is None else self._part.batches:
-                self._take(batch)
-                waiting += len(batch.records)
                 weight += batch.weight
+                for start in range(0, len(batch.records), self._options.window):
+                    waiting += self._take(batch.path, batch.records[start : start + self._options.window])
+                    if waiting >= self._options.window or weight >= WINDOW_BYTES:
+                        self._flush()
+                        waiting = weight = 0
+                self.loaded.size += batch.size
                 del batch  # not held while the next one is read: both may be large
-                if waiting >= self._options.window or weight >= WINDOW_BYTES:
-                    self._flush()
-                    waiting = weight = 0
             self._flush()
             self._later.write(by_table=self._by_table)
         self.loaded.kept = self.writer.kept
 
-    def _take(self, batch: files.Batch) -> None:
-        for item in batch.records:
-            self._records.add(*files.origin(batch.path, item))
-        self.loaded.size += batch.size
+    def _take(self, path: str, records: Sequence[Any]) -> int:
+        for item in records:
+            self._records.add(*files.origin(path, item))
+        return len(records)
 
     @property
     def used(self) -> list[Target]:

@@ -21,6 +21,7 @@ from eventbus.dumps.targets import Target, Targets
 from eventbus.dumps.writing.failures import Failure, Failures
 
 _AS_IT_IS: Final = Form(lambda value: value, lambda value: value)
+_UNSEEN: Final = "; the row that has it cannot be seen: others write into the table meanwhile, or the models lack a key"
 _WHOLE: Final[dict[type[Any], int]] = {sa.SmallInteger: 1 << 15, sa.BigInteger: 1 << 63, sa.Integer: 1 << 31}
 _LARGEST: Final = 1 << 63
 """Where the database does not say that a number is what it refuses: one that it can hold nowhere."""
@@ -45,7 +46,7 @@ class Blame:
         reason, field = _said(error), None
         if is_taken(error):
             field, met = self._met(group, row, origin)
-            reason = f"{reason}{met}"
+            reason = f"{reason}{met or _UNSEEN}"
         else:
             field = suspect(group, row, error) or self._unreadable(group, row)
             reason += _missing_fields(group, error)
