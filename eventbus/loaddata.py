@@ -27,7 +27,7 @@ from eventbus.dumps.outcome import MAX_ERRORS, Existing, Loaded, Options, adding
 from eventbus.dumps.reading import files
 from eventbus.dumps.reading.moments import Moment, moment_options, paths_of
 from eventbus.dumps.reading.places import Places
-from eventbus.dumps.reading.slices import Slice, slices
+from eventbus.dumps.reading.slices import Slice, Start, slices
 from eventbus.dumps.targets import Targets
 from eventbus.dumps.writing import constraints, sequences
 from eventbus.dumps.writing.publishing import write_events
@@ -56,7 +56,7 @@ def loaddata(
     max_errors: int = MAX_ERRORS,
     batch_size: int | None = None,
     commit_every: int | None = None,
-    resume: int = 0,
+    resume: int | str = 0,
     publish: Bus | None = None,
     without_transactions: bool = False,
     progress: Callable[[Loaded], None] | None = None,
@@ -94,7 +94,7 @@ def loaddata(
     load = _Load(paths, Targets(models, service=service), options, dry_run, publish)
     if commit_every is not None:
         assert isinstance(target, Engine)
-        return load.in_parts(target, commit_every, resume)
+        return load.in_parts(target, commit_every, Start.parse(resume))
     if isinstance(target, Engine):
         return load.at_once(target)
     return load.within(target() if isinstance(target, scoped_session) else target)
@@ -119,7 +119,7 @@ class _Load:
             self.publish.sink.submit(entries)
         return loaded
 
-    def in_parts(self, engine: Engine, every: int, skip: int) -> Loaded:
+    def in_parts(self, engine: Engine, every: int, start: Start) -> Loaded:
         """In a transaction for each so many records; an error says how many are there."""
         if self.options.existing == "replace":
             raise ConfigurationError("--commit-every and --existing replace exclude each other: it needs all records")
@@ -127,16 +127,17 @@ class _Load:
             raise ConfigurationError(
                 "--commit-every and --dry-run exclude each other: later parts need the earlier ones"
             )
-        total = Loaded(committed=skip, total=files.plain_size(self.paths))
+        total = Loaded(committed=start.records, resume=str(start), total=files.plain_size(self.paths))
         each = replace(self, options=replace(self.options, progress=adding(total, self.options.progress)))
         try:
-            for part in slices(self.paths, every, skip):
+            for part in slices(self.paths, every, start):
                 total.add(each.at_once(engine, part))
                 total.committed += part.size
+                total.resume = str(Start(total.committed, part.mark))
                 if self.options.progress is not None:
                     self.options.progress(total)
         except BaseException as error:
-            error.add_note(f"{total.committed:,} records are committed: go on with --resume {total.committed}")
+            error.add_note(f"{total.committed:,} records are committed: go on with --resume {total.resume}")
             raise
         return total
 
@@ -252,10 +253,9 @@ What is in the database and not in the files stays as it is, unless --existing r
 )
 @click.option(
     "--resume",
-    type=click.IntRange(0),
-    default=0,
-    metavar="N",
-    help="Leave out the first N records, with --commit-every.",
+    default="0",
+    metavar="N[:MARK]",
+    help="Leave out the first N records, with --commit-every; by the MARK it is seen that they are those of then.",
 )
 @click.option(
     "--publish",
@@ -283,7 +283,7 @@ def command(
     batch_size: int,
     without_transactions: bool,
     commit_every: int | None,
-    resume: int,
+    resume: str,
     publish: str | None,
     no_progress: bool,
     quiet: bool,
@@ -292,7 +292,7 @@ def command(
     for path in paths:
         if path != files.STDIN and not os.path.exists(path):
             raise ConfigurationError(f"{path}: there is no such file or directory")
-    if resume and commit_every is None:
+    if resume != "0" and commit_every is None:
         raise ConfigurationError("--resume goes on with a load that was begun with --commit-every: give that as well")
     found, engine = reflected.models_or_tables(models, database)
     bus = None if publish is None else _bus(publish)
@@ -337,7 +337,7 @@ class _Commits:
     def __call__(self, loaded: Loaded) -> None:
         if loaded.committed > self._told:
             self._told = loaded.committed
-            click.echo(f"{self._told:,} records are committed (--resume {self._told})", err=True)
+            click.echo(f"{self._told:,} records are committed (--resume {loaded.resume})", err=True)
 
 
 def _bus(name: str) -> Bus:

@@ -23,8 +23,8 @@ class Loaded:
 
     `kept` of the records were there already and are as they were (`existing="keep"`); `deleted` rows were not in the
     files (`existing="replace"`). `size` counts bytes of JSON so far, of `total` (0: not known). With `commit_every` the
-    first `committed` records of the files are there for good. `triggered` tables have triggers of their own, which may
-    have changed what was loaded. With `dry_run` nothing of it was kept.
+    first `committed` records of the files are there for good, and `resume` goes on behind them. `triggered` tables have
+    triggers of their own, which may have changed what was loaded. With `dry_run` nothing of it was kept.
     """
 
     objects: int = 0
@@ -36,6 +36,7 @@ class Loaded:
     size: int = 0
     total: int = 0
     committed: int = 0
+    resume: str = "0"
     dry_run: bool = False
     models: Counter[str] = field(default_factory=Counter)
     triggered: dict[str, None] = field(default_factory=dict)

@@ -402,12 +402,16 @@ def test_parts_are_committed_and_the_rest_follows(db: Database) -> None:
     broken = [*records[:15], record("word", "w15", n="x"), *records[16:]]
     error = db.refuses(*broken, match="w15", commit_every=6)
     assert error.record == 16
-    assert "12 records are committed: go on with --resume 12" in error.__notes__
+    (note,) = error.__notes__
+    assert note.startswith("12 records are committed: go on with --resume 12:")
+    mark = note.rpartition(" ")[2]
     assert db.rows("SELECT count(*) FROM word") == [(12,)]
+    others = [record("word", "other", n=1), *records[1:]]
+    db.refuses(*others, match="first 12 records are not those that were loaded before", commit_every=6, resume=mark)
     told: list[tuple[int, int]] = []
     options = {
         "commit_every": 6,
-        "resume": 12,
+        "resume": mark,
         "progress": lambda so_far: told.append((so_far.committed, so_far.objects)),
     }
     assert db.load(*records, **options).objects == 8
@@ -415,6 +419,9 @@ def test_parts_are_committed_and_the_rest_follows(db: Database) -> None:
     assert db.rows("SELECT count(*) FROM word") == [(20,)]
     db.refuses(*records[:11], match="12 records are to be left out, of 11 in the files", commit_every=6, resume=12)
     assert db.load(*records[:12], commit_every=6, resume=12).objects == 0
+    assert db.load(*others, commit_every=6, resume="12").objects == 8, "a number alone is taken at its word"
+    with pytest.raises(ConfigurationError, match="--resume 12:x"):
+        db.load(*records, commit_every=6, resume="12:x")
     with pytest.raises(ConfigurationError, match="--dry-run exclude each other"):
         db.load(*records, commit_every=6, dry_run=True)
 
