@@ -21,6 +21,7 @@ from eventbus.listeners.flushing.places import Places
 from eventbus.listeners.flushing.plan import Plans, needed_positions
 from eventbus.listeners.flushing.present import Present
 from eventbus.listeners.flushing.tables import Tables
+from eventbus.listeners.recording.foreign_savepoints import ForeignSavepoints
 from eventbus.listeners.recording.ledger import Ledger, open_ledger
 from eventbus.listeners.recording.transactional import AUTOCOMMIT, autocommitting, check_transactional
 from eventbus.muting import MUTED
@@ -41,6 +42,7 @@ class Capture(Listener):
         self.plans = Plans(entities)
         self.places = Places()
         self.present = Present()
+        self.savepoints = ForeignSavepoints()
         self.ended = False
         self._author = author
 
@@ -86,6 +88,9 @@ class Capture(Listener):
         ledger = self.open(session)
         if ledger is None:
             return
+        for connection, *_ in flush_context.transaction._parent._connections.values():  # type: ignore[union-attr]
+            if connection._nested_transaction is not None:
+                self.savepoints.notice(session, connection, ledger)
         tables = Tables(session, flush_context, self.plans, self.places, ledger)
         Flush(session, flush_context, self.plans, tables).run()
         ledger.flushed = session._transaction

@@ -50,6 +50,17 @@ class Page(Base):
     __mapper_args__ = {"version_id_col": revision, "version_id_generator": False}  # noqa: RUF012
 
 
+class Leaf(Base):
+    """The database may count as well."""
+
+    __tablename__ = "leaf"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    text: Mapped[str]
+    revision: Mapped[int] = mapped_column(server_default="1", server_onupdate=sa.FetchedValue())
+    __mapper_args__ = {"version_id_col": revision, "version_id_generator": False}  # noqa: RUF012
+
+
 class Spot(dict[str, Any]):
     """A dict that says what it hashes to."""
 
@@ -83,6 +94,7 @@ def maker() -> Iterator[sessionmaker[Session]]:
     maker = sessionmaker(engine, expire_on_commit=False)
     with maker.begin() as session:
         session.add_all([Box(id=1, n=1, u="a", data={"a": 1}), Page(id=1, text="a", revision=1)])
+        session.add(Leaf(id=1, text="a", revision=1))
     yield maker
     engine.dispose()
 
@@ -147,9 +159,12 @@ def test_a_deletion_does_not_tell_of_a_savepoint_that_was_rolled_back(maker: Any
     assert event.before == {"id": 1, "u": "a", "data": {"a": 1}, "odd": None}
 
 
-def test_a_version_counter_of_the_applications_own_is_a_column_like_others(maker: Any, recording: Recording) -> None:
+@pytest.mark.parametrize("model", [Page, Leaf])
+def test_a_version_counter_of_the_applications_own_is_a_column_like_others(
+    maker: Any, recording: Recording, model: Any
+) -> None:
     with maker() as session:
-        page = session.get_one(Page, 1)
+        page = session.get_one(model, 1)
         for change in ({"revision": 2}, {"revision": 3, "text": "b"}, {"text": "c"}):
             for key, value in change.items():
                 setattr(page, key, value)

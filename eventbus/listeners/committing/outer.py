@@ -145,7 +145,7 @@ class _Watched:
         for guest in [guest for guest in self.guests if guest.ledger is ledger]:
             guest.has_left = True
             try:
-                if guest.has_to_tell and connection.in_transaction() and not has_failed(connection):
+                if guest.has_to_tell and _may_write(connection, guest):
                     self._write_for(guest, connection, guest.savepoints)
             except Exception:
                 # It is tried again before the COMMIT, which then fails: a Session may be closed in any case. Of a lost
@@ -185,6 +185,13 @@ class _Watched:
             for frame in guest.ledger.frames():
                 frame.clear()
         self._dismiss()
+
+
+def _may_write(connection: Connection, guest: _Guest) -> bool:
+    """Whether what a guest leaves can be written at once: a savepoint begun since would take along what was before."""
+    if not connection.in_transaction() or has_failed(connection):
+        return False
+    return guest.savepoints.issuperset(_open_savepoints(connection))
 
 
 def _open_savepoints(connection: Connection) -> Iterator[str]:

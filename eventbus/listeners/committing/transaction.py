@@ -176,7 +176,7 @@ class Transactions(Listener):
         """The database has undone what was written on this connection: nothing is left to tell of it."""
         for _, ledger in open_ledgers(self._capture):
             for frame in ledger.frames():
-                frame.split({entity for entity in frame.records if ledger.connections[entity] is connection})
+                frame.split(ledger.entities_on(connection))
 
     def _join(self, session: Session, connection: Connection) -> None:
         ledger = open_ledger(session, self._capture)
@@ -188,7 +188,7 @@ class Transactions(Listener):
         """Write what a Session has done on a Connection that is about to commit by itself."""
         whole = TransactionFrame()
         for frame in ledger.frames():
-            whole.merge(frame.split({entity for entity in frame.records if ledger.connections[entity] is connection}))
+            whole.merge(frame.split(ledger.entities_on(connection)))
         if not whole.records:
             return None
         try:

@@ -49,8 +49,8 @@ class Plan:
 
     __slots__ = (
         "_blank", "_known_blank", "_mutable_index", "_needed", "_row", "_touched_up",
-        "cascades", "conflicts", "counter", "entity", "equal", "identity", "keys", "kind", "leaves_no_history",
-        "links", "mapper", "mutable", "pk", "pk_keys",
+        "cascades", "conflicts", "counter", "counts_up", "entity", "equal", "identity", "keys", "kind",
+        "leaves_no_history", "links", "mapper", "mutable", "pk", "pk_keys",
         "rewritten", "volatile",
     )  # fmt: skip
 
@@ -74,7 +74,9 @@ class Plan:
     volatile: dict[str, Table]
     """Keys that an UPDATE sets by itself (onupdate, computed, version counter), with the table whose UPDATE does."""
     counter: str | None
-    """The key of a version counter that the application sets itself: the flush forgets what it was."""
+    """The key of a version counter that the application may set itself: the flush forgets what it was."""
+    counts_up: bool
+    """Whether there is a version counter that SQLAlchemy or the database sets with each UPDATE."""
     leaves_no_history: bool
     """Whether there are any of either."""
     links: tuple[Link, ...]
@@ -86,7 +88,7 @@ class Plan:
         self.mapper = mapper
         self.entity = entity = entities.for_mapper(mapper)
         self.links = links_of(mapper, entities)
-        self.conflicts, self.counter, self.leaves_no_history = "", None, False
+        self.conflicts, self.counter, self.counts_up, self.leaves_no_history = "", None, False, False
         self.volatile, self.equal, self.mutable, self.rewritten = {}, {}, frozenset(), frozenset()
         if entity is not None:
             self._prepare(mapper, entity)
@@ -113,6 +115,7 @@ class Plan:
         self.rewritten = frozenset(key for key, column in columns.items() if is_rewritten(column)) - self.pk_keys
         self._touched_up = bool(self.mutable or self.rewritten)
         self.counter = _own_counter(mapper)
+        self.counts_up = _counts_up(mapper)
         self.volatile = _volatile(mapper, columns)
         self.leaves_no_history = bool(self.volatile or self.counter)
         self._blank = tuple((key, _blank(column)) for key, column in columns.items())
@@ -203,8 +206,8 @@ class Plan:
         """Add what the UPDATE of the tables concerned has set by itself."""
         attributes = self.mapper.column_attrs
         tables = {column.table for key in before if key in attributes for column in attributes[key].columns}
-        if self.mapper.version_id_col is not None and self.counter is None:
-            tables.add(self.mapper.version_id_col.table)  # is counted up with whichever table is updated
+        if self.counts_up:
+            tables.add(self.mapper.version_id_col.table)  # type: ignore[union-attr] # is counted up with whichever table is updated
         for key, table in self.volatile.items():
             if table in tables:
                 before.setdefault(key, old.get(key, MISSING))
@@ -289,8 +292,13 @@ def _counts(mapper: Mapper[Any], column: ColumnElement[Any]) -> bool:
 
 
 def _own_counter(mapper: Mapper[Any]) -> str | None:
-    """The key of a version counter that nobody but the application sets."""
+    """The key of a version counter that the application may set."""
     column = mapper.version_id_col
-    if column is None or _counts(mapper, column) or getattr(column, "server_onupdate", None) is not None:
+    if column is None or mapper.version_id_generator is not False:
         return None
     return str(mapper.get_property_by_column(column).key)
+
+
+def _counts_up(mapper: Mapper[Any]) -> bool:
+    column = mapper.version_id_col
+    return column is not None and (_counts(mapper, column) or getattr(column, "server_onupdate", None) is not None)

@@ -7,6 +7,7 @@ parent's, a rolled-back one is dropped. At the commit the root frame holds at mo
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from copy import copy
 from typing import Any
 
 from eventbus.events.change import MISSING, Entity, Key, Op, Values
@@ -191,10 +192,19 @@ class Frame:
             else:
                 self._fold(entity, theirs)
 
+    def copied(self, entities: Collection[Entity]) -> Frame:
+        """These entities' records as they are now."""
+        part = Frame()
+        for entity, records in self.records.items():
+            if entity in entities:
+                part.records[entity] = {pk: each if type(each) is tuple else copy(each) for pk, each in records.items()}
+        part.partial = self.partial & part.records.keys()
+        return part
+
     def split(self, entities: Collection[Entity]) -> Frame:
         """Take these entities' records out, into a frame of their own."""
         part = Frame()
-        part.records = {entity: self.records.pop(entity) for entity in entities}
+        part.records = {entity: self.records.pop(entity) for entity in list(self.records) if entity in entities}
         part.partial = self.partial & part.records.keys()
         self.partial = self.partial - part.partial
         return part

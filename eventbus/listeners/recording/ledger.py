@@ -92,6 +92,10 @@ class Ledger:
         """All frames, that of the transaction first, those of savepoints from the outside in."""
         return [self.root, *(frame for _, frame in sorted(self.nested.items(), key=_depth))]
 
+    def entities_on(self, connection: Connection) -> set[Entity]:
+        """Those whose rows were written there."""
+        return {entity for entity, written_on in self.connections.items() if written_on is connection}
+
     def frame(self, session: Session) -> TransactionFrame:
         """The frame of the innermost savepoint, or of the transaction."""
         transaction = session._nested_transaction

@@ -139,6 +139,7 @@ class Executions:
             return
         for entity in hit.entities:
             ledger.connections.setdefault(entity, connection)
+        self._capture.savepoints.notice(session, connection, ledger)
         flush = flush_of(session) if scope.within_flush else None
         if flush is not None and flush is not ledger.flushed:
             ledger.frame(session).notes.append(within_a_flush(note))
