@@ -17,7 +17,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, aliased, mapped_column, sessionmaker
 from sqlalchemy.orm.exc import StaleDataError
 
-from eventbus.errors import CaptureWarning
+from eventbus.errors import CaptureError, CaptureWarning
 from tests.support.databases import fresh_database
 from tests.support.discovery import Server
 from tests.support.recording import Recording
@@ -658,6 +658,32 @@ def test_a_list_by_key_reads_again_what_it_cannot_know(house: House) -> None:
     assert selects > 1
     told, _ = reading(house, by_key.values(tag=func.upper("q")), [{"k": 1}, {"k": 2}])
     assert [(each.pk, each.after["label"]) for each in told] == [(1, "Q"), (2, "Q")]
+
+
+@pytest.mark.parametrize("house", ["postgres"], indirect=True)
+@pytest.mark.parametrize(
+    "choose",
+    [
+        select,
+        lambda gone: select(func.count(gone.c.line)),
+        lambda gone: select(func.count()).select_from(gone),
+        lambda gone: select(Item.id, gone.c.line).join(gone, sa.true()),
+        lambda gone: select(Item.id).join(gone, sa.true()),
+        lambda gone: select(Item.id).add_cte(gone),
+    ],
+)
+def test_a_select_that_writes_inside_a_cte_is_noticed(house: House, choose: Callable[[Any], Any]) -> None:
+    recording = house.record()
+    gone = delete(Page).where(Page.number == 1).returning(Page.line).cte("gone")
+    ignored = {"eventbus_bulk": "ignore"}
+    with house.sessions.begin() as session:
+        session.execute(choose(gone), execution_options=ignored)
+        with pytest.warns(CaptureWarning, match="DELETE of Page inside a CTE"):
+            session.execute(choose(gone))
+        session.execute(choose(gone))
+        with pytest.raises(CaptureError, match="bulk='raise'"):
+            session.execute(choose(gone), execution_options={"eventbus_bulk": "raise"})
+    assert recording.short() == []
 
 
 @pytest.mark.parametrize("house", ["postgres"], indirect=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, Delete, Insert, TextClause, Update
+from sqlalchemy import Connection, Delete, Insert, Select, TextClause, Update
 from sqlalchemy.orm import FromStatement, ORMExecuteState, Session, SessionTransaction
 from sqlalchemy.sql.lambdas import LambdaElement
 
@@ -58,6 +58,8 @@ class Bulk(Listener):
             statement = statement._resolved
         if isinstance(statement, TextClause):
             return self._omissions.notice_text(state, statement)
+        if isinstance(statement, Select):
+            return self._omissions.notice_select(state, statement)
         if not isinstance(statement, Update | Delete | Insert):
             return None
         captures = self._is_captured(state, statement)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Iterable
 from typing import Any, Final, Literal, get_args
 
-from sqlalchemy import Delete, Insert, TextClause, Update
+from sqlalchemy import CTE, Delete, Insert, Select, TextClause, Update
 from sqlalchemy.orm import ORMExecuteState
 from sqlalchemy.sql.dml import UpdateBase
 
@@ -87,7 +88,24 @@ class Omissions:
 
     def notice_inner(self, sent: Sent) -> None:
         """What a statement writes in its CTEs."""
-        for statement in sent.inner:
+        self._notice_written(sent.inner)
+
+    def notice_select(self, state: ORMExecuteState, select: Select[Any]) -> None:
+        """What a SELECT writes in CTEs that it takes its rows from; to look into its whole would cost too much."""
+        written = written_by(select)
+        if not written:
+            return
+        mode = self.mode_of(state)
+        if mode == "ignore" or self._capture.open(state.session) is None:
+            return
+        if mode == "raise" and any(self._rows.hit_through(table_of(each.table)) for each in written):
+            raise CaptureError(
+                "A SELECT that writes inside a CTE is not captured, and this installation refuses it (bulk='raise')"
+            )
+        self._notice_written(written)
+
+    def _notice_written(self, statements: Iterable[UpdateBase]) -> None:
+        for statement in statements:
             hit = self._rows.hit_through(table_of(statement.table))
             what = f"{verb(statement)} of {'' if hit is None else hit.name} inside a CTE"
             if hit is not None and self._is_news(what):
@@ -122,6 +140,15 @@ class Omissions:
         if len(self._noticed) < 1000:
             self._noticed.add(what)
         return True
+
+
+def written_by(select: Select[Any]) -> list[UpdateBase]:
+    """The statements that write in CTEs which a SELECT names at its top: as FROM, in its columns, joined, or added."""
+    named: list[Any] = [*select._independent_ctes, *select._from_obj]
+    for column in select._raw_columns:
+        named += column._from_objects
+    named += [join[0] for join in select._setup_joins]
+    return [each.element for each in named if isinstance(each, CTE) and isinstance(each.element, UpdateBase)]
 
 
 def verb(statement: UpdateBase) -> str:
