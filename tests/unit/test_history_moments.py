@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from consumers.history.reading import moments
+from consumers.history.reading import moments, past
 from consumers.history.reading.history import History
+from consumers.history.store.rows import Step
 from eventbus.errors import ConfigurationError
 from tests.support.histories import Event, keep
 
@@ -30,3 +31,18 @@ def test_what_waits_together_goes_in_by_version_however_it_came(tmp_path: Path) 
     keep(path, [Event(f"t{version}", f"r{version}", version, "c", {"n": 1}, ("n",)) for version in (30, 10, 20)])
     with History(path) as history:
         assert [(each.id, each.late) for each in history.log()] == [("t10", False), ("t20", False), ("t30", False)]
+
+
+def test_of_a_moment_shortly_ago_only_what_came_later_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "history.sqlite3"
+    keep(path, [Event(f"t{n}", "a", n, "u", {"n": n}, ("n",), second=n / 10) for n in range(1, 300)])
+    made: list[Step] = []
+
+    class Counted(Step):
+        def __init__(self, *_: object) -> None:
+            made.append(self)
+
+    monkeypatch.setattr(past, "Step", Counted)
+    with History(path) as history:
+        assert [each.content.fields for each in past.records(history, 297)] == [{"n": 297}]
+    assert [step.version for step in made] == [299, 298]

@@ -44,6 +44,11 @@ def at_position(newest: Content | None, steps: Sequence[Step], position: int) ->
     return made
 
 
+def before(newest: Content | None, steps: Sequence[Step]) -> Content | None:
+    """The content below these steps, which are a record's newest, the newest first."""
+    return _walk(newest, steps, len(steps))
+
+
 def again(step: Step, content: Content | None, former: Content | None) -> Content | None:
     """The content at this step where another content came before it: what is not certain is taken from that."""
     if content is None or step.op in "cr":
