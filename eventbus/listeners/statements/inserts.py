@@ -92,14 +92,18 @@ class InsertExecution(Execution):
         return self.connection.dialect.name in ("mysql", "mariadb")
 
     def _count_as_mysql(self) -> int:
+        """One for a row that is new or stays as it is, two for one that is changed; each time that it is met."""
         assert self.returning is not None
         rows, _ = self.returning.read(self.context)
-        return sum(self._counts(row) for row in rows)
+        held, count = dict(self._earlier), 0
+        for row in rows:
+            key = self.hit.key_of(row)
+            count += 1 if held.get(key, row) == row else 2
+            held[key] = row
+        return count
 
-    def _counts(self, row: Row) -> int:
-        """As MySQL counts the rows of an upsert: one that it changed is two."""
-        old = self._earlier.get(self.hit.key_of(row), row)
-        return 1 if old == row else 2
+    def _has_changed(self, row: Row) -> bool:
+        return self._earlier.get(self.hit.key_of(row), row) != row
 
     def last_id(self) -> int:
         """That of the first row that is new, else of the first that was changed, of those that were sent last."""
@@ -107,7 +111,7 @@ class InsertExecution(Execution):
         own = self.sent.table.autoincrement_column
         rows = self.returning.read(self.context)[0][self._told_before :]
         new = [row for row in rows if self.hit.key_of(row) not in self._earlier]
-        found = new or [row for row in rows if self._counts(row) > 1]
+        found = new or [row for row in rows if self._has_changed(row)]
         return 0 if own is None or not found else int(found[0].get(self.hit.name_of(own) or "", 0))
 
     def _is_plain(self) -> bool:

@@ -148,6 +148,16 @@ class Sent:
 
     def criteria(self, number: int = 0) -> list[Any]:
         """The WHERE, with the values of one set of parameters in the place of bound ones."""
+        return self._with_values(self.statement._where_criteria, number)
+
+    def selected(self) -> Any:
+        """The SELECT whose rows an INSERT takes, likewise; None where it may not be asked twice."""
+        select = self.statement.select
+        if self.many or is_volatile(select) or writes(select):
+            return None
+        return self._with_values([select], 0)[0]
+
+    def _with_values(self, elements: Iterable[Any], number: int) -> list[Any]:
         values = self._values(number)
 
         def bound(element: Any, **_: Any) -> Any:
@@ -159,7 +169,7 @@ class Sent:
                 literal_execute=element.literal_execute,
             )  # fmt: skip
 
-        return [_deep_deannotate(replacement_traverse(each, {}, bound)) for each in self.statement._where_criteria]
+        return [_deep_deannotate(replacement_traverse(each, {}, bound)) for each in elements]
 
     def _values(self, number: int) -> dict[str, Any]:
         made = self._compiled.construct_params(

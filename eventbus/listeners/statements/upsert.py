@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import BindParameter, ClauseElement, Column, Connection, Insert, UniqueConstraint
+from sqlalchemy import BindParameter, ClauseElement, Column, Connection, Insert, UniqueConstraint, exists
 
 from eventbus.events.change import MISSING, Key
-from eventbus.listeners.statements.rows import Hit, Row, look_by
+from eventbus.listeners.statements.rows import Hit, Row, look, look_by
 from eventbus.listeners.statements.sent import Sent
 
 Given = Sequence[Mapping[str, Any]]
@@ -30,8 +30,10 @@ def rows_in_conflict(
     """The rows that share a primary or unique key with one that is to be inserted; perhaps some more; not locked.
 
     `unique`: the columns of those that the database knows of, besides the model's. What the database computes (a
-    sequence, a SELECT, an index of expressions) is not foreseen.
+    sequence, a SELECT that may answer otherwise each time, an index of expressions) is not foreseen.
     """
+    if sent.statement.select is not None:
+        return _rows_that_a_select_meets(connection, sent, hit, names, unique)
     given = rows_given(sent, hit)
     defaults = {hit.name_of(column): _default(column) for column in hit.table.columns}
     known: dict[Key, Row] = {}
@@ -42,11 +44,28 @@ def rows_in_conflict(
     return known
 
 
+def _rows_that_a_select_meets(
+    connection: Connection, sent: Sent, hit: Hit, names: Sequence[str], unique: Sequence[Iterable[Any]]
+) -> dict[Key, Row]:
+    selected = sent.selected()
+    given = [hit.name_of(name) for name in sent.statement._select_names or ()]
+    if selected is None:
+        return {}
+    source = selected.subquery()
+    columns = dict(zip(given, source.columns, strict=False)) if len(source.columns) == len(given) else {}
+    known: dict[Key, Row] = {}
+    for key in dict.fromkeys(_unique_keys(hit, unique)):
+        same = [hit.columns[name] == columns[name] for name in key if name in columns]
+        if same:
+            met = exists().select_from(source).where(*same)
+            found = look(connection, hit, names, [met], schemas=sent.schemas)
+            known.update({hit.key_of(row): row for row in found})
+    return known
+
+
 def rows_given(sent: Sent, hit: Hit) -> list[dict[str, Any]]:
     """The values of the rows to insert, by attribute key; MISSING for what the database is to compute."""
     statement = sent.statement
-    if statement.select is not None:
-        return []
     several = [row for rows in statement._multi_values or () for row in rows]
     if several:
         return [_by_name(row, hit) for row in several]
