@@ -187,6 +187,22 @@ def test_without_a_key_the_application_or_the_database_gives_one(engine: sa.Engi
     assert len(rows(engine, "SELECT id FROM contact")[0][0]) == 32
 
 
+@pytest.mark.parametrize(
+    "key", ["id TEXT PRIMARY KEY", "id INT PRIMARY KEY", "id INTEGER, n INTEGER, PRIMARY KEY (id, n)"]
+)
+def test_sqlite_makes_no_null_of_a_key_that_a_record_does_not_have(tmp_path: Path, key: str) -> None:
+    engine = sa.create_engine(f"sqlite:///{tmp_path / 'plain.sqlite3'}")
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"CREATE TABLE plain ({key.replace('id ', 'v TEXT, id ', 1)})")
+    models, path = sa.MetaData(), tmp_path / "dump.json"
+    models.reflect(engine)
+    path.write_bytes(orjson.dumps([record("crm.plain", None, v="x")]))
+    with pytest.raises(LoadError, match="the record has no id"):
+        loaddata(engine, [path], models=models)
+    assert rows(engine, "SELECT count(*) FROM plain") == [(0,)]
+    engine.dispose()
+
+
 def test_so_many_records_are_written_at_a_time(load: Load) -> None:
     told: list[int] = []
     records = [record("crm.tag", number) for number in range(1, 26)]

@@ -37,6 +37,8 @@ class Group:
     counted: bool = True
     naturals: tuple[int, ...] = ()
     """Places where a row may have a natural key that is to be looked up."""
+    lacking: tuple[str, ...] = ()
+    """Parts of the key that the rows do not have, and of which the database would make NULL without an error."""
     rows: list[tuple[Any, ...]] = field(default_factory=list)
     origins: list[Origin] = field(default_factory=list)
     """Where each row comes from, for errors."""

@@ -7,7 +7,7 @@ of what the driver takes, so that nothing is left to do for a row when it is wri
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -192,11 +192,23 @@ class Planner:
             partial=bool(missing and known_by) or not (own or filled),
             counted=own,
             naturals=tuple(place for place, column in enumerate(columns) if column.foreign_keys),
+            lacking=tuple(self._lacking(part, keys)),
         )
         row = _RowFunction()
         for key, column, form in zip(keys, columns, forms, strict=True):
             row.add(key, form, self._reader(column), primary, sources, target)
         return group, row.made(len(primary))
+
+    def _lacking(self, part: Part, given: Sequence[str]) -> Iterator[str]:
+        """SQLite has NULL in a primary key, but for the one INTEGER of which it makes numbers by itself."""
+        if self._dialect.name != "sqlite":
+            return
+        primary = list(part.table.primary_key)
+        for key, column in part.columns.items():
+            if column.primary_key and key not in given and column.default is None and column.server_default is None:
+                type_ = self._facts.of(part.table).column(column.name).type
+                if len(primary) > 1 or type_ != "integer":
+                    yield key
 
     def _known_by(
         self, target: Target, part: Part, primary: Sequence[str], sources: Mapping[str, str], natural: Sequence[str]

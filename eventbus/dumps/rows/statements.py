@@ -64,6 +64,14 @@ class Statements:
         text = f"UPDATE {self.rows(group.table)} SET {', '.join(settings)} WHERE {' AND '.join(where)}"  # noqa: S608 - names and marks
         return text, [*places, *group.key]
 
+    def set_one(self, group: Group, column: Column[Any]) -> str:
+        """An UPDATE of one column of the row of one primary key."""
+        parameters = self._parameters()
+        setting = self._settings(group, [group.columns.index(column)], parameters)
+        primary = [group.columns.index(each) for each in group.table.primary_key]
+        where = self._settings(group, primary, parameters)
+        return f"UPDATE {self.rows(group.table)} SET {setting[0]} WHERE {' AND '.join(where)}"  # noqa: S608 - names and marks
+
     def _settings(self, group: Group, places: Sequence[int], parameters: Iterator[str]) -> list[str]:
         """`name = value` for columns of a group."""
         return [f"{self.name(group.columns[p])} = {group.forms[p].put.format(p=next(parameters))}" for p in places]

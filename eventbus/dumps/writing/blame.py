@@ -67,6 +67,13 @@ class Blame:
             Failure(origin, f"there are two records of this key: {self._other(group.target, shown, origin)}")
         )
 
+    def lacking(self, group: Group, rows: Sequence[Sequence[Any]], origins: Sequence[Origin]) -> None:
+        """Rows without a key, where the database would take them."""
+        for row, origin in zip(rows, origins, strict=True):
+            self._lost(group, row)
+            reason = f"the record has no {', '.join(group.lacking)}, which a new row needs"
+            self._failures.add(Failure(origin, reason, group.lacking[0]))
+
     def null_keys(self, group: Group, rows: Sequence[Sequence[Any]], origins: Sequence[Origin]) -> None:
         """Those of the rows whose key is NULL, in a table that has rows."""
         for row, origin in zip(rows, origins, strict=True):
@@ -149,11 +156,14 @@ class Blame:
         values = tuple(row[place] for place in places)
         if None in values:
             return None
-        wanted = [*primary, *(group.columns[place] for place in group.key)]
-        shown = [(column, _AS_IT_IS) for column in wanted] or None
+        forms = [group.forms[group.columns.index(each)] if each in group.columns else _AS_IT_IS for each in primary]
+        shown = list(zip(primary, forms, strict=True)) + [(group.columns[place], _AS_IT_IS) for place in group.key]
         statement = self._statements.known(columns, [group.forms[place] for place in places], 1, shown or ())
         found = self._connection.exec_driver_sql(statement, values).first()
-        return None if found is None else tuple(found) if shown else ()
+        if found is None or not shown:
+            return None if found is None else ()
+        key = (form.write(value) for form, value in zip(forms, found, strict=False))
+        return (*key, *found[len(primary) :])
 
     def unique(self, table: Table) -> list[tuple[Column[Any], ...]]:
         """The unique keys that the model has, and those the database has."""

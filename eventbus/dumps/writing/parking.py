@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import math
+import random
+import string
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import islice
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy import Column, Connection
@@ -14,6 +19,11 @@ from eventbus.dumps.inheritance import alone
 from eventbus.dumps.rows.groups import Group, Origin
 from eventbus.dumps.rows.statements import Statements
 from eventbus.dumps.writing.blame import Blame
+from eventbus.records import columns as columns_of
+from eventbus.records.schemas.column_types import BINARY
+
+_TRIES: Final = 200
+_LETTERS: Final = string.ascii_lowercase + string.digits
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +33,7 @@ class Parked:
     group: Group
     key: tuple[Any, ...]
     column: Column[Any]
-    filler: Any
+    filler: tuple[Any, ...] | None
     origin: Origin
 
 
@@ -61,33 +71,67 @@ class Parking:
         for column in columns:
             if column.primary_key or column.foreign_keys:
                 continue
-            filler = self._filler(column)
+            filler = next((each for each in islice(self._fillers(group, column), _TRIES) if each is not None), None)
             if filler is not None or column.nullable:
-                statement = alone(sa.update(group.table), group.table).values({column: sa.literal(filler, column.type)})
-                found = self._connection.execute(statement.where(*self._is(group, holder)))
-                if found.rowcount:
-                    self._parked.append(Parked(group, tuple(holder), column, filler, origin))
+                key = tuple(holder)
+                statement = self._statements.set_one(group, column)
+                if self._connection.exec_driver_sql(statement, (filler, *key)).rowcount:
+                    self._parked.append(Parked(group, key, column, self._value(group, column, key), origin))
                     return True
         return False
 
-    def _is(self, group: Group, key: Sequence[Any]) -> Iterator[sa.ColumnElement[bool]]:
-        for column, value in zip(group.table.primary_key, key, strict=True):
-            yield sa.type_coerce(column, sa.String()) == value if isinstance(value, str) else column == value
+    def _value(self, group: Group, column: Column[Any], key: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        """What a row has in a column now; None where it is not there."""
+        primary = list(group.table.primary_key)
+        forms = [group.forms[group.columns.index(each)] for each in primary]
+        shown = [(column, group.forms[group.columns.index(column)])]
+        found = self._connection.exec_driver_sql(self._statements.known(primary, forms, 1, shown), key).first()
+        return None if found is None else tuple(found)
 
-    def _filler(self, column: Column[Any]) -> Any:
-        """A value that no row has; None where there is none to be thought of."""
-        if isinstance(column.type, sa.Integer | sa.Numeric):
-            lowest: Any = self._connection.execute(sa.select(sa.func.min(column))).scalar()
-            return min(lowest or 0, 0) - 1
-        if isinstance(column.type, sa.String) and not isinstance(column.type, sa.Enum):
-            length = column.type.length or 32
-            return uuid.uuid4().hex[:length] if length >= 8 else None
-        return None
+    def _fillers(self, group: Group, column: Column[Any]) -> Iterator[Any]:
+        """Values for the driver, None in place of those that some row has."""
+        form = group.forms[group.columns.index(column)]
+        statement = self._statements.known([column], [form], 1)
+        for each in self._candidates(column):
+            value = form.read(each)
+            yield value if self._connection.exec_driver_sql(statement, (value,)).first() is None else None
+
+    def _candidates(self, column: Column[Any]) -> Iterator[Any]:
+        """Values as a dump has them, of which most likely one is free."""
+        type_ = columns_of.undecorated(column.type, self._connection.dialect)
+        if isinstance(type_, sa.Integer | sa.Numeric | sa.Float):
+            ends = sa.select(*(sa.type_coerce(each(column), type_) for each in (sa.func.min, sa.func.max)))
+            lowest, highest = self._connection.execute(alone(ends, column.table)).one()
+            yield math.ceil(highest) + 1 if getattr(type_, "unsigned", False) else min(math.floor(lowest), 0) - 1
+        make = next((make for kinds, make in _CANDIDATES.items() if isinstance(type_, kinds)), None)
+        yield from () if make is None else make(type_)
 
     def left(self) -> Iterator[Parked]:
         """Rows that did not get another value since, and are there."""
         for each in self._parked:
-            statement = alone(sa.select(each.column).where(*self._is(each.group, each.key)), each.group.table)
-            row = self._connection.execute(statement).first()
-            if row is not None and row[0] == each.filler:
+            if self._value(each.group, each.column, each.key) == each.filler:
                 yield each
+
+
+def _texts(type_: Any) -> Iterator[str]:
+    """Of the column's length, as far as that is no matter of luck: not even a CHAR pads those."""
+    while True:
+        yield "".join(random.choices(_LETTERS, k=min(type_.length or 32, 32)))  # noqa: S311 - no secret
+
+
+def _bytes(type_: Any) -> Iterator[str]:
+    while True:
+        yield base64.b64encode(random.randbytes(min(type_.length or 16, 16))).decode()  # noqa: S311 - no secret
+
+
+_CANDIDATES: Final[dict[Any, Callable[[Any], Iterable[Any]]]] = {
+    sa.Boolean: lambda _: (False, True),
+    sa.Enum: lambda type_: type_.enums,
+    sa.Uuid: lambda _: map(str, iter(uuid.uuid4, None)),
+    sa.DateTime: lambda _: (f"1980-01-01T00:{minute:02}:00" for minute in range(60)),
+    sa.Date: lambda _: (f"1980-01-{day:02}" for day in range(1, 32)),
+    sa.Time: lambda _: (f"00:{minute:02}:00" for minute in range(60)),
+    sa.String: _texts,
+    BINARY: _bytes,
+}
+"""First match counts: subclasses before their bases."""

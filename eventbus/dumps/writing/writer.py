@@ -138,6 +138,9 @@ class Writer:
 
     def insert(self, group: Group, rows: list[Row], origins: list[Origin]) -> None:
         """Insert rows; those that the database refuses are failures."""
+        if group.lacking:
+            self._blame.lacking(group, rows, origins)
+            return
         statement = self._inserts.get(group)
         if statement is None:
             statement = self._inserts[group] = self._statements.insert(group)
