@@ -149,6 +149,8 @@ class Targets:
         return found
 
     def _no_such(self, name: str) -> str:
+        if "." in name and (target := self.find(name.rpartition(".")[0])) is not None:
+            return f"{target.entity.name} has no such field; its fields are {', '.join(target.entity.keys[:40])}"
         known = sorted(self.by_entity)
         close = difflib.get_close_matches(name.rpartition(".")[2], known, 1)
         meant = f", did you mean {close[0]}?" if close else ""

@@ -395,6 +395,8 @@ def test_a_dry_run_keeps_nothing_and_only_and_exclude_choose(db: Database) -> No
     assert db.load(record("tag", 2, name="u"), record("post", 1, author_id=77), exclude=["post.author_id"]).objects == 2
     with pytest.raises(ConfigurationError, match=r"--exclude tgs.*did you mean tag"):
         db.load(*both, exclude=["tgs"])
+    with pytest.raises(ConfigurationError, match=r"--exclude tag.nmae: tag has no such field; its fields are id, name"):
+        db.load(*both, exclude=["tag.nmae"])
 
 
 def test_parts_are_committed_and_the_rest_follows(db: Database) -> None:

@@ -67,12 +67,13 @@ class Blame:
             Failure(origin, f"there are two records of this key: {self._other(group.target, shown, origin)}")
         )
 
-    def lacking(self, group: Group, rows: Sequence[Sequence[Any]], origins: Sequence[Origin]) -> None:
-        """Rows without a key, where the database would take them."""
-        for row, origin in zip(rows, origins, strict=True):
+    def lacking(self, group: Group, rows: Sequence[Sequence[Any]], origins: Sequence[Origin]) -> bool:
+        """Whether rows lack a key and the database would take them nevertheless; then they are failures."""
+        for row, origin in zip(rows, origins, strict=True) if group.lacking else ():
             self._lost(group, row)
             reason = f"the record has no {', '.join(group.lacking)}, which a new row needs"
             self._failures.add(Failure(origin, reason, group.lacking[0]))
+        return bool(group.lacking)
 
     def null_keys(self, group: Group, rows: Sequence[Sequence[Any]], origins: Sequence[Origin]) -> None:
         """Those of the rows whose key is NULL, in a table that has rows."""

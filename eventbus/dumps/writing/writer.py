@@ -138,17 +138,14 @@ class Writer:
 
     def insert(self, group: Group, rows: list[Row], origins: list[Origin]) -> None:
         """Insert rows; those that the database refuses are failures."""
-        if group.lacking:
-            self._blame.lacking(group, rows, origins)
+        if self._blame.lacking(group, rows, origins):
             return
         statement = self._inserts.get(group)
         if statement is None:
             statement = self._inserts[group] = self._statements.insert(group)
         made = [each.make for each in group.defaults if each.make is not None]
         given = [(*row, *(make() for make in made)) for row in rows] if made else rows
-        written = self.written(group.table)
-        failed = self._run(group, statement, given, rows, origins)
-        written.added += len(rows) - failed
+        self.written(group.table).added += len(rows) - self._run(group, statement, given, rows, origins)
 
     def _meet(self, group: Group, rows: list[Row], origins: list[Origin]) -> None:
         """Rows that are there already."""
