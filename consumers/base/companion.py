@@ -19,6 +19,8 @@ _LONGEST_PAUSE: Final = 60.0
 _ENDING: Final = 5.0
 """Seconds that one has to end which is told to."""
 _LOOK: Final = 0.2
+_COURTESY: Final = 10
+"""How much nicer a companion is: where processors are short, whoever watches it goes first."""
 _WELL: Final = 60.0
 """Seconds after which one that ran counts as well: the next pause is short again."""
 
@@ -55,6 +57,7 @@ class Companion:
         try:
             # The command is this interpreter and a module of this package.
             self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE)  # noqa: S603
+            os.setpriority(os.PRIO_PROCESS, self._process.pid, os.getpriority(os.PRIO_PROCESS, 0) + _COURTESY)
         except OSError as error:
             self._trouble = f"the {self._name} cannot be started: {error.strerror}"
             self._put_off(now)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -63,6 +64,14 @@ def wait(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+def test_where_processors_are_short_whoever_watches_it_goes_first(here: Path) -> None:
+    companion = started(here)
+    assert companion._process is not None
+    mine = os.getpriority(os.PRIO_PROCESS, 0)
+    assert os.getpriority(os.PRIO_PROCESS, companion._process.pid) == min(19, mine + 10)
+    companion.close(0.0)
 
 
 def test_it_finishes_what_is_to_be_done(here: Path) -> None:
