@@ -387,6 +387,15 @@ def test_replace_restores_a_state_and_unique_values_may_swap(db: Database) -> No
     assert len(db.rows(f"SELECT id FROM {user}")) == 2
 
 
+def test_replace_keeps_the_links_that_the_lists_have(db: Database) -> None:
+    tags = [record("tag", n, name=f"t{n}") for n in (1, 2, 3)]
+    db.load(*tags, record("post", 1, tags=[1, 2]), record("post", 2, tags=[3]), record("post", 3, tags=[1]))
+    db.load(*tags, record("post", 1, tags=[2, 3]), record("post", 3, tags=[]), existing="replace")
+    assert db.rows("SELECT post_id, tag_id FROM tagged ORDER BY 1, 2") == [(1, 2), (1, 3)]
+    db.load(*tags, record("post", 1, tags=[]), existing="replace")
+    assert db.rows("SELECT post_id, tag_id FROM tagged") == []
+
+
 def test_a_dry_run_keeps_nothing_and_only_and_exclude_choose(db: Database) -> None:
     both = [record("tag", 1, name="t"), record("word", "a", n=1)]
     assert str(db.load(*both, dry_run=True)) == "Checked and did not keep 2 object(s) from 1 fixture(s)"

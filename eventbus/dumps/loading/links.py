@@ -38,6 +38,9 @@ class Links:
         left = [each for key, those in wanted.items() for value, each in those.items() if (key, value) not in there]
         if left:
             self._insert(group, left)
+        came = [row for those in wanted.values() for row, _ in those.values()]
+        if came and self._writer.kept_keys is not None:
+            self._writer.kept_keys.note(group, came)
 
     def _there(self, group: Group, owners: list[Any]) -> set[tuple[Any, Any]]:
         owner, other = group.key
