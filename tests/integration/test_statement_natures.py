@@ -285,3 +285,32 @@ def test_an_upsert_of_what_a_select_gives(desk: Desk, several: bool) -> None:
     ops = sorted((event.op, event.pk) for event in desk.events)
     assert ops[0] == ("c", 4)
     assert {op for op, _ in ops[1:]} <= {"u"}
+
+
+FIRST: dict[str, Any] = {
+    "update": update(Paper).values(place=3),
+    "delete": delete(Paper),
+    "insert": insert(Paper).values(id=7),
+    "upsert": sqlite.insert(Paper).values(id=1).on_conflict_do_update(index_elements=["id"], set_={"place": 5}),
+    "insert of a list": (insert(Paper), [{"id": 8}, {"id": 9}]),
+    "insert of a list without keys": (PAPERS.insert(), [{"name": "x"}, {"name": "y"}]),
+    "update by key": (update(Paper), [{"id": 1, "place": 9}]),
+}
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("statement", FIRST.values(), ids=FIRST)
+def test_nothing_is_read_before_the_file_is_locked(desk: Desk, statement: Any) -> None:
+    """A transaction that has read fails at once where another has written since, and would have waited otherwise."""
+    desk.set_up()
+    recording = Recording(desk.sessions, auto_fields=False)
+    for _ in range(2):
+        sent: list[str] = []
+        with desk.sessions() as session:
+            connection: Any = session.connection().connection.driver_connection
+            connection.set_trace_callback(sent.append)
+            session.execute(*(statement if isinstance(statement, tuple) else (statement,)))
+            connection.set_trace_callback(None)
+            session.rollback()
+        assert sent[0].split()[0] in ("INSERT", "UPDATE", "DELETE")
+    recording.uninstall()

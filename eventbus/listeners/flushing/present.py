@@ -28,12 +28,15 @@ class Present:
     def __init__(self) -> None:
         self._absent: WeakKeyDictionary[Dialect, dict[_Place, Absent]] = WeakKeyDictionary()
 
+    def knows(self, connection: Connection, table: Table, schemas: Any = None) -> bool:
+        """Whether nothing has to be asked: the table is known to lack none."""
+        known = self._absent.get(connection.dialect, {})
+        return known.get((table, schema_of(connection, table, schemas))) == frozenset()
+
     def absent(self, connection: Connection, table: Table, schemas: Any = None) -> Absent:
         """The columns that the table lacks; `schemas`: the `schema_translate_map` of the statement, if any."""
         known = self._absent.setdefault(connection.dialect, {})
-        if schemas is None:
-            schemas = connection.get_execution_options().get("schema_translate_map")
-        schema = (schemas or {}).get(table.schema, table.schema)
+        schema = schema_of(connection, table, schemas)
         absent = known.get((table, schema))
         if absent is None or absent:
             absent = known[table, schema] = _absent(connection, table, schema)
@@ -49,6 +52,14 @@ class Present:
         known = self._absent.get(dialect, {})
         for place in [place for place in known if place[0] is table]:
             del known[place]
+
+
+def schema_of(connection: Connection, table: Table, schemas: Any) -> str | None:
+    """Where a table is, translated as a statement or its connection says."""
+    if schemas is None:
+        schemas = connection.get_execution_options().get("schema_translate_map")
+    schema: str | None = (schemas or {}).get(table.schema, table.schema)
+    return schema
 
 
 def _absent(connection: Connection, table: Table, schema: str | None) -> Absent:

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Insert
+from sqlalchemy import Connection, Insert, Table
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -21,12 +21,12 @@ from eventbus.listeners.statements.deletes import DeleteExecution
 from eventbus.listeners.statements.execution import Execution, within_a_flush
 from eventbus.listeners.statements.inserts import NO_RETURNING, InsertExecution
 from eventbus.listeners.statements.lists import go_together, one_by_one
-from eventbus.listeners.statements.natures import Natures
+from eventbus.listeners.statements.natures import Nature, Natures
 from eventbus.listeners.statements.numbered import counts_up
 from eventbus.listeners.statements.omissions import Omissions
 from eventbus.listeners.statements.recognition import Rows
 from eventbus.listeners.statements.returning import with_keys_given_back
-from eventbus.listeners.statements.rows import Hit
+from eventbus.listeners.statements.rows import Hit, hold_file
 from eventbus.listeners.statements.sent import Sent, is_upsert, lacks_keys, table_of
 from eventbus.listeners.statements.updates import UpdateExecution
 from eventbus.listeners.statements.watch import Scope
@@ -52,7 +52,7 @@ class Executions:
             return statement
         if not is_upsert(statement) and counts_up(connection, hit):
             return statement
-        replaced = self._natures(connection, hit.table).replaced
+        replaced = self._nature(connection, hit.table, "insert").replaced
         if connection.dialect.insert_executemany_returning and hit.table.implicit_returning and not replaced:
             told = with_keys_given_back(statement, hit.key)
             return told if go_together(connection.dialect.name, statement, many) else one_by_one(told)
@@ -67,7 +67,7 @@ class Executions:
         hit = self._rows.hit_sent(sent.table, scope.mapper)
         if hit is None:
             return None
-        nature = self._natures(connection, hit.table, sent.schemas)
+        nature = self._nature(connection, hit.table, sent.verb, sent.schemas)
         hit = hit.without(self._capture.present.absent(connection, hit.table, sent.schemas))
         if sent.verb == "delete":
             self._cascades.deleted(hit.table, hit.name, hit.parts)
@@ -92,6 +92,18 @@ class Executions:
             self._forget(execution)
             raise
         return execution
+
+    def _nature(self, connection: Connection, table: Table, verb: str, schemas: Any = None) -> Nature:
+        """Ask of a table what is not known yet.
+
+        On SQLite a transaction that has read may not write any more once another one has: it locks the file first, as
+        the statement is about to.
+        """
+        if connection.dialect.name == "sqlite" and not (
+            self._natures.knows(connection, table, schemas) and self._capture.present.knows(connection, table, schemas)
+        ):
+            hold_file(connection, table, verb, schemas)
+        return self._natures(connection, table, schemas)
 
     def fail(self, failed: Execution, error: DBAPIError) -> None:
         """The database has refused it. What it did before that stays, but on PostgreSQL."""

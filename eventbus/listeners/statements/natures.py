@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, Dialect, Table
 
-from eventbus.listeners.flushing.present import ask
+from eventbus.listeners.flushing.present import ask, schema_of
 from eventbus.listeners.statements.rows import quoted_name
 
 _VERBS: Final = {"2": "update", "3": "insert", "4": "delete"}
@@ -37,12 +37,14 @@ class Natures:
     def __init__(self) -> None:
         self._known: WeakKeyDictionary[Dialect, dict[tuple[Table, str | None], Nature]] = WeakKeyDictionary()
 
+    def knows(self, connection: Connection, table: Table, schemas: Any = None) -> bool:
+        """Whether nothing has to be asked."""
+        return (table, schema_of(connection, table, schemas)) in self._known.get(connection.dialect, {})
+
     def __call__(self, connection: Connection, table: Table, schemas: Any = None) -> Nature:
         """`schemas`: the `schema_translate_map` of the statement, if any."""
         known = self._known.setdefault(connection.dialect, {})
-        if schemas is None:
-            schemas = connection.get_execution_options().get("schema_translate_map")
-        schema = (schemas or {}).get(table.schema, table.schema)
+        schema = schema_of(connection, table, schemas)
         nature = known.get((table, schema))
         if nature is None:
             find = _FINDERS.get(connection.dialect.name)
