@@ -119,3 +119,15 @@ def test_a_field_that_says_another_key_is_an_error(engine: sa.Engine, tmp_path: 
         load(engine, tmp_path / "dump.json", {"model": "food.italian", "fields": {**wrong, "id": 5}})
     load(engine, tmp_path / "dump.json", {"model": "food.italian", "fields": wrong})
     assert keys(engine, "italian", "restaurant_ptr_id") == [4]
+
+
+def test_a_record_says_no_other_class_than_its_model(engine: sa.Engine, tmp_path: Path) -> None:
+    fields = {"name": "Da", "pizza": True}
+    path = tmp_path / "dump.json"
+    for model, kind in (("restaurant", "italian"), ("restaurant", "bar"), ("place", "restaurant")):
+        wrong = {"model": f"food.{model}", "pk": 5, "fields": {**(fields if model != "place" else {}), "kind": kind}}
+        with pytest.raises(LoadError, match=rf"field 'kind': '{kind}' is not of this model") as caught:
+            load(engine, path, wrong)
+        assert (caught.value.record, caught.value.field) == (1, "kind")
+    load(engine, path, {"model": "food.place", "pk": 6, "fields": {"name": "old", "kind": "of a class long gone"}})
+    assert dump(engine)[0]["fields"]["kind"] == "of a class long gone"

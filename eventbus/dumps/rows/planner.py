@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from marshmallow import ValidationError
@@ -113,14 +113,14 @@ class Planner:
         natural = None if primary else natural_key(target, sources)
         groups = [self._group(target, part, primary, sources, natural or ()) for part in target.parts]
         of_key = dict(zip(target.entity.keys, target.entity.columns, strict=True))
-        readers = {key: (source, self._reader(of_key[key])) for key, source in sources.items()}
+        readers = {key: (source, self._reader(target, key, of_key[key])) for key, source in sources.items()}
         return Plan(
             groups,
             readers,
             [(name, *self._link(link)) for name, link in links.items()],
             self._owner(target, primary, sources, natural),
             groups[0] if len(groups) == 1 and not links else None,
-            [self._reader(of_key[key]) for key in primary],
+            [self._reader(target, key, of_key[key]) for key in primary],
         )
 
     def _owner(
@@ -196,7 +196,8 @@ class Planner:
         )
         row = _RowFunction()
         for key, column, form in zip(keys, columns, forms, strict=True):
-            row.add(key, form, self._reader(column), primary, sources, target)
+            usual = replace(form, loads="") if key in target.constants else form
+            row.add(key, usual, self._reader(target, key, column), primary, sources, target)
         return group, row.made(len(primary))
 
     def _lacking(self, part: Part, given: Sequence[str]) -> Iterator[str]:
@@ -226,11 +227,28 @@ class Planner:
             self._forms[column] = found
         return found
 
-    def _reader(self, column: Column[Any]) -> Read:
+    def _reader(self, target: Target, key: str, column: Column[Any]) -> Read:
         read = self.form(column).read
+        if key in target.constants:
+            read = _of_class(read, target, target.constants[key])
         if column.primary_key or column.foreign_keys:
             read = _without_truths(read)
         return reading_lists(read, column, self._targets)
+
+
+def _of_class(read: Read, target: Target, own: Any) -> Read:
+    """A reader of what tells classes of one table apart: as another class's record this one would come out again."""
+    mapper = target.entity.mapper
+    assert mapper is not None
+
+    def read_own(value: Any) -> Any:
+        found = read(value)
+        another = mapper.inherits is not None or found in mapper.polymorphic_map
+        if found.__class__ is own.__class__ and found != own and another:
+            raise ValueError(f"{value!r} is not of this model, but of another one: here it is {own!r}")
+        return found
+
+    return read_own
 
 
 def _without_truths(read: Read) -> Read:
