@@ -172,10 +172,12 @@ VIEWS = {
 }
 
 
-def test_a_class_that_is_mapped_to_a_view(desk: Desk) -> None:
+@pytest.mark.parametrize("inline", [False, True])
+def test_a_class_that_is_mapped_to_a_view(desk: Desk, inline: bool) -> None:
     sheets: Any = Sheet.__table__
+    new = sheets.insert().values(id=7, name="x")
     works = [
-        hit(sheets.insert().values(id=7, name="x")),
+        hit(new.inline() if inline else new),
         hit(update(Sheet).where(Sheet.id > 2).values(place=5)),
         hit(delete(Sheet).where(Sheet.id == 3)),
     ]

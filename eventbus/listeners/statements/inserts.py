@@ -115,13 +115,13 @@ class InsertExecution(Execution):
         return 0 if own is None or not found else int(found[0].get(self.hit.name_of(own) or "", 0))
 
     def _is_plain(self) -> bool:
-        """Whether it makes one row, the key of which SQLAlchemy tells."""
+        """Whether it makes one row, whose key is given, or told by SQLAlchemy: not of an inline one."""
         statement = self.sent.statement
         return not (
             self._upserts
             or statement._multi_values
             or statement.select is not None
-            or statement._inline
+            or (statement._inline and lacks_keys(self.hit.key, self.sent.parameters))
             or self.context.compiled.effective_returning
         )
 
@@ -166,7 +166,7 @@ class InsertExecution(Execution):
         if highest is not None:
             old = given_up_to(highest, self.hit, self.sent.parameters[:count])
             return [*old, *self.look(self.hit.names(), [self.hit.key[0] > highest])]
-        if self.sent.many or self._in_batches:
+        if self.sent.many or self._in_batches or self.sent.statement._inline:
             names = [(name, column.key) for name, column in zip(self.hit.pk_keys, self.hit.key, strict=True)]
             given = self.sent.parameters[:count]
             rows: list[Row] = [{name: each.get(parameter) for name, parameter in names} for each in given]
