@@ -11,15 +11,19 @@ from typing import Final
 
 ROOT: Final = Path(__file__).parents[2]
 
+_ALCHEMY: Final = (
+    "advanced-alchemy[uuid,cli,nanoid,passlib,argon2,pwdlib,obstore,fsspec]", "aiosqlite",
+    "sqlalchemy<2.1",  # its types need what 2.1 took away
+)  # fmt: skip
 ENVIRONMENTS: Final[Mapping[str, Sequence[str]]] = {
     "sqlalchemy-2.0": ("sqlalchemy<2.1", "pytest-xdist"),
     "optuna": ("optuna",),
     "optuna-suite": ("optuna", "fakeredis[lua]", "moto[server]"),
     "mlflow": ("mlflow",),
     "prefect": ("prefect",),
-    "advanced-alchemy": (
-        "advanced-alchemy[uuid,cli,nanoid,passlib,argon2,pwdlib,obstore,fsspec]", "aiosqlite",
-        "sqlalchemy<2.1",  # its types need what 2.1 took away
+    "advanced-alchemy": _ALCHEMY,
+    "advanced-alchemy-suite": (
+        *_ALCHEMY, "time-machine", "pytest-databases[bigquery,cockroachdb,mssql,mysql,oracle,postgres,spanner,rustfs]",
     ),
     "sqlalchemy-utils": ("sqlalchemy-utils", "flexmock", "colour", "phonenumbers", "python-dateutil"),
     "various": (

@@ -54,6 +54,7 @@ GUESTS: Final = {
         "advanced-alchemy",
         ("tests/integration/test_repository.py",),
         ("-m", "sqlite or aiosqlite", "-o", "addopts="),
+        environment="advanced-alchemy-suite",
     ),
 }  # fmt: skip
 

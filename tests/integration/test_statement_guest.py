@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -698,3 +700,38 @@ def test_what_writes_inside_a_cte_is_noticed(house: House) -> None:
         with pytest.warns(CaptureWarning, match="UPDATE of Item inside a CTE"):
             session.execute(delete(Page).where(Page.number == 2).add_cte(changed))
     assert [op for op, _ in recording.short()] == ["c", "d"]
+
+
+class Shy(sqlite3.Cursor):
+    """Counts no rows where it gives some back, as SQLAlchemy 2.0 has it of aiosqlite."""
+
+    @property
+    def rowcount(self) -> int:
+        return super().rowcount if self.description is None else -1
+
+
+class ShyConnection(sqlite3.Connection):
+    def cursor(self, *_: Any) -> Any:
+        return super().cursor(Shy)
+
+
+def test_a_driver_that_counts_no_rows_which_are_given_back(tmp_path: Path) -> None:
+    engine = sa.create_engine(f"sqlite:///{tmp_path}/shy.sqlite3", connect_args={"factory": ShyConnection})
+    Base.metadata.create_all(engine)
+    sessions = sessionmaker(engine)
+    statements: list[Any] = [
+        insert(Item).values(id=1, name="a", tally=1),
+        update(Item).values(tally=2),
+        update(Item).where(Item.id == 9).values(tally=2),
+        delete(Item),
+    ]
+    recording = Recording(sessions, auto_fields=False)
+    with sessions.begin() as session:
+        results: list[Any] = [session.execute(each) for each in statements]
+        assert [result.rowcount for result in results] == [1, 1, 0, 1]
+    with sessions.begin() as session:
+        session.execute(insert(Item), [{"id": 1, "name": "a", "tally": 1}])
+        session.execute(update(Item), [{"id": 1, "tally": 3}])
+    assert recording.short() == [("c", "item/1")]
+    recording.uninstall()
+    engine.dispose()

@@ -42,6 +42,9 @@ class Execution:
         if self.returning is None or self._in_batches:
             return
         self.returning.take(cursor, self.context)
+        if cursor.rowcount < 0 and not self.context.compiled.effective_returning:
+            # An adapter of SQLAlchemy 2.0 (aiosqlite) tells it only where no rows are given back.
+            self.context._rowcount = len(self.returning.rows)
         if self.connection.dialect.name in ("mysql", "mariadb") and not self.context.compiled.effective_returning:
             # The driver tells this only where no rows are given back.
             last = self.last_id()
