@@ -36,6 +36,9 @@ from benchmarks.chain.throughput import ram
 from consumers.json_mirror.state import State
 from eventbus import transports
 from eventbus.events import envelope
+from eventbus.events.envelope import Message
+from eventbus.publishers.amqp import AmqpPublisher
+from eventbus.publishers.base import Outcome
 
 REQUESTS = 1_000
 RATE = 100
@@ -185,6 +188,16 @@ def _send(producer: kombu.Producer, body: bytes) -> None:
     )
 
 
+def _publish(name: str, bodies: list[bytes]) -> None:
+    """All of them, confirmed: without that the last ones of a connection that is closed may never come."""
+    publisher = AmqpPublisher(places.BROKER, exchange=name, service="crm")
+    messages = [Message("crm.contact.updated", str(number), body, "") for number, body in enumerate(bodies)]
+    for start in range(0, len(messages), 1000):
+        outcomes = publisher.publish(messages[start : start + 1000])
+        assert outcomes == [Outcome.CONFIRMED] * len(outcomes)
+    publisher.close()
+
+
 async def look_on(host: str, viewers: int, seconds: float) -> int:
     """So many streams for so long; how many changes reached them all together."""
     address, port = host.rsplit(":", 1)
@@ -245,10 +258,7 @@ def _rate(bodies: list[bytes], workload: history.Workload, *, is_watched: bool) 
             stack.enter_context(_looked_at(mirror.data_dir, name))
         mirror.process.send_signal(signal.SIGSTOP)
         try:
-            with transports.connection(places.BROKER) as connection, connection.channel() as channel:
-                producer = kombu.Producer(channel, kombu.Exchange(name, "topic"))
-                for body in bodies:
-                    _send(producer, body)
+            _publish(name, bodies)
         finally:
             mirror.process.send_signal(signal.SIGCONT)
         began = time.monotonic()
