@@ -709,6 +709,10 @@ class Shy(sqlite3.Cursor):
     def rowcount(self) -> int:
         return super().rowcount if self.description is None else -1
 
+    @property
+    def lastrowid(self) -> Any:
+        return super().lastrowid if self.description is None else -1
+
 
 class ShyConnection(sqlite3.Connection):
     def cursor(self, *_: Any) -> Any:
@@ -729,6 +733,10 @@ def test_a_driver_that_counts_no_rows_which_are_given_back(tmp_path: Path) -> No
     with sessions.begin() as session:
         results: list[Any] = [session.execute(each) for each in statements]
         assert [result.rowcount for result in results] == [1, 1, 0, 1]
+        rows: list[Any] = [{"name": "b", "tally": 1}]
+        result: Any = session.execute(insert(Item).values(rows[0]))
+        assert (result.lastrowid, result.inserted_primary_key) == (1, (1,))
+        session.execute(delete(Item))
     with sessions.begin() as session:
         session.execute(insert(Item), [{"id": 1, "name": "a", "tally": 1}])
         session.execute(update(Item), [{"id": 1, "tally": 3}])

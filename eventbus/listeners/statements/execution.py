@@ -42,11 +42,14 @@ class Execution:
         if self.returning is None or self._in_batches:
             return
         self.returning.take(cursor, self.context)
-        if cursor.rowcount < 0 and not self.context.compiled.effective_returning:
-            # An adapter of SQLAlchemy 2.0 (aiosqlite) tells it only where no rows are given back.
+        if self.context.compiled.effective_returning:
+            return
+        shy = cursor.rowcount < 0
+        if shy:
+            # An adapter of SQLAlchemy 2.0 (aiosqlite) tells count and last id only where no rows are given back.
             self.context._rowcount = len(self.returning.rows)
-        if self.connection.dialect.name in ("mysql", "mariadb") and not self.context.compiled.effective_returning:
-            # The driver tells this only where no rows are given back.
+        if self.connection.dialect.name in ("mysql", "mariadb") or (shy and self.context.isinsert):
+            # MariaDB's drivers tell this only then, too.
             last = self.last_id()
             self.context.get_lastrowid = lambda: last
 
