@@ -7,6 +7,7 @@ environment (`EVENTBUS_TEST_RABBITMQ_URL`, ...) that does not answer fails in an
 from __future__ import annotations
 
 import os
+import signal
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -40,6 +41,9 @@ settings.load_profile("eventbus")
 
 def pytest_configure(config: pytest.Config) -> None:
     """One set of services for the whole session."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A script's background job ignores Ctrl-C, and so would each process that a test starts and interrupts.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     services = config.stash[_SERVICES] = Services()
     config.pluginmanager.register(ServiceReport(services), "eventbus-services")
 
