@@ -20,7 +20,7 @@ _ENDING: Final = 5.0
 """Seconds that one has to end which is told to."""
 _LOOK: Final = 0.2
 _COURTESY: Final = 10
-"""How much nicer a companion is: where processors are short, whoever watches it goes first."""
+"""How much nicer who gives way is; the kernel stops at 19."""
 _WELL: Final = 60.0
 """Seconds after which one that ran counts as well: the next pause is short again."""
 
@@ -57,7 +57,7 @@ class Companion:
         try:
             # The command is this interpreter and a module of this package.
             self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE)  # noqa: S603
-            os.setpriority(os.PRIO_PROCESS, self._process.pid, os.getpriority(os.PRIO_PROCESS, 0) + _COURTESY)
+            give_way(self._process.pid)
         except OSError as error:
             self._trouble = f"the {self._name} cannot be started: {error.strerror}"
             self._put_off(now)
@@ -93,6 +93,11 @@ class Companion:
                 return True
         process.terminate()
         return _has_ended(process, _ENDING)
+
+
+def give_way(pid: int) -> None:
+    """Where processors are short, whoever calls goes before this child. Nobody needs a right for that."""
+    os.setpriority(os.PRIO_PROCESS, pid, os.getpriority(os.PRIO_PROCESS, 0) + _COURTESY)
 
 
 def _has_ended(process: subprocess.Popen[bytes], patience: float) -> bool:

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -152,6 +153,26 @@ def test_it_is_not_waited_for_unless_asked(house: House) -> None:
     joining.begin()  # not a second one
     os.killpg(joining._git.pid, signal.SIGCONT)
     assert joining.end(wait=True)
+
+
+_NICE = """
+import os, sys
+from pathlib import Path
+from consumers.history.git.joining import Joining
+from consumers.history.git.repository import Repository
+joining = Joining(Repository(Path(sys.argv[1])))
+joining.begin()
+print(os.getpriority(os.PRIO_PROCESS, joining._git.pid))
+joining.stop()
+"""
+
+
+@pytest.mark.parametrize("more", [3, 19])
+def test_git_is_never_less_nice_than_its_follower_which_needs_a_right(house: House, more: int) -> None:
+    """The follower of a mirror is at 19 already."""
+    command = ["nice", "-n", str(more), sys.executable, "-c", _NICE, str(house.repository.path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(done.stdout) == min(19, os.getpriority(os.PRIO_PROCESS, 0) + more + 10)
 
 
 def test_a_pack_that_git_cannot_read_is_told_and_every_pack_stays(house: House) -> None:

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from consumers.base.companion import give_way
 from consumers.history.errors import GitFailed
 from consumers.history.git.pack import sync_directory
 from consumers.history.git.repository import ANEW, Repository
@@ -20,8 +21,6 @@ _INDEXED: Final = 28
 """Bytes an object has in the index of its pack."""
 _MADE: Final = ".tmp-join"
 """How files begin that git has in the making; `Repository.prepare` clears them away."""
-_COURTESY: Final = 10
-"""The nice value of git: whoever mirrors or follows goes first."""
 
 
 class Joining:
@@ -50,7 +49,7 @@ class Joining:
             "pack-objects", "--stdin-packs", "--delta-base-offset", "--quiet", str(self._directory / _MADE),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0,
         )  # fmt: skip
-        os.setpriority(os.PRIO_PGRP, self._git.pid, _COURTESY)
+        give_way(self._git.pid)
         assert self._git.stdin is not None
         with suppress(BrokenPipeError):  # it ended at once; its words are told by `end`
             self._git.stdin.write("".join(names).encode())
