@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Final, final
 
 from consumers.history.errors import GitFailed
+from consumers.history.git.pack import write_durably
 
 _MADE: Final = ("core.repositoryformatversion", "core.bare", "core.filemode", "core.worktree")
 """What `git init` says of the files as they are; `extensions.` as well."""
@@ -35,10 +35,7 @@ class Configuration:
         if self._saved.exists() or not self._current.exists():
             return
         temporary = self._saved.with_name(f"{self._saved.name}.tmp")
-        temporary.write_bytes(self._current.read_bytes())
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.rename(self._saved)
+        write_durably(self._saved, [self._current.read_bytes()], temporary)
 
     def put_back(self, ours: Collection[str]) -> None:
         """Set again what was kept, but for `ours`. What git cannot read, or not work with, is left out, and told."""

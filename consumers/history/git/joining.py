@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Final
 
 from consumers.base.companion import give_way
-from consumers.history.errors import GitFailed
 from consumers.history.git.pack import sync_directory
-from consumers.history.git.repository import ANEW, Repository
+from consumers.history.git.repository import Repository
 
 LARGE: Final = 200_000
 """Objects from which on a pack is joined with no other: git takes some 220 bytes an object of all that it joins."""
@@ -64,10 +63,7 @@ class Joining:
         git.stdin = None
         made, said = git.communicate()
         if git.returncode:
-            raise GitFailed(
-                f"git pack-objects in {self._repository.path}: {said.decode(errors='replace').strip()}; "
-                f"if it is damaged, {ANEW}"
-            )
+            raise self._repository.failure("pack-objects", said)
         self._replace(made.decode().strip())
         return True
 

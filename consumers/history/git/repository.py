@@ -176,9 +176,13 @@ class Repository:
             [self._git, *where, *arguments], capture_output=True, env=git_environment(), check=False, **options
         )
         if check and done.returncode:
-            said = done.stderr.decode(errors="replace").strip()
-            raise GitFailed(f"git {arguments[0]} in {self.path}: {said}; if it is damaged, {ANEW}")
+            raise self.failure(arguments[0], done.stderr)
         return str((done.stdout + done.stderr if both else done.stdout).decode(errors="replace"))
+
+    def failure(self, command: str, said: bytes) -> GitFailed:
+        """The error of a git that has failed, with its words."""
+        words = said.decode(errors="replace").strip()
+        return GitFailed(f"git {command} in {self.path}: {words}; if it is damaged, {ANEW}")
 
     # --- upkeep -------------------------------------------------------------------------------------------------
 
