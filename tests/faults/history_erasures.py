@@ -23,19 +23,8 @@ from typing import Final
 
 import click
 
-from consumers.base import DONE, Delivery
-from consumers.history.assembly.assembly import Tempo
-from consumers.history.git.follower import Follower
-from consumers.history.git.packs import PackWriter
-from consumers.history.git.repository import Repository
-from consumers.history.historian import Historian
-from consumers.history.journal.reader import JournalReader
-from consumers.history.reading.history import History
-from consumers.history.store.archive import Archive
-from consumers.json_mirror.command import open_mirror
-from consumers.json_mirror.settings import MirrorSettings
-from eventbus.events import envelope
-from tests.support.histories import Event
+from consumers.base import DONE
+from tests.support.histories import Event, make_commits, mirror, take_journal
 
 _FIRST: Final = 1_700_000_000_000_000
 _KNOWN: Final = re.compile(
@@ -73,27 +62,12 @@ def made(home: Path, chance: random.Random, records: int) -> None:
 
 
 def _mirror(home: Path, events: list[Event]) -> None:
-    with open_mirror(MirrorSettings(data_dir=home, history="git")) as mirroring:
-        for event in events:
-            delivery = Delivery(event.body)
-            delivery.event = envelope.decode(event.body)
-            assert mirroring([delivery]) == [DONE]
+    assert mirror(home, events) == [DONE] * len(events)
 
 
 def _history(home: Path) -> None:
-    private = home / ".eventbus"
-    with JournalReader(private / "state.sqlite3") as journal, Archive(private / "history.sqlite3") as archive:
-        historian = Historian(journal, archive, Tempo(settle=0, patience=1e9))
-        historian.step(1e10)
-        while historian.step(1e10 + 1):
-            pass
-    repository = Repository(private / "history.git")
-    repository.prepare()
-    follower = Follower(repository, PackWriter)
-    with History(private / "history.sqlite3") as opened:
-        follower.follow(opened)
-    follower.tend()
-    follower.close()
+    take_journal(home)
+    make_commits(home)
 
 
 def leftovers(home: Path, number: int) -> None:

@@ -19,28 +19,20 @@ import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import click
 import pytest
 
-from consumers.base import Delivery
-from consumers.history.assembly.assembly import Tempo
 from consumers.history.command import command
-from consumers.history.historian import Historian
-from consumers.history.journal.reader import JournalReader
 from consumers.history.reading import events
 from consumers.history.reading.history import History
 from consumers.history.reading.moments import records
-from consumers.history.store.archive import Archive
-from consumers.json_mirror.command import open_mirror
-from consumers.json_mirror.settings import MirrorSettings
 from eventbus.commands import run
 from eventbus.errors import EventBusError
-from eventbus.events import envelope
-from tests.support.histories import Event, keep
+from tests.support.histories import Event, keep, mirror, take_journal
 
 MOST_SECONDS: Final = 20.0
 _FIRST: Final = 1_700_000_000_000_000
@@ -64,30 +56,13 @@ def made(home: Path) -> None:
     """A history of all kinds of things, with a repository and a state, whose journal has events still to be taken."""
     events = list(_events(random.Random(3)))
     for taken in (events[:100], events[100:]):
-        _mirrored(home, taken)
-        _historian(home)
+        mirror(home, taken)
+        take_journal(home)
     assert _run(home, "erase", "crm.contact", "gone", "--yes") == 0
     assert _run(home, "erase", "--author", "nobody", "--yes") == 0
     half = [Event("t-half", pk, _FIRST + 10**5, "u", {"id": pk, "n": 8}, ["n"], size=3, author="u1") for pk in ("a", 7)]
-    _mirrored(home, half)
+    mirror(home, half)
     assert _run(home, "git") == 0
-
-
-def _mirrored(home: Path, events: Sequence[Event]) -> None:
-    with open_mirror(MirrorSettings(data_dir=home, history="git")) as mirroring:
-        for event in events:
-            delivery = Delivery(event.body)
-            delivery.event = envelope.decode(event.body)
-            mirroring([delivery])
-
-
-def _historian(home: Path) -> None:
-    private = home / ".eventbus"
-    with JournalReader(private / "state.sqlite3") as journal, Archive(private / "history.sqlite3") as archive:
-        historian = Historian(journal, archive, Tempo(settle=0, patience=1e9))
-        historian.step(1e10)
-        while historian.step(1e10 + 1):
-            pass
 
 
 def _events(chance: random.Random) -> Iterator[Event]:
@@ -228,8 +203,8 @@ def _others(home: Path) -> None:
     """Those who read it beside the commands; and the historian."""
     path = home / ".eventbus" / "history.sqlite3"
     for act in (
-        lambda: _historian(home),
-        lambda: _mirrored(home, [Event("t-more", "a", _FIRST + 2 * 10**6, "u", {"id": "a", "n": 7}, ["n"])]),
+        lambda: take_journal(home),
+        lambda: mirror(home, [Event("t-more", "a", _FIRST + 2 * 10**6, "u", {"id": "a", "n": 7}, ["n"])]),
         lambda: list(records(home, position=80)),
         lambda: list(records(home, at="2025-11-23T12:00:20Z")),
         lambda: _told(path),

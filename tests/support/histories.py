@@ -1,4 +1,4 @@
-"""Histories for tests: events as a service makes them, taken in by the historian without a mirror or a clock."""
+"""Histories for tests: events as a service makes them, taken in by mirror and historian without a clock."""
 
 from __future__ import annotations
 
@@ -7,10 +7,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from consumers.base import Delivery, Outcome
 from consumers.history.assembly.assembly import Tempo
+from consumers.history.git.follower import Follower
+from consumers.history.git.packs import PackWriter
+from consumers.history.git.repository import Repository
 from consumers.history.historian import Historian
-from consumers.history.journal.reader import Entry, decode
+from consumers.history.journal.reader import Entry, JournalReader, decode
+from consumers.history.reading.history import History
 from consumers.history.store.archive import Archive
+from consumers.json_mirror.command import open_mirror
+from consumers.json_mirror.settings import MirrorSettings
 from consumers.json_mirror.state import Noted
 from eventbus.events import envelope
 
@@ -108,3 +115,36 @@ def keep(path: Path, events: Iterable[Event], *, tempo: Tempo | None = None, apa
             pass
         for later in (tempo.settle, 2 * tempo.settle, tempo.patience + 1):
             historian.step(now + later)
+
+
+def mirror(data_dir: Path, events: Iterable[Event], *, history: str = "git") -> list[Outcome]:
+    """Let a mirror of this directory handle the events, one after the other; what it says of each."""
+    outcomes: list[Outcome] = []
+    with open_mirror(MirrorSettings(data_dir=data_dir, history=history)) as mirroring:
+        for event in events:
+            delivery = Delivery(event.body)
+            delivery.event = envelope.decode(event.body)
+            outcomes += mirroring([delivery])
+    return outcomes
+
+
+def take_journal(data_dir: Path) -> None:
+    """The historian, once: all that the mirror's journal has, as if all time had gone by."""
+    private = data_dir / ".eventbus"
+    with JournalReader(private / "state.sqlite3") as journal, Archive(private / "history.sqlite3") as archive:
+        historian = Historian(journal, archive, Tempo(settle=0, patience=1e9))
+        historian.step(1e10)
+        while historian.step(1e10 + 1):
+            pass
+
+
+def make_commits(data_dir: Path) -> None:
+    """The git follower, once, with what it does once a day."""
+    private = data_dir / ".eventbus"
+    repository = Repository(private / "history.git")
+    repository.prepare()
+    follower = Follower(repository, PackWriter)
+    with History(private / "history.sqlite3") as history:
+        follower.follow(history)
+    follower.tend()
+    follower.close()

@@ -11,23 +11,16 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from consumers.base import DONE, Delivery
-from consumers.history.assembly.assembly import Tempo
+from consumers.base import DONE
 from consumers.history.command import command
 from consumers.history.errors import HistoryUnavailable
-from consumers.history.git.follower import Follower
-from consumers.history.git.packs import PackWriter
-from consumers.history.git.repository import Repository
-from consumers.history.historian import Historian
-from consumers.history.journal.reader import JournalReader
 from consumers.history.reading.history import History
-from consumers.history.store.archive import Archive
 from consumers.json_mirror.command import open_mirror
 from consumers.json_mirror.disk import sqlite
 from consumers.json_mirror.errors import DirectoryLocked, StateUnavailable
 from consumers.json_mirror.settings import MirrorSettings
 from eventbus.errors import EventBusError
-from eventbus.events import envelope
+from tests.support import histories
 from tests.support.histories import Event
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
@@ -48,27 +41,13 @@ OPEN = Event("t5", "zz-person", 50, "u", {"name": "zz-second-word"}, ("name",), 
 
 
 def mirror(data_dir: Path, *events: Event, history: str = "git") -> None:
-    settings = MirrorSettings(data_dir=data_dir, history=history)
-    with open_mirror(settings) as mirroring:
-        for event in events:
-            delivery = Delivery(event.body)
-            delivery.event = envelope.decode(event.body)
-            assert mirroring([delivery]) == [DONE]
+    assert histories.mirror(data_dir, events, history=history) == [DONE] * len(events)
 
 
 def history(data_dir: Path) -> None:
     """Historian and git follower, once."""
-    private = data_dir / ".eventbus"
-    with JournalReader(private / "state.sqlite3") as journal, Archive(private / "history.sqlite3") as archive:
-        historian = Historian(journal, archive, Tempo(settle=0, patience=3600))
-        historian.step(1e10)
-        historian.step(1e10 + 1)
-    repository = Repository(private / "history.git")
-    repository.prepare()
-    follower = Follower(repository, PackWriter)
-    with History(private / "history.sqlite3") as opened:
-        follower.follow(opened)
-    follower.close()
+    histories.take_journal(data_dir)
+    histories.make_commits(data_dir)
 
 
 def run(data_dir: Path, *arguments: str) -> str:

@@ -10,15 +10,14 @@ from typing import Any
 import click
 import pytest
 
-from consumers.base import DONE, Delivery
+from consumers.base import DONE
 from consumers.history.command import command
 from consumers.history.git import message
 from consumers.history.reading.history import History
 from consumers.json_mirror.command import open_mirror
 from consumers.json_mirror.settings import MirrorSettings
 from eventbus.commands import run
-from eventbus.events import envelope
-from tests.support.histories import Event, keep
+from tests.support.histories import Event, keep, mirror
 
 EVIL = "\x1b[2J\u009b31m\u202e\x07 a\u2028b"
 USUAL: dict[str, Any] = {
@@ -221,10 +220,7 @@ def test_a_spoilt_state_is_told_in_words_with_what_to_do(
 ) -> None:
     monkeypatch.setenv("EVENTBUS_URL", f"sqlite:///{tmp_path}/broker.db")
     monkeypatch.setenv("EVENTBUS_HISTORY", "sqlite")
-    delivery = Delivery(Event(**USUAL).body)
-    delivery.event = envelope.decode(delivery.body)
-    with open_mirror(MirrorSettings(data_dir=tmp_path)) as mirroring:
-        assert mirroring([delivery]) == [DONE]
+    assert mirror(tmp_path, [Event(**USUAL)], history="off") == [DONE]
     with open_mirror(MirrorSettings(data_dir=tmp_path, history="sqlite")):
         pass  # the record is of before the journal: a snapshot stands for it
     statement, words = SPOILT_STATE[case]
