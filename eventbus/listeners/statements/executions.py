@@ -68,7 +68,7 @@ class Executions:
         if hit is None:
             return None
         nature = self._nature(connection, hit.table, sent.verb, sent.schemas)
-        hit = hit.without(self._capture.present.absent(connection, hit.table, sent.schemas))
+        hit = hit.without(self._capture.present.told(connection, hit.table, sent.schemas))
         if sent.verb == "delete":
             self._cascades.deleted(hit.table, hit.name, hit.parts)
         elif sent.verb == "update":
@@ -103,7 +103,7 @@ class Executions:
             self._natures.knows(connection, table, schemas) and self._capture.present.knows(connection, table, schemas)
         ):
             hold_file(connection, table, verb, schemas)
-        return self._natures(connection, table, schemas)
+        return self._natures.told(connection, table, schemas)
 
     def fail(self, failed: Execution, error: DBAPIError) -> None:
         """The database has refused it. What it did before that stays, but on PostgreSQL."""

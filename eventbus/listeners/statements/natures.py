@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
-from weakref import WeakKeyDictionary
 
-from sqlalchemy import Connection, Dialect, Table
+from sqlalchemy import Connection, Table
 
-from eventbus.listeners.flushing.present import ask, schema_of
+from eventbus.listeners.flushing.asking import Asked, ask
 from eventbus.listeners.statements.rows import quoted_name
 
 _VERBS: Final = {"2": "update", "3": "insert", "4": "delete"}
@@ -31,31 +30,16 @@ class Nature(NamedTuple):
     unique: tuple[tuple[Any, ...], ...] = ()
 
 
-class Natures:
-    """Asks the database once a table. It takes no lock, and no listener of others sees the question."""
+class Natures(Asked[Nature]):
+    """Tells the nature of a table."""
 
     def __init__(self) -> None:
-        self._known: WeakKeyDictionary[Dialect, dict[tuple[Table, str | None], Nature]] = WeakKeyDictionary()
+        super().__init__(_nature)
 
-    def knows(self, connection: Connection, table: Table, schemas: Any = None) -> bool:
-        """Whether nothing has to be asked."""
-        return (table, schema_of(connection, table, schemas)) in self._known.get(connection.dialect, {})
 
-    def __call__(self, connection: Connection, table: Table, schemas: Any = None) -> Nature:
-        """`schemas`: the `schema_translate_map` of the statement, if any."""
-        known = self._known.setdefault(connection.dialect, {})
-        schema = schema_of(connection, table, schemas)
-        nature = known.get((table, schema))
-        if nature is None:
-            find = _FINDERS.get(connection.dialect.name)
-            nature = known[table, schema] = Nature() if find is None else find(connection, table, schema)
-        return nature
-
-    def forget(self, dialect: Dialect, table: Table) -> None:
-        """Ask of this table again: a statement failed, perhaps since it is another one now."""
-        known = self._known.get(dialect, {})
-        for place in [place for place in known if place[0] is table]:
-            del known[place]
+def _nature(connection: Connection, table: Table, schema: str | None) -> Nature:
+    find = _FINDERS.get(connection.dialect.name)
+    return Nature() if find is None else find(connection, table, schema)
 
 
 def _of_postgresql(connection: Connection, table: Table, schema: str | None) -> Nature:
