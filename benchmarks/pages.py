@@ -32,13 +32,13 @@ import kombu
 
 from benchmarks import figures, history, places, processes
 from benchmarks.chain import mirrors
+from benchmarks.chain.events import send
 from benchmarks.chain.throughput import ram
 from consumers.json_mirror.state import State
 from eventbus import transports
 from eventbus.events import envelope
 from eventbus.events.envelope import Message
 from eventbus.publishers.amqp import AmqpPublisher
-from eventbus.publishers.base import Outcome
 
 REQUESTS = 1_000
 RATE = 100
@@ -189,12 +189,8 @@ def _send(producer: kombu.Producer, body: bytes) -> None:
 
 
 def _publish(name: str, bodies: list[bytes]) -> None:
-    """All of them, confirmed: without that the last ones of a connection that is closed may never come."""
     publisher = AmqpPublisher(places.BROKER, exchange=name, service="crm")
-    messages = [Message("crm.contact.updated", str(number), body, "") for number, body in enumerate(bodies)]
-    for start in range(0, len(messages), 1000):
-        outcomes = publisher.publish(messages[start : start + 1000])
-        assert outcomes == [Outcome.CONFIRMED] * len(outcomes)
+    send(publisher, [Message("crm.contact.updated", str(number), body, "") for number, body in enumerate(bodies)])
     publisher.close()
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from consumers.base import Delivery
 from eventbus.events import envelope
 from eventbus.events.envelope import Message
+from eventbus.publishers.base import Outcome, Publisher
 
 KEY: Final = "crm.contact.created"
 
@@ -35,6 +37,13 @@ def event(number: int, version: int) -> bytes:
 def message(number: int) -> Message:
     """For a publisher."""
     return Message(KEY, f"0193-{number + 1:012d}-0", event(number, number + 1), f"0193-{number + 1:012d}")
+
+
+def send(publisher: Publisher, messages: Sequence[Message]) -> None:
+    """All of them, confirmed: the last ones of a connection that is closed may never come otherwise."""
+    for start in range(0, len(messages), 1000):
+        outcomes = publisher.publish(messages[start : start + 1000])
+        assert outcomes == [Outcome.CONFIRMED] * len(outcomes)
 
 
 def delivery(number: int, version: int) -> Delivery:

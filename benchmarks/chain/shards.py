@@ -9,9 +9,8 @@ from collections.abc import Sequence
 
 from benchmarks import figures, places
 from benchmarks.chain import mirrors
-from benchmarks.chain.events import message
+from benchmarks.chain.events import message, send
 from eventbus.publishers.amqp import AmqpPublisher
-from eventbus.publishers.base import Outcome
 from tests.support.nodes.rabbitmq import RabbitNode
 
 SHARDS = (1, 2, 4)
@@ -36,9 +35,7 @@ def _seconds(url: str, shards: int, messages: Sequence) -> float:  # type: ignor
     with places.directory() as base, mirrors.running(url, name, base, shards=shards) as running:
         publisher = AmqpPublisher(url, exchange=name, service="crm")
         began = time.monotonic()
-        for start in range(0, len(messages), 1000):
-            outcomes = publisher.publish(messages[start : start + 1000])
-            assert outcomes == [Outcome.CONFIRMED] * len(outcomes)
+        send(publisher, messages)
         publisher.close()
         mirrors.wait_for(running, len(messages))
         return time.monotonic() - began
