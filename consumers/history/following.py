@@ -78,7 +78,7 @@ def _done(settings: HistorySettings, stop: threading.Event, alone: threading.Eve
 
 
 def _tended(settings: HistorySettings, git: Companion) -> Callable[[], None]:
-    """What is done while nothing comes: look after git, and once a day forget what is too old."""
+    """What is done beside, about once a second: look after git, and once a day forget what is too old."""
     next_prune = 0.0
 
     def tend() -> None:
@@ -102,12 +102,16 @@ def _take(
     alone: threading.Event,
     tend: Callable[[], None],
 ) -> None:
-    end = 0.0
+    end = next_tend = 0.0
     while not stop.is_set():
         now = time.time()
-        if historian.step(now):
+        is_behind = historian.step(now)
+        # Also while much is waiting: git then works beside the historian, not after it.
+        if not is_behind or time.monotonic() >= next_tend:
+            next_tend = time.monotonic() + _AGAIN
+            tend()
+        if is_behind:
             continue
-        tend()
         if journal.replaced():
             return
         if alone.is_set():

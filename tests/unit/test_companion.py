@@ -108,3 +108,34 @@ def test_the_historian_ends_after_its_follower_and_awaits_it_without_the_lock(
     alone.set()
     following.keep(settings, threading.Event(), alone)
     assert (here / "done").exists()
+
+
+class _Behind:
+    """A historian that has done all after three steps."""
+
+    settling = 0.0
+    steps = 0
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def step(self, _: float) -> bool:
+        type(self).steps += 1
+        return self.steps < 3
+
+
+def test_the_follower_is_started_while_the_historian_is_behind_and_not_after_it(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = HistorySettings(kind="git", data_dir=here)
+    settings.private_dir.mkdir()
+    with State(settings.state_file) as state:
+        state.keep_journal(settings.history_file, 1 << 20)
+    monkeypatch.setattr(following, "Historian", _Behind)
+    looked: list[int] = []
+    monkeypatch.setattr(Companion, "check", lambda _: looked.append(_Behind.steps) or "")
+    alone = threading.Event()
+    alone.set()
+    following.keep(settings, threading.Event(), alone)
+    assert looked[0] == 1
+    assert looked[-1] == 3
