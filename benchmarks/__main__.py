@@ -68,6 +68,7 @@ PARTS: Final[dict[str, tuple[str, ...]]] = {
     "doorbell": ("benchmarks.doorbell", "--rounds", "3", "--seconds", "2"),
     "compare": ("benchmarks.compare", "--records", "100000"),
     "history": ("benchmarks.history",),
+    "histories": ("benchmarks.chain", "histories"),
     "pages": ("benchmarks.pages",),
     "observing": ("benchmarks.observing",),
     "where": ("benchmarks.where",),

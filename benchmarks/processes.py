@@ -24,10 +24,15 @@ def cpu(pid: int) -> float:
     spent = 0.0
     for each in tree(pid):
         try:
-            spent += time.clock_gettime((~each << 3) | 2)  # the clock of another process: clock_getcpuclockid(3)
+            spent += own_cpu(each)
         except OSError:
             continue
     return spent
+
+
+def own_cpu(pid: int) -> float:
+    """Seconds of processor time that this process alone has used."""
+    return time.clock_gettime((~pid << 3) | 2)  # the clock of another process: clock_getcpuclockid(3)
 
 
 def memory(pid: int) -> float:

@@ -4,6 +4,7 @@
     python -m benchmarks.chain latency [--seconds 6]
     python -m benchmarks.chain shards
     python -m benchmarks.chain growth
+    python -m benchmarks.chain histories
 
 *throughput*: a service of four threads commits as fast as it can, transactions of 1 and of 100 new records, until the
 last is durable: in the state and in a file on the disk (`disk`), on a RAM disk (`ram`), or there and in Redis
@@ -13,6 +14,7 @@ each process is told too.
 late one counts as late, to the visible file. It is broken where p99 passes a second or the rate is not reached.
 *shards*: one, two and four mirrors share a queue's records.
 *growth*: what a record costs the mirror, from a thousand records to a million.
+*histories*: what a history costs the mirror that drains a queue.
 """
 
 from __future__ import annotations
@@ -23,9 +25,15 @@ import sys
 from collections.abc import Sequence
 
 from benchmarks import places
-from benchmarks.chain import growth, latency, shards, throughput
+from benchmarks.chain import growth, histories, latency, shards, throughput
 
-PARTS = {"throughput": throughput.main, "latency": latency.main, "shards": shards.main, "growth": growth.main}
+PARTS = {
+    "throughput": throughput.main,
+    "latency": latency.main,
+    "shards": shards.main,
+    "growth": growth.main,
+    "histories": histories.main,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

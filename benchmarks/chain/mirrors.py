@@ -47,8 +47,10 @@ def wait_for(mirrors: list[Mirror], records: int) -> None:
 
 
 @contextmanager
-def running(url: str, name: str, base: Path, *, shards: int = 1, cache: str = "") -> Iterator[list[Mirror]]:
-    """So many mirrors of one queue, ready for what comes; ended afterwards. The queue is the caller's to remove."""
+def running(
+    url: str, name: str, base: Path, *, shards: int = 1, cache: str = "", history: str = "off"
+) -> Iterator[list[Mirror]]:
+    """So many mirrors of one queue; ended afterwards. What waited in it is written. The queue is the caller's."""
     with ExitStack() as stack:
         mirrors = []
         for index in range(shards):
@@ -59,6 +61,7 @@ def running(url: str, name: str, base: Path, *, shards: int = 1, cache: str = ""
                 "EVENTBUS_EXCHANGE": name,
                 "EVENTBUS_QUEUE": name,
                 "EVENTBUS_CACHE_URL": cache,
+                "EVENTBUS_HISTORY": history,
                 **({"EVENTBUS_SHARD": f"{index}/{shards}"} if shards > 1 else {}),
             }
             command = [sys.executable, "-m", "consumers.json_mirror", "--data-dir", str(data_dir)]
