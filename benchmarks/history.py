@@ -1,11 +1,12 @@
 """The history: from a filled journal to a published tip, its size, and how long answers take.
 
-    python -m benchmarks.history [--records 20000] [--transactions 10000] [--changes 3]
+    python -m benchmarks.history [--records 100000] [--transactions 10000]
 
-A state is filled with records, then a journal with transactions of one to `--changes` changes each, by the mirror's own
-code. The historian and the git follower then run as they do in production, two processes, until the branch leads to the
-last transaction. Printed are the rates of that, bytes a change in SQLite and in git, the time of a `--at` half way as a
-dump, and of one `why`. The mirror's own cost is the difference of `State.apply` with and without a journal, in turns.
+A state is filled with records, then a journal with transactions of one to three changes each, then with large ones of
+1,000, by the mirror's own code. The historian and the git follower then run as they do in production, two processes,
+until the branch leads to the last transaction. Printed are the rates of that, bytes a change in SQLite and in git, the
+time of a `--at` half way as a dump, and of one `why`. The mirror's own cost is the difference of `State.apply` with and
+without a journal, in turns; `python -m benchmarks.chain histories` has it as a whole.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ FIELDS = ("city", "country", "email", "first_name", "last_name", "notes", "phone
 WORDS = ("alpha", "bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel", "india", "juliett", "kilo", "lima")
 START = 1_763_884_800_000_000
 BATCH = 500
+SMALL, LARGE = 3, 1_000
+"""The most changes of a small transaction; all of a large one."""
 
 
 class Workload:
@@ -137,32 +140,42 @@ def journal_cost(directory: Path, workload: Workload) -> None:
     figures.note("history/commit with journal", with_, "µs an event")
 
 
-def measure(data_dir: Path, options: argparse.Namespace) -> None:
+def measure(data_dir: Path, records: int, transactions: int) -> None:
     (data_dir / ".eventbus").mkdir()
-    workload = Workload(options.records)
+    workload = Workload(records)
     with State(data_dir / ".eventbus" / "state.sqlite3") as state:
         fill(state, workload.snapshot())
         state.keep_journal(data_dir / ".eventbus" / "history.sqlite3", 1 << 40)
     seconds, _ = follow(data_dir)
-    print(f"baseline of {options.records:,} records: {seconds:.1f} s")
+    print(f"baseline of {records:,} records: {seconds:.1f} s")
+    repository = Repository(data_dir / ".eventbus" / "history.git")
+    repository.repack_all()
     sqlite, git = sizes(data_dir)
-    with State(data_dir / ".eventbus" / "state.sqlite3") as state:
-        state.keep_journal(data_dir / ".eventbus" / "history.sqlite3", 1 << 40)
-        made = workload.transactions(options.transactions, options.changes, options.least)
-        changes = fill(state, (body for bodies in made for body in bodies))
-    idle, _ = follow_nothing()
-    seconds, cpu = follow(data_dir)
-    # Starting, and waiting for what may still come, is no part of the rate.
-    seconds = max(seconds - idle, 0.001)
-    print(f"{options.transactions:,} transactions, {changes:,} changes, from the journal to the tip: {seconds:.1f} s")
-    figures.note("history/followed", changes / seconds, "changes/s")
-    figures.note("history/cpu", cpu / options.transactions * 1e6, "µs a commit")
+    changes, seconds, cpu = journalled(data_dir, workload.transactions(transactions, SMALL))
+    figures.note("history/small/commits", transactions / seconds, "commits/s")
+    figures.note("history/small/cpu", cpu / transactions * 1e6, "µs a commit")
+    large = min(LARGE, records)
+    more, seconds, cpu = journalled(data_dir, workload.transactions(max(transactions // 100, 1), large, large))
+    figures.note("history/large/changes", more / seconds, "changes/s")
+    figures.note("history/large/cpu", cpu / more * 1e6, "µs a change")
+    changes += more
     more_sqlite, more_git = (now - then for now, then in zip(sizes(data_dir), (sqlite, git), strict=True))
     figures.note("history/SQLite", more_sqlite / changes, "bytes a change")
     figures.note("history/git as written", more_git / changes, "bytes a change")
     ask(data_dir)
-    Repository(data_dir / ".eventbus" / "history.git").repack_all()
+    repository.repack_all()
     figures.note("history/git in one pack", (sizes(data_dir)[1] - git) / changes, "bytes a change")
+
+
+def journalled(data_dir: Path, transactions: Iterator[list[bytes]]) -> tuple[int, float, float]:
+    """How many changes that were, and the seconds from a full journal to the tip; also of processor time."""
+    with State(data_dir / ".eventbus" / "state.sqlite3") as state:
+        state.keep_journal(data_dir / ".eventbus" / "history.sqlite3", 1 << 40)
+        changes = fill(state, (body for bodies in transactions for body in bodies))
+    idle, idle_cpu = follow_nothing()
+    seconds, cpu = follow(data_dir)
+    # Starting, and waiting for what may still come, is no part of the rate.
+    return changes, max(seconds - idle, 0.001), cpu - idle_cpu
 
 
 def follow_nothing() -> tuple[float, float]:
@@ -188,16 +201,14 @@ def ask(data_dir: Path) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--records", type=int, default=20_000)
-    parser.add_argument("--transactions", type=int, default=10_000)
-    parser.add_argument("--changes", type=int, default=3, help="the most of a transaction")
-    parser.add_argument("--least", type=int, default=1, help="the least of a transaction")
+    parser.add_argument("--records", type=int, default=100_000)
+    parser.add_argument("--transactions", type=int, default=10_000, help="small ones; of large ones a hundredth")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         journal_cost(Path(directory), Workload(20_000))
         home = Path(directory) / "data"
         home.mkdir()
-        measure(home, options)
+        measure(home, options.records, options.transactions)
     return 0
 
 

@@ -227,7 +227,7 @@ _TABLES: Final[dict[str, Callable[[Results], Iterator[str]]]] = {
     "publishing": partial(_listed, ("publishing/", "consumer/", "backlog/", "serialization/")),
     "wire": partial(_listed, ("wire/",)),
     "outage": partial(_listed, ("outage/",)),
-    "dumps": partial(_listed, ("loaddata/", "compare/", "history/")),
+    "dumps": partial(_listed, ("loaddata/", "compare/", "history/", "histories/")),
     "observing": partial(_listed, ("observing/",)),
     "doorbell": partial(_listed, ("doorbell/",)),
     "statements": partial(_listed, ("statements/",)),
