@@ -16,6 +16,7 @@ from eventbus.errors import EventTooLarge, SerializationError
 from eventbus.events import envelope, naming
 from eventbus.events.change import MISSING, Entity, Key, Values
 from eventbus.listeners.committing.missing_values import holds_expressions
+from eventbus.listeners.flushing.reading import leave_out
 from eventbus.listeners.recording.frame import Net, Recorded
 from eventbus.monitoring.tracing import created
 from eventbus.records.serializing.serializer import Serializer
@@ -31,8 +32,20 @@ _MOST_KINDS: Final = 10_000
 """Of an entity and a dialect: engines may be made for a moment each."""
 
 
+Asked = Collection[tuple[Entity, str] | None]
+"""Columns that were read of all rows of an entity, since what was known of one did not fit its field; None: those that
+held SQL expressions."""
+
+
 class UnreadError(Exception):
-    """What a row holds is not known: the object holds an SQL expression."""
+    """What a row holds is not known: the object holds an SQL expression, or something that the driver made fit.
+
+    `column`: the one that has to be read.
+    """
+
+    def __init__(self, column: tuple[Entity, str] | None = None) -> None:
+        super().__init__()
+        self.column = column
 
 
 class Envelope(NamedTuple):
@@ -77,25 +90,27 @@ class Encoder:
         self._kinds = _Kinds(naming.quote(service))
 
     def events(
-        self, changes: Iterable[Net], shared: Envelope, dialect: Dialect, first: int = 0
+        self, changes: Iterable[Net], shared: Envelope, dialect: Dialect, first: int = 0, asked: Asked | None = None
     ) -> tuple[list[str], list[bytes]]:
         """Routing keys and unsealed events of one transaction's changes on one kind of database, in their order.
 
         The first has index `first`. Raises SerializationError as the policy says; UnreadError where a row has to be
-        read first.
+        read first, unless it has been. `asked`: what has; None of rows that were read as a whole.
         """
         kinds, limit = self._kinds, self._limit
         keys, bodies = [], []
         for index, (record, changed) in enumerate(changes, first):
             kind = kinds[record.entity, dialect]
-            try:
-                body = kind.event(record, changed, shared, index)
-                if len(body) > limit:
-                    raise self._too_large(kind, record, len(body))
-            except SerializationError as error:
-                if holds_expressions(record):
-                    raise UnreadError from error
-                body = kind.stub(record, self._refused(error), shared, index)
+            while True:
+                try:
+                    body = kind.event(record, changed, shared, index)
+                    if len(body) > limit:
+                        raise self._too_large(kind, record, len(body))
+                except SerializationError as error:
+                    if asked is not None and kind.goes_without(record, changed, error, asked):
+                        continue
+                    body = kind.stub(record, self._refused(error), shared, index)
+                break
             keys.append(kind.routing_keys[record.op])
             # Of many a copy of the right size. orjson's buffer was larger and gave back its end, which many times in a
             # row makes the system take pages away and bring them again, for 2 µs an event.
@@ -151,8 +166,8 @@ class _Kind:
     """What the events of one entity have in common."""
 
     __slots__ = (
-        "_changes", "_computes", "_entity", "_model", "_name", "_needed", "_serializer", "_source", "_vouchings",
-        "routing_keys",
+        "_changes", "_columns", "_computes", "_entity", "_model", "_name", "_needed", "_serializer", "_source",
+        "_vouchings", "routing_keys",
     )  # fmt: skip
 
     def __init__(self, service: str, entity: Entity, serializer: Serializer) -> None:
@@ -164,6 +179,8 @@ class _Kind:
         self._serializer = serializer
         self._changes: dict[tuple[str, ...], _Change] = {}
         self._vouchings: dict[tuple[tuple[str, ...], bool], _Vouching] = {}
+        keys = {entity.keys[position] for position in entity.pk_index}
+        self._columns = {name: key for key, name in serializer.names.items() if key not in keys}
         self._computes = serializer.computes
         self._needed = frozenset(entity.read).difference(entity.keys[position] for position in entity.pk_index)
 
@@ -190,6 +207,25 @@ class _Kind:
             return self._encode(data, shared, index)
         except TypeError as error:
             raise serializer.blame(values) from error
+
+    def goes_without(self, record: Recorded, changed: Collection[str], error: SerializationError, asked: Asked) -> bool:
+        """Leave out a value that does not fit, of a column that the transaction has not changed.
+
+        Raises UnreadError where what the row holds was not read yet, which may fit.
+        """
+        if holds_expressions(record):
+            raise UnreadError from error
+        column = self._columns.get(error.field or "")
+        if column is None or record.after is None:
+            return False
+        if (self._entity, column) not in asked:
+            raise UnreadError((self._entity, column)) from error
+        if record.op != "u" or column in changed:
+            return False
+        leave_out(f"{self._name}.{column}", "does not fit its field")
+        position = self._entity.positions[column]
+        record.after = (*record.after[:position], MISSING, *record.after[position + 1 :])
+        return True
 
     def stub(self, record: Recorded, mark: Mapping[str, Any], shared: Envelope, index: int) -> bytes:
         """The event of a change that no event can hold: the primary key alone, and the mark that says so."""

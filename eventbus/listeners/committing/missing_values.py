@@ -11,6 +11,7 @@ from sqlalchemy.sql.selectable import FromClause
 
 from eventbus.errors import CaptureError, CaptureWarning
 from eventbus.events.change import MISSING, Entity, Key, Values
+from eventbus.listeners.flushing.reading import rows_of
 from eventbus.listeners.recording.frame import Frame, Recorded
 from eventbus.records.columns import stored
 from eventbus.records.expressions import is_expression
@@ -117,6 +118,25 @@ def forget_expressions(frame: Frame) -> bool:
     return found
 
 
+def forget_unfit(frame: Frame, column: tuple[Entity, str] | None) -> None:
+    """Make unknown what no event can hold, so that `complete` reads it: expressions, and all values of this column."""
+    forget_expressions(frame)
+    if column is None:
+        return
+    entity, key = column
+    position, records = entity.positions[key], frame.records[entity]
+    frame.partial.add(entity)
+    for pk, record in records.items():
+        after = _after(record)
+        if after is None:
+            continue
+        after = (*after[:position], MISSING, *after[position + 1 :])
+        if isinstance(record, Recorded):
+            record.after = after
+        else:
+            records[pk] = after
+
+
 def _without_expressions(values: Values) -> Values:
     return tuple([MISSING if is_expression(value) else value for value in values])
 
@@ -143,10 +163,11 @@ def _read(
     source: FromClause = entity.table if entity.mapper is None else entity.mapper.persist_selectable
     statement = select(*primary, *(stored(columns[position]) for position in positions)).select_from(source)
     width = len(primary)
+    asked = [*primary, *(columns[position] for position in positions)]
     for start in range(0, len(keys), _CHUNK):
         matches = _among(primary, keys[start : start + _CHUNK], connection.dialect.name)
-        for row in connection.execute(statement.where(matches)).all():  # a Result fetches row by row otherwise
-            yield row[:width], row[width:]
+        for row in rows_of(connection, statement.where(matches), asked):
+            yield tuple(row[:width]), row[width:]
 
 
 def _among(primary: Sequence[ColumnElement[Any]], keys: Sequence[Key], dialect: str) -> ColumnElement[bool]:
@@ -167,7 +188,8 @@ def _fill(records: Records, pk: Key, after: Values, values: dict[int, Any]) -> N
         return
     assert isinstance(record, Recorded)
     if record.certain is None:
-        record.certain = tuple([record.entity.keys[i] for i in values if after[i] is MISSING])
+        read = [i for i, value in values.items() if after[i] is MISSING and value is not MISSING]
+        record.certain = tuple([record.entity.keys[i] for i in read])
     record.after = filled
 
 

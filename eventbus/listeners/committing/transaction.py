@@ -24,8 +24,8 @@ from eventbus.events.ids import uuid7
 from eventbus.listeners import hooks
 from eventbus.listeners.base import Listener
 from eventbus.listeners.capture import Capture
-from eventbus.listeners.committing.encoding import Encoder, Envelope, UnreadError, envelope_of
-from eventbus.listeners.committing.missing_values import complete, forget_expressions, forget_untouched
+from eventbus.listeners.committing.encoding import Asked, Encoder, Envelope, UnreadError, envelope_of
+from eventbus.listeners.committing.missing_values import complete, forget_unfit, forget_untouched
 from eventbus.listeners.committing.outer import OuterTransactions, Waiting
 from eventbus.listeners.flushing.savepoint_leftovers import note_leftovers
 from eventbus.listeners.last_flush import on_clean
@@ -198,7 +198,9 @@ class Transactions(Listener):
             raise
         return self._waiting(whole)
 
-    def _write(self, ledger: Ledger, frame: TransactionFrame, commits: Callable[[Connection], bool]) -> None:
+    def _write(
+        self, ledger: Ledger, frame: TransactionFrame, commits: Callable[[Connection], bool], asked: Asked = ()
+    ) -> None:
         """Put the frame's net changes into the outbox of each database concerned, and forget them."""
         if frame.partial or self._reread:
             self._complete(ledger, frame)
@@ -210,10 +212,10 @@ class Transactions(Listener):
             shared = envelope_of(ledger.transaction, ledger.author, ledger.size + len(net), ledger.notes)
             parts = _by_connection(ledger, net)
             try:
-                batches = _batches(self._encoder, parts, shared, ledger.size)
-            except UnreadError:
-                forget_expressions(frame)
-                self._write(ledger, frame, commits)
+                batches = _batches(self._encoder, parts, shared, ledger.size, asked)
+            except UnreadError as unread:
+                forget_unfit(frame, unread.column)
+                self._write(ledger, frame, commits, {*asked, unread.column})
                 return
             entries: list[Any] = []
             for connection, batch in batches:
@@ -258,12 +260,12 @@ class Transactions(Listener):
 
 
 def _batches(
-    encoder: Encoder, parts: Sequence[tuple[Connection, list[Net]]], shared: Envelope, index: int
+    encoder: Encoder, parts: Sequence[tuple[Connection, list[Net]]], shared: Envelope, index: int, asked: Asked
 ) -> list[tuple[Connection, Batch]]:
     """The events of each database. Raises UnreadError where a row has to be read first."""
     batches = []
     for connection, part in parts:
-        keys, bodies = encoder.events(part, shared, connection.dialect, index)
+        keys, bodies = encoder.events(part, shared, connection.dialect, index, asked)
         batches.append((connection, Batch(0, shared.transaction, keys, bodies, index)))
         index += len(part)
     return batches

@@ -253,7 +253,7 @@ def differs(old: Any, new: Any) -> bool:
     if old is MISSING or new is MISSING or type(old) is not type(new):
         return True
     try:
-        return bool(old != new)
+        return bool(old != new) and bool(old == old or new == new)  # noqa: PLR0124 - not a number is not even itself
     except Exception:  # noqa: BLE001 - the application's own comparison
         # Values that compare element by element (arrays of numpy) have no one answer, others refuse.
         return True

@@ -12,6 +12,7 @@ from typing import Any, Final
 from sqlalchemy import Column, Dialect, Float, Insert
 from sqlalchemy.engine.cursor import _NO_CURSOR_DML, _NO_RESULT_METADATA, FullyBufferedCursorFetchStrategy
 
+from eventbus.listeners.flushing.reading import processed
 from eventbus.listeners.statements.rows import Hit, Row
 from eventbus.records.columns import stored
 
@@ -69,7 +70,8 @@ class Returning:
             for type_, coltype in zip(types, self._coltypes, strict=False)
         ]
         width = len(self._columns)
-        return [_read(self._names, processors, row) for row in self.rows], [tuple(row[width:]) for row in self.rows]
+        rows = [dict(zip(self._names, processed(self._columns, processors, row), strict=False)) for row in self.rows]
+        return rows, [tuple(row[width:]) for row in self.rows]
 
     def _split(self, cursor: Any, rows: Sequence[Any]) -> tuple[list[Any], int]:
         width = len(cursor.description) - len(self._columns) - len(self._expressions)
@@ -104,13 +106,6 @@ def _whole_or_not(type_: Any, dialect: Dialect, process: Any) -> Any:
         return value if process is None else process(value)
 
     return processed
-
-
-def _read(names: Sequence[str], processors: Sequence[Any], row: Sequence[Any]) -> Row:
-    return {
-        name: value if process is None else process(value)
-        for name, process, value in zip(names, processors, row, strict=False)
-    }
 
 
 def _named(dialect: Dialect, column: Any, alias: str | None) -> str:

@@ -16,6 +16,7 @@ from sqlalchemy.orm import Mapper
 
 from eventbus.events.change import MISSING, Entity, Key, Values
 from eventbus.listeners.flushing.cascades import parts_of
+from eventbus.listeners.flushing.reading import rows_of
 from eventbus.records.columns import stored
 from eventbus.records.entities import Entities
 
@@ -154,9 +155,13 @@ class MappedHit(Hit):
     def kinds(self, connection: Connection, keys: Sequence[Key]) -> dict[Key, Any]:
         on: Any = self._mapper.polymorphic_on
         if not isinstance(on, Column):
-            return {tuple(row[:-1]): row[-1] for row in _by_keys(connection, select(*self.key, on), self.key, keys)}
+            return self._kinds_by(connection, self.key, on, keys)
         key = [self._column_in(on.table, column) for column in self._mapper.primary_key]
-        return {tuple(row[:-1]): row[-1] for row in _by_keys(connection, select(*key, on), key, keys)}
+        return self._kinds_by(connection, key, on, keys)
+
+    def _kinds_by(self, connection: Connection, key: Sequence[Any], on: Any, keys: Sequence[Key]) -> dict[Key, Any]:
+        columns = [*key, on]
+        return {tuple(row[:-1]): row[-1] for row in _by_keys(connection, select(*columns), columns, key, keys)}
 
     def _column_in(self, table: Any, column: Any) -> Any:
         """What a table of the class calls a column of the primary key."""
@@ -225,7 +230,7 @@ def look(
     query = select(*map(stored, columns)).select_from(source).where(*criteria)
     if lock == Lock.UPDATE:
         query = _locked(connection.dialect, query, source)
-    return [dict(zip(names, row, strict=True)) for row in _execute(connection, query, schemas)]
+    return [dict(zip(names, row, strict=True)) for row in rows_of(connection, query, columns, _options(schemas))]
 
 
 def look_by(
@@ -239,11 +244,11 @@ def look_by(
     lock: str = Lock.NONE,
 ) -> list[Row]:
     """The rows whose columns `by` have one of these combinations of values."""
-    columns = [hit.columns[name] for name in by]
-    query = select(*(stored(hit.columns[name]) for name in names)).select_from(hit.table)
+    columns = [hit.columns[name] for name in names]
+    query = select(*map(stored, columns)).select_from(hit.table)
     if lock == Lock.UPDATE:
         query = _locked(connection.dialect, query, hit.table)
-    found = _by_keys(connection, query, columns, tuples, schemas)
+    found = _by_keys(connection, query, columns, [hit.columns[name] for name in by], tuples, schemas)
     return [dict(zip(names, row, strict=True)) for row in found]
 
 
@@ -277,17 +282,20 @@ def _locked(dialect: Dialect, query: Select[Any], source: Any) -> Select[Any]:
 
 
 def _by_keys(
-    connection: Connection, query: Select[Any], columns: Sequence[Any], keys: Sequence[Any], schemas: Any = None
+    connection: Connection,
+    query: Select[Any],
+    columns: Sequence[Any],
+    by: Sequence[Any],
+    keys: Sequence[Any],
+    schemas: Any = None,
 ) -> Iterator[Any]:
     for start in range(0, len(keys), _CHUNK):
-        yield from _execute(
-            connection, query.where(_among(connection.dialect, columns, keys[start : start + _CHUNK])), schemas
-        )
+        among = _among(connection.dialect, by, keys[start : start + _CHUNK])
+        yield from rows_of(connection, query.where(among), columns, _options(schemas))
 
 
-def _execute(connection: Connection, query: Select[Any], schemas: Any) -> Sequence[Any]:
-    options = {} if schemas is None else {"schema_translate_map": schemas}
-    return connection.execute(query, execution_options=options).all()  # a Result fetches row by row otherwise
+def _options(schemas: Any) -> dict[str, Any]:
+    return {} if schemas is None else {"schema_translate_map": schemas}
 
 
 def _among(dialect: Dialect, columns: Sequence[Any], keys: Sequence[Any]) -> Any:
