@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from typing import Any, Final, NamedTuple
+
+import orjson
 
 from consumers.history.git import message
 from consumers.history.git.layout import README, README_TEXT, path_of
@@ -24,6 +27,13 @@ _WINDOW: Final = (
     "JOIN record ON record.id = change.record LEFT JOIN names ON names.id = changed "
     "WHERE change.position BETWEEN ? AND ? ORDER BY change.position, path"
 )
+
+_STEPS: Final = (
+    "SELECT record AS number, change.position, version, op, whole, names.names, aside, body "
+    "FROM json_each(?) JOIN change ON record = value LEFT JOIN names ON names.id = changed "
+    "ORDER BY record, version DESC"
+)
+"""As `rows.CHANGES`, of all records of a window: a follower that is far behind asks for nearly every one."""
 
 
 class Commit(NamedTuple):
@@ -83,7 +93,7 @@ class Commits:
             touched: dict[int, list[_Touched]] = {}
             for row in self._history.query(_WINDOW, transactions[0].position, transactions[-1].position):
                 touched.setdefault(row[0], []).append(_Touched(*row))
-            self._chains.clear()
+            self._chains = self._behind(each for rows in touched.values() for each in rows)
             self._after = transactions[-1].position
             return [self._commit(each, touched.get(each.position, [])) for each in transactions]
 
@@ -123,7 +133,7 @@ class Commits:
     def _find(self, touched: _Touched) -> _Found:
         if touched.last == touched.position:  # nothing came to this record since: it is what it is now
             return _Found(touched.newest, touched.document)
-        newest, steps = self._chain(touched)
+        newest, steps = self._chains[touched.record]
         found = chain.at_position(newest, steps, touched.position)
         if found is None:
             raise _step(touched).damaged("the record's own list of versions does not have it")
@@ -133,14 +143,18 @@ class Commits:
         model, pk = identify(touched.path, touched.key)
         return _Found(version, documents.encode(model, pk, version, content.fields, content.stub))
 
-    def _chain(self, touched: _Touched) -> tuple[Content | None, list[Step]]:
-        found = self._chains.get(touched.record)
-        if found is None:
-            found = self._chains[touched.record] = (
-                decode(touched.path, touched.document),
-                self._history.steps(touched.path, touched.record),
-            )
-        return found
+    def _behind(self, touched: Iterable[_Touched]) -> dict[int, tuple[Content | None, list[Step]]]:
+        """Of the records that have changed again since: what they are now, and all their changes, newest first."""
+        again = {each.record: each for each in touched if each.last != each.position}
+        rows = self._history.rows(_STEPS, orjson.dumps(list(again)).decode())
+        steps = {
+            record: [Step(again[record].path, *step) for _, *step in own] for record, own in groupby(rows, _record)
+        }
+        return {record: (decode(each.path, each.document), steps.get(record, [])) for record, each in again.items()}
+
+
+def _record(row: Sequence[Any]) -> int:
+    return int(row[0])
 
 
 def _step(touched: _Touched) -> Step:
