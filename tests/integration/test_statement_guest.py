@@ -364,6 +364,12 @@ def _count(number: int) -> Work:
     return lambda s, _: s.execute(update(Item).where(Item.id == number).values(tally=Item.tally + 1))
 
 
+def _chosen(criterion: Any) -> Work:
+    return lambda s, _: s.execute(
+        update(Item).where(criterion).values(tally=9).execution_options(synchronize_session=False)
+    )
+
+
 def _add(key: int) -> Work:
     return lambda s, h: s.execute(h.upsert({"id": key, "name": f"new{key}"}, tally=1))
 
@@ -387,6 +393,15 @@ PAIRS: dict[str, tuple[Work, Work]] = {
     "updates of two rows by key": (
         lambda s, _: s.execute(update(Item), [{"id": 1, "label": "x"}]),
         lambda s, _: s.execute(update(Item), [{"id": 2, "label": "x"}]),
+    ),
+    "an update of a row that words choose": (_chosen(text("id = :k").bindparams(k=1)), _count(2)),
+    "an update of a row that a function chooses": (
+        _chosen((Item.id == 1) & (func.left(Item.name, 1) == "a")),
+        _count(2),
+    ),
+    "an update of a row that the time chooses": (
+        _chosen((Item.id == 1) & (func.now() > sa.literal("2020-01-01", sa.DateTime))),
+        _count(2),
     ),
     "deletions of two rows": (
         lambda s, _: s.execute(delete(Item).where(Item.id == 1)),

@@ -7,28 +7,19 @@ tables, and routes it to an engine. So nothing is told from what the program has
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
-from sqlalchemy import Alias, BindParameter, ClauseElement, ColumnClause, Insert, TextClause, TypeDecorator
+from sqlalchemy import Alias, BindParameter, ClauseElement, Insert, TypeDecorator
 from sqlalchemy.engine.interfaces import ExecuteStyle
 from sqlalchemy.sql import operators
 from sqlalchemy.sql.dml import UpdateBase
 from sqlalchemy.sql.elements import BinaryExpression, BooleanClauseList, _truncated_label
-from sqlalchemy.sql.functions import FunctionElement
-from sqlalchemy.sql.selectable import SelectBase
 from sqlalchemy.sql.util import _deep_deannotate
-from sqlalchemy.sql.visitors import iterate, replacement_traverse
+from sqlalchemy.sql.visitors import replacement_traverse
 
 from eventbus.events.change import MISSING
 from eventbus.listeners.statements.rows import Hit
-
-_IMMUTABLE: Final = frozenset(
-    (
-        "abs", "char_length", "coalesce", "concat", "length", "lower", "ltrim", "mod", "nullif", "replace", "round",
-        "rtrim", "substr", "substring", "trim", "upper",
-    )
-)  # fmt: skip
-"""Functions that say the same of a row each time, on every database."""
+from eventbus.listeners.statements.stability import is_volatile, writes
 
 
 class Sent:
@@ -147,8 +138,8 @@ class Sent:
         return None
 
     def criteria(self, number: int = 0) -> list[Any]:
-        """The WHERE, with the values of one set of parameters in the place of bound ones."""
-        return self._with_values(self.statement._where_criteria, number)
+        """What the WHERE asks for at once, with the values of one set of parameters in the place of bound ones."""
+        return self._with_values(_conjuncts(self.statement._where_criteria), number)
 
     def selected(self) -> Any:
         """The SELECT whose rows an INSERT takes, likewise; None where it may not be asked twice."""
@@ -220,21 +211,6 @@ def is_upsert(statement: Insert) -> bool:
     return statement._post_values_clause is not None or bool(statement._prefixes)
 
 
-def is_stable(criterion: Any) -> bool:
-    """Whether a WHERE chooses the same rows when it is asked twice under lock: it looks at nothing but the row."""
-    return not any(_may_change_its_mind(each) for each in iterate(criterion))
-
-
-def writes(criterion: Any) -> bool:
-    """Whether asking it changes something."""
-    return any(isinstance(each, UpdateBase) for each in iterate(criterion))
-
-
-def is_volatile(criterion: Any) -> bool:
-    """Whether a function or text in it may answer otherwise each time."""
-    return any(_may_change_its_mind(each) and not isinstance(each, SelectBase) for each in iterate(criterion))
-
-
 def lacks_keys(columns: Sequence[Any], rows: Sequence[Mapping[str, Any]]) -> bool:
     """Whether some row to insert does not hold its primary key as the database will give it back."""
     return not all(_are_held((row.get(column.key) for row in rows), column.type) for column in columns)
@@ -248,11 +224,3 @@ def _are_held(values: Iterable[Any], type_: Any) -> bool:
     except NotImplementedError:
         expected = object
     return all(value is not None and isinstance(value, expected) for value in values)
-
-
-def _may_change_its_mind(element: Any) -> bool:
-    if isinstance(element, ColumnClause):
-        return bool(element.is_literal)
-    if isinstance(element, FunctionElement):
-        return getattr(element, "name", "").lower() not in _IMMUTABLE
-    return isinstance(element, SelectBase | TextClause)

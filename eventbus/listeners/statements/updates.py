@@ -17,7 +17,7 @@ from eventbus.listeners.statements.execution import (
     note_updated,
 )
 from eventbus.listeners.statements.rows import Known, Lock, Row, look_by
-from eventbus.listeners.statements.sent import is_stable, is_volatile, writes
+from eventbus.listeners.statements.stability import is_stable, soon, writes
 
 
 class UpdateExecution(Execution):
@@ -61,11 +61,11 @@ class UpdateExecution(Execution):
 
     def _rows(self, criteria: Sequence[Any]) -> list[Row]:
         """Those that the UPDATE will hit, perhaps some more, under its lock."""
-        criteria = [each for each in criteria if not is_volatile(each)]
         if not self.sent.other_tables and all(is_stable(each) for each in criteria):
             return self.look(self._names, criteria, lock=Lock.UPDATE)
-        # Rows of other tables are not to be locked.
-        chosen = self.look(self.hit.pk_keys, criteria)
+        # Rows of other tables are not to be locked, nor those that may match and do not.
+        likely = [soon(each, self.connection.dialect) for each in criteria]
+        chosen = self.look(self.hit.pk_keys, [each for each in likely if each is not None])
         keys = list(self.by_key(chosen))
         return look_by(
             self.connection, self.hit, self._names, self.hit.pk_keys, keys, self.sent.schemas, lock=Lock.UPDATE
