@@ -355,6 +355,27 @@ def test_statements_give_what_they_would(house: House) -> None:
     assert differ == {}
 
 
+def refused(house: House, statement: Any) -> str:
+    with house.sessions() as session:
+        try:
+            session.execute(statement)
+        except sa.exc.IntegrityError as error:
+            return str(error)
+    raise AssertionError("the statement is not refused")
+
+
+def test_an_error_shows_the_statement_of_the_program(house: House) -> None:
+    statements: list[Any] = [
+        insert(Item).values(id=1, name="n"),
+        insert(ITEMS).values([{"id": 20, "name": "n"}, {"id": 20, "name": "o"}]),
+        update(Item).values(name="same"),
+        update(Item).where(Item.id == 1).values(name="b"),
+    ]
+    bare = [refused(house, each) for each in statements]
+    house.record()
+    assert [refused(house, each) for each in statements] == bare
+
+
 # -- locks ------------------------------------------------------
 
 Work = Callable[[Session, House], Any]

@@ -261,6 +261,12 @@ def test_an_upsert_meets_a_unique_key_that_the_model_does_not_name(desk: Desk, c
     assert answers[3][0] == 3
 
 
+@pytest.mark.parametrize("database_url", ["mariadb"], indirect=True)
+def test_an_upsert_that_gives_another_key_counts_as_it_would(desk: Desk) -> None:
+    met = mysql.insert(PAPERS).values(id=9, name="a").on_duplicate_key_update(id=7)
+    assert desk.same([hit(met), hit(met)], INDEX) == [2, 1]
+
+
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_on_sqlite_too(desk: Desk) -> None:
     statement = sqlite.insert(PAPERS).values([{"name": "a", "place": 5}, {"name": "q", "place": 5}])

@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 from sqlalchemy.engine.interfaces import ExecuteStyle
+from sqlalchemy.exc import DBAPIError
 
 from eventbus.errors import CaptureError
 from eventbus.events.change import MISSING, Entity, Key, Values
@@ -32,11 +33,20 @@ class Execution:
         self.nature = nature
         self.record = record
         self.returning: Returning | None = None
+        self._own_text = ""
         self._in_batches = self.context.execute_style is ExecuteStyle.INSERTMANYVALUES
 
     def text(self, statement: str) -> str:
         """The statement as it is to be sent."""
-        return statement if self.returning is None else self.returning.added_to(statement, self.context)
+        if self.returning is None:
+            return statement
+        self._own_text = statement
+        return self.returning.added_to(statement, self.context)
+
+    def blame(self, error: DBAPIError) -> None:
+        """Have an error show the statement as the program wrote it."""
+        if self.returning is not None and error.statement == self.returning.added_to(self._own_text, self.context):
+            error.statement = self._own_text
 
     def has_run(self, cursor: Any) -> None:
         if self.returning is None or self._in_batches:

@@ -72,6 +72,7 @@ class Executions:
         if sent.verb == "delete":
             self._cascades.deleted(hit.table, hit.name, hit.parts)
         elif sent.verb == "update":
+            self._omissions.notice_replacing(sent, hit.name)
             self._cascades.updated(hit.table, hit.name, lambda column: hit.name_of(column) in sent.sets(hit))
         self._check_place(scope.session, hit, connection)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, Final
 
 from eventbus.errors import CaptureError
@@ -39,14 +39,15 @@ class InsertExecution(Execution):
         self._upserts = is_upsert(self.sent.statement)
         self._tells_new = False
         self._sets: tuple[str, ...] = ()
+        self._sets_no_key = True
         names = self.hit.names()
         if self._upserts:
             self._sets = tuple(set_on_conflict(self.sent.statement, self.hit))
-            moves = not set(self._sets).isdisjoint(self.hit.pk_keys)
+            self._sets_no_key = set(self._sets).isdisjoint(self.hit.pk_keys)
             self._tells_new = self.nature.tells_new
             if self._is_mysql:
                 names = self.hit.names(self._sets)  # a row counts as changed whichever column has changed
-            if moves or not self._tells_new:
+            if not (self._sets_no_key and self._tells_new):
                 self.hold("insert")
                 self._earlier = rows_in_conflict(self.connection, self.sent, self.hit, names, self.nature.unique)
         if self._gives_back():
@@ -100,7 +101,12 @@ class InsertExecution(Execution):
             key = self.hit.key_of(row)
             count += 1 if held.get(key, row) == row else 2
             held[key] = row
-        return count
+        return count + self._count_moved({self.hit.key_of(row) for row in rows})
+
+    def _count_moved(self, keys: Container[Key]) -> int:
+        """How many of the rows that were foreseen have another key now, by which they look like new ones."""
+        passed = [] if self._sets_no_key else [key for key in self._earlier if key not in keys]
+        return len(passed) - len(self.rows_by_key(self.hit.pk_keys, passed))
 
     def _has_changed(self, row: Row) -> bool:
         return self._earlier.get(self.hit.key_of(row), row) != row

@@ -90,6 +90,15 @@ class Omissions:
         """What a statement writes in its CTEs."""
         self._notice_written(sent.inner)
 
+    def notice_replacing(self, sent: Sent, name: str) -> None:
+        """SQLite's UPDATE OR REPLACE: which rows are in its way is not asked."""
+        if sent.verb == "update" and any("REPLACE" in str(prefix).upper() for prefix, _ in sent.statement._prefixes):
+            what = f"UPDATE OR REPLACE of {name}"
+            if self.mode == "raise":
+                raise CaptureError(f"{what}: this installation refuses it (bulk='raise')")
+            if self._is_news(what):
+                warnings.warn(f"{what}: rows that it replaces are not captured", CaptureWarning, stacklevel=2)
+
     def notice_select(self, state: ORMExecuteState, select: Select[Any]) -> None:
         """What a SELECT writes in CTEs that it takes its rows from; to look into its whole would cost too much."""
         written = written_by(select)

@@ -131,6 +131,7 @@ class _Watch:
         """The database has refused what is under way."""
         failed, self._execution = self._execution, None
         if failed is not None:
+            failed.blame(error)
             self._failed(failed, error)
 
     def _scope(self) -> Scope | None:
