@@ -28,7 +28,8 @@ pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="git is not 
 class House:
     """A repository of packs, each a publication of some commits."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, text: str = "") -> None:
+        self.text = text.encode()
         self.repository = Repository(path)
         self.repository.prepare()
         self.writer = PackWriter(self.repository, "")
@@ -37,7 +38,10 @@ class House:
     def publish(self, commits: int) -> None:
         for _ in range(commits):
             self.count += 1
-            files = [(path_of(f"crm/contact/{n}.json"), b"%d in %d" % (n, self.count)) for n in range(self.count % 7)]
+            files = [
+                (path_of(f"crm/contact/{n}.json"), b"%s%d in %d" % (self.text, n, self.count))
+                for n in range(self.count % 7)
+            ]
             self.writer.commit(Commit(self.count, Signature(b"ann <ann@crm>", 1, 1), b"crm: %d\n" % self.count, files))
         self.writer.publish()
 
@@ -99,20 +103,57 @@ def test_what_is_published_meanwhile_stays(house: House) -> None:
     house.objects()
 
 
-def test_large_packs_are_joined_with_no_other(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes = {each: each.stat().st_size for each in house.directory.glob("*.idx")}
-    largest = max(sizes, key=sizes.__getitem__)
-    monkeypatch.setattr("consumers.history.git.joining.LARGE", sizes[largest] // 28)
+def objects_of(index: Path) -> int:
+    return index.stat().st_size // 28
+
+
+def test_large_packs_are_joined_with_no_other_and_no_join_is_of_more_than_makes_one(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rising = sorted(house.directory.glob("*.idx"), key=objects_of)
+    monkeypatch.setattr("consumers.history.git.joining.LARGE", objects_of(rising[-1]))
     before = house.objects()
     joining = Joining(house.repository)
     assert joining.small() == 5
     joining.begin()
     assert joining.end(wait=True)
-    assert largest.exists()
-    assert house.repository.packs == 2
+    assert rising[-1].exists()
+    assert rising[-2].exists()
+    assert not rising[-3].exists()
+    assert house.repository.packs == 3
     assert house.objects() == before
+
+
+def blobs_as_deltas(house: House) -> int:
+    found = 0
+    for index in house.directory.glob("*.idx"):
+        lines = [line.split() for line in house.git("verify-pack", "-v", str(index)).splitlines()]
+        found += sum(len(line) == 7 and line[1] == "blob" for line in lines)
+    return found
+
+
+def test_what_objects_have_in_common_is_looked_for_once_when_a_pack_becomes_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house = House(tmp_path / "history.git", "a long text that stays as it is, version after version; " * 9)
+    for _ in range(3):
+        house.publish(3)
+    joining = Joining(house.repository)
     joining.begin()
-    assert not joining.end(wait=True)
+    assert joining.end(wait=True)
+    house.writer.let_go()
+    assert house.repository.packs == 1
+    assert blobs_as_deltas(house) == 0
+    before = house.objects()
+    (made,) = house.directory.glob("*.idx")
+    monkeypatch.setattr("consumers.history.git.joining.LARGE", objects_of(made) + 1)
+    house.publish(9)
+    joining.begin()
+    assert joining.end(wait=True)
+    house.writer.let_go()
+    assert house.repository.packs == 1
+    assert blobs_as_deltas(house) > 10
+    assert set(before) < set(house.objects())
 
 
 def test_a_git_that_outlives_its_follower_puts_nothing_in_place(house: House) -> None:

@@ -1,10 +1,17 @@
-"""Packs joined to one by git, beside a follower that goes on making commits."""
+"""Packs joined to one by git, beside a follower that goes on making commits.
+
+An object is joined several times, each time into a pack twice as large, and is only copied there: 2 µs, 140 bytes of
+memory. Once a pack becomes large it is joined no more. Only then does git look for what objects have in common: that
+takes 22 µs and 280 bytes an object, and makes a change half as large.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
+import struct
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -14,10 +21,13 @@ from consumers.base.companion import give_way
 from consumers.history.git.pack import sync_directory
 from consumers.history.git.repository import Repository
 
-LARGE: Final = 200_000
-"""Objects from which on a pack is joined with no other: git takes some 220 bytes an object of all that it joins."""
+LARGE: Final = 150_000
+"""Objects from which on a pack is joined with no other. So no join has more than twice as many, and git little memory.
+"""
 _INDEXED: Final = 28
 """Bytes an object has in the index of its pack."""
+_FAN: Final = struct.Struct(">8x1020xI")
+"""The head of an index: the last number of its table is how many objects there are. Their ids follow."""
 _MADE: Final = ".tmp-join"
 """How files begin that git has in the making; `Repository.prepare` clears them away."""
 
@@ -39,28 +49,47 @@ class Joining:
         if self._git is not None:
             return
         sizes = self._sizes()
-        self._packs = out_of_proportion({name: size for name, size in sizes.items() if size < LARGE})
+        self._packs = self._to_join(sizes)
         if not self._packs:
             return
-        # Names take some 50 bytes each: they fit into the pipe before git reads them.
-        names = [f"{'' if name in self._packs else '^'}{name}.pack\n" for name in sizes]
-        self._git = self._repository.start(
-            "pack-objects", "--stdin-packs", "--delta-base-offset", "--quiet", str(self._directory / _MADE),
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0,
-        )  # fmt: skip
+        becomes_large = sum(sizes[name] for name in self._packs) >= LARGE
+        with tempfile.TemporaryFile(dir=self._directory) as listed:
+            if becomes_large:
+                listed.writelines(
+                    b"%s%s.pack\n" % (b"" if name in self._packs else b"^", name.encode()) for name in sizes
+                )
+            else:
+                listed.writelines(map(self._objects, self._packs))
+            listed.seek(0)
+            self._git = self._repository.start(
+                "pack-objects", "--delta-base-offset", "--quiet", "--stdin-packs" if becomes_large else "--window=0",
+                str(self._directory / _MADE),
+                stdin=listed, stdout=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0,
+            )  # fmt: skip
         give_way(self._git.pid)
-        assert self._git.stdin is not None
-        with suppress(BrokenPipeError):  # it ended at once; its words are told by `end`
-            self._git.stdin.write("".join(names).encode())
-            self._git.stdin.flush()
-            self._git.stdin.close()
+
+    def _to_join(self, sizes: dict[str, int]) -> list[str]:
+        """The smallest of those that are out of proportion, until they make a large one."""
+        joined: list[str] = []
+        total = 0
+        for name in out_of_proportion({name: size for name, size in sizes.items() if size < LARGE}):
+            if total >= LARGE:
+                break
+            joined.append(name)
+            total += sizes[name]
+        return joined
+
+    def _objects(self, pack: str) -> bytes:
+        """The ids of its objects, a line each."""
+        with (self._directory / f"{pack}.idx").open("rb") as index:
+            (count,) = _FAN.unpack(index.read(_FAN.size))
+            return index.read(20 * count).hex("\n", 20).encode() + b"\n"
 
     def end(self, *, wait: bool = False) -> bool:
         """Once git is done, put its pack in the place of those it was made of, durably. Tells whether it did."""
         if self._git is None or (not wait and self._git.poll() is None):
             return False
         git, self._git = self._git, None
-        git.stdin = None
         made, said = git.communicate()
         if git.returncode:
             raise self._repository.failure("pack-objects", said)
@@ -74,7 +103,6 @@ class Joining:
         git, self._git = self._git, None
         with suppress(ProcessLookupError):
             os.killpg(git.pid, signal.SIGTERM)
-        git.stdin = None
         git.communicate()
 
     def small(self) -> int:
