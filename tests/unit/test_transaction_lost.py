@@ -40,9 +40,11 @@ def shaky(tmp_path: Path) -> Iterator[Shaky]:
     sqlite3.Connection.close(connection)
 
 
-def test_a_lost_commit_of_an_outer_transaction_is_doubted(shaky: Shaky) -> None:
+@pytest.mark.parametrize("lost", [True, False])
+def test_a_commit_of_an_outer_transaction_that_fails_is_doubted(shaky: Shaky, lost: bool) -> None:
     engine = create_engine("sqlite://", creator=lambda: shaky)
-    event.listen(engine, "handle_error", _is_disconnect)
+    if lost:
+        event.listen(engine, "handle_error", _is_disconnect)
     Base.metadata.create_all(engine)
     sessions = sessionmaker()
     recording = Recording(sessions)

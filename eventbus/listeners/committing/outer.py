@@ -6,18 +6,19 @@ is committed with the Connection, though the Session be closed, forgotten or sti
 events are written before the Connection's COMMIT.
 
 SQLAlchemy announces a COMMIT before it is sent and says nothing after. Whether it took place shows in what comes next
-on that connection: a rollback (the COMMIT failed), a new transaction, or its return to the pool. If it is lost nobody
-knows, and the outbox has to be asked.
+on that connection: an error or a rollback (it failed), a new transaction, or its return to the pool. If the connection
+is lost nobody knows, and the outbox has to be asked.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
+from typing import Any, Final, NamedTuple
+from weakref import WeakKeyDictionary, WeakSet
 
 from sqlalchemy import Connection, Pool, event
+from sqlalchemy.engine import ExceptionContext
 
 from eventbus.listeners.recording.ledger import Ledger
 from eventbus.listeners.recording.transactional import has_failed
@@ -43,6 +44,7 @@ class OuterTransactions:
         self._write = write
         self._watched: WeakKeyDictionary[Connection, _Watched] = WeakKeyDictionary()
         self._pools: WeakKeyDictionary[Pool, _Checkins] = WeakKeyDictionary()
+        _OUTER.add(self)
 
     def wait(self, connection: Connection, waiting: Waiting) -> None:
         """Deliver after the commit of the transaction that is open on this connection now."""
@@ -69,8 +71,25 @@ class OuterTransactions:
         pool = connection.engine.pool
         if pool not in self._pools:
             self._pools[pool] = _Checkins(pool)
+        if not event.contains(connection.dialect, "handle_error", _see):
+            event.listen(connection.dialect, "handle_error", _see)
         self._pools[pool].expect(connection.connection.dbapi_connection, watched)
         return watched
+
+    def failed(self, connection: Connection) -> None:
+        """There was an error on this connection."""
+        watched = self._watched.get(connection)
+        if watched is not None:
+            watched.failed()
+
+
+_OUTER: Final[WeakSet[OuterTransactions]] = WeakSet()
+
+
+def _see(context: ExceptionContext) -> None:
+    if context.connection is not None and not context.is_disconnect:
+        for each in list(_OUTER):
+            each.failed(context.connection)
 
 
 class _Guest:
@@ -102,6 +121,7 @@ class _Watched:
         self.guests: list[_Guest] = []
         self._write = write
         self._committing = False
+        self._has_erred = False
         for name in ("commit", "commit_twophase"):
             event.listen(connection, name, self._commits)
         for name in ("rollback", "rollback_twophase"):
@@ -121,24 +141,30 @@ class _Watched:
         for each in pending:
             each.waiting.deliver()
 
+    def failed(self) -> None:
+        """There was an error on the connection: of the COMMIT, if that is under way."""
+        self._has_erred = True
+        if self._committing:
+            self.lost()
+
     def lost(self) -> None:
-        """The connection is no more."""
+        """The connection is no more, or the answer to its COMMIT is none."""
         pending, self.pending = self.pending, []
         for each in pending if self._committing else ():
             each.waiting.doubt()
         self._committing = False
 
     def _commits(self, connection: Connection, *_: Any) -> None:
-        if has_failed(connection):
+        if has_failed(connection, ask=self._has_erred):
             self._rolls_back()
-        else:
-            try:
-                self._write_for_guests(connection)
-            except BaseException:
-                # SQLAlchemy takes a COMMIT that fails for the end of the transaction: nobody else rolls it back.
-                connection._rollback_impl()
-                raise
-            self._committing = True
+            return
+        try:
+            self._write_for_guests(connection)
+        except BaseException:
+            # SQLAlchemy takes a COMMIT that fails for the end of the transaction: nobody else rolls it back.
+            connection._rollback_impl()
+            raise
+        self._committing = True
 
     def leave(self, connection: Connection, ledger: Ledger) -> None:
         """That guest's Session has ended its transaction, and not this connection's."""
@@ -168,10 +194,11 @@ class _Watched:
         self.guests = [guest for guest in self.guests if not guest.has_left or guest.has_to_tell]
 
     def _begins(self, *_: Any) -> None:
+        self._has_erred = False
         self.settled()
 
     def _rolls_back(self, *_: Any) -> None:
-        self._committing = False
+        self._committing = self._has_erred = False
         self.pending = []
         self._forget(self.guests)
 
@@ -189,7 +216,7 @@ class _Watched:
 
 def _may_write(connection: Connection, guest: _Guest) -> bool:
     """Whether what a guest leaves can be written at once: a savepoint begun since would take along what was before."""
-    if not connection.in_transaction() or has_failed(connection):
+    if not connection.in_transaction() or has_failed(connection, ask=True):
         return False
     return guest.savepoints.issuperset(_open_savepoints(connection))
 

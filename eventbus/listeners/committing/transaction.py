@@ -29,7 +29,7 @@ from eventbus.listeners.committing.missing_values import complete, forget_unfit,
 from eventbus.listeners.committing.outer import OuterTransactions, Waiting
 from eventbus.listeners.flushing.savepoint_leftovers import note_leftovers
 from eventbus.listeners.last_flush import on_clean
-from eventbus.listeners.recording.database_rollback import DatabaseRollbacks
+from eventbus.listeners.recording.database_rollback import DatabaseRollbacks, unless_failed
 from eventbus.listeners.recording.frame import Net, Recorded
 from eventbus.listeners.recording.ledger import LEDGER, Ledger, TransactionFrame, open_ledger, open_ledgers
 from eventbus.listeners.recording.transactional import autocommits, note_autocommit, warn_of_hidden_commit
@@ -135,7 +135,8 @@ class Transactions(Listener):
         if transaction is None or transaction._parent is not None or not transaction.is_active:
             return  # a savepoint is released on the way, or all is rolled back
         if ledger.root.records:
-            self._write(ledger, ledger.root, partial(_commits, transaction))
+            with unless_failed(ledger.root.clear):
+                self._write(ledger, ledger.root, partial(_commits, transaction))
         failpoints.hit("before_commit")
 
     def after_commit(self, session: Session) -> None:

@@ -1,18 +1,22 @@
 """Transactions that a database has undone by itself, while the Session goes on as if nothing had happened.
 
-MariaDB does so at a deadlock, SQLite where its disk is full or a trigger says RAISE(ROLLBACK). A program that catches
-the error and commits commits nothing of what it did before.
+MariaDB does so at a deadlock, SQLite where its disk is full or a trigger says RAISE(ROLLBACK). PostgreSQL lets nothing
+but the end of a transaction through once a statement has failed, and its COMMIT then rolls back without a word. A
+program that catches the error and commits commits nothing of what it did before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 from weakref import WeakSet
 
 from sqlalchemy import Connection, Dialect, event
 from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.exc import DBAPIError
 
+_FAILED: Final = "25P02"
 _WHOLE: Final = (1206, 1213)
 """MySQL, which cannot be asked: errors that undo all and not the statement alone."""
 
@@ -41,6 +45,25 @@ class DatabaseRollbacks:
         connection = context.connection
         if connection is not None and not context.is_disconnect and is_undone(connection, context.original_exception):
             self._tell(connection)
+
+
+@contextmanager
+def unless_failed(forget: Callable[[], None]) -> Iterator[None]:
+    """Write something in a transaction, or forget it where PostgreSQL says that a statement has failed before."""
+    try:
+        yield
+    except DBAPIError as error:
+        if not _has_failed(error):
+            raise
+        forget()
+
+
+def _has_failed(error: DBAPIError) -> bool:
+    cause: Any = error.orig
+    if _FAILED in (getattr(cause, "sqlstate", None), getattr(cause, "pgcode", None)):
+        return True
+    told = cause.args[0] if cause is not None and cause.args else None
+    return isinstance(told, dict) and told.get("C") == _FAILED  # pg8000
 
 
 def is_undone(connection: Connection, error: BaseException | None) -> bool:

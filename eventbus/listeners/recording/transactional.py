@@ -76,13 +76,24 @@ def _warn_of_no_begin(connection: Connection) -> None:
         )
 
 
-def has_failed(connection: Connection) -> bool:
+def has_failed(connection: Connection, *, ask: bool = False) -> bool:
     """Whether a statement has failed, so that PostgreSQL answers COMMIT with a rollback, and no driver minds.
 
-    Known of psycopg and psycopg2.
+    psycopg and psycopg2 know it. `ask`: have the database tell if the driver does not.
     """
     info = getattr(connection.connection.driver_connection, "info", None)
-    return getattr(info, "transaction_status", None) == _IN_ERROR
+    status = getattr(info, "transaction_status", None)
+    if status is not None or not ask or connection.dialect.name != "postgresql":
+        return bool(status == _IN_ERROR)
+    cursor = connection.connection.cursor()
+    try:
+        cursor.execute("SELECT 1")
+        cursor.fetchall()
+    except connection.dialect.loaded_dbapi.Error:
+        return True
+    finally:
+        cursor.close()
+    return False
 
 
 def warn_of_hidden_commit(connection: Connection) -> None:
