@@ -147,7 +147,7 @@ def test_what_objects_have_in_common_is_looked_for_once_when_a_pack_becomes_larg
     before = house.objects()
     (made,) = house.directory.glob("*.idx")
     monkeypatch.setattr("consumers.history.git.joining.LARGE", objects_of(made) + 1)
-    house.publish(9)
+    house.publish(6)
     joining.begin()
     assert joining.end(wait=True)
     house.writer.let_go()
