@@ -154,9 +154,8 @@ def returned(type_: TypeDecorator[Any], dialect: Dialect) -> Normaliser:
 
 def enum_members(type_: sa.Enum) -> dict[str, Any]:
     """Stored text to what it stands for: the member of an enum class, else the text itself."""
-    if type_.enum_class is None:
-        return {text: text for text in type_.enums}
-    return dict(zip(type_.enums, type_.enum_class.__members__.values(), strict=True))
+    stands_for: dict[Any, Any] = {**type_._object_lookup}  # SQLAlchemy decides what becomes of aliases
+    return {text: stands_for[text] for text in type_.enums}
 
 
 def is_single_precision(type_: TypeEngine[Any], dialect: Dialect) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import decimal
+import enum
 import json
 import uuid
 from collections.abc import Callable, Iterator
@@ -259,3 +260,30 @@ def test_a_value_of_a_subclass_is_what_it_is_a_kind_of(make: Maker, key: str, va
     row: list[Any] = [None] * len(entity.keys)
     row[entity.positions["id"]], row[entity.positions[key]] = 1, value
     assert orjson.loads(orjson.dumps(serializer.after(row)))[key] == shown
+
+
+class Light(enum.Enum):
+    RED = "stop"
+    GREEN = "go"
+    EMERALD = "go"  # noqa: PIE796 - an alias
+
+
+class Crossing(Base):
+    __tablename__ = "crossing"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    by_name: Mapped[Light] = mapped_column(sa.Enum(Light, native_enum=False))
+    by_value: Mapped[Light] = mapped_column(
+        sa.Enum(Light, native_enum=False, values_callable=lambda kind: [each.value for each in kind])
+    )
+    by_alias: Mapped[Light] = mapped_column(sa.Enum(Light, native_enum=False, omit_aliases=False, length=10))
+
+
+def test_aliases_of_an_enumeration_are_what_sqlalchemy_makes_of_them(make: Maker) -> None:
+    maker, recording = make()
+    with maker.begin() as session:
+        session.add(Crossing(id=1, by_name=Light.EMERALD, by_value=Light.EMERALD, by_alias=Light.EMERALD))
+    with maker() as session:
+        row = session.execute(sa.text("SELECT * FROM crossing")).mappings().one()
+    (told,) = recording.take()
+    assert told.after == dict(row)
