@@ -36,6 +36,8 @@ MAX_NAME: Final = 200
 _KEPT: Final = 100
 _INTEGER = re.compile(r"-?(?:0|[1-9][0-9]*)")
 _RESERVED = re.compile(r"con|prn|aux|nul|com[0-9]|lpt[0-9]")
+_AS_IT_IS = re.compile(rf"(?!(?:{_RESERVED.pattern})\Z)[a-z_][a-z0-9_-]{{0,{MAX_NAME - 1}}}")
+"""The usual text key, that is its own name."""
 
 
 class HashedName(ValueError):
@@ -50,6 +52,8 @@ def directory(service: str, entity: str) -> str:
 
 def filename(pk: Any) -> str:
     """`"ab12"` → `ab12.json`; `pk` is a scalar or a sequence of scalars, as JSON knows them."""
+    if type(pk) is str and _AS_IT_IS.fullmatch(pk):
+        return pk + SUFFIX
     return _fit(_parts(pk) if isinstance(pk, list | tuple) else _part(pk)) + SUFFIX
 
 

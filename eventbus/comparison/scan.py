@@ -17,10 +17,10 @@ from typing import Any, Final, final
 from eventbus.comparison.difference import Difference, Tally
 from eventbus.comparison.doubts import Doubts
 from eventbus.comparison.looking import Looking, batches
-from eventbus.comparison.rows import AT_ONCE, Row
+from eventbus.comparison.rows import AT_ONCE, Page
 from eventbus.events.change import Key
 
-CHUNK: Final = 1000
+CHUNK: Final = 2000
 """Rows that are read at a time."""
 BUCKETS: Final = 1 << 16
 _MASK: Final = (1 << 64) - 1
@@ -54,7 +54,7 @@ class Scan:
         """All that is certain, as it becomes so; `chunk` rows are read at a time."""
         for page in self._rows.pages(chunk):
             self._compare(page)
-            self._tally.objects += len(page)
+            self._tally.objects += len(page.pks)
             if self._progress is not None:
                 self._progress(self._tally)
             yield from self._doubts.settled()
@@ -64,17 +64,16 @@ class Scan:
                 yield from self._doubts.settled()
         yield from self._doubts.all_settled()
 
-    def _compare(self, page: Sequence[Row]) -> None:
-        names = [self._mirror.name(row.pk) for row in page]
+    def _compare(self, page: Page) -> None:
+        names = list(map(self._mirror.name, page.pks))
         _add(self._sums, names)
         held = self._mirror.find(self._model, names)
-        ours = [row.content for row in page]
         theirs = [found.content if (found := held.get(name)) else None for name in names]
-        if ours == theirs:
+        if page.contents == theirs:
             return
-        for row, name, content in zip(page, names, theirs, strict=True):
-            if row.content != content:
-                self._doubts.add(name, row.pk, row.key)
+        for name, pk, row, ours, content in zip(names, page.pks, page.rows, page.contents, theirs, strict=True):
+            if ours != content:
+                self._doubts.add(name, pk, self._rows.key_of(row))
 
     def _left(self) -> Iterator[int]:
         """Take the mirror's names off the sums; those that are not 0 are left."""

@@ -111,6 +111,6 @@ def test_null_is_null_however_it_is_read(engine: sa.Engine, reread: bool) -> Non
         assert {name: after[name] for name in expected} == expected, event
     (changed,) = (event for event in publisher.events if event.pk == 6 and event.op == "u")
     assert changed.before == {"settings": {"a": 1}, "label": "b", "word": "c"}
-    rows = [row for page in Rows(engine, bus.entities.for_mapper(sa.inspect(Box))).pages(10) for row in page]
-    compared = [json.loads(row.content + b"}")["fields"] for row in rows]
+    pages = Rows(engine, bus.entities.for_mapper(sa.inspect(Box))).pages(10)
+    compared = [json.loads(content + b"}")["fields"] for page in pages for content in page.contents]
     assert [{name: fields[name] for name in EMPTY} for fields in compared] == [EMPTY] * 6

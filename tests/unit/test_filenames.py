@@ -131,3 +131,18 @@ def test_a_long_name_is_cut_at_a_whole_escape() -> None:
         kept = name.partition("~")[0]
         assert re.fullmatch(r"x*(?:%[0-9A-F]{2})*", kept)
         assert len(kept) in (98, 99, 100)
+
+
+@given(texts)
+@example("con")
+@example("con-")
+@example("lpt1")
+@example("5")
+@example("-5")
+@example("-")
+@example("_")
+@example("a" * filenames.MAX_NAME)
+@example("a" * (filenames.MAX_NAME + 1))
+@example("a\n")
+def test_the_short_way_of_the_usual_text_key_ends_where_the_long_way_does(text: str) -> None:
+    assert filenames.filename(text) == filenames._fit(filenames._part(text)) + filenames.SUFFIX
