@@ -27,7 +27,7 @@ from eventbus.redaction import printable, shown
 from eventbus.settings import Settings
 
 _COLLECT_AFTER: Final = 20_000
-"""New objects after which Python looks for circles among them: rows make none, and to look takes a tenth of the time."""
+"""New objects after which Python looks for circles among them. Rows make none; to look takes a tenth of the time."""
 _HELP: Final = """Compare the rows of a database with a mirror, and publish again what differs.
 
 Without an ENTITY all models are compared. It is safe beside running services: rows are read without locks, in small
