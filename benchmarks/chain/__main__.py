@@ -1,7 +1,7 @@
 """The whole way, with every process on this machine: a service, RabbitMQ, PostgreSQL, a mirror, Redis.
 
     python -m benchmarks.chain throughput [--database postgresql] [--rounds 3]
-    python -m benchmarks.chain latency [--seconds 6]
+    python -m benchmarks.chain latency [--seconds 6] [--history git]
     python -m benchmarks.chain shards
     python -m benchmarks.chain growth
     python -m benchmarks.chain histories
@@ -42,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--database", choices=places.DATABASES, default="postgresql")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=6.0, help="of each rate")
+    parser.add_argument("--history", choices=histories.KINDS, default="off", help="that the mirror of `latency` keeps")
     parser.add_argument("--quick", action="store_true", help="a short form")
     options = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was made is removed then too

@@ -26,7 +26,7 @@ def main(options: argparse.Namespace) -> None:
         base = stack.enter_context(places.directory())
         url = stack.enter_context(places.database(options.database, base))
         name = stack.enter_context(places.queue())
-        (mirror,) = stack.enter_context(mirrors.running(places.BROKER, name, base / "data"))
+        (mirror,) = stack.enter_context(mirrors.running(places.BROKER, name, base / "data", history=options.history))
         seen = stack.enter_context(watching(mirror.data_dir / name / "contact"))
         settings = Settings(url=places.BROKER, service=name, exchange=name, queue=name)
         writer = stack.enter_context(service.running(url, settings))
@@ -38,7 +38,8 @@ def main(options: argparse.Namespace) -> None:
             writer.work(service.Burst(last := first + 999_999, 1, 1))
             mirrors.wait_until(lambda: f"{last}.json" in seen, "the last file")
             mirrors.wait_until(lambda: mirror.durable() > 0, "files on the disk")
-            broken = _report(f"latency/{options.database}/{rate}", rate, answer.commits, seen)
+            title = options.database if options.history == "off" else f"{options.database}, history {options.history}"
+            broken = _report(f"latency/{title}/{rate}", rate, answer.commits, seen)
             seen.clear()
             if broken:
                 return
