@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,10 @@ from eventbus.dumps.forms import Form, Read
 from eventbus.dumps.order import referred
 from eventbus.dumps.rows.statements import Statements
 from eventbus.dumps.targets import Target, Targets
+
+Parts = tuple[Any, ...]
+"""A value or a Natural for each column of a unique key."""
+Reading = tuple[tuple[Column[Any], ...], Parts]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +36,20 @@ def reading_lists(read: Read, column: Column[Any], targets: Targets) -> Read:
     """A reader that also takes natural keys, for a column that refers to a model by one key."""
     if isinstance(column.type, sa.ARRAY | sa.JSON):
         return read
+    found = _referred(column, targets)
+    return read if found is None else _reader(read, *found)
+
+
+def _referred(column: Column[Any], targets: Targets) -> tuple[str, str] | None:
+    """The entity to which a column refers by itself, and the key of the column that it means there."""
     for key in column.foreign_keys:
         constraint = key.constraint
         if constraint is None or len(constraint.columns) != 1 or (table := referred(constraint)) is None:
             continue
         target = targets.of_table(table)
         if target is not None:
-            return _reader(read, target.entity.name, key.column.key)
-    return read
+            return target.entity.name, key.column.key
+    return None
 
 
 def _reader(read: Read, entity: str, wanted: str) -> Read:
@@ -73,12 +83,6 @@ def natural_key(target: Target, given: Collection[str]) -> tuple[str, ...] | Non
     return None
 
 
-def keys_for(target: Target, values: Sequence[Any]) -> list[tuple[Column[Any], ...]]:
-    """The unique keys of a target that have as many columns as there are values."""
-    table = target.parts[-1].table
-    return list(dict.fromkeys(each for each in unique_keys(table) if len(each) == len(values)))
-
-
 class Naturals:
     """Looks natural keys up, once for many rows. `keep` holds rows back whose reference is not there yet."""
 
@@ -87,6 +91,7 @@ class Naturals:
         self._targets = targets
         self._form = form
         self._statements = Statements(connection.dialect)
+        self._asked: list[Natural] = []
 
     def resolve(self, rows: Sequence[tuple[Any, ...]], places: Sequence[int]) -> list[tuple[Any, ...] | Natural]:
         """The rows with keys in place of natural ones; for a row with one that is not there, that one."""
@@ -103,43 +108,95 @@ class Naturals:
         return result
 
     def _key(self, natural: Natural) -> Any:
-        found = {key for key, there in self._rows(natural) if there == natural.values}
+        if natural in self._asked:  # two models each of which is known by the other
+            return None
+        self._asked.append(natural)
+        found = self._keys(natural)
+        self._asked.pop()
         return found.pop() if len(found) == 1 else None
 
-    def _rows(self, natural: Natural) -> Iterator[tuple[Any, tuple[Any, ...]]]:
-        """The keys of the rows that the database finds, each with the values it has: a collation takes `w` for `W`."""
+    def _keys(self, natural: Natural) -> set[Any]:
+        return {key for key, parts, there in self._rows(natural) if there == parts}
+
+    def _rows(self, natural: Natural) -> Iterator[tuple[Any, Parts, Parts]]:
+        """The keys of the rows that the database finds for a natural key's parts, each with what it has in their place:
+        a collation takes `w` for `W`.
+        """
         target = self._targets.by_entity[natural.entity]
         wanted = target.parts[-1].table.c[natural.wanted]
-        for columns in keys_for(target, natural.values):
+        for columns, parts in self._readings(natural):
             forms = [self._form(column) for column in columns]
             shown = list(zip(columns, forms, strict=True))
             statement = self._statements.known(columns, forms, 1, [(wanted, self._form(wanted)), *shown])
             try:
-                values = tuple(form.read(value) for form, value in zip(forms, natural.values, strict=True))
+                values = [self._value(form, part) for form, part in zip(forms, parts, strict=True)]
             except (ValueError, TypeError, ValidationError):
                 continue
-            for key, *there in self._connection.exec_driver_sql(statement, values):
-                yield key, _in_its_words(natural, forms, values, there)
+            for key, *there in self._connection.exec_driver_sql(statement, tuple(values)):
+                yield key, parts, _in_its_words(parts, forms, values, there)
+
+    def _value(self, form: Form, part: Any) -> Any:
+        """As it is put into its column. Raises ValueError where a natural key in it leads to nothing."""
+        if part.__class__ is not Natural:
+            return form.read(part)
+        if (key := self._key(part)) is None:
+            raise ValueError(str(part))
+        return key
+
+    def _readings(self, natural: Natural) -> list[Reading]:
+        """The unique keys that its values can be of, each with a part for each of its columns.
+
+        A column that refers to another model may have that model's natural key for its part (Django's permissions:
+        codename, then app label and model of a content type), where it stands or behind the others.
+        """
+        found: dict[Reading, None] = {}
+        for columns in unique_keys(self._targets.by_entity[natural.entity].parts[-1].table):
+            references = {column: each for column in columns if (each := _referred(column, self._targets))}
+            for order in (columns, tuple(sorted(columns, key=references.__contains__))):
+                for parts in _parts(order, references, natural.values):
+                    by_column = dict(zip(order, parts, strict=True))
+                    found[columns, tuple(by_column[column] for column in columns)] = None
+        return list(found)
 
     def explain(self, natural: Natural) -> str:
         """Why there is nothing for a natural key."""
-        target = self._targets.by_entity[natural.entity]
-        if not keys_for(target, natural.values):
+        if not self._readings(natural):
             return (
                 f"{natural}: the model has no unique key of {len(natural.values)} column(s), so natural keys cannot be "
                 "looked up; write the fixture without --natural-foreign, or add a UniqueConstraint"
             )
-        for key, there in self._rows(natural):
-            if there != natural.values:
-                return f"{natural}: this database takes it for that of {natural.entity} {key!r}, {list(there)!r}"
+        for key, parts, there in self._rows(natural):
+            if there != parts:
+                return f"{natural}: this database takes it for that of {natural.entity} {key!r}, {_flat(there)!r}"
+        if len(keys := self._keys(natural)) > 1:
+            return f"{natural} is that of more than one: {', '.join(sorted(map(repr, keys)))}"
         return f"{natural} refers to no {natural.entity}"
 
 
-def _in_its_words(
-    natural: Natural, forms: Sequence[Form], asked: Sequence[Any], there: Sequence[Any]
-) -> tuple[Any, ...]:
-    """What a row has in place of a natural key's values: those themselves, but where a text is another one."""
+def _parts(
+    columns: Sequence[Column[Any]], references: Mapping[Column[Any], tuple[str, str]], values: tuple[Any, ...]
+) -> Iterator[Parts]:
+    """All ways to give each column its share of the values, in their order."""
+    if not columns:
+        if not values:
+            yield ()
+        return
+    first, *rest = columns
+    for others in _parts(rest, references, values[1:]) if values else ():
+        yield values[0], *others
+    for size in range(1, len(values) - len(rest) + 1) if first in references else ():
+        part = Natural(*references[first], values[:size])
+        for others in _parts(rest, references, values[size:]):
+            yield part, *others
+
+
+def _in_its_words(parts: Sequence[Any], forms: Sequence[Form], asked: Sequence[Any], there: Sequence[Any]) -> Parts:
+    """What a row has in place of the parts of a natural key: those themselves, but where a text is another one."""
     return tuple(
-        found if form.text and found != wanted else value
-        for form, value, wanted, found in zip(forms, natural.values, asked, there, strict=True)
+        found if part.__class__ is not Natural and form.text and found != wanted else part
+        for form, part, wanted, found in zip(forms, parts, asked, there, strict=True)
     )
+
+
+def _flat(parts: Sequence[Any]) -> list[Any]:
+    return [value for part in parts for value in (part.values if part.__class__ is Natural else (part,))]

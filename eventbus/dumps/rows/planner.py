@@ -133,7 +133,8 @@ class Planner:
         def owner(_pk: Any, values: Mapping[str, Any]) -> list[Any]:
             if not names:
                 raise LoadError(f"a record of {target.entity.name} without a pk needs a unique field for its lists")
-            return [values[name] for name in names]
+            parts = [values[name] for name in names]
+            return [value for part in parts for value in (part if part.__class__ is list else (part,))]
 
         return owner
 
