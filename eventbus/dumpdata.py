@@ -21,7 +21,8 @@ from sqlalchemy import Connection, Engine
 from eventbus import cli, commands
 from eventbus.dumps import reflected, surroundings
 from eventbus.dumps.dumping import output
-from eventbus.dumps.dumping.dumper import Dump, Dumped, Wanted
+from eventbus.dumps.dumping.dumped import Dumped
+from eventbus.dumps.dumping.dumper import Dump, Wanted
 from eventbus.dumps.dumping.mirrored import records_of_mirror
 from eventbus.dumps.dumping.output import Format, open_output
 from eventbus.dumps.inheritance import note_parents
@@ -225,9 +226,11 @@ def _tell(dumped: Dumped, *, quiet: bool) -> int:
             click.echo(f"not in the dump: {column} ({reason})", err=True)
     for record in dumped.broken:
         click.echo(f"not in the dump: {record}", err=True)
+    for pk in dumped.absent:
+        click.echo(f"not in the database: {pk if isinstance(pk, str) else orjson.dumps(pk).decode()}", err=True)
     if dumped.incomplete:
         click.echo("this is no whole backup: name what may be left out with --exclude MODEL.FIELD", err=True)
-    return commands.FAILED if dumped.incomplete or dumped.broken else commands.DONE
+    return commands.FAILED if dumped.incomplete or dumped.broken or dumped.absent else commands.DONE
 
 
 def _of_mirror(

@@ -153,6 +153,20 @@ def test_slips_are_told(place: Place) -> None:
     assert [each["pk"] for each in orjson.loads(place.run("dumpdata", "thing", "--pks", "1,3")[1])] == [1, 3]
 
 
+def test_a_key_that_was_asked_for_and_is_not_there_is_told(place: Place) -> None:
+    place.sql("INSERT INTO thing VALUES (1, NULL, NULL), (2, NULL, NULL)")
+    code, out, err = place.run("dumpdata", "-q", "thing", "--pks", "1,99,1,98")
+    assert (code, [each["pk"] for each in orjson.loads(out)]) == (1, [1])
+    assert err.splitlines() == ["not in the database: 99", "not in the database: 98"]
+    assert place.run("dumpdata", "-q", "thing", "--pks", "1,1,2")[0] == 0
+
+
+def test_any_number_of_keys_can_be_asked_for(place: Place) -> None:
+    place.sql("INSERT INTO thing VALUES (1, NULL, NULL), (2, NULL, NULL)")
+    code, out, err = place.run("dumpdata", "-q", "thing", "--pks", ",".join(map(str, range(3000))))
+    assert (code, len(orjson.loads(out)), len(err.splitlines())) == (1, 2, 2998)
+
+
 def test_a_dump_is_made_out_of_a_mirror(place: Place) -> None:
     for pk in ("a", "b"):
         path = place.directory / "data" / "crm" / "tag" / f"{pk}.json"

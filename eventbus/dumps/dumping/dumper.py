@@ -6,16 +6,17 @@ What the model cannot read (an enum's name that was renamed since, the 30th of F
 from __future__ import annotations
 
 import datetime as dt
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
 import sqlalchemy as sa
 from sqlalchemy import Column, Connection, Table
 from sqlalchemy.orm import Mapper
+from sqlalchemy.sql import operators
 
+from eventbus.dumps.dumping.dumped import Dumped
 from eventbus.dumps.facts import MYSQL, Facts
 from eventbus.dumps.forms import AsIs, Form, as_is, form_of
 from eventbus.dumps.inheritance import alone
@@ -24,32 +25,8 @@ from eventbus.errors import ConfigurationError, SerializationError
 
 ROWS: Final = 1_000
 """Fetched from the server at a time."""
+_GROUP: Final = 100
 COMPUTED: Final = "computed by the database"
-
-
-@dataclass(slots=True)
-class Dumped:
-    """What a dump holds: records in all and by model name, and the columns that are not in it, with the reason.
-
-    `incomplete` are those of them that nobody asked to leave out; `broken` records were left out with `skip_broken`.
-    `total` is how many records there are to be.
-    """
-
-    objects: int = 0
-    total: int = 0
-    models: Counter[str] = field(default_factory=Counter)
-    left_out: dict[str, str] = field(default_factory=dict)
-    incomplete: list[str] = field(default_factory=list)
-    broken: list[str] = field(default_factory=list)
-
-    @property
-    def share(self) -> float | None:
-        """The part of the work that is done; None where that is not known."""
-        return self.objects / self.total if self.total else None
-
-    def __str__(self) -> str:
-        left_out = f", left out {len(self.broken)} that cannot be read" if self.broken else ""
-        return f"Dumped {self.objects} object(s) of {len(self.models)} model(s){left_out}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +60,10 @@ class Dump:
             model = self._targets.model(target)
             self.dumped.left_out.update({f"{model}.{key}": reason for key, reason in rows.left_out.items()})
             self.dumped.incomplete += [f"{model}.{key}" for key in rows.incomplete]
-            self.dumped.total += rows.count()
+            count = rows.count()
+            self.dumped.total += count
+            if count < len(wanted.pks):
+                self.dumped.absent += rows.absent()
             found.append(rows)
         return found
 
@@ -206,18 +186,15 @@ class Rows:
         if mapper is not None and _has_family(mapper):
             statement = statement.where(_is_of(mapper))
         if self._wanted.pks:
-            statement = statement.where(self._is_chosen())
+            statement = statement.where(_one_of([self._has(pk) for pk in self._wanted.pks]))
         return alone(statement, *(part.table for part in self._target.parts))
 
-    def _is_chosen(self) -> sa.ColumnElement[bool]:
+    def _has(self, pk: Any) -> sa.ColumnElement[bool]:
         keys = [self._column(key) for key in self._target.primary]
-        chosen = []
-        for pk in self._wanted.pks:
-            parts = pk if len(keys) > 1 else [pk]
-            if not isinstance(parts, list) or len(parts) != len(keys):
-                raise ConfigurationError(f"--pks {pk}: the primary key of {self.model} has {len(keys)} columns")
-            chosen.append(sa.and_(*(self._is(key, part) for key, part in zip(keys, parts, strict=True))))
-        return sa.or_(*chosen)
+        parts = pk if len(keys) > 1 else [pk]
+        if not isinstance(parts, list) or len(parts) != len(keys):
+            raise ConfigurationError(f"--pks {pk}: the primary key of {self.model} has {len(keys)} columns")
+        return sa.and_(*(self._is(key, part) for key, part in zip(keys, parts, strict=True)))
 
     def _is(self, column: Column[Any], value: Any) -> sa.ColumnElement[bool]:
         form = form_of(column, self._connection.dialect, self._facts.of(column.table).column(column.name))
@@ -240,6 +217,14 @@ class Rows:
         statement = self._of_class(sa.select(sa.func.count()).select_from(self._source))
         counted: int = self._connection.execute(statement).scalar_one()
         return counted
+
+    def absent(self) -> list[Any]:
+        """The primary keys wanted that no record has."""
+        return [pk for pk in self._wanted.pks if not self._is_there(pk)]
+
+    def _is_there(self, pk: Any) -> bool:
+        statement = self._of_class(sa.select(sa.literal(1)).select_from(self._source)).where(self._has(pk)).limit(1)
+        return self._connection.execute(statement).first() is not None
 
     def fetch(self) -> Iterator[Sequence[Any]]:
         """The rows, some at a time."""
@@ -265,6 +250,14 @@ class Rows:
                     field=field_name,
                 )
         return SerializationError(f"{name}: cannot be dumped: {error}", record=name)
+
+
+def _one_of(conditions: list[sa.ColumnElement[bool]]) -> sa.ColumnElement[bool]:
+    """Any of them, in groups: SQLite reads no expression of a thousand levels, and each OR would be one."""
+    while len(conditions) > _GROUP:
+        firsts = range(0, len(conditions), _GROUP)
+        conditions = [sa.or_(*conditions[first : first + _GROUP]).self_group(operators.and_) for first in firsts]
+    return sa.or_(*conditions)
 
 
 def _is_undecoded(value: Any) -> bool:

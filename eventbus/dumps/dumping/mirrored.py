@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import orjson
 
-from eventbus.dumps.dumping.dumper import Dumped
+from eventbus.dumps.dumping.dumped import Dumped
 from eventbus.dumps.reading import files
 from eventbus.errors import ConfigurationError, LoadError
 
