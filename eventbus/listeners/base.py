@@ -129,11 +129,11 @@ class _Moments(NamedTuple):
         # A transaction begins.
         hooks.add("after_begin", "begin", transaction, bulk, *theirs)
         # Objects are written: fields are filled in, then SQL runs, then what it did is noted.
-        hooks.add("before_flush", "before_flush", *theirs, auto_fields, capture)
+        hooks.add("before_flush", "before_flush", *theirs, auto_fields, capture, transaction.outer)
         # What another listener does to the objects after the flush is not in the rows.
         hooks.add("after_flush", "after_flush", capture, *theirs, first=True)
         # A statement is executed.
-        hooks.add("do_orm_execute", "execute", *theirs, bulk)
+        hooks.add("do_orm_execute", "execute", *theirs, transaction.outer, bulk)
         # The commit: one change a record, to bytes, into the outbox.
         hooks.add("before_commit", "before_commit", *theirs, transaction)
         # Committed. Ours goes first: what another listener raises here must not hide from us that the rows are there.

@@ -234,6 +234,13 @@ def test_constraints_that_resolve_conflicts_without_a_word_are_told_of(
     assert second == []
 
 
+def test_rows_that_an_update_replaces_are_told_of(maker: Any) -> None:
+    replacing = sa.update(Slot).values(place=1).prefix_with("OR REPLACE")
+    first, second = told(maker, lambda session: session.execute(replacing), lambda session: session.execute(replacing))
+    assert [text for text in first if "UPDATE OR REPLACE of Slot: rows that it replaces are not captured" in text]
+    assert second == []
+
+
 def test_a_sentinel_column_is_no_part_of_a_record(maker: Any) -> None:
     recording = Recording(maker)
     with maker.begin() as session:

@@ -573,13 +573,6 @@ def test_text_that_writes_is_warned_of_once(world: World, session: Session) -> N
         assert len(warned) == 1 - number
 
 
-def test_rows_that_an_update_replaces_are_warned_of(world: World, session: Session) -> None:
-    session.add(Team(id=1, title="a"))
-    replacing = update(Team).values(id=1).prefix_with("OR REPLACE")
-    with pytest.warns(CaptureWarning, match="UPDATE OR REPLACE of Team: rows that it replaces are not captured"):
-        session.execute(replacing)
-
-
 # -- the moment -------------------------------------------------
 
 

@@ -177,6 +177,27 @@ def test_an_outbox_that_fails_fails_the_commit_of_the_connection(world: World) -
     assert world.follow() == []
 
 
+def test_sessions_that_share_a_connection_are_told_in_the_order_in_which_they_wrote(world: World) -> None:
+    with world.engine.connect() as connection:
+        with connection.begin():
+            one, other = world.maker(bind=connection), world.maker(bind=connection)
+            one.add_all([Team(id=1, title="a"), Team(id=2, title="a")])
+            one.flush()
+            other.execute(update(Team).values(title="b"))
+            one.get_one(Team, 1).title = "c"
+            one.flush()
+            other.delete(other.get_one(Team, 2))
+            other.flush()
+            one.commit()
+            other.get_one(Team, 1).title = "d"
+            other.commit()
+        one.close()
+        other.close()
+    assert [step for step in world.follow() if step[1] == "team/2"] == [
+        ("c", "team/2"), ("u", "team/2"), ("d", "team/2"),
+    ]  # fmt: skip
+
+
 def test_a_session_that_controls_the_outer_transaction_publishes_at_its_own_commit(world: World) -> None:
     with world.engine.connect() as connection:
         outer = connection.begin()

@@ -13,14 +13,16 @@ is lost nobody knows, and the outbox has to be asked.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 from weakref import WeakKeyDictionary, WeakSet
 
 from sqlalchemy import Connection, Pool, event
 from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.orm import ORMExecuteState, Session, UOWTransaction
 
-from eventbus.listeners.recording.ledger import Ledger
+from eventbus.listeners.base import Listener
+from eventbus.listeners.recording.ledger import LEDGER, Ledger
 from eventbus.listeners.recording.transactional import has_failed
 
 log = logging.getLogger(__name__)
@@ -37,14 +39,33 @@ Write = Callable[[Ledger, Connection], Waiting | None]
 """Writes what a ledger has recorded on a connection into the outbox there."""
 
 
-class OuterTransactions:
-    """Delivers once the Connection's own transaction is committed, forgets when it is rolled back."""
+class OuterTransactions(Listener):
+    """Delivers once the Connection's own transaction is committed, forgets when it is rolled back.
 
-    def __init__(self, write: Write) -> None:
+    Several Sessions may be open on one Connection and change the same rows in turns. So what the others have done is
+    written before one begins, flushes or executes something (`in_turns`): versions rise with the changes.
+    """
+
+    def __init__(self, write: Write, *, in_turns: bool) -> None:
         self._write = write
+        self._in_turns = in_turns
         self._watched: WeakKeyDictionary[Connection, _Watched] = WeakKeyDictionary()
         self._pools: WeakKeyDictionary[Pool, _Checkins] = WeakKeyDictionary()
         _OUTER.add(self)
+
+    def before_flush(self, session: Session, flush_context: UOWTransaction, instances: Sequence[Any] | None) -> None:
+        """Have the others of its connections written."""
+        self._give_way(session)
+
+    def execute(self, state: ORMExecuteState) -> None:
+        """The same."""
+        self._give_way(state.session)
+
+    def _give_way(self, session: Session) -> None:
+        ledger = session.info.get(LEDGER)
+        if ledger is not None and ledger.is_guest and self._in_turns:
+            for connection, watched in list(self._watched.items()):
+                watched.give_way(connection, ledger)
 
     def wait(self, connection: Connection, waiting: Waiting) -> None:
         """Deliver after the commit of the transaction that is open on this connection now."""
@@ -54,7 +75,10 @@ class OuterTransactions:
     def join(self, connection: Connection, ledger: Ledger) -> None:
         """A Session begins to work in the transaction that is open on this connection."""
         guest = _Guest(ledger, frozenset(_open_savepoints(connection)))
-        self._watch(connection).guests.append(guest)
+        watched = self._watch(connection)
+        watched.guests.append(guest)
+        if self._in_turns:
+            watched.give_way(connection, ledger)
 
     def leave(self, ledger: Ledger) -> None:
         """The Session's transaction has ended. What it leaves unwritten is the Connection's business now.
@@ -165,6 +189,13 @@ class _Watched:
             connection._rollback_impl()
             raise
         self._committing = True
+
+    def give_way(self, connection: Connection, ledger: Ledger) -> None:
+        """Write what other guests than that one have done so far."""
+        if any(guest.ledger is ledger for guest in self.guests):
+            for guest in self.guests:
+                if guest.ledger is not ledger and guest.has_to_tell and _may_write(connection, guest):
+                    self._write_for(guest, connection, guest.savepoints)
 
     def leave(self, connection: Connection, ledger: Ledger) -> None:
         """That guest's Session has ended its transaction, and not this connection's."""

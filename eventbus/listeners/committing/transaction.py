@@ -90,7 +90,7 @@ class Transactions(Listener):
         self._joined = joined
         self._encoder = encoder
         self._sink = sink
-        self._outer = OuterTransactions(self._write_for_guest)
+        self.outer = OuterTransactions(self._write_for_guest, in_turns=joined == "wait")
         self._database_rollbacks = DatabaseRollbacks(self._forget)
         self._told = [each.changed for each in listeners if type(each).changed is not Listener.changed]
         self._undo: dict[Any, Callable[[], None]] = {}
@@ -158,7 +158,7 @@ class Transactions(Listener):
             del session.info[LEDGER]
             frame = ledger.root
             if ledger.is_guest:
-                self._outer.leave(ledger)
+                self.outer.leave(ledger)
             if frame.written_on:
                 if frame.committed:
                     self._publish(frame)
@@ -183,7 +183,7 @@ class Transactions(Listener):
         ledger = open_ledger(session, self._capture)
         if ledger is not None:
             ledger.is_guest = True
-            self._outer.join(connection, ledger)
+            self.outer.join(connection, ledger)
 
     def _write_for_guest(self, ledger: Ledger, connection: Connection) -> Waiting | None:
         """Write what a Session has done on a Connection that is about to commit by itself."""
@@ -242,7 +242,7 @@ class Transactions(Listener):
     def _publish(self, frame: TransactionFrame) -> None:
         for connection in frame.written_on if self._joined == "wait" else ():
             if connection.in_transaction():
-                self._outer.wait(connection, self._waiting(frame))
+                self.outer.wait(connection, self._waiting(frame))
                 return
         self._deliver(frame)
 
