@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, String, bindparam, delete, event, func, insert, select, text, update
+from sqlalchemy import Connection, String, bindparam, create_engine, delete, event, func, insert, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
@@ -248,3 +248,17 @@ def test_numbers_that_have_run_out_are_refused(book: Book) -> None:
         session.add(Entry(id=2**63 - 1, name="last"))
     with book.sessions() as session, pytest.raises(CaptureError, match="run out"):
         session.execute(insert(Entry), named("x", "y"))
+
+
+@pytest.mark.parametrize("database_url", ["postgres", "mariadb"], indirect=True)
+def test_a_list_whose_keys_the_engine_forbids_to_tell_is_refused_in_words(database_url: str) -> None:
+    engine = create_engine(database_url, use_insertmanyvalues=False)
+    Base.metadata.create_all(engine)
+    sessions = sessionmaker(engine)
+    recording = Recording(sessions, auto_fields=False)
+    try:
+        with sessions() as session, pytest.raises(CaptureError, match="use_insertmanyvalues=False"):
+            session.execute(insert(Entry), [{"name": "a"}, {"name": "b"}])
+    finally:
+        recording.uninstall()
+        engine.dispose()

@@ -19,7 +19,7 @@ from eventbus.listeners.recording.ledger import flush_of
 from eventbus.listeners.recording.transactional import check_transactional
 from eventbus.listeners.statements.deletes import DeleteExecution
 from eventbus.listeners.statements.execution import Execution, within_a_flush
-from eventbus.listeners.statements.inserts import NO_RETURNING, InsertExecution
+from eventbus.listeners.statements.inserts import InsertExecution, untold
 from eventbus.listeners.statements.lists import go_together, one_by_one
 from eventbus.listeners.statements.natures import Nature, Natures
 from eventbus.listeners.statements.numbered import counts_up
@@ -57,7 +57,7 @@ class Executions:
             told = with_keys_given_back(statement, hit.key)
             return told if go_together(connection.dialect.name, statement, many) else one_by_one(told)
         if is_upsert(statement) or any(row.get(column.key) is None for row in many for column in hit.key):
-            raise CaptureError(NO_RETURNING.format(hit.name))
+            raise untold(connection.dialect, hit.name)
         return statement
 
     def begin(self, scope: Scope, connection: Connection, context: Any) -> Execution | None:

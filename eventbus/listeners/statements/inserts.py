@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from typing import Any, Final
 
+from sqlalchemy import Dialect
+
 from eventbus.errors import CaptureError
 from eventbus.events.change import MISSING, Key
 from eventbus.listeners.recording.frame import Frame
@@ -21,7 +23,16 @@ from eventbus.listeners.statements.rows import Row
 from eventbus.listeners.statements.sent import is_upsert, lacks_keys
 from eventbus.listeners.statements.upsert import rows_in_conflict, set_on_conflict
 
-NO_RETURNING: Final = "INSERT into {}: this database has no RETURNING, so the keys of the new rows are not known"
+_NO_RETURNING: Final = "INSERT into {}: this database has no RETURNING, so the keys of the new rows are not known"
+_NO_LISTS: Final = (
+    "INSERT of a list into {}: the engine (use_insertmanyvalues=False) or the table (implicit_returning=False) forbids "
+    "RETURNING, so the keys of the new rows are not known. Give the keys, or insert row by row"
+)
+
+
+def untold(dialect: Dialect, name: str) -> CaptureError:
+    """The error for rows whose keys nobody tells."""
+    return CaptureError((_NO_LISTS if dialect.insert_returning else _NO_RETURNING).format(name))
 
 
 class InsertExecution(Execution):
@@ -56,7 +67,7 @@ class InsertExecution(Execution):
             self.hold("insert")
             self._highest = highest_number(self.connection, self.sent, self.hit)
         elif not self._tells_keys():
-            raise CaptureError(NO_RETURNING.format(self.hit.name))
+            raise untold(self.connection.dialect, self.hit.name)
 
     def _gives_back(self) -> bool:
         if self._in_batches:
