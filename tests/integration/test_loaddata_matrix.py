@@ -99,6 +99,8 @@ EXACT: Final[Mapping[str, Mapping[str, list[str]]]] = {
 REFUSED: Final[Mapping[str, list[tuple[str, Any, str]]]] = {
     "sqlite": [
         ("NUMERIC(30, 20)", "0.12345678901234567891", "more digits than SQLite keeps"),
+        ("NUMERIC(38, 10)", "1234567890123456.8", "more digits than SQLite keeps"),
+        ("NUMERIC(38, 10)", "12345678901234567000", "more digits than SQLite keeps"),
         ("FLOAT", "NaN", "NaN"),
         ("FLOAT", (1 << 60) + 1, "more digits than a float can hold"),
         ("FLOAT", "1_5", "not a number"),

@@ -14,18 +14,16 @@ import orjson
 import sqlalchemy as sa
 from sqlalchemy import Column, Connection, Table
 from sqlalchemy.orm import Mapper
-from sqlalchemy.sql import operators
 
 from eventbus.dumps.dumping.dumped import Dumped
 from eventbus.dumps.facts import MYSQL, Facts
-from eventbus.dumps.forms import AsIs, Form, as_is, form_of
+from eventbus.dumps.forms import Form, as_is, form_of
 from eventbus.dumps.inheritance import alone
 from eventbus.dumps.targets import Target, Targets
 from eventbus.errors import ConfigurationError, SerializationError
 
 ROWS: Final = 1_000
 """Fetched from the server at a time."""
-_GROUP: Final = 100
 COMPUTED: Final = "computed by the database"
 
 
@@ -186,23 +184,35 @@ class Rows:
         if mapper is not None and _has_family(mapper):
             statement = statement.where(_is_of(mapper))
         if self._wanted.pks:
-            statement = statement.where(_one_of([self._has(pk) for pk in self._wanted.pks]))
+            statement = statement.where(self._is_wanted())
         return alone(statement, *(part.table for part in self._target.parts))
 
-    def _has(self, pk: Any) -> sa.ColumnElement[bool]:
+    def _is_wanted(self) -> sa.ColumnElement[bool]:
         keys = [self._column(key) for key in self._target.primary]
-        parts = pk if len(keys) > 1 else [pk]
-        if not isinstance(parts, list) or len(parts) != len(keys):
-            raise ConfigurationError(f"--pks {pk}: the primary key of {self.model} has {len(keys)} columns")
-        return sa.and_(*(self._is(key, part) for key, part in zip(keys, parts, strict=True)))
+        wanted = list(self._wanted_keys())
+        # An OR for each key would be too deep for SQLite from a thousand on.
+        if len(keys) == 1:
+            return as_is(keys[0]).in_([value for (value,) in wanted])
+        return sa.tuple_(*map(as_is, keys)).in_(wanted)
 
-    def _is(self, column: Column[Any], value: Any) -> sa.ColumnElement[bool]:
-        form = form_of(column, self._connection.dialect, self._facts.of(column.table).column(column.name))
-        try:
-            wanted = value if form is None else form.read(value)
-        except ValueError as error:
-            raise ConfigurationError(f"--pks {value}: {error}") from error
-        return as_is(column) == sa.bindparam(None, wanted, type_=AsIs())
+    def _key_forms(self) -> list[Form]:
+        """Those of the primary key, which may be left out of the records."""
+        missing = [name for name in self._target.primary if name not in self._forms]
+        if missing:
+            raise ConfigurationError(f"--pks: {', '.join(missing)} is left out of the dump, by which records are known")
+        return [self._forms[name] for name in self._target.primary]
+
+    def _wanted_keys(self) -> Iterator[tuple[Any, ...]]:
+        """The primary keys wanted, as values of their columns."""
+        names, forms = self._target.primary, self._key_forms()
+        for pk in self._wanted.pks:
+            parts = pk if len(names) > 1 else [pk]
+            if not isinstance(parts, list) or len(parts) != len(names):
+                raise ConfigurationError(f"--pks {pk}: the primary key of {self.model} has {len(names)} columns")
+            try:
+                yield tuple(form.read(part) for form, part in zip(forms, parts, strict=True))
+            except ValueError as error:
+                raise ConfigurationError(f"--pks {pk}: {error}") from error
 
     def _order(self) -> list[sa.ColumnElement[Any]]:
         """By the key; where there is none, by everything."""
@@ -220,11 +230,11 @@ class Rows:
 
     def absent(self) -> list[Any]:
         """The primary keys wanted that no record has."""
-        return [pk for pk in self._wanted.pks if not self._is_there(pk)]
-
-    def _is_there(self, pk: Any) -> bool:
-        statement = self._of_class(sa.select(sa.literal(1)).select_from(self._source)).where(self._has(pk)).limit(1)
-        return self._connection.execute(statement).first() is not None
+        forms = self._key_forms()
+        shown = [form.show(self._column(name)) for form, name in zip(forms, self._target.primary, strict=True)]
+        rows = self._connection.execute(self._of_class(sa.select(*shown).select_from(self._source)))
+        there = {tuple(form.read(form.write(value)) for form, value in zip(forms, row, strict=True)) for row in rows}
+        return [pk for pk, key in zip(self._wanted.pks, self._wanted_keys(), strict=True) if key not in there]
 
     def fetch(self) -> Iterator[Sequence[Any]]:
         """The rows, some at a time."""
@@ -250,14 +260,6 @@ class Rows:
                     field=field_name,
                 )
         return SerializationError(f"{name}: cannot be dumped: {error}", record=name)
-
-
-def _one_of(conditions: list[sa.ColumnElement[bool]]) -> sa.ColumnElement[bool]:
-    """Any of them, in groups: SQLite reads no expression of a thousand levels, and each OR would be one."""
-    while len(conditions) > _GROUP:
-        firsts = range(0, len(conditions), _GROUP)
-        conditions = [sa.or_(*conditions[first : first + _GROUP]).self_group(operators.and_) for first in firsts]
-    return sa.or_(*conditions)
 
 
 def _is_undecoded(value: Any) -> bool:

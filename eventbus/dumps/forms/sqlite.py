@@ -76,7 +76,7 @@ def _numeric(type_: Any, dialect: Dialect) -> Form:
 
 
 def _reading(places: int) -> base.Read:
-    exact = base.exact_decimal(None)
+    exact, write = base.exact_decimal(None), _writing(places)
 
     def read(value: Any) -> int | float:
         if value.__class__ is str and len(value) <= _CERTAIN and _FEW_DIGITS.fullmatch(value):
@@ -89,8 +89,7 @@ def _reading(places: int) -> base.Read:
             raise ValueError("not a finite number where decimals are floats")
         if abs(found) < _WHOLE and number == number.to_integral_value():
             return int(number)
-        same = to_decimal(repr(found)) == number or to_decimal(f"{found:.{places}f}") == number
-        if not same and number.is_finite():
+        if number.is_finite() and to_decimal(write(found)) != number:
             raise ValueError("has more digits than SQLite keeps, whose decimals are floats")
         return found
 
