@@ -346,6 +346,17 @@ def test_natural_keys_are_looked_up(db: Database) -> None:
     db.refuses(record("post", 2, author=["b@x"]), match=r"field 'author_id': .*\['b@x'\].* refers to no user")
 
 
+def test_a_null_where_none_may_be_names_the_field_and_shows_no_other_one(db: Database) -> None:
+    for refused in (record("user", 1, email="secret@x", name=None), record("user", 1, email="secret@x")):
+        error = db.refuses(refused, match="name")
+        assert (error.record, error.field) == (1, "name")
+        assert "secret" not in str(error)
+
+
+def test_a_slip_in_a_models_name_is_guessed(db: Database) -> None:
+    db.refuses(record("wrod", "a", n=1), match="there is no model crm.wrod, did you mean word")
+
+
 @pytest.mark.parametrize("other", ["A@x", "á@x", "a@x "])
 def test_a_natural_key_finds_no_row_whose_value_only_folds_to_it(db: Database, other: str) -> None:
     db.load(record("user", 1, email="a@x", name="Ann"), record("tag", 1, name="a@x"))

@@ -291,3 +291,11 @@ def test_what_is_no_json_is_named_by_its_record_and_line(tmp_path: Path) -> None
         with pytest.raises(LoadError, match=rf"\(record {before + 1}, line {2 * before + 3}\)") as caught:
             list(files.read([path]))
         assert (caught.value.record, caught.value.line) == (before + 1, 2 * before + 3)
+
+
+def test_what_macos_keeps_in_an_archive_beside_each_file_is_no_file_of_records(tmp_path: Path) -> None:
+    path = tmp_path / "dump.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("dump.json", orjson.dumps(records(2)))
+        archive.writestr("__MACOSX/._dump.json", b"\0\5\x16\7")
+    assert len(read(path)) == 2

@@ -157,13 +157,17 @@ def is_packed(head: bytes) -> bool:
     return head.startswith((b"PK\x03\x04", *MAGICS))
 
 
+def _is_of_records(name: str) -> bool:
+    """What macOS keeps beside each file of an archive has the file's own suffix."""
+    return name.endswith(SUFFIXES) and not name.startswith("__MACOSX/")
+
+
 def _members(name: str, raw: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
     with zipfile.ZipFile(cast("IO[bytes]", _Bounded(raw))) as archive:
-        if not any(member.filename.endswith(SUFFIXES) for member in archive.infolist()):
+        members = [member for member in archive.infolist() if _is_of_records(member.filename)]
+        if not members:
             raise LoadError(f"{shown(name, LONGEST_PATH)}: there is no {' or '.join(SUFFIXES)} file in it", path=name)
-        for member in archive.infolist():
-            if not member.filename.endswith(SUFFIXES):
-                continue
+        for member in members:
             path = f"{name}/{member.filename}"
             if member.flag_bits & 1:
                 raise LoadError(f"{shown(path, LONGEST_PATH)}: it is encrypted: unpack the archive first", path=path)

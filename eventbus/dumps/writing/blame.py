@@ -202,7 +202,9 @@ def _plain(value: Any) -> Any:
 
 
 def _said(error: BaseException) -> str:
-    return " ".join(str(getattr(error, "orig", None) or error).split())
+    """In the database's words, but for those with which PostgreSQL shows the whole row, secrets too."""
+    words = " ".join(str(getattr(error, "orig", None) or error).split())
+    return words.partition(" DETAIL: Failing row contains ")[0]
 
 
 def is_missing_reference(error: BaseException) -> bool:
@@ -254,7 +256,7 @@ def suspect(group: Group, row: Sequence[Any], error: BaseException) -> str | Non
     for place, column in enumerate(group.columns):
         if _does_not_fit(column, row[place], too_large=too_large):
             return keys[column.name]
-    quoted = re.search(r"column [`'\"](\w+)[`'\"]|constraint failed: \w+\.(\w+)|Field '(\w+)'", said)
+    quoted = re.search(r"[Cc]olumn [`'\"](\w+)[`'\"]|constraint failed: \w+\.(\w+)|Field '(\w+)'", said)
     name = next((each for each in quoted.groups() if each), None) if quoted else None
     return keys.get(name or "")
 
