@@ -33,6 +33,7 @@ from eventbus.events.envelope import Batch
 from eventbus.events.ids import uuid7
 from eventbus.events.notes import current_notes
 from eventbus.listeners.committing.encoding import envelope_of, key_values
+from eventbus.listeners.flushing import reading
 from eventbus.listeners.recording.frame import Net, Recorded
 from eventbus.outbox import Entry
 from eventbus.outbox.side import begin_immediate, side_engine
@@ -180,7 +181,7 @@ class Rows:
         query = self._rows.where(condition).with_for_update(read=True, skip_locked=skip_locked)
         with self._engine.begin() as connection:
             begin_immediate(connection)
-            rows = connection.execute(query).all()
+            rows = reading.rows_of(connection, query, self._entity.columns)
             entries = self._write(connection, rows) if rows else []
         self._bus.sink.submit(entries)
         return {self._key_of(row) for row in rows}

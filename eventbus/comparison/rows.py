@@ -13,6 +13,7 @@ from eventbus.comparison.mirror import STUB, content
 from eventbus.dumps.targets import primary_key, rows_of
 from eventbus.errors import SerializationError
 from eventbus.events.change import Key
+from eventbus.listeners.flushing import reading
 from eventbus.records.columns import stored
 from eventbus.records.entity import Entity
 from eventbus.snapshot import beyond, matching
@@ -81,7 +82,7 @@ class Rows:
 
     def _read(self, query: sa.Select[Any], limit: int | None) -> list[Values]:
         with self._engine.connect() as connection:
-            return list(map(tuple, connection.execute(query.limit(limit))))
+            return list(map(tuple, reading.rows_of(connection, query.limit(limit), self._entity.columns)))
 
     def _page(self, rows: list[Values]) -> Page:
         pk, shown = self._serializer.pk, self._shown

@@ -11,7 +11,11 @@ import sqlalchemy as sa
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, load_only, mapped_column, sessionmaker
 
+import eventbus
+from eventbus.comparison.rows import Rows
 from eventbus.errors import CaptureWarning, SerializationError
+from eventbus.publishers.memory import MemoryPublisher
+from eventbus.snapshot import snapshot
 from tests.support.recording import Recording
 from tests.support.world import proper_engine
 
@@ -187,3 +191,21 @@ def test_what_no_event_can_show_fails_him_alone_who_writes_it(maker: sessionmake
             run(maker, hit(update(Loose).values(weight=float("inf"))))
     finally:
         recording.uninstall()
+
+
+@pytest.mark.filterwarnings("ignore::eventbus.errors.CaptureWarning")
+@pytest.mark.parametrize("database_url", ["sqlite", "postgres"], indirect=True)
+def test_a_snapshot_goes_without_what_cannot_be_read(maker: sessionmaker[Session]) -> None:
+    spoil(maker)
+    engine: Any = maker.kw["bind"]
+    broker = MemoryPublisher()
+    settings = eventbus.Settings(url="memory://spoilt", service="crm")
+    bus = eventbus.install(maker, settings=settings, publisher=broker, exclude=[Loose])
+    try:
+        published = snapshot(bus, engine, models=[Base], only=["sheet"])
+    finally:
+        bus.close()
+    assert published.objects == 2
+    assert [sorted({"text", "state"} & event.after.keys()) for event in broker.events] == [["state", "text"], []]
+    compared = Rows(engine, bus.entities.for_mapper(sa.inspect(Sheet)))
+    assert [len(page.rows) for page in compared.pages(10)] == [2]
