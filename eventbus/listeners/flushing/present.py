@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from sqlalchemy import Column, Connection, Table
 
-from eventbus.listeners.flushing.asking import Asked, ask
+from eventbus.listeners.flushing.asking import Asked, Unanswered, ask
 
 _FOLDING: Final = ("sqlite", "mysql", "mariadb")
 """Databases in which the names of columns are the same in small and capital letters."""
@@ -24,7 +24,7 @@ class Present(Asked[Absent]):
     """Tells the columns that a table lacks, and asks again each time while it lacks some."""
 
     def __init__(self) -> None:
-        super().__init__(_absent, is_final=not_)
+        super().__init__(_absent, frozenset(), is_final=not_)
 
     def absent_of(self, connection: Connection, columns: Iterable[Any]) -> Absent:
         """Those of these columns, of any tables, that are not there."""
@@ -39,7 +39,7 @@ def _absent(connection: Connection, table: Table, schema: str | None) -> Absent:
     text, position = question(connection.dialect.identifier_preparer.quote, table.name, schema)
     names = [row[position] for row in ask(connection, text)]
     if not names:  # of a table that is not there the statement itself will tell
-        return frozenset()
+        raise Unanswered
     fold = str.lower if connection.dialect.name in _FOLDING else str
     there = {*map(fold, names), *_UNLISTED.get(connection.dialect.name, ())}
     return frozenset(column for column in table.columns if not column.system and fold(column.name) not in there)

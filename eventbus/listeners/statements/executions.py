@@ -67,8 +67,8 @@ class Executions:
         hit = self._rows.hit_sent(sent.table, scope.mapper)
         if hit is None:
             return None
-        nature = self._nature(connection, hit.table, sent.verb, sent.schemas)
-        hit = hit.without(self._capture.present.told(connection, hit.table, sent.schemas))
+        nature = self._nature(connection, hit.table, sent.verb, sent.schemas, sending=True)
+        hit = hit.without(self._capture.present.told(connection, hit.table, sent.schemas, sending=True))
         if sent.verb == "delete":
             self._cascades.deleted(hit.table, hit.name, hit.parts)
         elif sent.verb == "update":
@@ -94,7 +94,9 @@ class Executions:
             raise
         return execution
 
-    def _nature(self, connection: Connection, table: Table, verb: str, schemas: Any = None) -> Nature:
+    def _nature(
+        self, connection: Connection, table: Table, verb: str, schemas: Any = None, *, sending: bool = False
+    ) -> Nature:
         """Ask of a table what is not known yet.
 
         On SQLite a transaction that has read may not write any more once another one has: it locks the file first, as
@@ -104,7 +106,7 @@ class Executions:
             self._natures.knows(connection, table, schemas) and self._capture.present.knows(connection, table, schemas)
         ):
             hold_file(connection, table, verb, schemas)
-        return self._natures.told(connection, table, schemas)
+        return self._natures.told(connection, table, schemas, sending=sending)
 
     def fail(self, failed: Execution, error: DBAPIError) -> None:
         """The database has refused it. What it did before that stays, but on PostgreSQL."""

@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, Table
 
-from eventbus.listeners.flushing.asking import Asked, ask
+from eventbus.listeners.flushing.asking import Asked, Unanswered, ask
 from eventbus.listeners.statements.rows import quoted_name
 
 _VERBS: Final = {"2": "update", "3": "insert", "4": "delete"}
@@ -34,7 +34,7 @@ class Natures(Asked[Nature]):
     """Tells the nature of a table."""
 
     def __init__(self) -> None:
-        super().__init__(_nature)
+        super().__init__(_nature, Nature())
 
 
 def _nature(connection: Connection, table: Table, schema: str | None) -> Nature:
@@ -54,7 +54,7 @@ def _of_postgresql(connection: Connection, table: Table, schema: str | None) -> 
         f"FROM pg_catalog.pg_class c WHERE c.oid = pg_catalog.to_regclass('{name}')",
     )
     if not found:
-        return Nature()
+        raise Unanswered
     kind, ruled, triggered = found[0]
     return Nature(
         replaced=frozenset(verb for digit, verb in _VERBS.items() if digit in (ruled or "")),
