@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, event
+from sqlalchemy.engine.interfaces import IsolationLevel
 from sqlalchemy.exc import DBAPIError
 
 _SILENCE: Final = 15
@@ -17,7 +18,7 @@ BUSY_TIMEOUT: Final = 200
 """Milliseconds that our connections wait for the lock of an SQLite file."""
 
 
-def side_engine(engine: Engine) -> Engine:
+def side_engine(engine: Engine, level: IsolationLevel = "READ COMMITTED") -> Engine:
     """An engine to the same database, with a pool of its own and none of the application's engine events.
 
     How a connection is made (creator, arguments, `connect` events such as PRAGMAs) is the application's. Parameters are
@@ -26,8 +27,13 @@ def side_engine(engine: Engine) -> Engine:
     side = Engine(engine.pool.recreate(), engine.dialect, engine.url, hide_parameters=True)
     if engine.dialect.name in ("postgresql", "mysql", "mariadb"):
         event.listen(side.pool, "connect", _notice_silence)
-        # The application may have chosen AUTOCOMMIT or SERIALIZABLE for itself.
-        return side.execution_options(isolation_level="READ COMMITTED")
+
+        # The application may have chosen AUTOCOMMIT or SERIALIZABLE for itself. An option of the engine would be set
+        # each time that a connection leaves the pool, which tells of one that is lost then with a traceback.
+        @event.listens_for(side.pool, "connect")
+        def isolate(connection: Any, record: object) -> None:
+            engine.dialect.set_isolation_level(connection, level)
+
     return side
 
 
@@ -59,7 +65,7 @@ def _socket_of(raw: Any) -> int | None:
 def connected(side: Engine) -> Connection:
     """A connection. Raises SQLAlchemy's errors alone.
 
-    What the driver raises while the isolation level is set passes through SQLAlchemy as it is.
+    What the driver raises while an option is set that the application gave passes through SQLAlchemy as it is.
     """
     try:
         return side.connect()

@@ -109,7 +109,7 @@ class ServerReader(Reader):
 
     def __init__(self, engine: Engine, *, everything: bool) -> None:
         super().__init__()
-        self._side = side_engine(engine).execution_options(isolation_level="AUTOCOMMIT")
+        self._side = side_engine(engine, "AUTOCOMMIT")
         self._connection: Connection | None = None
         query = _page(everything=everything)
         self._query = str(query.compile(dialect=engine.dialect, compile_kwargs={"literal_binds": True}))

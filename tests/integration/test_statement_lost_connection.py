@@ -1,4 +1,4 @@
-"""A connection that is lost just as a table is asked about: the statement fails as bare, and nothing is taken from it."""
+"""A connection that is lost just as a table is asked about: the statement fails as bare, and that is no answer."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class Note(Base):
     name: Mapped[str] = mapped_column(String(20))
 
 
-AFTER = (
-    "CREATE FUNCTION louder() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
-    "UPDATE note SET name = name || '!' WHERE id = NEW.id; RETURN NULL; END $$",
-    "CREATE TRIGGER louder AFTER INSERT OR UPDATE ON note FOR EACH ROW WHEN (pg_trigger_depth() = 0) "
-    "EXECUTE FUNCTION louder()",
-)
+LOUDER = """
+CREATE FUNCTION louder() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+  UPDATE note SET name = name || '!' WHERE id = NEW.id; RETURN NULL; END $$;
+CREATE TRIGGER louder AFTER INSERT OR UPDATE ON note FOR EACH ROW WHEN (pg_trigger_depth() = 0)
+  EXECUTE FUNCTION louder()
+"""
 UPSERT: Any = postgresql.insert(Note)
 UPSERT = UPSERT.on_conflict_do_update(index_elements=["id"], set_={"name": UPSERT.excluded.name})
 STATEMENTS: dict[str, tuple[Any, Any]] = {
@@ -46,8 +46,7 @@ def engine(postgres_db: str) -> Iterator[Engine]:
     Base.metadata.create_all(engine)
     with engine.begin() as connection:
         connection.execute(insert(Note).values(id=1, name="a"))
-        for each in AFTER:
-            connection.exec_driver_sql(each)
+        connection.exec_driver_sql(LOUDER)
     yield engine
     engine.dispose()
 

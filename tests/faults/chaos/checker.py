@@ -21,13 +21,7 @@ from tests.faults.chaos.models import GUESSED, TABLES, truth
 Record = tuple[str, tuple[Any, ...]]
 """Entity and key."""
 Row = Mapping[str, Any]
-_TRACEBACK = r"Traceback .*\n(?:(?: .*)?\n)*(?:\S.*\n)"
-_TRACE = re.compile(rf"^{_TRACEBACK}", re.MULTILINE)
-_RESET = re.compile(
-    rf"^Exception during reset or similar\n{_TRACEBACK}(?:(?:[\[(].*\n)*\n(?:During|The above) .*\n\n{_TRACEBACK})*",
-    re.MULTILINE,
-)
-"""SQLAlchemy's pool tells so of a connection that it drops since it is lost."""
+_TRACE = re.compile(r"^Traceback .*\n(?:(?: .*)?\n)*(?:\S.*\n)", re.MULTILINE)
 
 
 class Change(NamedTuple):
@@ -181,8 +175,8 @@ def check_files(engine: Engine, directory: Path, verdict: Verdict) -> None:
 
 def check_log(log: Path, verdict: Verdict) -> None:
     """No process ends with an error of its own."""
-    text = _RESET.sub("", log.read_text(errors="replace"))
-    verdict.crashes = [trace.strip().splitlines()[-1] for trace in _TRACE.findall(text)]
+    traces = _TRACE.findall(log.read_text(errors="replace"))
+    verdict.crashes = [trace.strip().splitlines()[-1] for trace in traces]
 
 
 def _files(directory: Path) -> Iterator[tuple[Record, Row]]:

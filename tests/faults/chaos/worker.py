@@ -5,6 +5,7 @@ With EVENTBUS_DELIVERY=relay it publishes nothing itself.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
@@ -42,6 +43,8 @@ def install(sessions: sessionmaker[Session], broker: str, exchange: str, **optio
 
 def main(database: str, broker: str, name: str, seed: str, transactions: str = "1000000000") -> None:
     """Work until killed, or for so many transactions."""
+    # It tells with tracebacks of each connection that it drops since it is lost: none of them is a crash.
+    logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
     engine, dice = open_engine(database), Dice(seed)
     sessions = sessionmaker(engine)
     install(sessions, broker, name, delivery=os.environ.get("EVENTBUS_DELIVERY", "thread"))
@@ -59,7 +62,9 @@ def main(database: str, broker: str, name: str, seed: str, transactions: str = "
 
 
 def _tell(error: Exception) -> None:
-    print("error", type(error).__name__, str(error).partition("\n")[0][:200], file=sys.stderr, flush=True)
+    text = str(error).partition("\n")[0]
+    # At once, as all processes write to one log.
+    sys.stderr.write(f"error {type(error).__name__} {text[:200]}\n")
 
 
 if __name__ == "__main__":
