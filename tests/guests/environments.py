@@ -25,7 +25,10 @@ ENVIRONMENTS: Final[Mapping[str, Sequence[str]]] = {
     "advanced-alchemy-suite": (
         *_ALCHEMY, "time-machine", "pytest-databases[bigquery,cockroachdb,mssql,mysql,oracle,postgres,spanner,rustfs]",
     ),
-    "sqlalchemy-utils": ("sqlalchemy-utils", "flexmock", "colour", "phonenumbers", "python-dateutil"),
+    "sqlalchemy-utils": (
+        "sqlalchemy-utils[arrow,babel,color,encrypted,intervals,password,pendulum,phone,timezone,url]",
+        "flexmock", "pytz", "psycopg2-binary", "pymysql",
+    ),
     "various": (
         "aiosqlite", "alembic", "celery", "dogpile.cache", "factory_boy", "fastapi-users[sqlalchemy]", "flask-admin",
         "flask-security-too", "flask-sqlalchemy", "sqlalchemy-continuum", "sqlalchemy-json", "sqlalchemy-mixins",

@@ -45,10 +45,7 @@ GUESTS: Final = {
     ),
     "sqlalchemy_utils": Guest(
         "sqlalchemy-utils",
-        (
-            "tests/aggregate", "tests/observes", "tests/relationships", "tests/generic_relationship",
-            "tests/test_auto_delete_orphans.py", "tests/test_models.py", "tests/test_instant_defaults_listener.py",
-        ),
+        ("tests",),
     ),
     "advanced_alchemy": Guest(
         "advanced-alchemy",

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import sys
 from argparse import ArgumentParser
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -82,6 +83,8 @@ def main(arguments: Iterable[str] | None = None) -> int:
     found = compare(options.paths, workers=options.workers, python=python)
     print(f"SQLAlchemy {version('sqlalchemy', python)}: {found.run} tests")
     print(f"{len(found.statements)} mind only the statements that the bus sends")
+    for file, count in Counter(name.partition("::")[0] for name in found.statements).most_common():
+        print(f"  {count:4} {file}")
     for name in found.explained:
         print(f"known    {name}: {reason(name)}")
     for name in found.unexplained:
