@@ -332,6 +332,20 @@ def test_links_are_known_by_what_they_link_and_a_list_is_the_whole_of_it(db: Dat
         assert [tag for (tag,) in db.rows("SELECT tag_id FROM tagged ORDER BY 1")] == wanted
 
 
+@pytest.mark.parametrize("links", [[], [(7, 1)]])
+def test_a_link_that_a_record_has_and_a_list_lacks_is_an_error_not_lost(
+    db: Database, links: list[tuple[int, int]]
+) -> None:
+    """Whether or not the table had links before; one that was there and is not in the list goes."""
+    db.load(record("tag", 1, name="red"), record("tag", 2, name="blue"), record("post", 7))
+    db.load(*(record("tagged", list(link)) for link in links))
+    listed = record("post", 7, tags=[2])
+    error = db.refuses(listed, record("tagged", [7, 1]), match="lacks 1, and another record has that link")
+    assert error.record == 1
+    db.load(listed, record("tagged", [7, 2]))
+    assert db.rows("SELECT post_id, tag_id FROM tagged") == [(7, 2)]
+
+
 def test_natural_keys_are_looked_up(db: Database) -> None:
     """Forward too; for references, lists, and records without a pk."""
     db.load(

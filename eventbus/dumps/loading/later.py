@@ -43,7 +43,7 @@ class Later:
         self._writer = writer
         self._naturals = naturals
         self._failures = failures
-        self._links = Links(connection, writer, existing)
+        self._links = Links(connection, writer, failures, existing)
         self._circular = list(circular)
         self._spool = Spool()
         self._deepest = max(len(target.parts) for target in targets)

@@ -34,6 +34,11 @@ class Ledger:
         self._count += len(self._waiting)
         self._waiting = array("q")
 
+    def met(self, keys: Iterable[Any]) -> list[Any]:
+        """Those of the keys that were met."""
+        wanted = {hash(key): key for key in keys}
+        return [wanted.pop(number) for number in self._numbers() if number in wanted]
+
     def twice(self) -> set[int]:
         """The numbers of keys that were met more than once. Reads the file once for each bucket; memory stays flat."""
         buckets = (self._count + len(self._waiting)) // BUCKET + 1
