@@ -156,6 +156,7 @@ class _Load:
                     for count, written in write_events(self.publish, connection, loader.used, loader.writer.kept_keys):
                         loader.loaded.published += count
                         (entries if entries is not None else []).extend(written)
+                    loader.loaded.untold = loader.loaded.deleted + loader.unlinked
                 if loader.writer.kept_keys is not None:
                     loader.writer.kept_keys.drop()
                 if self.dry_run:
@@ -324,8 +325,8 @@ def command(
             bus.flush()
     if not quiet:
         click.echo(loaded)
-    for table in loaded.triggered:
-        click.echo(f"table {table} has a trigger, which may have changed what was loaded", err=True)
+    for warning in loaded.warnings():
+        click.echo(warning, err=True)
 
 
 class _Commits:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
+
+from eventbus.errors import counted
 
 Existing = Literal["update", "keep", "fail", "replace"]
 """What becomes of a record whose key is in the database already."""
@@ -24,7 +26,8 @@ class Loaded:
     `kept` of the records were there already and are as they were (`existing="keep"`); `deleted` rows were not in the
     files (`existing="replace"`). `size` counts bytes of JSON so far, of `total` (0: not known). With `commit_every` the
     first `committed` records of the files are there for good, and `resume` goes on behind them. `triggered` tables have
-    triggers of their own, which may have changed what was loaded. With `dry_run` nothing of it was kept.
+    triggers of their own, which may have changed what was loaded. `untold` rows and links went of which `publish` told
+    nothing. With `dry_run` nothing of it was kept.
     """
 
     objects: int = 0
@@ -33,6 +36,7 @@ class Loaded:
     kept: int = 0
     deleted: int = 0
     published: int = 0
+    untold: int = 0
     size: int = 0
     total: int = 0
     committed: int = 0
@@ -43,7 +47,7 @@ class Loaded:
 
     def add(self, other: Loaded) -> None:
         """Count what another load did too."""
-        for name in ("objects", "skipped", "kept", "deleted", "published", "size"):
+        for name in ("objects", "skipped", "kept", "deleted", "published", "untold", "size"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.files = max(self.files, other.files)
         self.models.update(other.models)
@@ -53,6 +57,13 @@ class Loaded:
     def share(self) -> float | None:
         """The part of the work that is done; None where that is not known."""
         return self.size / self.total if self.total else None
+
+    def warnings(self) -> Iterator[str]:
+        """What whoever asked for the load should know beside its numbers."""
+        if self.untold:
+            yield f"{counted(self.untold, 'row')} deleted, which is not published: `eventbus compare --heal` tells it"
+        for table in self.triggered:
+            yield f"table {table} has a trigger, which may have changed what was loaded"
 
     def __str__(self) -> str:
         kept = f", kept {self.kept} that were there" if self.kept else ""

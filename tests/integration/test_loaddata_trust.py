@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import io
 import random
@@ -476,6 +477,20 @@ def test_what_was_loaded_is_published_and_no_more(db: Database) -> None:
         ]
     finally:
         bus.close()
+
+
+def test_what_a_load_deletes_and_does_not_publish_is_counted(db: Database) -> None:
+    with contextlib.closing(
+        eventbus.install(sessionmaker(db.engine), publisher=MemoryPublisher(), service="crm")
+    ) as bus:
+        db.load(*(record("tag", n, name=f"{n}") for n in (1, 2, 3)), record("post", 1, tags=[1, 2]))
+        assert db.load(record("post", 1, tags=[2]), publish=bus).untold == 1
+        assert db.load(record("post", 1, tags=[2]), publish=bus).untold == 0
+        rest = [record("tag", 2, name="2"), record("post", 1, tags=[2])]
+        replaced = db.load(*rest, existing="replace", publish=bus)
+        assert (replaced.deleted, replaced.untold) == (2, 2)
+        assert db.load(*rest, existing="replace").untold == 0
+        bus.flush()
 
 
 def test_a_dump_is_in_the_order_of_bytes_and_loads_where_it_came_from(db: Database) -> None:

@@ -55,6 +55,11 @@ class Later:
     def __exit__(self, *error: object) -> None:
         self._spool.__exit__(*error)
 
+    @property
+    def unlinked(self) -> int:
+        """How many links went that lists no longer have."""
+        return sum(self._links.deleted.values())
+
     def sorted_by_table(self, group: Group) -> None:
         """Put a group's rows aside until all of its table are there."""
         self._spool.add(group.table, group, *group.taken())

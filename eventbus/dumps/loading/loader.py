@@ -105,6 +105,11 @@ class Loader:
         return len(records)
 
     @property
+    def unlinked(self) -> int:
+        """How many links went that lists no longer have."""
+        return self._later.unlinked
+
+    @property
     def used(self) -> list[Target]:
         """What records were loaded into, in dependency order."""
         return [target for target in self._targets if target in self._records.met]
