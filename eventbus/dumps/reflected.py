@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
-from sqlalchemy import Engine, MetaData, text
+from sqlalchemy import Connection, Engine, MetaData, UniqueConstraint, text
 from sqlalchemy.exc import SAWarning
 
 from eventbus import cli
@@ -29,9 +30,29 @@ def models_or_tables(models: str | None, database: str | None) -> tuple[list[Any
         metadata = MetaData()
         partitions = _partitions(engine)
         metadata.reflect(engine, only=lambda name, _: name not in partitions)
+        _add_unique_keys(metadata, engine)
     if not metadata.tables:
         raise ConfigurationError("there are no tables in the database: make them first, or name the models (--models)")
     return [metadata], engine
+
+
+def _add_unique_keys(metadata: MetaData, engine: Engine) -> None:
+    """Those of SQLite that SQLAlchemy does not find in a CREATE TABLE: `a VARCHAR(20) UNIQUE`."""
+    if engine.dialect.name != "sqlite":
+        return
+    with engine.connect() as connection:
+        for table in metadata.tables.values():
+            known = {frozenset(each.columns.keys()) for each in table.constraints if isinstance(each, UniqueConstraint)}
+            for columns in _unique_keys(connection, table.name):
+                if frozenset(columns) not in known:
+                    table.append_constraint(UniqueConstraint(*columns))
+
+
+def _unique_keys(connection: Connection, table: str) -> Iterator[list[str]]:
+    indexes = connection.execute(text("SELECT name FROM pragma_index_list(:name) WHERE origin = 'u'"), {"name": table})
+    for (index,) in indexes.all():
+        columns = text("SELECT name FROM pragma_index_info(:name) ORDER BY seqno")
+        yield list(connection.scalars(columns, {"name": index}))
 
 
 def _partitions(engine: Engine) -> set[str]:

@@ -10,7 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
+from eventbus.dumps.reflected import models_or_tables
+from eventbus.errors import LoadError
+from eventbus.loaddata import loaddata
 from tests.support.chain import ROOT, Place
 from tests.support.committing import eventually
 
@@ -233,3 +237,23 @@ def contents(path: Path) -> dict[str, list[Any]]:
         return {table: sorted(connection.execute(f"SELECT * FROM [{table}]"), key=repr) for table in sorted(tables)}
     finally:
         connection.close()
+
+
+def test_unique_columns_of_tables_without_models_are_known_however_they_are_written(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'x.sqlite3'}"
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE t (id INTEGER PRIMARY KEY, a VARCHAR(20) UNIQUE, b TEXT UNIQUE)")
+        connection.exec_driver_sql("CREATE TABLE r (id INTEGER PRIMARY KEY, t_id INTEGER REFERENCES t)")
+    (metadata,), made = models_or_tables(None, url)
+    made.dispose()
+    dump = tmp_path / "dump.json"
+
+    def load(*records: tuple[str, int, dict[str, Any]]) -> None:
+        dump.write_text(json.dumps([{"model": model, "pk": pk, "fields": each} for model, pk, each in records]))
+        loaddata(engine, [dump], models=metadata)
+
+    load(("x.t", 1, {"a": "k", "b": "l"}), ("x.r", 1, {"t_id": ["k"]}))
+    with pytest.raises(LoadError, match=r"it is taken by x\.t 1"):
+        load(("x.t", 2, {"a": "k"}))
+    engine.dispose()
