@@ -151,10 +151,14 @@ class Targets:
     def _no_such(self, name: str) -> str:
         if "." in name and (target := self.find(name.rpartition(".")[0])) is not None:
             return f"{target.entity.name} has no such field; its fields are {', '.join(target.entity.keys[:40])}"
+        return self.no_model(name)
+
+    def no_model(self, name: str, most: int = 40) -> str:
+        """What is said of a name that is no model's: which was meant perhaps, and so many of those that there are."""
         known = sorted(self.by_entity)
         close = difflib.get_close_matches(name.rpartition(".")[2], known, 1)
-        meant = f", did you mean {close[0]}?" if close else ""
-        return f"there is no model {name}{meant or ';'} the models are {', '.join(known[:40])}"
+        meant = f", did you mean {close[0]}?" if close else ";"
+        return f"there is no model {name}{meant} the models are {', '.join(known[:most])}"
 
     def links(self, target: Target) -> dict[str, Link]:
         """Many-to-many relationships, under whose names Django writes the keys of the other side as a list."""

@@ -65,7 +65,7 @@ def _socket_of(raw: Any) -> int | None:
 def connected(side: Engine) -> Connection:
     """A connection. Raises SQLAlchemy's errors alone.
 
-    What the driver raises while an option is set that the application gave passes through SQLAlchemy as it is.
+    What the driver raises in the application's listeners of all engines passes through SQLAlchemy as it is.
     """
     try:
         return side.connect()

@@ -95,18 +95,23 @@ def test_hurry_is_heard_while_it_is_waited_for(here: Path) -> None:
     assert (here / "told").exists()
 
 
-def test_the_historian_ends_after_its_follower_and_awaits_it_without_the_lock(
-    here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def follow_alone(here: Path) -> None:
+    """The historian over a journal that is begun, its mirror gone, until it has done all."""
     settings = HistorySettings(kind="git", data_dir=here)
     settings.private_dir.mkdir()
     with State(settings.state_file) as state:
         state.keep_journal(settings.history_file, 1 << 20)
-    (here / "locked.py").write_text(_LOCKED.format(root=str(Path(following.__file__).parents[2]), home=str(here)))
-    monkeypatch.setattr(following, "_companion", lambda _: Companion("follower", "locked", []))
     alone = threading.Event()
     alone.set()
     following.keep(settings, threading.Event(), alone)
+
+
+def test_the_historian_ends_after_its_follower_and_awaits_it_without_the_lock(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "locked.py").write_text(_LOCKED.format(root=str(Path(following.__file__).parents[2]), home=str(here)))
+    monkeypatch.setattr(following, "_companion", lambda _: Companion("follower", "locked", []))
+    follow_alone(here)
     assert (here / "done").exists()
 
 
@@ -127,15 +132,9 @@ class _Behind:
 def test_the_follower_is_started_while_the_historian_is_behind_and_not_after_it(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = HistorySettings(kind="git", data_dir=here)
-    settings.private_dir.mkdir()
-    with State(settings.state_file) as state:
-        state.keep_journal(settings.history_file, 1 << 20)
     monkeypatch.setattr(following, "Historian", _Behind)
     looked: list[int] = []
     monkeypatch.setattr(Companion, "check", lambda _: looked.append(_Behind.steps) or "")
-    alone = threading.Event()
-    alone.set()
-    following.keep(settings, threading.Event(), alone)
+    follow_alone(here)
     assert looked[0] == 1
     assert looked[-1] == 3

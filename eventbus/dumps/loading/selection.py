@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any, Final
 
 from eventbus.dumps.outcome import Options
@@ -49,13 +48,7 @@ class Selection:
         return target
 
     def _unknown(self, model: str) -> str:
-        known = sorted(self._targets.by_entity)
-        close = difflib.get_close_matches(model[:200].rpartition(".")[2], known, 1)
-        meant = f", did you mean {close[0]}?" if close else ";"
-        return (
-            f"there is no model {model[:200]}{meant} the models are {', '.join(known[:20])} "
-            "(--ignorenonexistent leaves others out)"
-        )
+        return f"{self._targets.no_model(model[:200], 20)} (--ignorenonexistent leaves others out)"
 
     def _foreign(self, model: str, target: Target) -> str:
         if self._targets.named(model, target):
